@@ -1,0 +1,166 @@
+"""Every error this package raises on purpose, the tree on top.
+
+* Laion6mError
+  x SourceError             what was given as input cannot be used
+    - LayoutError           a folder that is none of the known layouts
+    - ListingError          a data.json that cannot be read, with the place
+    - SourceChangedError    a source file changed while, or since, it was read
+  x OptionError             an option's value is out of its range
+  x OutputError             the output folder cannot be used or written
+    - JobMismatchError      OUT holds another job: other options, another source
+    - LockedError           another process is writing into OUT
+    - WriteError            the disk refused (full, read-only, failing)
+  x IndexMismatchError      an index no longer fits the files it points into
+  x DamagedFileError        a file of ours, or a Parquet file, is not what it claims
+  x WorkerDiedError         a worker process ended without an answer
+  x ClusterError            a Ray cluster cannot be used
+  x MissingExtraError       an optional package is not installed
+  x InterruptedRunError     the user, or the system, asked a run to stop
+  x HubError                the Hub refused, or gave up on us
+
+Facts go to ``Exception.__init__`` as they are and are put into words in ``__str__``: an exception that formats in
+``__init__`` cannot be unpickled, and one that cannot be unpickled hangs a process pool.
+"""
+
+from __future__ import annotations
+
+
+class Laion6mError(Exception):
+    """Base of all errors raised on purpose. ``args`` are the facts, ``str()`` the message."""
+
+    def __str__(self) -> str:
+        return "; ".join(str(fact) for fact in self.args if fact not in ("", None))
+
+
+class SourceError(Laion6mError):
+    """The source cannot be used. Args: message."""
+
+
+class LayoutError(SourceError):
+    """A folder fits none of the layouts. Args: path, found (what lies there), hint."""
+
+    def __str__(self) -> str:
+        path, found, hint = self.args
+        return f"{path} is not a source this tool knows: found {found}. {hint}"
+
+
+class ListingError(SourceError):
+    """A listing cannot be read. Args: path, place (byte offset, entry number …), problem."""
+
+    def __str__(self) -> str:
+        path, place, problem = self.args
+        return f"{path}: {place}: {problem}"
+
+
+class SourceChangedError(SourceError):
+    """A source file is not what it was when it was planned. Args: path, what was seen."""
+
+    def __str__(self) -> str:
+        path, seen = self.args
+        return (
+            f"{path} is not what it was when the work was planned: {seen}. Shards already written hold it as it was: "
+            "let the source rest, then convert it into a new OUT."
+        )
+
+
+class OptionError(Laion6mError, ValueError):
+    """An option is out of range. Args: option name, value, what is allowed."""
+
+    def __str__(self) -> str:
+        name, value, allowed = self.args
+        return f"{name}={value!r}: {allowed}"
+
+
+class OutputError(Laion6mError):
+    """The output folder cannot be used. Args: message."""
+
+
+class JobMismatchError(OutputError):
+    """OUT was begun with other options or another source. Args: path, list of differences, each in words."""
+
+    def __str__(self) -> str:
+        path, differences = self.args
+        return (
+            f"{path} was begun as another job: {'; '.join(differences)}. "
+            "Give the same source and options as before, choose another OUT, or remove this one."
+        )
+
+
+class LockedError(OutputError):
+    """Another process writes into OUT. Args: path, who holds the lock."""
+
+    def __str__(self) -> str:
+        path, holder = self.args
+        return f"{path} is being written by {holder}. Wait for it to end, or choose another OUT."
+
+
+class WriteError(OutputError):
+    """The system refused a write. Args: path, reason."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return (
+            f"cannot write {path}: {reason}. What was finished is kept: make room, then run the same command to go on."
+        )
+
+
+class IndexMismatchError(Laion6mError):
+    """An index points into files that are not as they were. Args: path, what differs."""
+
+    def __str__(self) -> str:
+        path, difference = self.args
+        return (
+            f"{path} is not the file the index was made for: {difference}. Make the index again, restore the file, "
+            "or say where it is: open_dataset(PATH, source=FOLDER)."
+        )
+
+
+class DamagedFileError(Laion6mError):
+    """A file's inside contradicts itself. Args: path, place, problem."""
+
+    def __str__(self) -> str:
+        path, place, problem = self.args
+        return f"{path}: {place}: {problem}"
+
+
+class WorkerDiedError(Laion6mError):
+    """A worker ended without an answer. Args: what it was working on, how it ended."""
+
+    def __str__(self) -> str:
+        work, ending = self.args
+        return (
+            f"the worker at {work} died ({ending}). Most often the system ran out of memory: "
+            "use a smaller --num-proc, then run the same command to go on."
+        )
+
+
+class ClusterError(Laion6mError):
+    """A Ray cluster cannot be reached, or cannot do the work as this process would. Args: address, problem, way out."""
+
+    def __str__(self) -> str:
+        address, problem, way_out = self.args
+        return f"Ray at {address}: {problem}. {way_out}"
+
+
+class MissingExtraError(Laion6mError, ImportError):
+    """An optional package is missing. Args: what needs it, package, extra of this project."""
+
+    def __str__(self) -> str:
+        need, package, extra = self.args
+        return f"{need} needs {package}, which is not installed: pip install 'laion6m[{extra}]'"
+
+
+class InterruptedRunError(Laion6mError):
+    """A run was asked to stop. Args: done, total (shards)."""
+
+    def __str__(self) -> str:
+        done, total = self.args
+        return f"interrupted with {done} of {total} shards done. Run the same command again to go on from there."
+
+
+class HubError(Laion6mError):
+    """The Hub refused. Args: what was tried, what it said, how to go on."""
+
+    def __str__(self) -> str:
+        tried, said, way_on = self.args
+        return f"{tried}: {said}. {way_on}"

@@ -1,0 +1,217 @@
+"""The ``datasets`` builder behind laion6m.py, and ``load_dataset`` that knows it.
+
+data_dir → find_source → plan → units → tables → datasets writes them, or streams them
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import xxhash
+from datasets.data_files import DataFilesDict, DataFilesList
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+from builder import __version__, schema
+from builder.errors import OptionError, SourceError
+from builder.hf_rows import reader_dataset
+from builder.hf_source import (
+    ConvertedFolder,
+    HubSource,
+    LocalSource,
+    Source,
+    downloaded_layout,
+    find_source,
+    list_files,
+)
+from builder.hf_stream import plan_pairs
+from builder.hf_tally import Tally, in_words
+from builder.hf_units import TABLE_BYTES, Planned, Unit, plan_layout, plan_shards
+from builder.options import MAX_PIXELS, SamplePolicy
+
+__all__ = ["Builder", "Config", "load_dataset", "load_dataset_builder", "reader_dataset", "register"]
+
+NAMES = ("laion6m", "laion6m.py")
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Config(datasets.BuilderConfig):  # type: ignore[misc]
+    """Options of the builder, given to ``load_dataset`` by name. The first four choose samples as
+    :class:`builder.SamplePolicy` says.
+
+    ``recaptions``: Parquet files whose rows carry the captions, joined by ``url`` or ``key`` (img2dataset layout).
+    ``hub_revision``: branch, tag or commit of the Hub repository, where there is no data_dir.
+    """
+
+    caption_key: str = "auto"
+    max_aspect_ratio: float = 3.0
+    min_side: int | None = None
+    max_pixels: int = MAX_PIXELS
+    recaptions: str | Sequence[str] = ()
+    hub_revision: str = "main"
+    hub_token: str | bool | None = field(default=None, repr=False)  # load_dataset(token=…)
+    source: Source | None = field(default=None, init=False, repr=False)
+
+    @property
+    def policy(self) -> SamplePolicy:
+        return SamplePolicy(self.caption_key, self.max_aspect_ratio, self.min_side, self.max_pixels)
+
+    @property
+    def recaption_files(self) -> tuple[str, ...]:
+        return (self.recaptions,) if isinstance(self.recaptions, str) else tuple(self.recaptions)
+
+    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
+        """The name of the cache folder: what the rows depend on, and nothing else, decides it. Looks at the source."""
+        self.source = find_source(self.data_dir, self.recaption_files, self.policy, self.hub_revision, self.hub_token)
+        facts = {
+            "source": self.source.fingerprint(),
+            "policy": [self.caption_key, self.max_aspect_ratio, self.min_side, self.max_pixels],
+            "version": __version__,
+        }
+        digest = xxhash.xxh3_64_hexdigest(json.dumps(facts, sort_keys=True).encode("utf-8", "surrogateescape"))
+        return str(super().create_config_id({"source": digest}, custom_features))
+
+
+class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
+    """Rows of schema.ROW from a source, a converted folder or the Hub. ``laion6m.py`` gives it its name."""
+
+    BUILDER_CONFIG_CLASS = Config
+
+    def __init__(
+        self,
+        *args: Any,
+        data_files: Any = None,
+        dataset_name: str | None = None,
+        token: str | bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """``dataset_name`` and a DataFilesDict come from ``datasets``, which globbed data_dir: the one may be
+        "laion6m.py", the other is not needed. Raises OptionError for data_files that a user gave."""
+        if data_files is not None and not isinstance(data_files, DataFilesDict):
+            raise _no_data_files(data_files)
+        if token is not None:
+            kwargs |= {"token": token, "hub_token": token}
+        self._planned: Planned | None = None
+        self._tally = Tally()
+        super().__init__(*args, **kwargs)
+
+    def _info(self) -> Any:
+        return datasets.DatasetInfo(
+            description="Images of laion-aesthetics-12m-umap with recaptions, paired by path.",
+            homepage="https://huggingface.co/datasets/wusize/laion6m",
+            features=datasets.Features.from_dict(schema.FEATURES),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> list[Any]:
+        streaming = isinstance(dl_manager, datasets.StreamingDownloadManager)
+        planned = self._plan(dl_manager, streaming)
+        for remark in planned.remarks:
+            _log.warning("%s", remark)
+        if streaming and planned.rejected:
+            _log.warning("%s", in_words(planned.rejected, planned.listed))
+        self._planned = planned
+        train = datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"units": planned.units})
+        if planned.rows is not None:
+            train.split_info.num_examples = planned.rows  # what the progress bar counts towards; replaced by the count
+        return [train]
+
+    def _plan(self, dl_manager: Any, streaming: bool) -> Planned:
+        config = self.config
+        source = config.source
+        if isinstance(source, ConvertedFolder):
+            return plan_shards(source.shards)
+        if isinstance(source, LocalSource):
+            return plan_layout(source.layout, config.policy, config.recaption_files)
+        assert isinstance(source, HubSource)
+        files = list_files(source, config.hub_token)
+        if not streaming:
+            paths = dl_manager.download([source.url(name) for name in files.all])
+            return plan_layout(downloaded_layout(source, files, paths), config.policy, ())
+        raw, captions = ({n.rpartition("/")[2]: source.url(n) for n in side} for side in (files.raw, files.captions))
+        return plan_pairs(raw, captions, {} if config.hub_token is None else {"token": config.hub_token})
+
+    def _prepare_split(self, split_generator: Any, *args: Any, **kwargs: Any) -> Any:
+        """Generate, then say once what was lost. Workers of ``num_proc`` leave their counts in the tally's folder."""
+        assert self._planned is not None
+        with self._tally.collected() as rejected:
+            rejected.update(self._planned.rejected)
+            result = super()._prepare_split(split_generator, *args, **kwargs)
+        if split_generator.split_info.num_examples == 0:
+            found = in_words(rejected, self._planned.listed) if rejected else "nothing is listed."
+            raise SourceError(f"{self.config.data_dir or self.config.source} has no rows: {found}")
+        if rejected:
+            _log.warning("%s", in_words(rejected, self._planned.listed))
+        return result
+
+    def _generate_tables(self, units: list[Unit]) -> Iterator[tuple[str, pa.Table]]:
+        """Tables of TABLE_BYTES or so, as each becomes a row group or several. Streaming calls this for each unit."""
+        ready: list[pa.Table] = []
+        number = 0
+        for unit in units:
+            rejected: Counter[str] = Counter()
+            for table in unit.tables(self.config.policy, rejected):
+                ready.append(table)
+                if sum(each.nbytes for each in ready) >= TABLE_BYTES:
+                    yield str(number), pa.concat_tables(ready)
+                    number += 1
+                    ready = []
+            self._tally.add(rejected)
+        if ready:
+            yield str(number), pa.concat_tables(ready)
+
+
+def load_dataset(
+    path: str, name: str | None = None, data_dir: str | None = None, data_files: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """``datasets.load_dataset``, which knows "laion6m.py" (and "laion6m") on every version and does not glob data_dir.
+
+    For these names: data_dir is a source or a converted folder; without one, data/laion6m if it is there, else the Hub
+    repository. Options: see :class:`Config`. Any other path goes to ``datasets`` as it is.
+    """
+    if _is_ours(path):
+        path, data_files = NAMES[0], _ours(data_files, kwargs)
+    return datasets.load_dataset(path, name, data_dir, data_files, *args, **kwargs)
+
+
+def load_dataset_builder(
+    path: str, name: str | None = None, data_dir: str | None = None, data_files: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """``datasets.load_dataset_builder`` in the same way."""
+    if _is_ours(path):
+        path, data_files = NAMES[0], _ours(data_files, kwargs)
+    return datasets.load_dataset_builder(path, name, data_dir, data_files, *args, **kwargs)
+
+
+def register(module: str) -> None:
+    """Enter an importable module under NAMES into the table that ``datasets`` looks names up in before all else. The
+    other half of an entry becomes part of the cache's path."""
+    for name in NAMES:
+        _PACKAGED_DATASETS_MODULES[name] = (module, xxhash.xxh3_64_hexdigest(__version__.encode()))
+
+
+def _is_ours(path: Any) -> bool:
+    return isinstance(path, str) and (path in NAMES or path.replace("\\", "/").endswith(f"/{NAMES[1]}"))
+
+
+def _ours(data_files: Any, kwargs: dict[str, Any]) -> Any:
+    """Has the module registered; turns ``kwargs`` into what it understands. Returns the data_files to hand over: none,
+    and yet not None, for which ``datasets`` would look through data_dir."""
+    if data_files is not None:
+        raise _no_data_files(data_files)
+    importlib.import_module(NAMES[0])
+    kwargs.pop("trust_remote_code", None)  # nothing remote is run
+    if kwargs.get("revision") is not None:
+        kwargs["hub_revision"] = str(kwargs.pop("revision"))
+    return DataFilesDict({schema.SPLIT: DataFilesList([], [])})
+
+
+def _no_data_files(data_files: Any) -> OptionError:
+    return OptionError("data_files", data_files, "this builder looks for its files itself: give data_dir, a folder")

@@ -1,0 +1,193 @@
+"""What ``data_dir`` is: a source, a converted folder, or nothing, which means the Hub. And what identifies it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from builder import schema
+from builder.errors import HubError, LayoutError, OptionError, SourceError
+from builder.options import SamplePolicy
+from builder.run.survey import describe_source
+from builder.source.layouts import EXPECTED, TAR_ENDINGS, Archive, Layout, recognise
+from builder.store.manifest import read_manifest
+
+DEFAULT_FOLDER = os.path.join("data", "laion6m")
+REPOSITORY = "wusize/laion6m"
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain values that change when the rows could."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """Tars or extracted files on this machine."""
+
+    layout: Layout
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Names, sizes and modification times of tars and listings; of extracted folders the modification time, which
+        changes when a file in it is added, removed or replaced, and not when it is written in place: looking at twelve
+        million files would take minutes at each load."""
+        layout = self.layout
+        folders = [archive for archive in (*layout.raw, *layout.captions) if archive.is_folder]
+        return {
+            "root": os.path.realpath(layout.root),
+            "folders": [[archive.name, os.stat(archive.path).st_mtime_ns] for archive in folders],
+            **describe_source(layout),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFolder:
+    """The shards of a folder that ``convert`` made, all of them."""
+
+    root: str
+    shards: tuple[str, ...]
+
+    def fingerprint(self) -> dict[str, Any]:
+        states = [os.stat(path) for path in self.shards]
+        files = [
+            [os.path.basename(path), state.st_size, state.st_mtime_ns]
+            for path, state in zip(self.shards, states, strict=True)
+        ]
+        return {"root": os.path.realpath(self.root), "shards": files}
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A dataset repository in the card layout, at one commit."""
+
+    repository: str
+    commit: str
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"repository": self.repository, "commit": self.commit}
+
+    def url(self, path: str) -> str:
+        return f"hf://datasets/{self.repository}@{self.commit}/{path}"
+
+
+def find_source(
+    data_dir: str | None, recaptions: tuple[str, ...], policy: SamplePolicy, revision: str, token: str | bool | None
+) -> Source:
+    """Look at ``data_dir``, or at data/laion6m, or ask the Hub for the commit. Raises SourceError,
+    OptionError, HubError."""
+    if data_dir is None and not os.path.isdir(DEFAULT_FOLDER):
+        return HubSource(REPOSITORY, _commit(REPOSITORY, revision, token))
+    folder = os.path.expanduser(data_dir) if data_dir is not None else DEFAULT_FOLDER
+    shards = _shards(folder)
+    if shards and not os.path.isdir(os.path.join(folder, "raw")):
+        _refuse_other_policy(folder, policy, recaptions)
+        return ConvertedFolder(folder, shards)
+    return LocalSource(recognise(folder, recaptions))
+
+
+@dataclass(frozen=True, slots=True)
+class HubFiles:
+    """Paths in the repository."""
+
+    raw: tuple[str, ...]
+    captions: tuple[str, ...]
+    listing: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.raw + self.captions + self.listing
+
+
+def list_files(source: HubSource, token: str | bool | None) -> HubFiles:
+    """The repository's tars and listing, each side by name. Raises LayoutError where there is no raw/*.tar."""
+    info = HfApi(token=token).dataset_info(source.repository, revision=source.commit)
+    names = sorted((entry.rfilename for entry in info.siblings or []), key=os.fsencode)
+
+    def tars(folder: str) -> tuple[str, ...]:
+        return tuple(name for name in names if _folder(name) == folder and name.lower().endswith(TAR_ENDINGS))
+
+    listing = tuple(n for n in names if n == "data.json" or (_folder(n) == "data.json" and n.endswith(".json")))
+    files = HubFiles(tars("raw"), tars("captions"), listing)
+    if not files.raw:
+        raise LayoutError(source.repository, ", ".join(names[:6]) or "an empty repository", EXPECTED)
+    return files
+
+
+def downloaded_layout(source: HubSource, files: HubFiles, paths: Sequence[str]) -> Layout:
+    """A card layout whose files lie wherever the cache put them; ``paths``: of ``files.all``, in that order."""
+    place = dict(zip(files.all, paths, strict=True))
+
+    def archives(names: tuple[str, ...]) -> tuple[Archive, ...]:
+        made = []
+        for name in names:
+            path = os.path.realpath(place[name])
+            state = os.stat(path)
+            made.append(Archive(name.rpartition("/")[2], path, False, state.st_size, state.st_mtime_ns))
+        return tuple(made)
+
+    return Layout(
+        kind="card" if files.captions else "openuni",
+        root=source.url(""),
+        raw_root="",
+        captions_root="",
+        raw=archives(files.raw),
+        captions=archives(files.captions),
+        listing=tuple(place[name] for name in files.listing),
+    )
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _shards(folder: str) -> tuple[str, ...]:
+    """The converted shards in ``folder``. Raises SourceError where some of them are missing."""
+    data = os.path.join(folder, schema.DATA)
+    if not os.path.isdir(data):
+        return ()
+    names = sorted(
+        (name for name in map(schema.ShardName.parse, os.listdir(data)) if name), key=lambda name: name.number
+    )
+    if not names:
+        return ()
+    total = names[0].total
+    if [(name.number, name.total) for name in names] != [(number, total) for number in range(total)]:
+        raise SourceError(
+            f"{data} holds {len(names)} shards, and {names[0]} says that {total} belong together. Run the same convert "
+            "command again to finish it, or restore what is missing."
+        )
+    return tuple(os.path.join(folder, name.path) for name in names)
+
+
+def _refuse_other_policy(folder: str, policy: SamplePolicy, recaptions: tuple[str, ...]) -> None:
+    """A converted folder has had its samples chosen. Options that ask for others must not be passed over."""
+    if recaptions:
+        raise OptionError("recaptions", list(recaptions), f"{folder} is converted already; give them to convert")
+    if policy == SamplePolicy():
+        return
+    made_with = SamplePolicy(**read_manifest(folder).options["policy"])
+    for name in SamplePolicy.__dataclass_fields__:
+        wanted, there = getattr(policy, name), getattr(made_with, name)
+        if wanted != there:
+            raise OptionError(name, wanted, f"{folder} was converted with {there!r}; convert again, or leave it out")
+
+
+def _commit(repository: str, revision: str, token: str | bool | None) -> str:
+    """The commit that ``revision`` is now. Through a small file, so that a cached answer serves where there is no
+    network; cached files lie in ``snapshots/COMMIT/``."""
+    try:
+        path = HfApi(token=token).hf_hub_download(repository, "README.md", repo_type="dataset", revision=revision)
+    except LocalEntryNotFoundError as error:
+        raise HubError(
+            f"looking for {repository} on the Hub",
+            str(error).split("\n")[0],
+            f"There is no {DEFAULT_FOLDER} here either: give data_dir.",
+        ) from error
+    return os.path.basename(os.path.dirname(path))

@@ -1,0 +1,140 @@
+"""Rows straight from remote tars: a raw tar and the captions tar of the same number, each read once, forward.
+
+There is no plan, as a plan needs every header of every tar, and no listing: every annotation is a listed sample.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from builder.hf_units import Planned, RowBatch, Unit
+from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, SamplePolicy
+from builder.records import WHOLE, Damage, Member, Reason, SampleProblem
+from builder.source.captions import read_annotation
+from builder.source.compressed import compression_of, open_compressed
+from builder.source.files import ByteFile
+from builder.source.images import judge, probe
+from builder.source.remote import RemoteFile
+from builder.source.scan import IMAGE_ENDINGS, stem_of
+from builder.source.tar_headers import resolve_links
+from builder.source.tars import Link, walk_tar
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PairUnit:
+    """A raw tar and its captions tar, as URLs. ``options``: of the file system; not shown, as they may hold a token."""
+
+    raw: str
+    captions: str
+    options: Mapping[str, Any] = field(repr=False)
+
+    def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
+        """Images in the order in which they lie in the tar. A caption whose image is not there is counted, and said."""
+        ready = RowBatch()
+        with ExitStack() as stack:
+            documents = _documents(_open(self.captions, self.options, stack))
+            raw = _open(self.raw, self.options, stack)
+            damage: list[Damage] = []
+            for member in _members(raw, damage):
+                stem = stem_of(member.name)
+                if stem not in documents or not member.name.lower().endswith(IMAGE_ENDINGS):
+                    continue
+                document = documents.pop(stem)
+                try:
+                    if isinstance(document, SampleProblem):
+                        raise document
+                    image = _read(raw, member, MAX_IMAGE_BYTES, Reason.IMAGE_TOO_LARGE)
+                    caption, annotation, _ = read_annotation(document, policy.caption_key)
+                    info = probe(image, 0, len(image))
+                    judge(
+                        info,
+                        max_pixels=policy.max_pixels,
+                        min_side=policy.min_side,
+                        max_aspect_ratio=policy.max_aspect_ratio,
+                    )
+                except SampleProblem as problem:
+                    rejected[problem.reason.value] += 1
+                    continue
+                ready.add(stem, member.name, image, caption, annotation, info)
+                if ready.full:
+                    yield ready.take()
+        if len(ready):
+            yield ready.take()
+        if damage:
+            where = damage[0]
+            _log.warning("%s is damaged: bytes %d to %d: %s", self.raw, where.offset, where.end, where.problem)
+        if documents:
+            reason = Reason.TAR_DAMAGED if damage else Reason.IMAGE_MISSING
+            rejected[reason.value] += len(documents)
+            _log.warning(
+                "%d captions of %s have no image in %s (%s …): they are no rows of the stream",
+                *(len(documents), self.captions, self.raw, next(iter(documents))),
+            )
+
+
+def plan_pairs(raw: Mapping[str, str], captions: Mapping[str, str], options: Mapping[str, Any]) -> Planned:
+    """Units for tars of equal names; both arguments: name → URL. Tars that stand alone are remarked on."""
+    units: list[Unit] = [PairUnit(url, captions[name], options) for name, url in raw.items() if name in captions]
+    remarks = [f"{url} has no captions tar of its name and is left out" for n, url in raw.items() if n not in captions]
+    remarks += [f"{url} has no raw tar of its name and is left out" for n, url in captions.items() if n not in raw]
+    return Planned(units, None, None, Counter(), tuple(remarks))
+
+
+def _open(url: str, options: Mapping[str, Any], stack: ExitStack) -> ByteFile:
+    file = RemoteFile(url, options)
+    stack.callback(file.close)
+    return file if compression_of(file.read_at(0, 16)) is None else open_compressed(file)
+
+
+def _documents(file: ByteFile) -> dict[str, bytes | SampleProblem]:
+    """Every annotation of a captions tar (some 15 MB) by its path without extension; of several, the last."""
+    documents: dict[str, bytes | SampleProblem] = {}
+    damage: list[Damage] = []
+    for member in _members(file, damage):
+        if member.name.lower().endswith(".json"):
+            try:
+                document: bytes | SampleProblem = _read(file, member, MAX_ANNOTATION_BYTES, Reason.CAPTION_INVALID)
+            except SampleProblem as problem:
+                document = problem
+            documents[stem_of(member.name)] = document
+    if damage:
+        where = damage[0]
+        _log.warning("%s is damaged: bytes %d to %d: %s", file.name, where.offset, where.end, where.problem)
+    return documents
+
+
+def _members(file: ByteFile, damage: list[Damage]) -> Iterator[Member]:
+    """Members as they are met; those that are links to others at the end, as a link may point forward."""
+    entries: list[Member | Link] = []
+    links: set[str] = set()
+    for found in walk_tar(file):
+        if isinstance(found, Damage):
+            damage.append(found)
+            continue
+        entries.append(found)
+        if isinstance(found, Link):
+            links.add(found.name)
+        else:
+            yield found
+    if links:
+        yield from (member for member in resolve_links(entries) if member.name in links)
+
+
+def _read(file: ByteFile, member: Member, most: int, too_large: Reason) -> bytes:
+    if member.state != WHOLE:
+        raise SampleProblem(Reason.TAR_DAMAGED, f"{member.name} is cut off or stored sparse")
+    if member.size > most:
+        raise SampleProblem(too_large, f"{member.size:,} bytes are more than the {most:,} read")
+    data = file.read_at(member.offset, member.size)
+    if len(data) < member.size:
+        raise SampleProblem(Reason.TAR_DAMAGED, f"{member.name} is cut off")
+    return data

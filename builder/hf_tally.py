@@ -1,0 +1,58 @@
+"""Counts of lost samples, brought together from the processes that ``datasets`` starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_log = logging.getLogger(__name__)
+
+
+class Tally:
+    """Adds up what units count. While :meth:`collected` is open, each unit's counts go into a file of their own in a
+    folder, as the unit may run in another process (picklable: the folder's path goes along). Otherwise, in streaming,
+    nobody knows which unit is the last: the running total is logged each time it has doubled."""
+
+    def __init__(self) -> None:
+        self._folder: str | None = None
+        self._total: Counter[str] = Counter()
+        self._said = 0
+
+    def add(self, rejected: Counter[str]) -> None:
+        if not rejected:
+            return
+        if self._folder is not None:
+            handle, _ = tempfile.mkstemp(dir=self._folder)
+            with os.fdopen(handle, "w") as file:
+                json.dump(rejected, file)
+            return
+        self._total.update(rejected)
+        if self._total.total() >= 2 * self._said:
+            self._said = self._total.total()
+            _log.warning("%s", in_words(self._total, None))
+
+    @contextmanager
+    def collected(self) -> Iterator[Counter[str]]:
+        """Gives a counter that is complete when the block has ended well."""
+        rejected: Counter[str] = Counter()
+        with tempfile.TemporaryDirectory(prefix="laion6m-") as folder:
+            self._folder = folder
+            try:
+                yield rejected
+            finally:
+                self._folder = None
+            for name in os.listdir(folder):
+                with open(os.path.join(folder, name)) as file:
+                    rejected.update(json.load(file))
+
+
+def in_words(rejected: Counter[str], listed: int | None) -> str:
+    """One line: how many samples are no rows, and why."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejected.items()))
+    of = "" if listed is None else f"of {listed:,} listed samples "
+    return f"{of}{rejected.total():,} are no rows: {reasons}. laion6m convert keeps each with its reason."

@@ -1,0 +1,217 @@
+"""Pieces of work for the ``datasets`` builder: each turns a stretch of a source into tables of rows.
+
+``datasets`` divides a list of them among processes, and shuffles it for streaming, so they are small and picklable.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builder import schema
+from builder.arrays import binary_array, from_ipc, number_array, to_ipc, utf8_array
+from builder.errors import DamagedFileError
+from builder.options import ConvertOptions, SamplePolicy
+from builder.records import ImageInfo
+from builder.run.engines import SerialEngine
+from builder.run.survey import shard_rows, survey
+from builder.source.layouts import Layout
+from builder.source.samples import Stock, read_samples
+
+TABLE_BYTES = 16 << 20
+"""Image bytes of one table. ``datasets`` writes each table as a record batch or row group of its own."""
+
+UNIT_BYTES = 64 << 20
+"""Source bytes of one unit, at most."""
+MANY_UNITS = 256
+"""As many units there are at least (while they are not tiny), so that any number of processes is kept busy."""
+_TINY = 128 << 10
+
+
+class Unit(Protocol):
+    """A picklable piece of work."""
+
+    def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
+        """Tables of schema.ROW in row order; counts what becomes no row in ``rejected``, by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Units in row order, and what is known before any is read: samples listed, rows at most (None: unknown), samples
+    lost for good by reason, remarks on the source."""
+
+    units: list[Unit]
+    listed: int | None
+    rows: int | None
+    rejected: Counter[str]
+    remarks: tuple[str, ...] = ()
+
+
+class RowBatch:
+    """Rows on their way to becoming a table."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, list[bytes]] = {name: [] for name in ("key", "path", "caption", "annotation")}
+        self._images: list[bytes] = []
+        self._sides: list[tuple[int, int]] = []
+        self._size = 0
+
+    @property
+    def full(self) -> bool:
+        return self._size >= TABLE_BYTES
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def add(self, key: str, path: str, image: bytes, caption: str, annotation: bytes, info: ImageInfo) -> None:
+        texts = self._texts
+        texts["key"].append(key.encode())
+        texts["path"].append(path.encode())
+        texts["caption"].append(caption.encode())
+        texts["annotation"].append(annotation)
+        self._images.append(image)
+        self._sides.append((info.width, info.height))
+        self._size += len(image) + len(annotation)
+
+    def take(self) -> pa.Table:
+        """The rows so far as a table of schema.ROW; begins anew."""
+        texts = self._texts
+        sides = np.array(self._sides, dtype=np.int32).reshape(-1, 2)
+        image = pa.StructArray.from_arrays(
+            [binary_array(self._images), utf8_array(texts["path"])], fields=list(schema.ROW.field("image").type)
+        )
+        columns = [
+            utf8_array(texts["key"]),
+            image,
+            utf8_array(texts["caption"]),
+            number_array(sides[:, 0]),
+            number_array(sides[:, 1]),
+            utf8_array(texts["annotation"]),
+        ]
+        self.__init__()  # type: ignore[misc]
+        return pa.Table.from_arrays(columns, schema=schema.ROW)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedUnit:
+    """Planned rows (PLAN_ROW) of a local source. In this process they are a slice of the plan; pickled, they are a copy
+    of just that slice."""
+
+    rows: pa.Table
+    stock: Stock
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _planned_unit, (to_ipc(self.rows), self.stock)
+
+    def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
+        ready = RowBatch()
+        for batch in self.rows.to_batches():
+            for chunk in read_samples(batch, self.stock, policy):
+                view = memoryview(chunk.buffer)
+                for sample in chunk.samples:
+                    image = bytes(view[sample.start : sample.end])
+                    ready.add(sample.key, sample.path, image, sample.caption, sample.annotation, sample.info)
+                rejected.update(reject.reason.value for reject in chunk.rejects)
+                if ready.full:
+                    yield ready.take()
+        if len(ready):
+            yield ready.take()
+
+
+def _planned_unit(rows: bytes, stock: Stock) -> PlannedUnit:
+    return PlannedUnit(from_ipc(rows), stock)
+
+
+def plan_layout(layout: Layout, policy: SamplePolicy, recaptions: tuple[str, ...]) -> Planned:
+    """Scan a local source and cut its rows into units. Raises SourceError, ListingError."""
+    found = survey(layout, ConvertOptions(policy=policy, recaptions=recaptions), SerialEngine())
+    plan = found.plan
+    sizes = _plain(plan.rows, "size") + _plain(plan.rows, "annotation_size")
+    room = min(UNIT_BYTES, max(_TINY, int(sizes.sum()) // MANY_UNITS))
+    units: list[Unit] = []
+    for number in range(plan.shards):
+        rows, stock = shard_rows(found, number)
+        start = plan.bounds[number]
+        reached = np.cumsum(sizes[start : start + len(rows)]) // room
+        edges = [0, *(np.flatnonzero(np.diff(reached)) + 1).tolist(), len(rows)]
+        units += [
+            PlannedUnit(rows.slice(first, last - first), stock)
+            for first, last in itertools.pairwise(edges)
+            if last > first
+        ]
+    remarks = tuple(f"{name} is damaged: {places[0]}" for name, places in found.damage.items())
+    return Planned(units, plan.listed, len(plan.rows), _counts(plan.rejects), remarks)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardUnit:
+    """A row group of a converted Parquet shard, or a whole Arrow shard (``group`` None)."""
+
+    path: str
+    group: int | None
+
+    def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
+        try:
+            for table in self._stretches():
+                yield _as_rows(table, self.path)
+        except pa.ArrowException as error:
+            raise DamagedFileError(self.path, "data", str(error)) from error
+
+    def _stretches(self) -> Iterator[pa.Table]:
+        if self.group is None:
+            with pa.memory_map(self.path) as source:
+                for batch in pa.ipc.open_stream(source):
+                    step = _step(batch.num_rows, batch.nbytes)
+                    for first in range(0, batch.num_rows, step):
+                        yield pa.Table.from_batches([batch.slice(first, step)])
+            return
+        with pq.ParquetFile(self.path) as file:
+            group = file.metadata.row_group(self.group)
+            step = _step(group.num_rows, group.total_byte_size)
+            for batch in file.iter_batches(step, row_groups=[self.group]):
+                yield pa.Table.from_batches([batch])
+
+
+def plan_shards(paths: tuple[str, ...]) -> Planned:
+    """Units for the shards of a converted folder. Raises DamagedFileError."""
+    units: list[Unit] = []
+    rows = 0
+    for path in paths:
+        if path.endswith(".arrow"):
+            units.append(ShardUnit(path, None))
+            continue
+        try:
+            with pq.ParquetFile(path) as file:
+                units += [ShardUnit(path, group) for group in range(file.num_row_groups)]
+                rows += file.metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedFileError(path, "footer", str(error)) from error
+    return Planned(units, None, rows or None, Counter())
+
+
+def _counts(rejects: pa.Table) -> Counter[str]:
+    counted = rejects.column("reason").value_counts().to_pylist()
+    return Counter({item["values"]: item["counts"] for item in counted})
+
+
+def _as_rows(table: pa.Table, path: str) -> pa.Table:
+    missing = [name for name in schema.ROW.names if name not in table.column_names]
+    if missing:
+        raise DamagedFileError(path, "schema", f"no column {', '.join(missing)}")
+    return table.select(schema.ROW.names).cast(schema.ROW)
+
+
+def _step(rows: int, size: int) -> int:
+    """Rows of about TABLE_BYTES."""
+    return max(1, rows * TABLE_BYTES // max(1, size))
+
+
+def _plain(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.asarray(table.column(name).to_numpy(), dtype=np.int64)

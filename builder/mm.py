@@ -1,0 +1,65 @@
+"""For training: OpenUni's dataset and collate functions under upstream's names, and samplers that resume.
+
+    from builder.mm import CaptionDataset, collate_func_gen
+
+This is the door to torch: nothing else in the package imports it. Where mmengine is installed too, everything is
+registered with it for configs that name types by strings (``custom_imports = dict(imports=["builder.mm"])``); without
+it, all but the hooks works with torch alone. See docs/training.md.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from builder.errors import MissingExtraError
+
+try:
+    import torch as torch
+except ImportError as error:
+    raise MissingExtraError("builder.mm", "torch", "mm") from error
+
+from builder.mm_collate import CollateConcat, collate_func_gen, collate_func_gen_latents, collate_func_gen_tokens
+from builder.mm_data import CaptionDataset
+from builder.mm_samplers import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler
+from builder.mm_tensors import normalize_pixels
+
+__all__ = [
+    "AspectRatioBatchSampler",
+    "CaptionDataset",
+    "CollateConcat",
+    "EpochSampler",
+    "InfiniteSampler",
+    "MixtureSampler",
+    "collate_func_gen",
+    "collate_func_gen_latents",
+    "collate_func_gen_tokens",
+    "normalize_pixels",
+]
+
+_HOOKS = ("NormalizePixelsHook", "SamplerStateHook")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOOKS:
+        return getattr(import_module("builder.mm_hooks"), name)  # raises MissingExtraError without mmengine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _register() -> None:
+    """Enter everything into mmengine's registries. Its InfiniteSampler keeps its name; ours is
+    ResumableInfiniteSampler."""
+    registry, hooks = import_module("mmengine.registry"), import_module("builder.mm_hooks")
+    registry.DATASETS.register_module(module=CaptionDataset)
+    registry.DATA_SAMPLERS.register_module(name="ResumableInfiniteSampler", module=InfiniteSampler)
+    for sampler in (EpochSampler, MixtureSampler, AspectRatioBatchSampler):
+        registry.DATA_SAMPLERS.register_module(module=sampler)
+    for function in (collate_func_gen, collate_func_gen_latents, collate_func_gen_tokens, CollateConcat):
+        registry.FUNCTIONS.register_module(module=function)
+    for hook in _HOOKS:
+        registry.HOOKS.register_module(module=getattr(hooks, hook))
+
+
+if find_spec("mmengine") is not None:
+    _register()

@@ -1,0 +1,70 @@
+"""Batches as OpenUni's models take them: ``{"data": {…}, "data_samples": None}``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from builder.errors import OptionError
+
+PAD_INDEX = 0
+"""What xtuner's DEFAULT_PAD_TOKEN_INDEX is."""
+
+Batch = dict[str, Any]
+
+
+def collate_func_gen(instances: Sequence[Mapping[str, Any]], pad_index: int = PAD_INDEX) -> Batch:
+    """``pixel_values`` (b c h w), ``input_ids`` (b n, int64, padded right), ``attention_mask`` (b n, bool)."""
+    return _collate(instances, "pixel_values", pad_index)
+
+
+def collate_func_gen_latents(instances: Sequence[Mapping[str, Any]], pad_index: int = PAD_INDEX) -> Batch:
+    """As :func:`collate_func_gen`, with ``image_latents`` (b c h w) in place of the pixels."""
+    return _collate(instances, "image_latents", pad_index)
+
+
+def collate_func_gen_tokens(instances: Sequence[Mapping[str, Any]], pad_index: int = PAD_INDEX) -> Batch:
+    """As :func:`collate_func_gen`, with ``image_tokens`` (b …, int64) in place of the pixels."""
+    return _collate(instances, "image_tokens", pad_index)
+
+
+def _collate(instances: Sequence[Mapping[str, Any]], image_key: str, pad_index: int) -> Batch:
+    texts: list[Tensor] = [instance["input_ids"] for instance in instances]
+    input_ids = pad_sequence(texts, batch_first=True, padding_value=pad_index)
+    lengths = torch.tensor([len(text) for text in texts])
+    data = {
+        image_key: torch.stack([instance[image_key] for instance in instances]),
+        "input_ids": input_ids,
+        "attention_mask": torch.arange(input_ids.shape[1])[None, :] < lengths[:, None],
+    }
+    return {"data": data, "data_samples": None}
+
+
+class CollateConcat:
+    """For batches of one kind each: the first sample's ``type`` picks the collate function, and names its data.
+
+    ``collate_fns``: one ``dict(type=function, **options)`` for each of ``keys``. Empty samples are left out.
+    """
+
+    def __init__(self, collate_fns: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+        if len(collate_fns) != len(keys):
+            raise OptionError("keys", list(keys), f"one for each of the {len(collate_fns)} collate_fns")
+        self.keys = keys
+        self.collate_fns: dict[str, Callable[[Sequence[Mapping[str, Any]]], Batch]] = {}
+        for key, given in zip(keys, collate_fns, strict=True):
+            options = {name: given[name] for name in given}
+            self.collate_fns[key] = partial(options.pop("type"), **options)
+
+    def __call__(self, data_samples: Sequence[Mapping[str, Any]]) -> Batch:
+        samples = [sample for sample in data_samples if len(sample) > 0]
+        if not samples:
+            raise OptionError("data_samples", data_samples, "a batch needs one sample that is not empty")
+        key = samples[0]["type"]
+        if key not in self.collate_fns:
+            raise OptionError("type", key, f"there are collate functions for {', '.join(self.keys)}")
+        return {"data": {key: self.collate_fns[key](samples)["data"]}, "data_samples": None}

@@ -1,0 +1,293 @@
+"""OpenUni's CaptionDataset over a converted folder, an index, or the JSON lists and files it was written for."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from builder.errors import Laion6mError, MissingExtraError, OptionError
+from builder.mm_tensors import build, from_array, load_tensor
+from builder.read import transforms
+from builder.read.buckets import Buckets
+from builder.read.columns import Column, open_column
+from builder.read.folders import Folder
+from builder.read.reader import open_dataset
+from builder.read.samples import (
+    Entries,
+    SampleError,
+    SampleSource,
+    Skips,
+    find_annotation,
+    find_image,
+    problem_of,
+    read_lists,
+)
+from builder.read.transforms import ScaledPixels, Target
+from builder.schema import INDEX
+from builder.source.ceph import ObjectClient, open_client
+
+CAPTION_KEYS = ("re_caption", "caption")
+"""Where the reader has the caption from; asked for either, a document that lacks it is helped out by the other."""
+
+_BAD_SAMPLE = (*transforms.BAD_IMAGE, KeyError, RuntimeError, AssertionError, pickle.UnpicklingError, Laion6mError)
+"""What a damaged or missing file raises on its way to a tensor (RuntimeError: torch's and OpenCV's; AssertionError: the
+checks of subclasses written for upstream). Anything else is a mistake in the program and passes through."""
+
+DataSample = dict[str, Any]
+
+
+class CaptionDataset(Dataset[DataSample]):
+    """Images and captions for text-to-image training, with upstream's constructor, results and random draws.
+
+    ``data_path``: a folder written by ``laion6m convert``, an index, a source that has one, or upstream's JSON list
+    (or a folder of them), whose images and annotations are then read below ``image_folder`` and ``cap_folder``, as
+    files or from tars. Over a converted folder or an index, both are taken from there, and ``image_folder`` is only
+    handed on.
+
+    A sample holds ``pixel_values`` (float32, c h w, -1 to 1; or ``image_latents``, or ``image_tokens``), ``input_ids``
+    (int64), ``image_dir``, ``image_file`` (the path as in data.json) and ``type`` ("text2image").
+
+    What upstream does not have:
+
+    * ``on_error``: ``raise`` names the sample; ``skip`` takes the next good index, warns once for each kind of problem,
+      and raises TooManyBadSamplesError where over ``max_skip_ratio`` of the samples tried were bad (in each process).
+    * ``imdecode_backend='cv2'``: faster, not bit-identical. ``out='uint8'``: 0 to 255, for ``normalize_pixels``.
+    * ``buckets``: a list of (width, height), or True for those around ``image_size``: crop to the nearest ratio.
+    * ``image_latents``: the name of a column made by ``laion6m add-column``.
+    """
+
+    def __init__(
+        self,
+        data_path: str | os.PathLike[str],
+        image_folder: str | None = None,
+        debug: bool = False,
+        image_processor: Any = None,
+        ceph_folder: str | None = None,
+        latents_ceph_folder: str | None = None,
+        ceph_config: str | None = None,
+        tokenizer: Any = None,
+        prompt_template: Mapping[str, Any] | None = None,
+        max_length: int = 128,
+        min_image_size: int = 80,
+        image_size: int = 256,
+        image_length: int = 256,
+        image_tokens_folder: str | None = None,
+        image_latents_folder: str | None = None,
+        cap_folder: str | None = None,
+        cap_source: str = "caption",
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        unconditional: float = 0.1,
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        max_skip_ratio: float = 0.05,
+        imdecode_backend: Literal["pillow", "cv2"] = "pillow",
+        out: Literal["float32", "uint8"] = "float32",
+        buckets: Sequence[Sequence[int]] | bool = False,
+        image_latents: str | None = None,
+    ) -> None:
+        super().__init__()
+        _one_of("on_error", on_error, "raise", "skip")
+        _one_of("imdecode_backend", imdecode_backend, "pillow", "cv2")
+        _one_of("out", out, "float32", "uint8")
+        if imdecode_backend == "cv2":
+            transforms.load_cv2()
+        self.data_path = os.fspath(data_path)
+        self.image_folder = image_folder
+        self.cap_folder = cap_folder
+        self.cap_source = cap_source
+        self.debug = debug
+        self.image_processor = build(image_processor)
+        self.tokenizer = build(tokenizer)
+        self.prompt_template = prompt_template
+        self.max_length = max_length
+        self.min_image_size = min_image_size
+        self.image_size = image_size
+        self.image_length = image_length
+        self.image_tokens_folder = image_tokens_folder
+        self.image_latents_folder = image_latents_folder
+        self.unconditional = unconditional
+        self.tokenizer_kwargs = {"add_special_tokens": True} if tokenizer_kwargs is None else dict(tokenizer_kwargs)
+        self.ceph_folder = ceph_folder
+        self.ceph_config = ceph_config
+        self.latents_ceph_folder = latents_ceph_folder
+        self.on_error = on_error
+        self.imdecode_backend = imdecode_backend
+        self.out = out
+        self.buckets = Buckets.around(image_size) if buckets is True else Buckets(buckets) if buckets else None
+        self.skips = Skips(os.fspath(data_path), max_skip_ratio)
+        self._client: ObjectClient | None = None
+        self._load_data(self.data_path)
+        self._latents: Column | None = None
+        if image_latents is not None:
+            self._samples()
+            self._latents = open_column(self.data_path, image_latents)
+
+    def _load_data(self, data_path: str) -> None:
+        """Upstream's JSON lists become lists; anything else is opened by the reader, and nothing is read row by row."""
+        path = Path(data_path)
+        source: SampleSource | None = None
+        data_list: Sequence[Mapping[str, Any]]
+        is_list = path.suffix == ".json"
+        if not is_list and path.is_dir() and not (path / INDEX).exists():
+            is_list = any(path.glob("*.json"))
+        if is_list:
+            data_list = read_lists(path)
+        else:
+            source = open_dataset(data_path)
+            data_list = Entries(source)
+        self.data_list = data_list
+        self._source = source
+        if is_list and path.is_dir() and (path / "raw").is_dir():
+            self.image_folder = self.image_folder or str(path / "raw")
+            captions = path / "captions"
+            self.cap_folder = self.cap_folder or str(captions if captions.is_dir() else path / "raw")
+        self._images = Folder(self.image_folder) if self.image_folder is not None else None
+        self._captions = Folder(self.cap_folder) if self.cap_folder is not None else None
+
+    def __len__(self) -> int:
+        return len(self.data_list)
+
+    def __getitem__(self, index: int) -> DataSample:
+        """Raises SampleError (``on_error='raise'``), TooManyBadSamplesError (``'skip'``), IndexError."""
+        if self.debug:
+            index = 0
+        if index < 0:
+            index += len(self)
+        for step in range(len(self)):
+            number = (index + step) % len(self) if step else index  # beyond the end it is an IndexError, as in any list
+            entry = self.data_list[number]
+            try:
+                data = self._load(entry)
+            except (OptionError, MissingExtraError):
+                raise  # the configuration is wrong, not the sample
+            except _BAD_SAMPLE as error:
+                bad = SampleError(self.data_path, number, str(entry.get("image", "no image path")), problem_of(error))
+                if self.on_error == "raise":
+                    raise bad from error
+                self.skips.add(bad, error)
+            else:
+                self.skips.tried += 1
+                return data
+        raise self.skips.too_many()
+
+    def _load(self, entry: Mapping[str, Any]) -> DataSample:
+        """Image first, text second: the order in which upstream draws from ``random``."""
+        image_file = entry["image"]
+        if self.image_tokens_folder is not None:
+            data: DataSample = {
+                "image_tokens": load_tensor(os.path.join(self.image_tokens_folder, f"{image_file}.pt")).long()
+            }
+        elif self.latents_ceph_folder is not None:
+            latents = self._read_ceph(os.path.join(self.latents_ceph_folder, f"{image_file}.pt"))
+            data = {"image_latents": load_tensor(latents)}
+        elif self.image_latents_folder is not None:
+            data = {"image_latents": load_tensor(os.path.join(self.image_latents_folder, f"{image_file}.pt"))}
+        elif self._latents is not None:
+            row = find_image(self._samples(), image_file).row
+            data = {"image_latents": from_array(self._latents[row])}
+        else:
+            data = self._process_image(self._read_image(image_file))
+        caption = self._read_json(entry["annotation"])[self.cap_source]
+        if not isinstance(caption, str):
+            raise ValueError(f"the field {self.cap_source} of {entry['annotation']} is not a string")
+        data.update(self._process_text(caption))
+        data.update(image_dir=self.image_folder, image_file=str(image_file), type="text2image")
+        return data
+
+    def _read_image(self, image_file: str) -> Any:
+        """A Pillow image, RGB, that has passed upstream's checks; with ``imdecode_backend='cv2'`` ScaledPixels."""
+        if self._source is not None:
+            content = find_image(self._source, image_file).image
+        elif self._images is not None:
+            content = self._images.read(image_file)
+        else:
+            content = self._read_ceph(self._in_ceph(image_file)).getvalue()
+        if self.imdecode_backend == "cv2":
+            return transforms.open_fast(content, self.min_image_size, self._target)
+        return transforms.open_exact(content, self.min_image_size)
+
+    def _read_json(self, annotation_file: str) -> dict[str, Any]:
+        """The annotation. Over an index, a document that lacks the caption field asked for gets the row's caption."""
+        if self._source is not None:
+            sample = find_annotation(self._source, annotation_file)
+            document: dict[str, Any] = json.loads(sample.annotation)
+            if self.cap_source not in document and self.cap_source in CAPTION_KEYS:
+                document[self.cap_source] = sample.caption
+            return document
+        if self._captions is not None:
+            return dict(json.loads(self._captions.read(annotation_file)))
+        return dict(json.loads(self._read_ceph(self._in_ceph(annotation_file)).getvalue()))
+
+    def _read_ceph(self, ceph_path: str) -> io.BytesIO:
+        if self._client is None:
+            if self.ceph_config is None or not os.path.exists(self.ceph_config):
+                raise OptionError(
+                    "ceph_config", self.ceph_config, f"name the client's configuration file to read {ceph_path}"
+                )
+            self._client = open_client(self.ceph_config)
+        content = self._client.get(ceph_path)
+        if content is None:
+            raise FileNotFoundError(f"{ceph_path} is not there")
+        return io.BytesIO(content)
+
+    def _in_ceph(self, path: str) -> str:
+        if self.ceph_folder is None:
+            raise OptionError("ceph_folder", None, f"give it, or image_folder and cap_folder, to read {path}")
+        return os.path.join(self.ceph_folder, path)
+
+    @property
+    def _target(self) -> Target:
+        return Target(self.image_size, self.buckets)
+
+    def _process_image(self, image: Any) -> DataSample:
+        if isinstance(image, ScaledPixels):
+            planes = torch.from_numpy(transforms.crop_fast(image, self._target))
+        else:
+            planes = torch.from_numpy(transforms.crop_exact(image, self._target)).permute(2, 0, 1)
+        if self.out == "uint8":
+            return {"pixel_values": planes.contiguous()}
+        # In place, step by step: the same three roundings as upstream's x / 255, 2 * x, x - 1.
+        pixels = planes.to(torch.float32, memory_format=torch.contiguous_format)
+        return {"pixel_values": pixels.div_(255).mul_(2).sub_(1)}
+
+    def _process_text(self, text: str) -> DataSample:
+        template = self.prompt_template
+        if template is None or self.tokenizer is None:
+            raise TypeError("the text of a sample needs tokenizer and prompt_template; the dataset was made without")
+        if random.uniform(0, 1) < self.unconditional:
+            prompt = template["CFG"]
+        else:
+            prompt = template["GENERATION"].format(input=text.strip())
+        prompt = template["INSTRUCTION"].format(input=prompt)
+        if template.get("IMG_START_TOKEN_FOR_GENERATION", True):
+            prompt += template["IMG_START_TOKEN"]
+        input_ids = self.tokenizer.encode(prompt, return_tensors="pt", **self.tokenizer_kwargs)[0]
+        return {"input_ids": input_ids[: self.max_length]}
+
+    def widths(self) -> NDArray[np.int32]:
+        """Pixels of all rows, from the index. Raises OptionError over a JSON list, which does not know them."""
+        return self._samples().widths()
+
+    def heights(self) -> NDArray[np.int32]:
+        return self._samples().heights()
+
+    def _samples(self) -> SampleSource:
+        if self._source is None:
+            raise OptionError("data_path", self.data_path, "a JSON list has no index; make one: `laion6m index SOURCE`")
+        return self._source
+
+
+def _one_of(name: str, value: object, *allowed: str) -> None:
+    if value not in allowed:
+        raise OptionError(name, value, f"one of {', '.join(allowed)}")

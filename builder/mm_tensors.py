@@ -1,0 +1,72 @@
+"""Tensors from files and columns, and objects from config dicts: the parts of ``builder.mm``'s datasets."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from builder.errors import DamagedFileError, MissingExtraError
+from builder.read.columns import Array
+
+
+def load_tensor(file: str | os.PathLike[str] | io.BytesIO) -> Tensor:
+    """The tensor of a .pt file, on the CPU. Only tensors and plain values are unpickled, never code.
+
+    Raises OSError, RuntimeError or pickle.UnpicklingError for what is no such file, DamagedFileError for one that holds
+    something else than a tensor.
+    """
+    value = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(value, Tensor):
+        name = "the .pt file" if isinstance(file, io.BytesIO) else os.fspath(file)
+        raise DamagedFileError(name, "top level", f"expected one tensor, found {type(value).__name__}")
+    return value
+
+
+def to_array(tensor: Tensor) -> Array:
+    """A tensor's bytes with what is needed to read them, for a column."""
+    plain = tensor.detach().contiguous()
+    name = str(plain.dtype).removeprefix("torch.")
+    return Array(plain.reshape(-1).view(torch.uint8).numpy().tobytes(), name, tuple(plain.shape))
+
+
+def from_array(array: Array) -> Tensor:
+    """The inverse of :func:`to_array`. The tensor owns its memory."""
+    dtype: torch.dtype = getattr(torch, array.dtype)
+    if not array.data:  # torch.frombuffer refuses an empty buffer
+        return torch.empty(array.shape, dtype=dtype)
+    return torch.frombuffer(bytearray(array.data), dtype=torch.uint8).view(dtype).reshape(array.shape)
+
+
+def normalize_pixels(pixel_values: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """From uint8, 0 to 255, to -1 to 1, on the device where the pixels are. In float32 the result is to the bit what
+    ``out='float32'`` gives on a CPU; it is rounded to ``dtype`` last."""
+    return pixel_values.to(torch.float32).div_(255).mul_(2).sub_(1).to(dtype)
+
+
+def build(config: Any) -> Any:
+    """An object from ``dict(type=callable or name, **options)``; anything else is handed back as it is.
+
+    Names (of text-style configs, ``transformers.AutoTokenizer.from_pretrained``) are looked up by mmengine's registry.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    options = {
+        name: config[name] for name in config
+    }  # item access: mmengine's lazy configs import on it, dict() does not
+    kind = options.pop("type")
+    if isinstance(kind, str):
+        try:
+            functions = import_module("mmengine.registry").FUNCTIONS
+        except ImportError as error:
+            raise MissingExtraError(f"type={kind!r}, a name,", "mmengine", "mm") from error
+        found = functions.get(kind)
+        if found is None:
+            raise LookupError(f"type={kind!r} is neither registered nor importable")
+        kind = found
+    return kind(**options)

@@ -1,0 +1,109 @@
+"""Options as small frozen values that check themselves. Defaults stand here, each with its reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from builder.errors import OptionError
+
+MAX_PIXELS = 178_956_970
+"""Where Pillow refuses to open an image as a decompression bomb (2 × its MAX_IMAGE_PIXELS of 89,478,485)."""
+
+GROUP_BYTES = 100_000_000
+"""Row groups are cut before they pass this. The Hub's viewer gives up on row groups of 300,000,000 bytes."""
+
+PAGE_BYTES = 512 * 1024
+"""Image pages end at the first row at which they hold this much: a reader that follows the page index to one image
+reads about half a MiB. Smaller pages cost full scans more (measured with pyarrow: 64 KiB doubles them)."""
+
+MAX_IMAGE_BYTES = 256 << 20  # 256 MiB
+"""A larger member is not read into memory but rejected as image_too_large: the bound that keeps a process under its
+memory limit."""
+
+MAX_ANNOTATION_BYTES = 32 << 20  # 32 MiB
+"""A larger annotation is rejected as caption_invalid, for the same reason."""
+
+_UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from ``"500MB"`` (10^6), ``"64MiB"`` (2^20) or a plain number. Raises OptionError."""
+    match = re.fullmatch(r"\s*(\d{1,18})(?:\.(\d{1,18}))?\s*([A-Za-z]*)\s*", str(text))
+    if not match or match[3].upper() not in _UNITS:
+        raise OptionError("size", text, "give a number of bytes, or one with KB, MB, GB, KiB, MiB or GiB behind it")
+    whole, decimals = match[1], match[2] or ""
+    return int(whole + decimals) * _UNITS[match[3].upper()] // int("1" + "0" * len(decimals))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePolicy:
+    """Which samples become rows, and where their caption stands.
+
+    ``caption_key``: ``auto`` takes ``re_caption``, else ``caption``; any other name is taken as it is.
+    ``max_aspect_ratio``: longer side ÷ shorter side, at most; 0 turns the check off. 3.0 is what the source was made
+    with.
+    ``min_side``: pixels of the shorter side, at least; None turns the check off.
+    ``max_pixels``: width × height, at most.
+    """
+
+    caption_key: str = "auto"
+    max_aspect_ratio: float = 3.0
+    min_side: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if not self.caption_key:
+            raise OptionError("caption_key", self.caption_key, "give a field's name, or auto")
+        if not (self.max_aspect_ratio == 0 or 1 <= self.max_aspect_ratio < float("inf")):
+            raise OptionError("max_aspect_ratio", self.max_aspect_ratio, "1 or more, or 0 for no limit")
+        if self.min_side is not None and self.min_side < 1:
+            raise OptionError("min_side", self.min_side, "1 or more, or leave it out for no limit")
+        if self.max_pixels < 1:
+            raise OptionError("max_pixels", self.max_pixels, "1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """What decides the bytes of the output. How fast they come (processes, engine) is no part of it."""
+
+    format: str = "parquet"
+    policy: SamplePolicy = field(default_factory=SamplePolicy)
+    max_shard_size: int = 500_000_000
+    recaptions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.format not in ("parquet", "arrow"):
+            raise OptionError("format", self.format, "parquet or arrow")
+        if self.max_shard_size < 1_000_000:
+            raise OptionError("max_shard_size", self.max_shard_size, "1MB or more")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as the manifest and the ledger keep them."""
+        return {**asdict(self), "recaptions": [os.path.basename(path) for path in self.recaptions]}
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Which of the sorted raw tars a run takes: ``start`` inclusive, ``end`` exclusive, -1 meaning all that follow."""
+
+    start: int = 0
+    end: int = -1
+
+    def __post_init__(self) -> None:
+        if self.start < 0:
+            raise OptionError("start", self.start, "0 or more")
+        if self.end != -1 and self.end < self.start:
+            raise OptionError("end", self.end, f"-1, or {self.start} (start) or more")
+
+    def of(self, count: int) -> range:
+        """The numbers of the tars taken, of ``count``."""
+        return range(min(self.start, count), count if self.end == -1 else min(self.end, count))
+
+
+def default_num_proc() -> int:
+    """The cores this process may use (its affinity mask, not the machine's total)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,255 @@
+"""README.md: the dataset card, made from the counts, options and versions that the manifest holds.
+
+What its owner writes into it stays: see card_merge.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from builder import schema
+from builder.options import MAX_PIXELS
+from builder.publish.card_merge import PLACEHOLDER, Own, compose, own_part, take_apart
+from builder.records import Reason
+
+_MEANING = {
+    Reason.IMAGE_MISSING: "the listed image is in no archive",
+    Reason.CAPTION_MISSING: "the listed annotation is in no archive",
+    Reason.CAPTION_INVALID: "the annotation is not JSON, not an object, or has no usable caption",
+    Reason.IMAGE_UNREADABLE: "the bytes are no image of a known format",
+    Reason.IMAGE_TRUNCATED: "the image ends before its end marker",
+    Reason.IMAGE_TOO_LARGE: "more pixels (or bytes) than the limit",
+    Reason.IMAGE_TOO_SMALL: "the shorter side is under the limit",
+    Reason.ASPECT_RATIO: "longer side ÷ shorter side is over the limit",
+    Reason.DUPLICATE: "another entry before it names the same image",
+    Reason.TAR_DAMAGED: "lost in a damaged archive",
+}
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a card is made from. ``totals``, ``options``, ``versions``: as the manifest has them. ``num_bytes``: of the
+    rows as Arrow holds them, about; ``download_size``: of the files in data/. ``features``: as
+    ``datasets.Features.to_dict`` gives them. ``images``: whether the image bytes are there."""
+
+    totals: dict[str, Any]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    num_bytes: int
+    download_size: int
+    features: dict[str, Any]
+    images: bool = True
+
+    @property
+    def suffix(self) -> str:
+        return schema.SUFFIXES[self.options["format"]] if self.images else ".parquet"
+
+
+def write_card(
+    totals: dict[str, Any],
+    options: dict[str, Any],
+    versions: dict[str, str],
+    num_bytes: int,
+    download_size: int,
+    existing: bytes | None = None,
+) -> bytes:
+    """The card of a converted folder; see :class:`Facts`. ``existing``: the one that is there, whose owner's text and
+    metadata stay. Raises OutputError where its YAML cannot be read."""
+    facts = Facts(totals, options, versions, num_bytes, download_size, schema.FEATURES)
+    repo = PLACEHOLDER if existing is None else take_apart(existing, schema.CARD).repo
+    return make_card(facts, own_part(existing, schema.CARD), repo)
+
+
+def make_card(facts: Facts, own: Own, repo: str) -> bytes:
+    """A card for a repository ("user/name")."""
+    rows = facts.totals["rows"]
+    size = next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")
+    metadata = {
+        "size_categories": f"size_categories:\n- {size}\n",
+        "dataset_info": _dataset_info(facts),
+        "configs": _configs(facts.suffix),
+    }
+    return compose(metadata, _body(facts, repo), own, repo)
+
+
+def make_interim_card(own: Own, repo: str, suffix: str) -> bytes:
+    """A card for while shards come one by one: it claims no counts that do not hold yet."""
+    body = "An upload of this dataset is under way: not all of its shards are here yet, and no counts are given until they are."
+    return compose({"configs": _configs(suffix)}, body, own, repo)
+
+
+def _dataset_info(facts: Facts) -> str:
+    features = "".join(_feature(name, spec) for name, spec in facts.features.items())
+    return f"""dataset_info:
+  features:
+{features}  splits:
+  - name: {schema.SPLIT}
+    num_bytes: {facts.num_bytes}
+    num_examples: {facts.totals["rows"]}
+  download_size: {facts.download_size}
+  dataset_size: {facts.num_bytes}
+"""
+
+
+def _configs(suffix: str) -> str:
+    return f"""configs:
+- config_name: default
+  data_files:
+  - split: {schema.SPLIT}
+    path: {schema.DATA}/{schema.SPLIT}-*{suffix}
+"""
+
+
+def _feature(name: str, spec: dict[str, Any]) -> str:
+    return f"  - name: {name}\n    dtype: {'image' if spec['_type'] == 'Image' else spec['dtype']}\n"
+
+
+def _body(facts: Facts, repo: str) -> str:
+    totals = facts.totals
+    rejected = totals["rejected"]
+    lines = [f"| {reason} | {count:,} | {_MEANING[Reason(reason)]} |" for reason, count in rejected.items() if count]
+    table = "\n".join(["| reason | samples | what it means |", "|---|---:|---|", *lines]) if lines else "None."
+    return f"""{_head(facts)}
+## Where it comes from
+
+Images: [dclure/laion-aesthetics-12m-umap](https://huggingface.co/datasets/dclure/laion-aesthetics-12m-umap), of which about 8 million could be downloaded and 6 million were re-captioned as [wusize/laion6m](https://huggingface.co/datasets/wusize/laion6m), for OpenUni ([arXiv 2505.23661](https://arxiv.org/abs/2505.23661)).
+
+**Licence.** The images belong to their owners; they were found on the web by LAION, and whoever collected them may not pass rights on that they do not have. Keep a copy private unless you know that you may publish it.
+
+## Counts
+
+{totals["listed"]:,} samples were listed; {totals["rows"]:,} are rows here, {sum(rejected.values()):,} are not. {totals["unlisted"]:,} further images in the source are named by no listing. `meta/rejects.parquet` names every sample left out.
+
+{table}
+
+{_loading(facts, repo)}
+## How it was made
+
+{code("laion6m convert SOURCE OUT" + _arguments(facts.options))} with {", ".join(f"{name} {version}" for name, version in facts.versions.items())}: caption from {code(facts.options["policy"]["caption_key"])}, {_limits(facts.options["policy"])}.{_made(facts)}
+"""
+
+
+def _head(facts: Facts) -> str:
+    rows = facts.totals["rows"]
+    if not facts.images:
+        return f"""# laion6m: re-captions, without the images
+
+{rows:,} captions, each with the complete JSON document it came in and the size of the image it was written for. The images themselves are not here: `key` is the path of each in [wusize/laion6m](https://huggingface.co/datasets/wusize/laion6m), `url` where it was found.
+
+| column | type | what it is |
+|---|---|---|
+| `key` | string | path of the image without its extension |
+| `url` | string | of the image, where the annotation has one |
+| `caption` | string | the re-caption |
+| `width`, `height` | int32 | pixels of the image as stored; EXIF orientation is not applied |
+| `annotation` | string | the annotation's JSON text, complete |
+"""
+    return f"""# laion6m: images with re-captions
+
+{rows:,} images, each with the caption that was written for it and the complete JSON document the caption came in.
+
+| column | type | what it is |
+|---|---|---|
+| `key` | string | path of the image without its extension |
+| `image` | image | the file's bytes, untouched, and its path |
+| `caption` | string | the re-caption |
+| `width`, `height` | int32 | pixels as stored; EXIF orientation is not applied |
+| `annotation` | string | the annotation's JSON text, complete |
+"""
+
+
+def _loading(facts: Facts, repo: str) -> str:
+    parts = [
+        f"""## Loading
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("{repo}", split="{schema.SPLIT}")                       # or a local folder in place of the name
+rows = load_dataset("{repo}", split="{schema.SPLIT}", streaming=True)       # without downloading first
+```
+"""
+    ]
+    if facts.suffix == ".parquet":
+        parts.append(f"""
+```sql
+-- DuckDB, without downloading more than the columns asked for
+SELECT key, width, height, caption FROM 'hf://datasets/{repo}/data/*.parquet' WHERE width >= 1024 LIMIT 10;
+```
+
+```python
+import polars
+
+polars.scan_parquet("hf://datasets/{repo}/data/*.parquet").select("key", "caption").head(10).collect()
+```
+""")
+    if facts.images:
+        parts.append(f"""
+```python
+from builder import open_dataset            # pip install laion6m: random access, no cache written
+
+dataset = open_dataset("hf://datasets/{repo}")      # or a local folder
+dataset[12].caption, dataset[12].image      # str, bytes
+```
+
+```python
+from builder.mm import CaptionDataset       # pip install 'laion6m[mm]': OpenUni's training dataset, for mmengine
+
+dataset = CaptionDataset(data_path="FOLDER", image_size=512)
+```
+""")
+    return "".join(parts)
+
+
+def _limits(policy: dict[str, Any]) -> str:
+    ratio, side = policy["max_aspect_ratio"], policy["min_side"]
+    return ", ".join(
+        [
+            f"aspect ratio up to {ratio:g}" if ratio else "any aspect ratio",
+            *([f"shorter side of {side:,} pixels or more"] if side else []),
+            f"{policy['max_pixels']:,} pixels at most",
+        ]
+    )
+
+
+def _made(facts: Facts) -> str:
+    if not facts.images:
+        return " The columns without image bytes were then copied with `laion6m push --captions-only`."
+    return (
+        " `meta/manifest.json` has every option, a checksum for every file, and the totals; `meta/index.arrow` says where "
+        "each row's bytes lie."
+    )
+
+
+def _arguments(options: dict[str, Any]) -> str:
+    """The options that were not left at their defaults, as they would be typed."""
+    policy = options["policy"]
+    given = [
+        ("--format", options["format"], "parquet"),
+        ("--caption-key", policy["caption_key"], "auto"),
+        ("--max-aspect-ratio", policy["max_aspect_ratio"], 3.0),
+        ("--min-side", policy["min_side"], None),
+        ("--max-pixels", policy["max_pixels"], MAX_PIXELS),
+        ("--max-shard-size", options["max_shard_size"], 500_000_000),
+    ]
+    words = "".join(f" {name} {shlex.quote(str(value))}" for name, value, default in given if value != default)
+    names = "".join(f" {shlex.quote(name)}" for name in options["recaptions"])
+    return f"{words} --recaptions{names}" if names else words
+
+
+def code(text: str) -> str:
+    """Any text as a Markdown code span: nothing in it is markup, a marker of ours, or a new line."""
+    plain = "".join(each if each.isprintable() else " " for each in text).replace("<!--", "<! --").strip() or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
+    pad = " " if plain[0] == "`" or plain[-1] == "`" else ""
+    return f"{fence}{pad}{plain}{pad}{fence}"

@@ -1,0 +1,172 @@
+"""A dataset card is partly made and partly its owner's: telling the two apart, and putting them together again.
+
+Made are the text between two HTML comments and the metadata that follow from the data (:data:`FACTS`). Everything else
+is the owner's, and stays: text above and below, further metadata, and their values where :data:`DEFAULTS` has others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from builder.errors import OutputError
+
+FACTS = ("size_categories", "dataset_info", "configs")
+"""Metadata that follow from the data: written anew each time."""
+
+DEFAULTS: dict[str, tuple[Any, str]] = {
+    "language": (["en"], "language:\n- en\n"),
+    "license": ("other", "license: other\n"),
+    "task_categories": (["text-to-image", "image-to-text"], "task_categories:\n- text-to-image\n- image-to-text\n"),
+    "pretty_name": ("laion6m", "pretty_name: laion6m\n"),
+}
+"""Metadata that a card begins with and its owner may change: value, and how it is written."""
+
+PLACEHOLDER = "OWNER/NAME"
+"""Stands for the repository in a card that has not been pushed."""
+
+_BEGIN = "<!-- laion6m:begin {repo} (made by the tool, and replaced up to laion6m:end; write above or below) -->"
+_END = "<!-- laion6m:end -->"
+_INSIDE = re.compile(r"^<!-- laion6m:begin (\S+) [^>]*-->\n(.*?)^<!-- laion6m:end -->$\n?", re.DOTALL | re.MULTILINE)
+_MARKER = re.compile(r"<!-- laion6m:(?:begin|end)\b")
+_FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+_KEY = re.compile(r"([A-Za-z_][\w.-]*) *:(?=\s)")
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a card's owner wrote. ``metadata``: key → its YAML, as it stands there."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A card taken apart. ``values``: all metadata. ``repo``: as the begin marker names it. ``inside``: the made text,
+    None where the markers are not there."""
+
+    values: dict[str, Any]
+    own: Own
+    repo: str
+    inside: str | None
+
+
+def compose(facts: dict[str, str], body: str, own: Own, repo: str) -> bytes:
+    """A card. ``facts``: key of :data:`FACTS` → its YAML."""
+    blocks = {key: own.metadata.get(key, text) for key, (_, text) in DEFAULTS.items()}
+    further = [text for key, text in own.metadata.items() if key not in DEFAULTS]
+    front = [
+        *(blocks[key] for key in ("language", "license")),
+        facts.get("size_categories", ""),
+        *(blocks[key] for key in ("task_categories", "pretty_name")),
+        *further,
+        facts.get("dataset_info", ""),
+        facts.get("configs", ""),
+    ]
+    before = f"{own.before}\n\n" if own.before else ""
+    after = f"\n{own.after}\n" if own.after else ""
+    made = f"{_BEGIN.format(repo=repo)}\n{body.strip()}\n{_END}\n"
+    return f"---\n{''.join(front)}---\n\n{before}{made}{after}".encode("utf-8", "surrogateescape")
+
+
+def take_apart(card: bytes, where: str) -> Card:
+    """Raises OutputError where its YAML cannot be read: what it says must not be lost. ``where``: for the message."""
+    text = card.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    match = _FRONT.match(text)
+    front, body = (match[1], text[match.end() :]) if match else ("", text.removeprefix("\ufeff"))
+    values = _load(front, where)
+    found = list(_INSIDE.finditer(body))
+    if len(found) == 1 and len(_MARKER.findall(body)) == 2:
+        inside = found[0]
+        own = Own(_own_metadata(front, values), body[: inside.start()].strip("\n"), body[inside.end() :].strip("\n"))
+        return Card(values, own, inside[1], inside[2])
+    # Markers that were cut or doubled say nothing about whose the text around them is: then all of it is the owner's.
+    kept = "".join(line for line in body.splitlines(keepends=True) if not _MARKER.match(line))
+    return Card(values, Own(_own_metadata(front, values), kept.strip("\n"), ""), PLACEHOLDER, None)
+
+
+def own_part(card: bytes | None, where: str) -> Own:
+    """What of a card is its owner's; nothing of one that is not there. Raises OutputError."""
+    return Own() if card is None else take_apart(card, where).own
+
+
+def generated_part(card: bytes) -> bytes:
+    """What of a card is made, in a form that does not depend on how its YAML is laid out, on the owner's text, or on
+    the repository it was pushed to. Empty where there is none. Two cards of the same data agree in it."""
+    try:
+        parts = take_apart(card, "")
+    except OutputError:
+        return b""
+    if parts.inside is None:
+        return b""
+    facts = {key: parts.values.get(key) for key in FACTS}
+    body = parts.inside
+    for name in named(parts.repo):
+        body = body.replace(name, name.replace(parts.repo, PLACEHOLDER))
+    document = json.dumps(facts, sort_keys=True, ensure_ascii=False, default=str)
+    return f"{document}\n{body}".encode("utf-8", "surrogateescape")
+
+
+def named(repo: str) -> tuple[str, ...]:
+    """The forms in which a made text names its repository. (A bare name would not do: the text names others too.)"""
+    return f'load_dataset("{repo}"', f"hf://datasets/{repo}/", f'hf://datasets/{repo}"'
+
+
+def _load(front: str, where: str) -> dict[str, Any]:
+    if not front.strip():
+        return {}
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        values = yaml.safe_load(front)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+    else:
+        if isinstance(values, dict | None):
+            return values or {}
+        problem = "it is no mapping of keys to values"
+    raise OutputError(f"the YAML at the top of {where} cannot be read: {problem}. Mend it, or remove the file")
+
+
+def _own_metadata(front: str, values: dict[str, Any]) -> dict[str, str]:
+    """Key → YAML, for the keys that are the owner's: as they wrote it where the text can be cut at its keys, else
+    written anew with the same meaning."""
+    import yaml
+
+    own = {
+        key: value
+        for key, value in values.items()
+        if key not in FACTS and (key not in DEFAULTS or DEFAULTS[key][0] != value)
+    }
+    if not own:
+        return {}
+    blocks = {key: text for key, text in _blocks(front).items() if key in own}
+    try:
+        alike = blocks.keys() == own.keys() and yaml.safe_load("".join(blocks.values())) == own
+    except (yaml.YAMLError, ValueError):
+        alike = False
+    if alike:
+        return blocks
+    return {str(key): yaml.safe_dump({key: own[key]}, sort_keys=False, allow_unicode=True) for key in own}
+
+
+def _blocks(front: str) -> dict[str, str]:
+    """Block-style YAML cut at its top-level keys. A comment goes with the key below it."""
+    blocks: dict[str, str] = {}
+    key, held = "", ""
+    for line in front.splitlines(keepends=True):
+        match = _KEY.match(line)
+        if match:
+            key = match[1]
+            blocks[key] = held + line
+            held = ""
+        elif line.startswith("#") or not line.strip():
+            held += line
+        elif key:
+            blocks[key] += held + line
+            held = ""
+    return blocks

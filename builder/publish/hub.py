@@ -1,0 +1,257 @@
+"""A repository brought to a wanted state: look, send what differs, commit, look again.
+
+Nothing is remembered of what was sent: each round compares the wanted files with those that the Hub states. So a run
+that was killed, an answer that was lost and a commit of somebody else's in between are all the same case.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from builder import schema
+from builder.errors import HubError
+from builder.publish.client import HubClient, Remote, RemoteFile, explain
+from builder.publish.items import Digests, Item, bytes_item, git_blob, same
+from builder.publish.patience import Patience
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+COMMIT_FILES = 1000
+"""Files of one commit, at most: the Hub answers a commit within a minute or not at all. More go in several, during
+which the card makes no claims."""
+
+_PULLS_LOOKED_AT = 10  # newest pull requests, for one that has just these files already
+
+
+class Meter(Protocol):
+    """Told how many bytes of a file have been sent, in all."""
+
+    def at(self, path: str, size: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a repository is to hold. ``items``: by path, without the card. ``card``: from the card that is there (None
+    where none is) the one that is to be. ``interim``: the same, for while not all is there. ``keeps``: whether a file
+    that is there and not wanted may stay."""
+
+    items: Mapping[str, Item]
+    card: Callable[[bytes | None], bytes | None]
+    interim: Callable[[bytes | None], bytes | None]
+    keeps: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """``remote``: as it is now. ``card``: that is there now."""
+
+    remote: Remote
+    card: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    card: Item | None
+    items: list[Item]
+    stale: list[str]
+
+    @property
+    def paths(self) -> list[str]:
+        return [item.path for item in [*self.items, *([self.card] if self.card else [])]] + self.stale
+
+    def __bool__(self) -> bool:
+        return bool(self.paths)
+
+
+class Publisher:
+    """Pushes to one revision of one repository. ``send`` may be called by several threads, the rest by one."""
+
+    def __init__(
+        self, client: HubClient, revision: str, create_pr: bool, digests: Digests, patience: Patience, meter: Meter
+    ) -> None:
+        self.client, self.revision = client, revision
+        self.pull_request: tuple[str, str] | None = None
+        self.changed: dict[str, int] = {}  # path → bytes, of the files that differed
+        self._create_pr = create_pr
+        self._digests, self._patience, self._meter = digests, patience, meter
+        self._remote = Remote("", {}, True)
+        self._cards: dict[str, bytes] = {}  # by blob id
+        self._additions: dict[tuple[str, str], CommitOperationAdd] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def remote(self) -> Remote:
+        """As last seen."""
+        return self._remote
+
+    def open(self, private: bool) -> bool:
+        """Look at the repository and the branch; make what is missing. Returns whether the repository is new."""
+        missing = self._missing()
+        if missing == "RepoNotFound":
+            making = f"making the repository {self.client.repo}"
+            self._patience.ride_out(making, lambda: self.client.create(private))
+        if missing and self.revision != "main" and not self.revision.startswith("refs/"):
+            making = f"making the branch {self.revision} of {self.client.repo}"
+            self._patience.ride_out(making, lambda: self.client.create_branch(self.revision))
+        if missing:
+            self.look()
+        return missing == "RepoNotFound"
+
+    def _missing(self) -> str:
+        """Look, and say what is not there in the Hub's words: "RepoNotFound", "RevisionNotFound"; "" for nothing."""
+        try:
+            self.look()
+        except HubError as error:
+            refusal = explain(error.__cause__) if error.__cause__ else None
+            if refusal is None or refusal.code not in ("RepoNotFound", "RevisionNotFound"):
+                raise
+            return refusal.code
+        return ""
+
+    def look(self) -> Remote:
+        """Raises HubError where the repository or the revision is not there."""
+        looking = f"looking at {self.client.repo}"
+        self._remote = self._patience.ride_out(looking, lambda: self.client.look(self.revision))
+        return self._remote
+
+    def differing(self, items: Iterable[Item], remote: Remote | None = None) -> list[Item]:
+        """Those that the Hub does not have as they are here. Reads files whose sha256 is not known."""
+        files = (remote or self._remote).files
+        return [item for item in items if not self._there(item, files)]
+
+    def card(self, remote: Remote | None = None) -> bytes | None:
+        """The card that is there."""
+        remote = remote or self._remote
+        found = remote.files.get(schema.CARD)
+        if found is None:
+            return None
+        if found.blob not in self._cards:
+            reading = f"reading {schema.CARD} of {self.client.repo}"
+            sha = remote.sha
+            self._cards[found.blob] = self._patience.ride_out(reading, lambda: self.client.read(schema.CARD, sha))
+        return self._cards[found.blob]
+
+    def check_card(self, card: bytes) -> None:
+        """Raises HubError where the Hub would not take a card."""
+        checking = f"checking {schema.CARD}"
+        self._patience.ride_out(checking, lambda: self.client.check_card(card.decode("utf-8")))
+
+    def send(self, item: Item) -> None:
+        """Send a file's content, unless the Hub has it. It is in the repository when it has been committed."""
+        if item.data is None and not item.file:
+            return
+        if not self._there(item, self._remote.files):
+            sending = f"sending {item.path} to {self.client.repo}"
+            self._patience.ride_out(sending, lambda: self._store(item))
+        self._meter.at(item.path, item.size)
+
+    def settle(self, wanted: Wanted, title: str) -> Settled:
+        """Commit until the repository holds what is wanted. Raises HubError."""
+        committing = f"committing to {self.client.repo}"
+        left = None
+        while True:
+            before = left
+            left = self._patience.ride_out(committing, lambda: self._round(wanted, title))
+            if not left:
+                return Settled(self._remote, self.card())
+            if left == before:
+                said = f"it took a commit, and still has another {left[0]}"
+                raise HubError(committing, said, "Somebody else may be pushing there; try again when they are done.")
+
+    def problems(self, items: Mapping[str, Item], keeps: Callable[[str], bool], remote: Remote) -> list[str]:
+        """How what the Hub states differs from the files here, by size and sha256 (small files: by git's id)."""
+        found = []
+        for item in self.differing(items.values(), remote):
+            there = remote.files.get(item.path)
+            if there is None:
+                found.append(f"{item.path} is missing")
+            elif there.size != item.size:
+                found.append(f"{item.path} has {there.size:,} bytes there, {item.size:,} here")
+            else:
+                found.append(f"{item.path} has another checksum there")
+        stale = _stale(remote, items, keeps)
+        return found + [f"{path} is there, but is no part of the dataset" for path in stale]
+
+    def _round(self, wanted: Wanted, title: str) -> list[str]:
+        """One look, and a commit if anything differs. Returns what did."""
+        remote = self.client.look(self.revision)
+        changes = self._compare(wanted, remote)
+        if changes and self._create_pr:
+            for ref in self.client.pull_requests()[:_PULLS_LOOKED_AT]:
+                proposed = self.client.look(ref)
+                if not self._compare(wanted, proposed):
+                    self.pull_request = ref, f"{self.client.url}/discussions/{ref.rpartition('/')[2]}"
+                    self._remote = proposed
+                    return []
+        self._remote = remote
+        if not changes:
+            return []
+        if len(changes.items) + len(changes.stale) > COMMIT_FILES:
+            early = wanted.interim(self.card(remote))
+            first = None if early is None or early == self.card(remote) else bytes_item(schema.CARD, early)
+            stale = changes.stale[:COMMIT_FILES]
+            changes = _Changes(first, changes.items[: COMMIT_FILES - len(stale)], stale)
+        self._commit(changes, title, remote)
+        return changes.paths
+
+    def _compare(self, wanted: Wanted, remote: Remote) -> _Changes:
+        there = self.card(remote)
+        card = wanted.card(there)
+        changed = None if card is None or card == there else bytes_item(schema.CARD, card)
+        items = self.differing(wanted.items.values(), remote)
+        gone = [item.path for item in items if item.data is None and not item.file]
+        if gone:
+            raise HubError(
+                f"pushing to {self.client.repo}",
+                f"{gone[0]} was removed here after it had been pushed, and is not there any more",
+                "Run the same laion6m convert again: it makes the shard anew.",
+            )
+        return _Changes(changed, items, _stale(remote, wanted.items, wanted.keeps))
+
+    def _commit(self, changes: _Changes, title: str, remote: Remote) -> None:
+        additions = []
+        for item in [*changes.items, *([changes.card] if changes.card else [])]:
+            if item.data is None:
+                self._store(item)  # at once, where it has been sent already
+                additions.append(self._addition(item))
+            else:
+                additions.append(self.client.addition(item.path, item.data))
+        operations = [*additions, *map(self.client.deletion, changes.stale)]
+        self.changed |= {item.path: item.size for item in (*changes.items, *([changes.card] if changes.card else []))}
+        done = self.client.commit(operations, title, self.revision, remote.sha, self._create_pr)
+        if changes.card is not None and changes.card.data is not None:
+            self._cards[git_blob(changes.card)] = changes.card.data  # what we wrote need not be read
+        with self._lock:  # an operation is good for one commit
+            self._additions.clear()
+        if done.pull_request is not None:
+            self.pull_request = done.pull_request
+            self.revision, self._create_pr = done.pull_request[0], False
+
+    def _store(self, item: Item) -> None:
+        addition = self._addition(item)
+        self.client.store(addition, self.revision, self._create_pr)
+        if addition.upload_info.sha256.hex() != self._digests.of(item):
+            said = "it is not what it was when it was first read"
+            raise HubError(f"sending {item.path}", said, "Let OUT rest, then run the same command again.")
+
+    def _addition(self, item: Item) -> CommitOperationAdd:
+        key = item.path, self._digests.of(item)
+        with self._lock:
+            found = self._additions.get(key)
+        if found is None:
+            found = self.client.addition(item.path, item.file, lambda place: self._meter.at(item.path, place))
+            with self._lock:
+                self._additions[key] = found
+        return found
+
+    def _there(self, item: Item, files: Mapping[str, RemoteFile]) -> bool:
+        remote = files.get(item.path)
+        return remote is not None and remote.size == item.size and same(item, self._digests.of(item), remote)
+
+
+def _stale(remote: Remote, items: Mapping[str, Item], keeps: Callable[[str], bool]) -> list[str]:
+    return [path for path in remote.files if path not in items and path != schema.CARD and not keeps(path)]

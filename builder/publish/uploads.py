@@ -1,0 +1,57 @@
+"""Several files on their way at a time."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from builder.publish.items import Item
+
+
+class Uploads:
+    """Threads that send files. Daemons, so that Ctrl-C need not wait for the half gigabyte that is on its way."""
+
+    def __init__(self, send: Callable[[Item], None], threads: int) -> None:
+        """``send``: called in the threads, for one file at a time in each."""
+        self._send = send
+        self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Item, BaseException | None]] = queue.SimpleQueue()
+        self._threads = threads
+        self._stopped = threading.Event()
+        self.pending = 0
+        for number in range(threads):
+            threading.Thread(target=self._work, name=f"laion6m-push-{number}", daemon=True).start()
+
+    def submit(self, item: Item) -> None:
+        self.pending += 1
+        self._waiting.put(item)
+
+    def take(self, wait: bool = True) -> Item | None:
+        """A file that has been sent, in any order; None when there is none, or (without ``wait``) none yet. Raises what
+        ``send`` raised."""
+        if not self.pending:
+            return None
+        try:
+            item, error = self._ended.get(block=wait)
+        except queue.Empty:
+            return None
+        self.pending -= 1
+        if error is not None:
+            raise error
+        return item
+
+    def stop(self) -> None:
+        """No further file is begun."""
+        self._stopped.set()
+        for _ in range(self._threads):
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None and not self._stopped.is_set():
+            try:
+                self._send(item)
+            except BaseException as error:  # noqa: BLE001, PERF203 - raised where the file is taken
+                self._ended.put((item, error))
+            else:
+                self._ended.put((item, None))

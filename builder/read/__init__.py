@@ -1,0 +1,1 @@
+"""Random access to what was written, and what training does with it."""

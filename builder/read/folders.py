@@ -1,0 +1,118 @@
+"""Files by path below a folder, whether they lie there as files or inside the folder's tars."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builder.errors import DamagedFileError
+from builder.records import WHOLE
+from builder.source.files import LocalFile
+from builder.source.tar_headers import normal_name
+from builder.source.tars import scan_tar
+
+_OPEN_TARS = 64
+"""File handles kept: a process may often have no more than 1,024, and the loader's workers and sockets need theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TarTable:
+    """Where each member of a tar lies: columns of length n by ascending name, about 40 bytes a member."""
+
+    names: NDArray[np.bytes_]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+
+    def find(self, name: bytes) -> int | None:
+        """The row of this name. Of several, the last in the tar, as extracting would leave it."""
+        row = int(np.searchsorted(self.names, name, side="right")) - 1
+        return row if row >= 0 and self.names[row] == name else None
+
+
+class Folder:
+    """Reads ``00000/000000012.jpg`` below ``root`` from the file of that name, else from ``root``'s tars.
+
+    Tars are scanned once in each process, when first needed: the one named like the path's first part, and only where
+    that has no such member, all others. Picklable, fork- and thread-safe; deterministic while the files rest. There
+    is no lock that a fork could inherit locked: the worst that two threads do to each other is to scan or open a tar
+    twice.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._start()
+
+    def _start(self) -> None:
+        self._tables: dict[Path, _TarTable] = {}
+        self._files: OrderedDict[str, LocalFile] = OrderedDict()
+        self._tars: list[Path] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.root = state["root"]
+        self._start()
+
+    def read(self, path: str) -> bytes:
+        """The file's bytes. Raises FileNotFoundError; DamagedFileError where a tar ends within it."""
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        name = normal_name(path)
+        for tar in self._candidates(name):
+            table = self._table(tar)
+            row = table.find(name.encode())
+            if row is None:
+                continue
+            if not table.whole[row]:
+                raise DamagedFileError(str(tar), name, "the member is sparse, or the tar ends within it")
+            size = int(table.sizes[row])
+            data = self._file(tar).read_at(int(table.offsets[row]), size)
+            if len(data) < size:
+                raise DamagedFileError(str(tar), name, f"{len(data)} of {size} bytes are there")
+            return data
+        raise FileNotFoundError(f"{path} is neither a file below {self.root} nor in a tar there")
+
+    def _candidates(self, name: str) -> list[Path]:
+        if self._tars is None:
+            self._tars = sorted(self.root.glob("*.tar"))
+        first = self.root / f"{name.partition('/')[0]}.tar"
+        return sorted(self._tars, key=lambda tar: tar != first)
+
+    def _table(self, tar: Path) -> _TarTable:
+        table = self._tables.get(tar)
+        if table is None:
+            table = self._tables[tar] = _scan(self._file(tar))
+        return table
+
+    def _file(self, tar: Path) -> LocalFile:
+        # Keys are str, whose hash and comparison run no Python code: each step here is one to other threads. A Path's
+        # let them in between, and what popitem was about to take was gone.
+        path = str(tar)
+        file = self._files.pop(path, None) or LocalFile(path)
+        self._files[path] = file
+        if len(self._files) > _OPEN_TARS:
+            with suppress(KeyError):  # emptied by the others: each removes one for each that it puts in
+                self._files.popitem(last=False)  # closed when the last thread that reads from it lets go
+        return file
+
+
+def _scan(file: LocalFile) -> _TarTable:
+    members = scan_tar(file).members
+    names = np.array([member.name.encode("utf-8", "surrogateescape") for member in members], dtype=np.bytes_)
+    ascending = np.argsort(names, kind="stable")
+    return _TarTable(
+        names[ascending],
+        np.array([member.offset for member in members], dtype=np.int64)[ascending],
+        np.array([member.size for member in members], dtype=np.int64)[ascending],
+        np.array([member.state == WHOLE for member in members], dtype=np.bool_)[ascending],
+    )

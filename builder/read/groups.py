@@ -1,0 +1,90 @@
+"""Values of compressed columns: decoded a row group at a time, and kept while rows near them are asked for."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+
+import pyarrow as pa
+
+from builder.errors import DamagedFileError, IndexMismatchError
+from builder.read.handles import Handles
+from builder.read.threads import ForkLock
+
+_KEPT_BYTES = 128 << 20
+"""Of decoded columns. Annotations of a row group are a few MB; images that had to be compressed, up to all of it."""
+
+
+class GroupColumns:
+    """Reads single values of Parquet and Arrow shards by row group. Thread-safe; picklable, without what it keeps."""
+
+    def __init__(self, files: Handles) -> None:
+        self._files = files
+        self._kept: OrderedDict[tuple[int, int, str], pa.ChunkedArray] = OrderedDict()
+        self._starts: dict[int, list[int]] = {}
+        self._lock = ForkLock()
+
+    def value(self, file: int, row: int, column: str) -> bytes | None:
+        """The bytes (UTF-8 for text) in ``row`` of a file, of a column or of ``struct.field``; None for null. Raises
+        IndexMismatchError when the file is not the one indexed, DamagedFileError when it cannot be decoded."""
+        self._files.get(file)  # proves that it is the one indexed
+        path = self._files.path(file)
+        if row < 0:
+            raise IndexMismatchError(path, f"row {row} is not in it")
+        with self._lock:
+            starts = self._group_starts(file, path)
+            group = bisect_right(starts, row) - 1
+            key = (file, group, column)
+            values = self._kept.get(key)
+            if values is None:
+                values = self._kept[key] = self._decode(file, path, group, column)
+                while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
+                    self._kept.popitem(last=False)
+            else:
+                self._kept.move_to_end(key)
+        within = row - starts[group]
+        if not 0 <= within < len(values):
+            raise IndexMismatchError(path, f"row {row} is not in it")
+        value = values[within]
+        return value.as_buffer().to_pybytes() if value.is_valid else None
+
+    def _group_starts(self, file: int, path: str) -> list[int]:
+        if file not in self._starts:
+            if self._files.files[file].kind == "arrow":
+                self._starts[file] = [0]
+            else:
+                import pyarrow.parquet as pq  # when it is needed: 10 MB in each process
+
+                from builder.store.pages import check_claims
+
+                try:
+                    metadata = pq.read_metadata(self._files.storage.for_arrow(path))
+                except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+                    raise DamagedFileError(path, "footer", str(error)) from None
+                check_claims(path, metadata, self._files.get(file).size)
+                counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+                self._starts[file] = [0, *accumulate(counts)][:-1] or [0]
+        return self._starts[file]
+
+    def _decode(self, file: int, path: str, group: int, column: str) -> pa.ChunkedArray:
+        import pyarrow.parquet as pq
+
+        name, _, field = column.partition(".")
+        try:
+            if self._files.files[file].kind == "arrow":
+                place = self._files.storage.for_arrow(path)
+                with pa.memory_map(place) if isinstance(place, str) else pa.PythonFile(place) as source:
+                    table = pa.ipc.open_stream(source).read_all().select([name])
+                    table.validate(full=True)  # offsets that lie would read memory that is not the file's
+            else:
+                with pq.ParquetFile(self._files.storage.for_arrow(path)) as parquet:
+                    table = parquet.read_row_group(group, columns=[column])
+            values = table.column(name)
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            raise DamagedFileError(path, f"row group {group}, column {column}", str(error)) from None
+        except KeyError:
+            raise DamagedFileError(path, "schema", f"it has no column {name}") from None
+        if not field:
+            return values
+        return pa.chunked_array([chunk.field(field) for chunk in values.chunks], type=values.type.field(field).type)

@@ -1,0 +1,192 @@
+"""Open files of a dataset, few at a time, each proved to be the file the index was made for."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import xxhash
+
+from builder.errors import DamagedFileError, IndexMismatchError, SourceError
+from builder.read.threads import ForkLock
+from builder.schema import IndexedFile
+
+MOST_OPEN = 128
+"""Of thousands of shards: far below the 1,024 descriptors that processes are commonly allowed."""
+
+
+class Handle(Protocol):
+    """An open file. Thread-safe: reads carry their own positions."""
+
+    path: str
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset`` on, none only at the end. Raises SourceError."""
+
+    @property
+    def mtime_ns(self) -> int | None:
+        """When it was modified; None where storage does not say."""
+
+
+class Storage(Protocol):
+    """Where a dataset's files are. Picklable."""
+
+    threads: int
+    """How many reads at a time get the most out of it."""
+
+    gap: int
+    """Bytes between two rows that are cheaper read than asked around; -1 where only rows that overlap (one that is
+    asked for twice) should share a read."""
+
+    def join(self, root: str, path: str) -> str:
+        """The place of a file, of ``path`` (with ``/``) below ``root``."""
+
+    def open(self, path: str) -> Handle:
+        """Raises SourceError when it is not there."""
+
+    def for_arrow(self, path: str) -> Any:
+        """What pyarrow opens to read the file: a path, or a file object that seeks."""
+
+
+class LocalHandle:
+    """A file on this machine. Closed when nobody holds it any more, so a thread that reads from it never loses it."""
+
+    __slots__ = ("__weakref__", "fd", "path", "size")
+
+    def __init__(self, path: str) -> None:
+        self.fd = -1
+        self.path = path
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from error
+        except ValueError as error:  # a NUL in the path
+            raise SourceError(f"{path}: {error}") from error
+        status = os.fstat(self.fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceError(f"{path}: a {'directory' if stat.S_ISDIR(status.st_mode) else 'device'}, not a file")
+        self.size = status.st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        try:
+            return os.pread(self.fd, size, offset)
+        except OSError as error:
+            raise SourceError(f"{self.path}: {error.strerror}") from error
+
+    @property
+    def mtime_ns(self) -> int | None:
+        return os.fstat(self.fd).st_mtime_ns
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # os may be gone when Python ends
+        if self.fd >= 0:
+            close(self.fd)
+
+
+class LocalStorage:
+    """Files on this machine."""
+
+    threads = min(4, os.cpu_count() or 1)
+    gap = -1  # a read costs less than cutting its bytes out of a larger one
+
+    def join(self, root: str, path: str) -> str:
+        return os.path.join(root, *path.split("/"))
+
+    def open(self, path: str) -> Handle:
+        return LocalHandle(path)
+
+    def for_arrow(self, path: str) -> Any:
+        return path
+
+
+class Handles:
+    """Files by their numbers in an index. Thread-safe; survives fork and pickling (nothing open travels)."""
+
+    def __init__(self, root: str, files: Sequence[IndexedFile], storage: Storage | None = None) -> None:
+        self.root, self.files, self.storage = root, files, storage or LocalStorage()
+        self._open: OrderedDict[int, Handle] = OrderedDict()
+        self._lock = ForkLock()
+
+    def __getstate__(self) -> tuple[str, Sequence[IndexedFile], Storage]:
+        return self.root, self.files, self.storage
+
+    def __setstate__(self, state: tuple[str, Sequence[IndexedFile], Storage]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    def path(self, number: int) -> str:
+        """Where file ``number`` is. Raises DamagedFileError for a name that leads out of the index's root."""
+        return self._inside(self.files[number].path)
+
+    def get(self, number: int) -> Handle:
+        """The file, opened and checked. Raises IndexMismatchError when it is not the one indexed."""
+        with self._lock:
+            handle = self._open.get(number)
+            if handle is not None:
+                self._open.move_to_end(number)
+                return handle
+        if not 0 <= number < len(self.files):
+            raise DamagedFileError(self.root, "index", f"it names file {number} of {len(self.files)}")
+        handle = self._checked(self.path(number), self.files[number].check)
+        with self._lock:
+            self._open[number] = handle
+            while len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+        return handle
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Exactly ``size`` bytes. Raises IndexMismatchError when the file does not have them."""
+        handle = self._open.get(number) or self.get(number)
+        if offset < 0 or size < 0 or offset + size > handle.size:
+            raise IndexMismatchError(handle.path, f"bytes {offset:,} to {offset + size:,} of {handle.size:,}")
+        data = handle.read(offset, size)
+        while len(data) != size:  # network storage may give a part at a time
+            more = handle.read(offset + len(data), size - len(data))
+            if not more:
+                raise IndexMismatchError(handle.path, f"it ends at byte {offset + len(data):,}")
+            data += more
+        return data
+
+    def read_member(self, number: int, path: str, size: int) -> bytes:
+        """A whole file below the side (raw/ or captions/) that file ``number``, a folder, lies in. Raises
+        IndexMismatchError."""
+        side = self.files[number].path.split("/")[0]
+        handle = self._checked(self._inside(f"{side}/{path}"), {"size": size})
+        return handle.read(0, size)
+
+    def _inside(self, path: str) -> str:
+        if ".." in path.split("/"):  # an index may be a stranger's, and be there to be read out
+            raise DamagedFileError(self.root, "index", f"it names {path!r}, which leads out of it")
+        return self.storage.join(self.root, path)
+
+    def _checked(self, path: str, check: dict[str, Any]) -> Handle:
+        try:
+            handle = self.storage.open(path)
+            if difference := describe_difference(handle, check):
+                raise IndexMismatchError(path, difference)
+        except SourceError as error:
+            raise IndexMismatchError(path, str(error).removeprefix(f"{path}: ")) from error
+        return handle
+
+
+def describe_difference(handle: Handle, check: dict[str, Any]) -> str | None:
+    """What tells a file from the one that was indexed, in words; None when nothing does."""
+    size, footer, mtime = check.get("size"), check.get("footer"), check.get("mtime_ns")
+    if size is not None and size != handle.size:
+        return f"{handle.size:,} bytes, {size:,} when it was indexed"
+    if footer is not None and footer != parquet_footer_digest(handle):
+        return "its footer is another one"
+    if mtime is not None and handle.mtime_ns is not None and mtime != handle.mtime_ns:
+        return "it was modified since it was indexed"
+    return None
+
+
+def parquet_footer_digest(handle: Handle) -> str | None:
+    """xxh3-128 of a Parquet file's footer with its length and magic, hex; None where there is no whole footer."""
+    tail = handle.read(max(0, handle.size - 8), 8)
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != b"PAR1" or length > handle.size - 12:
+        return None
+    return xxhash.xxh3_128_hexdigest(handle.read(handle.size - length - 8, length + 8))

@@ -1,0 +1,224 @@
+"""meta/index.arrow, memory-mapped: from a row number to where its bytes lie, without loading what is not asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from builder import schema
+from builder.arrays import numbers_of
+from builder.errors import DamagedFileError, SourceError
+
+_SHIFT = schema.INDEX_BATCH_ROWS.bit_length() - 1
+_MASK = schema.INDEX_BATCH_ROWS - 1
+_KINDS = ("parquet", "arrow", "tar", "folder", "rowgroups")
+_CHECKS = {"size": int, "mtime_ns": int, "footer": str, "column": str}
+
+
+class IndexBatch:
+    """Columns of one record batch as memory views: an item is one Python number, at about 40 ns."""
+
+    __slots__ = (
+        "annotation_file",
+        "annotation_offset",
+        "annotation_size",
+        "bom",
+        "digest",
+        "file",
+        "find_hash",
+        "find_row",
+        "height",
+        "offset",
+        "path",
+        "position",
+        "rows",
+        "size",
+        "texts",
+        "width",
+    )
+
+    def __init__(self, batch: pa.RecordBatch, path: str) -> None:
+        self.rows = batch.num_rows
+        self.path = path
+
+        def numbers(name: str, code: Literal["i", "q", "Q"]) -> memoryview[int]:
+            array = batch.column(name)
+            data = array.buffers()[1]
+            width = 4 if code == "i" else 8
+            if array.null_count or data is None or data.size < self.rows * width:
+                raise DamagedFileError(path, f"column {name}", "is shorter than the index")
+            return memoryview(data)[: self.rows * width].cast(code)
+
+        self.file = numbers("file", "i")
+        self.offset = numbers("offset", "q")
+        self.size = numbers("size", "q")
+        self.width = numbers("width", "i")
+        self.height = numbers("height", "i")
+        self.position = numbers("position", "q")
+        self.annotation_file = numbers("annotation_file", "i")
+        self.annotation_offset = numbers("annotation_offset", "q")
+        self.annotation_size = numbers("annotation_size", "q")
+        self.find_hash = np.frombuffer(numbers("find_hash", "Q"), dtype=np.uint64)
+        self.find_row = np.frombuffer(numbers("find_row", "q"), dtype=np.int64)
+        self.bom = batch.column("bom")
+        self.digest = batch.column("digest")
+        self.texts: dict[str, tuple[memoryview, memoryview]] = {}
+        for name in ("key", "path", "annotation_path", "caption", "annotation"):
+            _, ends, data = batch.column(name).buffers()
+            if ends is None or ends.size < (self.rows + 1) * 4:
+                raise DamagedFileError(path, f"column {name}", "is shorter than the index")
+            self.texts[name] = (memoryview(ends)[: (self.rows + 1) * 4].cast("i"), memoryview(data or b""))
+
+    def text(self, name: str, at: int) -> str:
+        """The string of column ``name`` in row ``at`` of this batch."""
+        ends, data = self.texts[name]
+        start, end = ends[at], ends[at + 1]
+        if not 0 <= start <= end <= len(data):
+            raise DamagedFileError(self.path, f"column {name}, row {at}", "its offsets lie outside its text")
+        try:
+            return str(data[start:end], "utf-8")
+        except UnicodeDecodeError as error:
+            raise DamagedFileError(self.path, f"column {name}, row {at}", str(error)) from None
+
+
+class Index:
+    """An index over files. Opening reads the footer; a batch is looked at when a row of it is asked for.
+
+    ``source`` overrides where the indexed files are looked for. Thread-safe; picklable, as a path.
+    """
+
+    def __init__(self, path: str, root: str, source: str | None = None) -> None:
+        """``path``: the index file. ``root``: the folder that its ``root`` is relative to. ``source``: where the files
+        are, whatever the index says. Raises DamagedFileError, SourceError."""
+        self.path = path
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(path))
+            table = self._reader.schema
+            self.header = schema.IndexHeader.from_json((table.metadata or {})[schema.INDEX_METADATA_KEY])
+        except FileNotFoundError:
+            raise SourceError(f"{path} is not there") from None
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DamagedFileError(path, "metadata", f"not an index of this tool: {error!r}") from None
+        self._check(table)
+        self.root = source or _join(root, self.header.root)
+        self._batches: list[IndexBatch | None] = [None] * self._reader.num_record_batches
+
+    def __len__(self) -> int:
+        return self.header.rows
+
+    def place(self, row: int) -> tuple[IndexBatch, int]:
+        """The batch that holds ``row`` (0 ≤ row < len) and the row's number in it."""
+        number = row >> _SHIFT
+        batch = self._batches[number]
+        return (batch if batch is not None else self.load(number)), row & _MASK
+
+    def load(self, number: int) -> IndexBatch:
+        """Look at one batch. Raises DamagedFileError."""
+        made = IndexBatch(self._batch(number), self.path)
+        for name, least in (("file", 0), ("annotation_file", schema.IN_INDEX)):
+            numbers = np.frombuffer(getattr(made, name), dtype=np.int32)
+            if numbers.min() < least or numbers.max() >= len(self.header.files):
+                problem = f"it names files {numbers.min()} to {numbers.max()} of {len(self.header.files)}"
+                raise DamagedFileError(self.path, f"batch {number}, column {name}", problem)
+        self._batches[number] = made
+        return made
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        try:
+            batch = self._reader.get_batch(number)
+            batch.validate()
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedFileError(self.path, f"batch {number}", str(error)) from None
+        expected = min(schema.INDEX_BATCH_ROWS, len(self) - number * schema.INDEX_BATCH_ROWS)
+        if batch.num_rows != expected:
+            raise DamagedFileError(self.path, f"batch {number}", f"{batch.num_rows} rows where {expected} belong")
+        return batch
+
+    def find(self, key: str) -> int | None:
+        """The row with that key. Bisects the sorted hashes, then compares the keys themselves."""
+        if not len(self):
+            return None
+        wanted = np.uint64(xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")))
+        low, high = 0, len(self._batches)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.place(middle << _SHIFT)[0].find_hash[0] <= wanted:
+                low = middle
+            else:
+                high = middle
+        while low >= 0:  # equal hashes may begin in the batch before
+            batch = self.place(low << _SHIFT)[0]
+            at = int(np.searchsorted(batch.find_hash, wanted, side="right")) - 1
+            while at >= 0 and batch.find_hash[at] == wanted:
+                row = int(batch.find_row[at])
+                if not 0 <= row < len(self):
+                    raise DamagedFileError(self.path, "column find_row", f"{row} is no row")
+                there, place = self.place(row)
+                if there.text("key", place) == key:
+                    return row
+                at -= 1
+            if at >= 0:
+                break
+            low -= 1
+        return None
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A column of numbers, whole. Copies: 4 or 8 bytes for each row. Raises DamagedFileError."""
+        table = self.table([name])
+        if table.column(0).null_count:
+            raise DamagedFileError(self.path, f"column {name}", "has nulls")
+        return numbers_of(table.column(0))
+
+    def table(self, names: Sequence[str]) -> pa.Table:
+        """Columns as an Arrow table over the mapped file: nothing is copied. Raises DamagedFileError."""
+        batches = [self._batch(number).select(list(names)) for number in range(len(self._batches))]
+        for number, batch in enumerate(batches):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                if pa.types.is_string(column.type) and not _ends_fit(column):
+                    problem = "its offsets lie outside its text"
+                    raise DamagedFileError(self.path, f"batch {number}, column {name}", problem)
+        return pa.Table.from_batches(batches, schema=pa.schema([schema.INDEX_TABLE.field(name) for name in names]))
+
+    def _check(self, table: pa.Schema) -> None:
+        if self.header.version != schema.INDEX_VERSION:
+            raise DamagedFileError(
+                self.path, "version", f"{self.header.version}; this tool reads {schema.INDEX_VERSION}"
+            )
+        if not table.remove_metadata().equals(schema.INDEX_TABLE):
+            raise DamagedFileError(self.path, "schema", "its columns are not those of an index")
+        for file in self.header.files:
+            known = all(type(value) is _CHECKS.get(name, type(value)) for name, value in file.check.items())
+            if file.kind not in _KINDS or not known or (file.kind == "rowgroups" and "column" not in file.check):
+                raise DamagedFileError(self.path, "metadata", f"what it says of {file.path!r:.80} cannot be")
+        batches = -(-self.header.rows // schema.INDEX_BATCH_ROWS)
+        if self.header.rows < 0 or batches != self._reader.num_record_batches:
+            raise DamagedFileError(
+                self.path, "batches", f"{self._reader.num_record_batches} for {self.header.rows} rows"
+            )
+
+
+def _join(folder: str, root: str) -> str:
+    """Where the files of an index in ``folder`` are. A URL is no path: ``normpath`` would fold its slashes."""
+    if "://" in folder:
+        return folder if root in ("", ".") else root
+    return os.path.normpath(os.path.join(folder, root))
+
+
+def _ends_fit(column: pa.StringArray) -> bool:
+    """Whether every string lies within the text, which Arrow takes for granted: a lie would be a crash of whoever reads
+    the column. 4 bytes looked at for each row; the text itself is not touched."""
+    _, ends, data = column.buffers()
+    if not len(column):
+        return True
+    offsets = np.frombuffer(ends, dtype=np.int32, count=len(column) + 1)
+    # Compared, not subtracted: a difference of 32-bit numbers that lie can wrap around to a sound one.
+    ascending = offsets[0] >= 0 and (offsets[1:] >= offsets[:-1]).all()
+    return bool(ascending and offsets[-1] <= (data.size if data else 0))

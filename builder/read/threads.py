@@ -1,0 +1,70 @@
+"""A few threads that wait for storage together."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+_WORTH = 8  # items for each thread, below which handing them over costs more than it gains
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """One pool for each process: threads do not come along when a process forks."""
+    return ThreadPoolExecutor(max_workers=64, thread_name_prefix=f"laion6m-{process}")
+
+
+def in_threads(work: Callable[[list[Item]], None], items: list[Item], threads: int) -> None:
+    """Call ``work`` on consecutive stretches of ``items``, in up to ``threads`` threads, this one included. The first
+    error is raised when all are done."""
+    count = min(threads, len(items) // _WORTH)
+    if count < 2:
+        work(items)
+        return
+    edges = [len(items) * part // count for part in range(count + 1)]
+    stretches = [items[start:end] for start, end in pairwise(edges)]
+    futures = [_pool(os.getpid()).submit(work, stretch) for stretch in stretches[1:]]
+    try:
+        work(stretches[0])
+    finally:
+        for future in futures:
+            future.result()
+
+
+class ForkLock:
+    """A lock that nobody holds in a forked child: the thread that held it did not come along, and would never let
+    go."""
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        _LOCKS.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        self._lock = threading.Lock()
+
+
+_LOCKS: weakref.WeakSet[ForkLock] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for lock in _LOCKS:
+        lock.renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)

@@ -1,0 +1,164 @@
+"""From an image file's bytes to a crop of the size a model wants. Arrays are uint8, h w c, RGB, 0 to 255.
+
+Two ways: the exact one gives what upstream's CaptionDataset gives, to the bit; the fast one (OpenCV) decodes a JPEG
+at a half, quarter or eighth where the target is that much smaller, and resamples with other filters.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from builder.errors import MissingExtraError
+from builder.read.buckets import Buckets, Size
+
+Pixels = NDArray[np.uint8]
+
+BAD_IMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's plugins raise for broken files (SyntaxError: PNG; struct.error: TIFF, BMP; the bomb error is no
+OSError)."""
+
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+
+
+class UnusableImageError(ValueError):
+    """An image that can be read but is not wanted. Args: kind (``image_too_small``, ``aspect_ratio``), detail."""
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def check_size(width: int, height: int, min_side: int) -> None:
+    """Upstream's assertions: both sides > ``min_side``, 0.1 < width ÷ height < 10. Raises UnusableImageError."""
+    if not (width > min_side and height > min_side):
+        raise UnusableImageError("image_too_small", f"{width}x{height} pixels; both sides must be over {min_side}")
+    if not 0.1 < width / height < 10:
+        raise UnusableImageError("aspect_ratio", f"{width}x{height} pixels; width / height must be between 0.1 and 10")
+
+
+def random_crop(width: int, height: int, target: Size) -> tuple[int, int, int, int]:
+    """The largest box of the target's ratio, somewhere along the side that is too long: (left, upper, right, lower).
+
+    Draws once from ``random``, for a square target exactly as upstream does, also where there is nothing to choose:
+    ``randint(0, 0)`` moves the generator on, and every later draw with it.
+    """
+    wide, high = target
+    if width * high > height * wide:
+        side = max(1, round(height * wide / high))
+        left = random.randint(0, width - side)
+        return left, 0, left + side, height
+    side = min(height, max(1, round(width * high / wide)))
+    upper = random.randint(0, height - side)
+    return 0, upper, width, upper + side
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What size an image is made: ``size`` × ``size``, or the bucket that suits its ratio."""
+
+    size: int
+    buckets: Buckets | None = None
+
+    def of(self, width: int, height: int) -> Size:
+        return self.buckets.sizes[self.buckets.of(width, height)] if self.buckets else (self.size, self.size)
+
+
+def open_exact(data: bytes, min_side: int) -> Image.Image:
+    """The image as RGB, by Pillow, no EXIF turn. Raises BAD_IMAGE errors and UnusableImageError."""
+    image: Image.Image = Image.open(BytesIO(data))
+    check_size(image.width, image.height, min_side)
+    if image.mode == "RGB":
+        image.load()  # what convert does before it copies
+        return image
+    return image.convert("RGB")
+
+
+def crop_exact(image: Image.Image, target: Target) -> Pixels:
+    """Random crop, then Pillow's default filter. ``resize`` with a box is no short cut: it looks beyond the box's
+    edges."""
+    size = target.of(image.width, image.height)
+    cropped = image.crop(random_crop(image.width, image.height, size))
+    return np.array(cropped.resize(size))
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledPixels:
+    """A decoded image, BGR as OpenCV has it, perhaps smaller than the file's ``width`` × ``height`` pixels."""
+
+    pixels: Pixels
+    width: int
+    height: int
+
+
+@cache
+def load_cv2() -> Any:
+    """OpenCV. Raises MissingExtraError."""
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise MissingExtraError("imdecode_backend='cv2'", "opencv-python", "mm") from error
+
+
+def open_fast(data: bytes, min_side: int, target: Target) -> ScaledPixels:
+    """The image by OpenCV, no EXIF turn; by Pillow where OpenCV does not know the format. Errors as :func:`open_exact`,
+    and OSError for a JPEG without its end marker, whose missing part OpenCV would fill with grey."""
+    cv2 = load_cv2()
+    with Image.open(BytesIO(data)) as header:
+        width, height = header.size
+        known = header.format in ("JPEG", "PNG", "WEBP", "BMP") and header.mode in ("RGB", "L")
+    check_size(width, height, min_side)
+    if not known:
+        rgb = np.asarray(open_exact(data, min_side))
+        return ScaledPixels(np.ascontiguousarray(rgb[:, :, ::-1]), width, height)
+    flags = cv2.IMREAD_COLOR
+    if data.startswith(_JPEG_START):
+        if data.rfind(_JPEG_END) < 0:
+            raise OSError("the JPEG ends before its end marker")
+        flags = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}.get(
+            shrink_factor(width, height, target.of(width, height)), flags
+        )
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise OSError("OpenCV cannot decode the image")
+    return ScaledPixels(pixels, width, height)
+
+
+def shrink_factor(width: int, height: int, size: Size) -> int:
+    """8, 4, 2 or 1: how much smaller a JPEG may be decoded so that the crop still holds as many pixels as are
+    wanted."""
+    room = min(width / size[0], height / size[1])
+    return next((factor for factor in (8, 4, 2) if room >= factor), 1)
+
+
+def crop_fast(image: ScaledPixels, target: Target) -> Pixels:
+    """Random crop and OpenCV's resampling: by area where it shrinks, else linear. c h w, RGB."""
+    cv2 = load_cv2()
+    high, wide = image.pixels.shape[:2]
+    size = target.of(image.width, image.height)
+    left, upper, right, lower = random_crop(wide, high, size)
+    cropped = image.pixels[upper:lower, left:right]
+    shrinks = right - left >= size[0] and lower - upper >= size[1]
+    resized = cv2.resize(cropped, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    planes = np.empty((3, size[1], size[0]), np.uint8)
+    for channel in range(3):
+        cv2.extractChannel(resized, 2 - channel, planes[channel])
+    return planes

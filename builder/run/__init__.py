@@ -1,0 +1,1 @@
+"""Plan, convert, verify, extract: where source and store meet."""

@@ -1,0 +1,316 @@
+"""Run a job: survey → plan → units of work → receipts → finish. What kind of output it makes is handed in."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+import builder
+from builder import schema
+from builder.arrays import numbers_of, to_ipc
+from builder.errors import InterruptedRunError, SourceError
+from builder.options import ConvertOptions, Slice
+from builder.records import Totals
+from builder.run.engines import Engine, EngineChoice, Report, make_engine
+from builder.run.finish import add_up, examples_of, tally, totals_json
+from builder.run.passes import Passing, confirmed, cuts_of, stretches
+from builder.run.progress import Progress
+from builder.run.shard import Unit
+from builder.run.survey import Survey, describe_source, load_survey, save_survey, shard_rows, survey
+from builder.source.layouts import Layout, recognise
+from builder.store.folders import LocalFolder, open_folder
+from builder.store.ledger import Ledger, Passed, Receipt
+from builder.store.output import make_folder
+from builder.urls import StorageOptions, is_url, join
+
+
+class Outlet(Protocol):
+    """Where finished shards go on to while others are being made."""
+
+    def put(self, receipt: Receipt, shards: int) -> None:
+        """A shard, of ``shards`` in all, is whole on disk. Called once for each, those of earlier runs first; a second
+        time for one that had to be made again."""
+
+    def room(self) -> None:
+        """Returns when there is room for another shard to be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a job makes. ``work``: one unit to its receipt. ``stands``: whether a receipt's output is still there (it is
+    told the shard's name, and the sizes of the files in data/). ``accept``: refuses a source it cannot do. ``finish``:
+    writes what spans all shards. ``lasting``: unfinished work is kept for the next run. ``outlet``: is handed the
+    shards."""
+
+    verb: str
+    work: Callable[[Unit, Report], Receipt]
+    stands: Callable[[Ledger, Receipt, str, Mapping[str, int]], bool]
+    accept: Callable[[Survey], None]
+    finish: Callable[[Ledger, Survey, dict[int, Receipt], ConvertOptions], Totals]
+    lasting: bool
+    outlet: Outlet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did. ``totals`` are of the slice that was asked for; ``complete``: OUT is whole. ``did``: shards
+    made by this run (the others were there); ``missing``: shards still to do. ``damage``: archive → what is wrong
+    with it."""
+
+    out: str
+    totals: Totals
+    examples: dict[str, str]
+    damage: dict[str, list[str]]
+    complete: bool
+    did: int
+    missing: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``--json``."""
+        return {**totals_json(self.totals), "seconds": round(self.seconds, 3), "out": self.out}
+
+
+def build(
+    kind: Kind,
+    source: str,
+    out: str,
+    options: ConvertOptions,
+    *,
+    part: Slice,
+    engine: EngineChoice,
+    storage: StorageOptions,
+    quiet: bool,
+) -> Summary:
+    """Do a job, or go on where an earlier run stopped. The bytes of OUT depend on the source and on ``options`` alone.
+
+    Raises SourceError, OutputError, OptionError, WorkerDiedError, InterruptedRunError.
+    """
+    started = time.monotonic()
+    folder = open_folder(out, storage)
+    with make_engine(engine) as crew:  # first of all: connections to a source do not outlive a fork
+        layout = recognise(source, options.recaptions, storage)
+        if isinstance(folder, LocalFolder):
+            make_folder(out)
+        job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet)
+        taken = job.taken
+        with job.ledger.locked(taken.start, max(taken.start + 1, taken.stop)):
+            return job.run(started)
+
+
+class _Job:
+    """A job whose slice nobody else is at."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        layout: Layout,
+        options: ConvertOptions,
+        part: Slice,
+        ledger: Ledger,
+        crew: Engine,
+        quiet: bool,
+    ) -> None:
+        self.kind, self.layout, self.options, self.part = kind, layout, options, part
+        self.ledger, self.crew, self.quiet = ledger, crew, quiet
+        self.taken = part.of(len(layout.raw))
+        self._put: set[int] = set()  # shards that the outlet has been handed
+
+    def run(self, started: float) -> Summary:
+        """Raises what ``build`` raises."""
+        ledger = self.ledger
+        with ledger.guarded():
+            if not self.kind.lasting:
+                ledger.clear()
+            ledger.begin(job_of(describe_source(self.layout), self.options))
+            plan = load_survey(self.layout, ledger)
+            if plan is None and not self.layout.is_remote:
+                plan = survey(self.layout, self.options, self.crew)
+                self.kind.accept(plan)
+                save_survey(plan, ledger)
+                plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows need not stay in memory
+        passed: dict[int, Passed] = {}
+        did = 0
+        if self.layout.is_remote:
+            passing = self._passing()
+            before = len(passing.done())
+            if plan is None:
+                passed = self._pass(passing)
+                did = len(passed) - before
+                if len(passed) < len(stretches(cuts_of(self.layout, self.options))):
+                    return self._partial(passed, did, started)
+                with ledger.guarded():
+                    plan = load_survey(self.layout, ledger)  # another slice may have come first
+                    if plan is None:
+                        plan = passing.survey(self.crew)
+                        save_survey(plan, ledger)
+                        plan = load_survey(self.layout, ledger) or plan
+            else:
+                passed = passing.done()
+        assert plan is not None
+        return self._finish(plan, passed, did, started)
+
+    def _finish(self, plan: Survey, passed: dict[int, Passed], did: int, started: float) -> Summary:
+        """Make what there is no receipt of, then what spans all shards."""
+        kind, ledger, part = self.kind, self.ledger, self.part
+        shards = plan.plan.shards
+        mine = [number for number, owner in enumerate(plan.plan.owners) if part == Slice() or owner in self.taken]
+        receipts = self._receipts(plan, passed)
+        pending = [number for number in mine if number not in receipts]
+        progress = _progress(kind.verb, plan, pending, self.quiet)
+        units = (self._unit(plan, number) for number in _as_there_is_room(pending, kind.outlet))
+        try:
+            for number in mine:
+                if number in receipts:
+                    self._hand_on(receipts[number], shards)
+            for receipt in self.crew.run(kind.work, units, progress.update):
+                receipts[receipt.number] = receipt
+                self._put.discard(receipt.number)  # what was handed on before was of other rows
+                self._hand_on(receipt, shards)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(sum(number in receipts for number in mine), len(mine)) from None
+        finally:
+            progress.finish()
+        with ledger.guarded():
+            if part != Slice():  # other slices may have finished meanwhile
+                receipts = self._receipts(plan, passed)
+            complete = len(receipts) == shards
+            lost = [plan.plan.rejects] if complete and part == Slice() else []
+            examples = examples_of([*lost, *(ledger.rejects_part(n) for n in mine if receipts[n].rejected)])
+            if complete:
+                self._remove_strays(passed, shards)
+                kind.finish(ledger, plan, receipts, self.options)
+                if not kind.lasting:
+                    ledger.clear()
+        return Summary(
+            out=ledger.out,
+            totals=tally(plan, [receipts[number] for number in mine], planned_rejects=bool(lost)),
+            examples=examples,
+            damage=plan.damage,
+            complete=complete,
+            did=did + len(pending),
+            missing=shards - len(receipts),
+            seconds=time.monotonic() - started,
+        )
+
+    def _receipts(self, plan: Survey, passed: dict[int, Passed]) -> dict[int, Receipt]:
+        """Of shards that are done and still there."""
+        stands, shards = self._stands(), plan.plan.shards
+        made = confirmed(plan, passed, len(cuts_of(self.layout, self.options))) if passed else {}
+        return {n: r for n, r in (made | self.ledger.receipts()).items() if stands(r, shards)}
+
+    def _stands(self) -> Callable[[Receipt, int], bool]:
+        sizes = self.ledger.folder.sizes(schema.DATA)
+
+        def stands(receipt: Receipt, shards: int) -> bool:
+            name = str(schema.ShardName(receipt.number, shards, schema.SUFFIXES[self.options.format]))
+            return self.kind.stands(self.ledger, receipt, name, sizes)
+
+        return stands
+
+    def _hand_on(self, receipt: Receipt, shards: int) -> None:
+        if self.kind.outlet is not None and receipt.number not in self._put:
+            self._put.add(receipt.number)
+            self.kind.outlet.put(receipt, shards)
+
+    def _unit(self, plan: Survey, number: int) -> Unit:
+        rows, stock = shard_rows(plan, number)
+        layout = plan.layout
+        return Unit(
+            out=self.ledger.folder,
+            number=number,
+            shards=plan.plan.shards,
+            rows=to_ipc(rows),
+            stock=stock,
+            options=self.options,
+            raw=len(layout.raw),
+            captions=bool(layout.captions),
+        )
+
+    def _passing(self) -> Passing:
+        return Passing(
+            layout=self.layout,
+            options=self.options,
+            ledger=self.ledger,
+            guess=self.kind.lasting,
+            stands=self._stands(),
+            put=self._hand_on,
+            room=self.kind.outlet.room if self.kind.outlet else lambda: None,
+        )
+
+    def _pass(self, passing: Passing) -> dict[int, Passed]:
+        """Read the raw tars of this slice, once."""
+        size = sum(self.layout.raw[number].size for number in self.taken)
+        progress = Progress(self.kind.verb, None, size, quiet=self.quiet)
+        try:
+            return passing.run(self.crew, self.taken, progress.update)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(len(self._put), len(cuts_of(self.layout, self.options))) from None
+        finally:
+            progress.finish()
+
+    def _partial(self, passed: dict[int, Passed], did: int, started: float) -> Summary:
+        """Of a slice, while nobody has read all of the source: what will be found missing or twice is not known."""
+        shards = len(cuts_of(self.layout, self.options))
+        there = [receipt for each in passed.values() for receipt in each.receipts]
+        cuts = cuts_of(self.layout, self.options)
+        mine = [receipt for receipt in there if cuts[receipt.number].first in self.taken]
+        return Summary(
+            out=self.ledger.out,
+            totals=add_up(mine),
+            examples=examples_of(self.ledger.rejects_part(receipt.number) for receipt in mine if receipt.rejected),
+            damage={},
+            complete=False,
+            did=did,
+            missing=shards - len(there),
+            seconds=time.monotonic() - started,
+        )
+
+    def _remove_strays(self, passed: dict[int, Passed], shards: int) -> None:
+        """Shards that were made when there were thought to be another number of them, which is in their names."""
+        thought = len(cuts_of(self.layout, self.options)) if passed else shards
+        if thought != shards:
+            suffix = schema.SUFFIXES[self.options.format]
+            for receipt in (receipt for each in passed.values() for receipt in each.receipts):
+                self.ledger.folder.remove(schema.ShardName(receipt.number, thought, suffix).path)
+
+
+def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
+    """Raises SourceError where OUT lies in a part of the source that is read, links followed, or is the source itself
+    (which ``beside`` allows)."""
+    if is_url(source) or is_url(out):
+        read = tuple(f"{join(source, name)}/" for name in ("raw", "captions", "data.json"))
+        if source.rstrip("/") == out.rstrip("/") or f"{out}/".startswith(read):
+            raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
+        return
+    target = os.path.realpath(out)
+    parts = [os.path.realpath(os.path.join(source, name)) for name in ("raw", "captions", "data.json")]
+    within = any(target == part or target.startswith(part + os.sep) for part in parts)
+    if within or (target == os.path.realpath(source) and not beside):
+        raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
+
+
+def job_of(source: dict[str, Any], options: ConvertOptions) -> dict[str, Any]:
+    """What must be the same for a run to go on with another's work."""
+    versions = {"laion6m": builder.__version__.rsplit(".", 1)[0], "pyarrow": pa.__version__}
+    return {"source": source, "options": options.to_json(), "versions": versions}
+
+
+def _as_there_is_room(numbers: list[int], outlet: Outlet | None) -> Iterator[int]:
+    for number in numbers:
+        if outlet is not None:
+            outlet.room()
+        yield number
+
+
+def _progress(verb: str, plan: Survey, pending: list[int], quiet: bool) -> Progress:
+    bounds = plan.plan.bounds
+    images = sum(bounds[number + 1] - bounds[number] for number in pending)
+    sizes = numbers_of(plan.plan.rows.column("size"))
+    size = sum(int(sizes[bounds[number] : bounds[number + 1]].sum()) for number in pending)
+    return Progress(verb, images, size, quiet=quiet)

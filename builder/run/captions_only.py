@@ -1,0 +1,181 @@
+"""Everything of a converted folder but the image bytes, as files of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from builder import schema
+from builder.arrays import utf8_array
+from builder.errors import DamagedFileError, OutputError
+from builder.publish.card import Facts
+from builder.run.engines import EngineChoice, Report, make_engine
+from builder.run.parcel import Parcel, is_shard, local_item
+from builder.store.manifest import Manifest
+from builder.store.output import ArrowSink, OutputFile, make_folder, publish
+
+_ROWS = 250_000
+"""Rows of a file, about: some 250 MB of text, compressed."""
+
+_KEPT = ("key", "caption", "width", "height", "annotation")
+_COLUMNS = ("key", "url", *_KEPT[1:])
+_FEATURES: dict[str, Any] = {
+    name: schema.FEATURES.get(name, {"dtype": "string", "_type": "Value"}) for name in _COLUMNS
+}
+_TABLE = pa.schema(
+    [pa.field(name, pa.string() if name == "url" else schema.ROW.field(name).type) for name in _COLUMNS],
+    metadata={schema.HUGGINGFACE_KEY: json.dumps({"info": {"features": _FEATURES}}).encode()},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """One file to make, out of consecutive shards."""
+
+    shards: tuple[str, ...]
+    temporary: str
+    final: str
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.final)
+
+
+def captions_parcel(out: str, manifest: Manifest, num_proc: int | None) -> Parcel:
+    """Columns key, url (of the annotation, where it has one), caption, width, height and annotation, in
+    OUT/.laion6m/captions-only. Files that are there for the same manifest are used again.
+
+    Raises OutputError where a shard is not here, WriteError, DamagedFileError.
+    """
+    shards = [path for path in sorted(manifest.files) if is_shard(path)]
+    for path in shards:
+        if not os.path.isfile(os.path.join(out, *path.split("/"))):
+            raise OutputError(
+                f"{out} has no {path}: captions are taken from the shards. Convert again without pushing."
+            )
+    made = os.path.join(out, schema.WORK, "captions-only")
+    version = _version(out, manifest, shards)
+    folder = os.path.join(made, version)
+    units = _units(out, folder, shards, manifest.totals["rows"])
+    pending = [unit for unit in units if not os.path.exists(unit.final)]
+    if pending:
+        _clear(made, version)
+        make_folder(os.path.join(folder, "tmp"))
+        with make_engine(EngineChoice(num_proc=num_proc)) as crew:
+            for _ in crew.run(_write, pending, _unheard):
+                pass
+    items = {}
+    rows = 0
+    for unit in units:
+        path = f"{schema.DATA}/{unit.name}"
+        items[path] = local_item(path, unit.final, version)
+        rows += pq.read_metadata(unit.final).num_rows
+    if rows != manifest.totals["rows"]:
+        raise OutputError(f"{out} has {rows:,} rows in its shards, {manifest.totals['rows']:,} by its manifest.")
+    rejects = os.path.join(out, *schema.REJECTS.split("/"))
+    items[schema.REJECTS] = local_item(schema.REJECTS, rejects, manifest.files[schema.REJECTS]["xxh3_128"])
+    size = sum(item.size for item in items.values() if is_shard(item.path))
+    raw = sum(group.total_byte_size for unit in units for group in _groups(unit.final))
+    facts = Facts(manifest.totals, manifest.options, manifest.versions, raw, size, _FEATURES, images=False)
+    return Parcel(items, facts, os.path.join(made, schema.CARD))
+
+
+def _version(out: str, manifest: Manifest, shards: list[str]) -> str:
+    """Differs where what would be made does."""
+    stats = [os.stat(os.path.join(out, *path.split("/"))) for path in shards]
+    facts = json.dumps([pa.__version__, [[found.st_size, found.st_mtime_ns] for found in stats]]).encode()
+    return xxhash.xxh3_64_hexdigest(manifest.to_json() + facts)
+
+
+def _clear(made: str, version: str) -> None:
+    """Away with what was made of shards that are no longer."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(made):
+            if name not in (version, schema.CARD):
+                shutil.rmtree(os.path.join(made, name))
+
+
+def _units(out: str, folder: str, shards: list[str], rows: int) -> list[_Unit]:
+    """Which shards go together: a matter of their numbers alone, so that names do not depend on what is in them."""
+    count = max(1, -(-rows // _ROWS))
+    each = max(1, -(-len(shards) // count))
+    groups = [shards[first : first + each] for first in range(0, len(shards), each)]
+    names = [schema.ShardName(number, len(groups)) for number in range(len(groups))]
+    return [
+        _Unit(
+            tuple(os.path.join(out, *path.split("/")) for path in group),
+            os.path.join(folder, "tmp", str(name)),
+            os.path.join(folder, str(name)),
+        )
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def _write(unit: _Unit, report: Report) -> str:
+    file = OutputFile(unit.temporary)
+    try:
+        with pq.ParquetWriter(
+            ArrowSink(file),
+            _TABLE,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=["key", "width", "height"],
+            write_page_index=True,
+        ) as writer:
+            for path in unit.shards:
+                for batch in _batches(path):
+                    writer.write_batch(_with_url(batch))
+                    report(batch.num_rows, 0)
+        file.close()
+    except BaseException:
+        file.abort()
+        raise
+    publish(unit.temporary, unit.final)
+    return unit.name
+
+
+def _batches(path: str) -> Iterator[pa.RecordBatch]:
+    """The text columns of a shard, in pieces. Raises DamagedFileError."""
+    try:
+        if path.endswith(".parquet"):
+            yield from pq.ParquetFile(path).iter_batches(batch_size=10_000, columns=list(_KEPT))
+            return
+        with pa.memory_map(path) as source:
+            for batch in pa.ipc.open_stream(source):
+                yield batch.select(list(_KEPT))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedFileError(path, "columns", str(error)) from None
+
+
+def _with_url(batch: pa.RecordBatch) -> pa.RecordBatch:
+    urls = utf8_array([_url(document.as_py()) for document in batch.column("annotation")])
+    columns = {**{name: batch.column(name) for name in _KEPT}, "url": urls}
+    return pa.RecordBatch.from_arrays([columns[name] for name in _COLUMNS], schema=_TABLE)
+
+
+def _url(document: str) -> bytes | None:
+    """The field of that name, if it is text."""
+    try:
+        url = json.loads(document).get("url")
+    except (ValueError, RecursionError, AttributeError):
+        return None
+    return url.encode("utf-8", "replace") if isinstance(url, str) else None
+
+
+def _groups(path: str) -> Iterator[Any]:
+    metadata = pq.read_metadata(path)
+    for number in range(metadata.num_row_groups):
+        yield metadata.row_group(number)
+
+
+def _unheard(images: int, size: int) -> None:
+    """Quick beside the upload that follows, whose bar it would only precede."""

@@ -1,0 +1,195 @@
+"""demo: a small source made on the spot → convert → verify → read. Offline, in a few seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from builder.errors import OutputError
+from builder.options import default_num_proc
+from builder.read.reader import Reader, open_dataset
+from builder.run.build import Summary
+from builder.run.convert import convert
+from builder.run.demo_images import draw, wide
+from builder.run.report import describe_summary
+from builder.run.verify import Verification, describe_verification, verify
+from builder.source.scan import stem_of
+from builder.store.output import make_folder, write_file
+
+DEFAULT = "laion6m-demo"
+_MARK = "demo.json"
+_SHARDS, _PER_SHARD = 4, 75
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What came of it. ``expected``: rejects by reason, as the source was made to have."""
+
+    path: str
+    converted: Summary
+    verified: Verification
+    expected: dict[str, int]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return self.verified.ok and self.converted.totals.rejected == self.expected
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``--json``."""
+        return {
+            "ok": self.ok,
+            "path": self.path,
+            **self.converted.to_json(),
+            "problems": list(self.verified.problems),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def demo(folder: str | None = None, *, say: Callable[[str], None] = lambda text: None) -> Demo:
+    """Make FOLDER/source (card layout, 300 images, some of them bad on purpose), convert it to FOLDER/out, verify that
+    against the source and read it back. ``say`` is told each step.
+
+    A folder that an earlier demo made is used again. Raises OutputError for one that holds anything else.
+    """
+    started = time.monotonic()
+    folder = folder or DEFAULT
+    source, out = os.path.join(folder, "source"), os.path.join(folder, "out")
+    workers = min(2, default_num_proc())
+    expected = _prepare(folder, source)
+    say(f"1. A source as it is downloaded: {source}\n{_tree(source)}")
+    summary = convert(source, out, num_proc=workers, quiet=True)
+    say(f"\n2. laion6m convert {source} {out}\n{_indented(_without_next(describe_summary(summary)))}")
+    proof = verify(out, source=source, num_proc=workers, quiet=True)
+    say(f"\n3. laion6m verify {out} --source {source}\n{_indented(describe_verification(proof))}")
+    say(f"\n4. Reading it back\n{_indented(_rows(open_dataset(out), out))}")
+    say(f"\n{_following(source, out)}")
+    return Demo(folder, summary, proof, expected, time.monotonic() - started)
+
+
+def _prepare(folder: str, source: str) -> dict[str, int]:
+    """The source, made unless it is there; returns the rejects it has."""
+    mark = os.path.join(folder, _MARK)
+    if os.path.exists(mark):
+        with open(mark, encoding="utf-8") as handle:
+            text = handle.read()
+        try:
+            expected: dict[str, int] = json.loads(text)["rejected"]
+        except (ValueError, KeyError, TypeError):
+            raise OutputError(f"{mark} is not what a demo wrote. Remove {folder}, or give another folder.") from None
+        return expected
+    if os.path.isdir(folder) and os.listdir(folder):
+        raise OutputError(f"{folder} is there and was not made by a demo. Give another: laion6m demo DIR")
+    make_folder(os.path.join(source, "raw"))
+    make_folder(os.path.join(source, "captions"))
+    expected = _write_source(source)
+    write_file(mark, [json.dumps({"rejected": expected}).encode()])
+    return expected
+
+
+def _write_source(source: str) -> dict[str, int]:
+    listing: list[dict[str, str]] = []
+    for shard in range(_SHARDS):
+        images: dict[str, bytes] = {}
+        annotations: dict[str, bytes] = {}
+        for number in range(shard * _PER_SHARD, (shard + 1) * _PER_SHARD):
+            data, ending, caption = draw(number)
+            path = f"{shard:05d}/{number:09d}{ending}"
+            images[path] = data
+            fields = {"caption": caption, "url": f"https://example.org/{number}{ending}", "similarity": 0.3}
+            annotations[f"{stem_of(path)}.json"] = json.dumps(fields).encode()
+            listing.append({"image": path, "annotation": f"{stem_of(path)}.json"})
+        _spoil(shard, listing, images, annotations)
+        _write_tar(os.path.join(source, "raw", f"{shard:05d}.tar"), f"{shard:05d}", images)
+        _write_tar(os.path.join(source, "captions", f"{shard:05d}.tar"), f"{shard:05d}", annotations)
+    write_file(os.path.join(source, "data.json"), [json.dumps(listing).encode()])
+    return {
+        "image_missing": 1,
+        "caption_missing": 1,
+        "caption_invalid": 2,
+        "image_unreadable": 1,
+        "image_truncated": 2,
+        "aspect_ratio": 2,
+        "duplicate": 1,
+    }
+
+
+def _spoil(shard: int, listing: list[dict[str, str]], images: dict[str, bytes], annotations: dict[str, bytes]) -> None:
+    """What is wrong with web images, a few of each kind."""
+    mine = [entry for entry in listing if entry["image"] in images]
+    if shard == 0:
+        images[mine[10]["image"]] = images[mine[10]["image"]][:-200]
+        images[mine[11]["image"]] = b"<html><body>404 Not Found</body></html>"
+        images[f"{shard:05d}/not-listed.jpg"] = wide(0)
+    elif shard == 1:
+        del images[mine[20]["image"]]
+        del annotations[mine[30]["annotation"]]
+        images[mine[40]["image"]] = wide(1)
+    elif shard == 2:
+        annotations[mine[12]["annotation"]] = b'{"caption": "  "}'
+        annotations[mine[22]["annotation"]] = b'{"caption": "cut he'
+        images[mine[52]["image"]] = wide(2)
+    else:
+        images[mine[60]["image"]] = images[mine[60]["image"]][:700]
+        listing.append(dict(mine[0]))
+
+
+def _write_tar(path: str, folder: str, members: dict[str, bytes]) -> None:
+    """A tar as ``tar -cf 00000.tar 00000`` makes it."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        head = tarfile.TarInfo(folder)
+        head.type, head.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(head)
+        for name, data in sorted(members.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    write_file(path, [sink.getvalue()])
+
+
+def _tree(source: str) -> str:
+    lines = []
+    for name in sorted(os.listdir(source)):
+        inside = os.path.join(source, name)
+        if os.path.isdir(inside):
+            tars = sorted(os.listdir(inside))
+            lines.append(f"   {name + '/':<11}{tars[0]} … {tars[-1]}")
+        else:
+            lines.append(f"   {name:<11}{os.path.getsize(inside):,} bytes: which caption belongs to which image")
+    return "\n".join(lines)
+
+
+def _rows(reader: Reader, out: str) -> str:
+    lines = ["from builder import open_dataset", f"ds = open_dataset({out!r})    # {len(reader):,} rows"]
+    for row in (0, len(reader) // 2, len(reader) - 1):
+        sample = reader[row]
+        image = f"{sample.width} x {sample.height}, {len(sample.image):,} bytes"
+        lines += [f"ds[{row}]".ljust(9) + f"{sample.key}  {image}", " " * 9 + sample.caption]
+    return "\n".join(lines)
+
+
+def _following(source: str, out: str) -> str:
+    return "\n".join(
+        [
+            "Next:",
+            f"   laion6m info {out}",
+            f"   laion6m index {source}            # the same rows without a copy",
+            f"   python -c 'import datasets; print(datasets.load_dataset({json.dumps(out)}, split=\"train\"))'",
+            "   laion6m convert YOUR/laion6m OUT   # your own download",
+        ]
+    )
+
+
+def _without_next(text: str) -> str:
+    return text.split("\nnext:", 1)[0]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"   {line}" for line in text.splitlines())

@@ -1,0 +1,60 @@
+"""What verification finds wrong: sentences with the place, the rows it touches and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+MOST_NAMED = 20
+"""Rows that one finding names; of the others it gives the number. A whole damaged shard would fill screens."""
+
+MAKE_SHARD = (
+    "Restore the file from a copy, or remove it and run the same laion6m convert again: only this shard is made anew."
+)
+MAKE_META = "Run the same laion6m convert (or index) again: meta/ is made anew, finished shards are kept."
+OTHER_SOURCE = "Give the source that OUT was made from, as it was then, or convert this one into another OUT."
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``place``: a file, or a part of the folder. ``named``: (row number, key) of the first MOST_NAMED of ``count``
+    rows touched; 0 rows where no row is."""
+
+    place: str
+    problem: str
+    remedy: str = ""
+    named: tuple[tuple[int, str], ...] = ()
+    count: int = 0
+
+    def __str__(self) -> str:
+        text = f"{self.place}: {self.problem}"
+        if self.count:
+            rows = ", ".join(f"row {row} ({key})" for row, key in self.named)
+            more = self.count - len(self.named)
+            text += f": {rows}" + (f" and {more:,} more" if more else "")
+        return printable(f"{text}. {self.remedy}".rstrip())
+
+
+def printable(text: str) -> str:
+    """Without control characters: names in a stranger's tar must not steer the terminal."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+class Findings:
+    """Collects findings about one stretch of rows. ``key_of`` gives the key of a row, counted from ``first``."""
+
+    def __init__(self, place: str, remedy: str, first: int = 0, key_of: Callable[[int], str] | None = None) -> None:
+        self.found: list[Finding] = []
+        self._place, self._remedy, self._first, self._key_of = place, remedy, first, key_of
+
+    def add(self, problem: str, remedy: str | None = None) -> None:
+        """A problem that is not one of rows."""
+        self.found.append(Finding(self._place, problem, self._remedy if remedy is None else remedy))
+
+    def rows(self, problem: str, rows: Iterable[int] | Sequence[int]) -> None:
+        """A problem of some rows, by their numbers within the stretch; none of them is no problem."""
+        numbers = [int(row) for row in rows]
+        if numbers:
+            key_of = self._key_of or (lambda row: "?")
+            named = tuple((self._first + row, key_of(row)) for row in numbers[:MOST_NAMED])
+            self.found.append(Finding(self._place, problem, self._remedy, named, len(numbers)))

@@ -1,0 +1,153 @@
+"""index: the rows that convert would write, pointing into the source's own tars. No image is copied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+import builder
+from builder import schema
+from builder.arrays import from_ipc
+from builder.errors import SourceError
+from builder.options import ConvertOptions, Slice
+from builder.records import Reject, Totals
+from builder.run.build import Kind, Summary, build, refuse_overlap
+from builder.run.engines import EngineChoice, Report
+from builder.run.finish import describe, note_rejects, tally, totals_json
+from builder.run.shard import Unit, index_part, make_receipt, reject_batch
+from builder.run.survey import Survey
+from builder.source.layouts import Archive
+from builder.source.samples import Sample, read_samples
+from builder.store.folders import write
+from builder.store.index import write_index
+from builder.store.ledger import Ledger, Receipt
+from builder.store.manifest import Manifest
+from builder.urls import StorageOptions, is_url
+
+
+def index(
+    source: str,
+    out: str | None = None,
+    options: ConvertOptions | None = None,
+    *,
+    digest: bool = False,
+    num_proc: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    quiet: bool = False,
+) -> Summary:
+    """Index a source: meta/ in OUT, or beside the tars in SOURCE/meta/ when there is no OUT.
+
+    The same rows, rejects and counts as :func:`convert` with the same options. ``digest``: read every image and note
+    its xxh3-128. Makes the index anew each time. Raises SourceError (a compressed tar among others), OutputError.
+    """
+    kind = Kind("index", _with_digests if digest else _without_digests, _stands, _accept, _finish, lasting=False)
+    target = source if out is None else out
+    for place in (source, target):
+        if is_url(place):
+            raise SourceError(
+                f"{place}: an index is made of tars on this machine, and here: it points into them byte by byte. Use "
+                "laion6m convert, which reads and writes URLs."
+            )
+    refuse_overlap(source, target, beside=True)
+    converted = os.path.join(target, schema.DATA)
+    if out is not None and os.path.isdir(converted):
+        raise SourceError(f"{target} holds a converted dataset, whose index is its own. Choose another OUT.")
+    return build(
+        kind,
+        source,
+        target,
+        options or ConvertOptions(),
+        part=Slice(),
+        engine=EngineChoice(engine, num_proc, address),
+        storage=StorageOptions(),
+        quiet=quiet,
+    )
+
+
+def _without_digests(unit: Unit, report: Report) -> Receipt:
+    return _point(unit, report, digest=False)
+
+
+def _with_digests(unit: Unit, report: Report) -> Receipt:
+    return _point(unit, report, digest=True)
+
+
+def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
+    """Note where one shard's samples lie."""
+    kept: list[Sample] = []
+    digests: list[bytes] = []
+    rejects: list[Reject] = []
+    for batch in from_ipc(unit.rows).to_batches():
+        for chunk in read_samples(batch, unit.stock, unit.options.policy, with_images=digest):
+            if digest:
+                view = memoryview(chunk.buffer)
+                digests += [xxhash.xxh3_128_digest(view[sample.start : sample.end]) for sample in chunk.samples]
+            kept += chunk.samples
+            rejects += chunk.rejects
+            size = sum(sample.end - sample.start for sample in chunk.samples)
+            report(len(chunk.samples) + len(chunk.rejects), size)
+    embedded = bool(unit.options.recaptions)
+    first = unit.raw if unit.captions else 0  # captions' archives stand behind the raw ones in the index
+    part = index_part(
+        kept,
+        [sample.archive for sample in kept],
+        np.array([sample.offset for sample in kept], dtype=np.int64),
+        digests if digest else None,
+        [schema.IN_INDEX if embedded else first + sample.annotation_archive for sample in kept],
+        [sample.annotation for sample in kept] if embedded else None,
+    )
+    receipt = make_receipt(unit.number, kept, rejects, 0, "", {})
+    Ledger(unit.out).write_receipt(receipt, part, reject_batch(rejects))
+    return receipt
+
+
+def _stands(ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
+    return True
+
+
+def _accept(survey: Survey) -> None:
+    if survey.compressed:
+        names = ", ".join(survey.compressed[:3]) + (" …" if len(survey.compressed) > 3 else "")
+        raise SourceError(
+            f"{names}: compressed, so no byte of it can be pointed at. Decompress the tars, or use laion6m convert, "
+            "which reads them through."
+        )
+
+
+def _finish(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], options: ConvertOptions) -> Totals:
+    totals = tally(survey, receipts.values(), planned_rejects=True)
+    numbers = sorted(receipts)
+    layout = survey.layout
+    source, out = os.path.realpath(layout.root), os.path.realpath(ledger.out)
+    inside = os.path.relpath(source, out)
+    root = inside if out == source or out.startswith(source + os.sep) else source
+    files = [_indexed(archive, layout.root) for archive in (*layout.raw, *layout.captions)]
+    new = ledger.folder.create(schema.INDEX)
+    digest = write_index(new, root, files, lambda: map(ledger.index_part, numbers), totals.rows)
+    entries = {
+        schema.INDEX: {"size": new.position, "xxh3_128": digest},
+        schema.REJECTS: note_rejects(ledger, chain([survey.plan.rejects], map(ledger.rejects_part, numbers))),
+    }
+    manifest = Manifest(
+        kind="index",
+        versions={"laion6m": builder.__version__, "pyarrow": pa.__version__},
+        options=options.to_json(),
+        source=describe(survey),
+        totals=totals_json(totals),
+        files=entries,
+    )
+    write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
+    return totals
+
+
+def _indexed(archive: Archive, root: str) -> schema.IndexedFile:
+    path = os.path.relpath(archive.path, root).replace(os.sep, "/")
+    if archive.is_folder:
+        return schema.IndexedFile(path, "folder", 0, {})
+    return schema.IndexedFile(path, "tar", 0, {"size": archive.size, "mtime_ns": archive.version})

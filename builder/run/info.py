@@ -1,0 +1,262 @@
+"""info: what a folder is, what is in it and what to do next, from names, sizes and the manifest: no image is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builder import schema
+from builder.errors import DamagedFileError, SourceError
+from builder.records import Member, Reason
+from builder.run.findings import printable
+from builder.run.finish import examples_of
+from builder.run.report import size as in_words
+from builder.source.compressed import compression_of
+from builder.source.files import LocalFile
+from builder.source.layouts import Archive, Layout, recognise
+from builder.source.tars import walk_tar
+from builder.store.ledger import Ledger
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.pages import check_claims
+
+_HEAD = 1 << 20  # bytes looked at: of a listing to guess its length, of a tar for names
+_SAMPLES = 3  # members named as samples
+
+_FIRST_LOOK = {
+    Reason.IMAGE_MISSING: "are all raw tars there? Their folders in data.json tell which are not",
+    Reason.CAPTION_MISSING: "are all captions tars there?",
+    Reason.CAPTION_INVALID: "is the caption under another field? See --caption-key",
+    Reason.IMAGE_UNREADABLE: "most often error pages saved as images; the source is as it is",
+    Reason.IMAGE_TRUNCATED: "cut downloads; if many are of one tar, download that tar again",
+    Reason.IMAGE_TOO_LARGE: "raise --max-pixels if these are wanted",
+    Reason.IMAGE_TOO_SMALL: "lower --min-side if these are wanted",
+    Reason.ASPECT_RATIO: "the source was made with 3; --max-aspect-ratio 0 keeps all",
+    Reason.DUPLICATE: "entries that name an image a second time; nothing is lost",
+    Reason.TAR_DAMAGED: "download the damaged tars again, then convert into a fresh OUT",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """``kind``: source, parquet, arrow, index, or unfinished. ``facts``: what ``--json`` prints. ``lines``: the same
+    for people, ``next``: commands to type."""
+
+    path: str
+    kind: str
+    facts: dict[str, Any]
+    lines: tuple[str, ...]
+    next: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``--json``."""
+        return {"path": self.path, "kind": self.kind, **self.facts, "next": list(self.next)}
+
+
+def describe_info(info: Info) -> str:
+    """For people."""
+    following = [f"{'     ' if number else 'next:'} {each}" for number, each in enumerate(info.next)]
+    return "\n".join([*map(printable, info.lines), *following])
+
+
+def info(path: str) -> Info:
+    """Look at a folder: a source, what ``convert`` or ``index`` made of one, or what a stopped run left.
+
+    Raises SourceError where it is none of these, DamagedFileError for a manifest that cannot be read.
+    """
+    if not os.path.isdir(path):
+        raise SourceError(f"{path} is not a folder" if os.path.exists(path) else f"{path} is not there")
+    if os.path.exists(os.path.join(path, schema.MANIFEST)):
+        return _made(path, read_manifest(path))
+    if Ledger(path).job is not None:
+        return _unfinished(path)
+    return _source(path, recognise(path))
+
+
+def _made(path: str, manifest: Manifest) -> Info:
+    totals = manifest.totals
+    shards = {name: facts["size"] for name, facts in manifest.files.items() if name.startswith(f"{schema.DATA}/")}
+    rejected = totals["rejected"]
+    examples = _examples(path)
+    missing = [name for name in manifest.files if not os.path.exists(os.path.join(path, *name.split("/")))]
+    facts = {
+        "totals": totals,
+        "examples": examples,
+        "options": manifest.options,
+        "versions": manifest.versions,
+        "source": manifest.source,
+        "shards": shards,
+        "missing": missing,
+    }
+    what = "an index over tars" if manifest.kind == "index" else f"a dataset in {manifest.kind.capitalize()} shards"
+    lines = [
+        f"{path} is {what}, made by laion6m {manifest.versions.get('laion6m', '?')}",
+        f"rows      {totals['rows']:>13,} of {totals['listed']:,} listed, {in_words(totals['image_bytes'])} of images",
+    ]
+    if shards:
+        lines.append(
+            f"shards    {len(shards):>13,} of {in_words(min(shards.values()))} to {in_words(max(shards.values()))}"
+        )
+    if formats := totals.get("formats"):
+        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(formats.items(), key=lambda item: -item[1]))
+        lines.append(f"formats   {counts}" + (f"; {totals['animated']:,} animated" if totals.get("animated") else ""))
+    lines.append(f"unlisted  {totals['unlisted']:>13,} images of the source that no entry names")
+    lines.append(f"rejected  {sum(rejected.values()):>13,}" + (", most frequent first:" if rejected else ""))
+    for reason, count in sorted(rejected.items(), key=lambda item: (-item[1], item[0])):
+        lines.append(f"  {reason:<17}{count:>10,}  e.g. {examples.get(reason, '(see meta/rejects.parquet)')}")
+        lines.append(f"  {'':<29}{_FIRST_LOOK.get(Reason(reason), '') if reason in set(Reason) else ''}".rstrip())
+    for name, places in sorted(manifest.source.get("damaged", {}).items())[:5]:
+        lines.append(f"damaged   {name}: {places[0]}" + (f", and {len(places) - 1} more" if len(places) > 1 else ""))
+    policy = ", ".join(
+        f"{name.replace('_', '-')} {value}" for name, value in sorted(manifest.options["policy"].items())
+    )
+    lines.append(f"options   {policy}")
+    following = [f"laion6m verify {path}", _python(path)]
+    if missing:
+        lines.append(f"missing   {len(missing):,} files, e.g. {missing[0]}: run the same command again")
+    elif manifest.kind in schema.SUFFIXES:
+        following.append(f"laion6m push {path} USER/NAME")
+    return Info(path, manifest.kind, facts, tuple(lines), tuple(following))
+
+
+def _examples(path: str) -> dict[str, str]:
+    """One reject of each reason; none where the table cannot be read (verify says what is wrong with it)."""
+    try:
+        file = os.path.join(path, schema.REJECTS)
+        check_claims(file, pq.read_metadata(file), os.path.getsize(file))
+        with pq.ParquetFile(file) as parquet:  # pq.read_table imports pandas: 0.4 s
+            rejects = parquet.read()
+        if not rejects.schema.remove_metadata().equals(schema.REJECT_ROW):
+            return {}
+        rejects.validate(full=True)
+        return examples_of([rejects])
+    except (pa.ArrowException, DamagedFileError, UnicodeDecodeError, OSError, KeyError):
+        return {}
+
+
+def _unfinished(path: str) -> Info:
+    ledger = Ledger(path)
+    receipts = ledger.receipts()
+    planned = _planned(ledger)
+    done = sum(receipt.rows for receipt in receipts.values())
+    rejected: dict[str, int] = {}
+    for receipt in receipts.values():
+        for reason, count in receipt.rejected.items():
+            rejected[reason] = rejected.get(reason, 0) + count
+    job = ledger.job or {}
+    facts = {
+        "shards_done": len(receipts),
+        "shards_planned": planned,
+        "rows": done,
+        "image_bytes": sum(receipt.image_bytes for receipt in receipts.values()),
+        "rejected": rejected,
+        "options": job.get("options", {}),
+        "source": {"layout": job.get("source", {}).get("layout")},
+    }
+    of = "an unknown number of" if planned is None else f"{planned:,}"
+    lines = [
+        f"{path} is an unfinished conversion: {len(receipts):,} of {of} shards are done, with {done:,} rows",
+        *(f"  {reason:<17}{count:>10,} rejected so far" for reason, count in sorted(rejected.items())),
+    ]
+    following = f"laion6m convert SOURCE {path}   (with the same options: it goes on from there)"
+    return Info(path, "unfinished", facts, tuple(lines), (following,))
+
+
+def _planned(ledger: Ledger) -> int | None:
+    """Shards of the plan; None where a run stopped before it had one."""
+    try:
+        with pa.memory_map(ledger.path("plan.arrow")) as source:
+            facts = json.loads((pa.ipc.open_stream(source).schema.metadata or {})[b"plan"])
+        return len(facts["owners"])
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def _source(path: str, layout: Layout) -> Info:
+    raw, captions = layout.raw, layout.captions
+    listings = {os.path.relpath(name, path): os.path.getsize(name) for name in layout.listing}
+    entries = _entries(layout.listing)
+    sample = next((_samples(archive) for archive in raw[:1]), [])
+    facts = {
+        "layout": layout.kind,
+        "raw": _side(raw),
+        "captions": _side(captions),
+        "listing": listings,
+        "listed_about": entries,
+        "samples": sample,
+    }
+    lines = [
+        f"{path} is a source in the {layout.kind} layout",
+        f"raw       {_side_line(raw)}",
+        f"captions  {_side_line(captions) if captions else 'beside the images'}",
+        "listing   "
+        + (
+            f"{', '.join(list(listings)[:3])}, {in_words(sum(listings.values()))}, about {entries:,} entries"
+            if listings
+            else "none: every annotation is a listed sample"
+        ),
+    ]
+    if sample:
+        lines.append(f"samples   {', '.join(sample)} …")
+    unmatched = sorted({a.name for a in raw} ^ {a.name for a in captions}) if captions else []
+    if unmatched:
+        facts["unmatched"] = unmatched
+        shown = ", ".join(unmatched[:5]) + (f" and {len(unmatched) - 5:,} more" if len(unmatched) > 5 else "")
+        lines.append(f"note      on one side only: {shown}. Samples are joined by path, so this may be meant")
+    indexed = os.path.exists(os.path.join(path, schema.INDEX))
+    following = [f"laion6m convert {path} OUT", f"laion6m index {path}   (no copy: reads straight from the tars)"]
+    if layout.kind == "img2dataset":
+        following = [f"laion6m convert {path} OUT --recaptions FILE.parquet"]
+    return Info(path, "source", facts, tuple(lines), (_python(path),) if indexed else tuple(following))
+
+
+def _side(archives: tuple[Archive, ...]) -> dict[str, Any]:
+    tars = [archive for archive in archives if not archive.is_folder]
+    return {"tars": len(tars), "folders": len(archives) - len(tars), "bytes": sum(archive.size for archive in tars)}
+
+
+def _side_line(archives: tuple[Archive, ...]) -> str:
+    side = _side(archives)
+    parts = []
+    if side["tars"]:
+        parts.append(f"{side['tars']:,} tars, {in_words(side['bytes'])}")
+    if side["folders"]:
+        parts.append(f"{side['folders']:,} folders of files")
+    names = f"{archives[0].name} … {archives[-1].name}" if len(archives) > 1 else archives[0].name
+    return f"{' and '.join(parts)}: {names}"
+
+
+def _entries(listing: tuple[str, ...]) -> int | None:
+    """About how many entries: counted in the first MiB, and the rest by its size. Exact where that is all there is."""
+    total = 0
+    for path in listing:
+        with open(path, "rb") as handle:
+            head = handle.read(_HEAD)
+        count, size = head.count(b'"image"'), os.path.getsize(path)
+        total += count if size <= _HEAD else round(count * size / _HEAD)
+    return total if listing else None
+
+
+def _samples(archive: Archive) -> list[str]:
+    """Names of the first few files of an archive. Reads a few headers."""
+    if archive.is_folder:
+        with os.scandir(archive.path) as entries:
+            names = sorted(name for name, _ in zip((entry.name for entry in entries), range(_SAMPLES), strict=False))
+        return [f"{archive.name}/{name}" if archive.name else name for name in names]
+    file = LocalFile(archive.path)
+    try:
+        if compression_of(file.read_at(0, 16)) is not None:
+            return []
+        file.size = min(file.size or 0, _HEAD)  # in what is no tar the walk would look for one to the end
+        found = (item.name for item in walk_tar(file) if isinstance(item, Member))
+        return [name for name, _ in zip(found, range(_SAMPLES), strict=False)]
+    finally:
+        file.close()
+
+
+def _python(path: str) -> str:
+    return f"python -c 'from builder import open_dataset; print(open_dataset({json.dumps(path)})[0])'"

@@ -1,0 +1,106 @@
+"""What is pushed of a converted folder: its files, and what its card says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builder import schema
+from builder.errors import DamagedFileError, OutputError
+from builder.publish.card import Facts
+from builder.publish.items import Item
+from builder.read.index import Index
+from builder.store.ledger import Ledger, PushedMark
+from builder.store.manifest import Manifest
+
+_SAVED_DATASET = ("state.json", "dataset_info.json")  # of --format arrow
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """``items``: by path in the repository, shards first, without the card. ``card``: where that is on this machine."""
+
+    items: Mapping[str, Item]
+    facts: Facts
+    card: str
+
+    @property
+    def rows(self) -> int:
+        return int(self.facts.totals["rows"])
+
+
+def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str) -> Parcel:
+    """All of a converted folder. Shards that were removed after ``repo`` had them need not be here.
+
+    Raises OutputError where a file is missing, or the rows are not as many as the card would say; DamagedFileError.
+    """
+    if manifest.kind not in schema.SUFFIXES:
+        raise OutputError(f"{out} is an index over tars, which holds no image. Convert the source, and push that.")
+    ledger = Ledger(out)
+    items = {}
+    for path, noted in sorted(manifest.files.items(), key=lambda entry: (not is_shard(entry[0]), entry[0])):
+        if path != schema.CARD:
+            name = schema.ShardName.parse(os.path.basename(path)) if is_shard(path) else None
+            mark = ledger.pushed(name.number, repo, revision) if name else None
+            items[path] = _item(out, path, noted["xxh3_128"], mark)
+    items[schema.MANIFEST] = _item(out, schema.MANIFEST, "", None)
+    index = Index(os.path.join(out, schema.INDEX), out)
+    rows = sum(_rows(items[file.path], file.rows) for file in index.header.files)
+    if rows != manifest.totals["rows"]:
+        raise OutputError(
+            f"{out} has {rows:,} rows in its shards, {manifest.totals['rows']:,} by its manifest. Run laion6m verify "
+            f"{out}, and convert again what it names."
+        )
+    text = int(index.column("annotation_size").sum()) if rows else 0
+    facts = Facts(
+        totals=manifest.totals,
+        options=manifest.options,
+        versions=manifest.versions,
+        num_bytes=manifest.totals["image_bytes"] + 2 * text,
+        download_size=sum(item.size for item in items.values() if is_shard(item.path)),
+        features=schema.FEATURES,
+    )
+    return Parcel(items, facts, os.path.join(out, schema.CARD))
+
+
+def is_shard(path: str) -> bool:
+    return path.startswith(f"{schema.DATA}/")
+
+
+def is_ours(path: str) -> bool:
+    """Whether a file of a repository is one that a push writes: all of the split's data files, since the card's pattern
+    takes them in."""
+    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST, *_SAVED_DATASET):
+        return True
+    return path.startswith(f"{schema.DATA}/{schema.SPLIT}-") and path.endswith(tuple(schema.SUFFIXES.values()))
+
+
+def local_item(path: str, file: str, digest: str) -> Item:
+    """Raises OutputError."""
+    try:
+        return Item(path, os.path.getsize(file), file=file, digest=digest)
+    except OSError as error:
+        raise OutputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _item(out: str, path: str, digest: str, mark: PushedMark | None) -> Item:
+    file = os.path.join(out, *path.split("/"))
+    if not os.path.isfile(file):
+        if mark is not None and (mark.path, mark.digest) == (path, digest):
+            return Item(path, mark.size, sha256=mark.sha256, digest=digest)
+        raise OutputError(f"{file} is not there. Run the same laion6m convert again: what is missing is made anew.")
+    return local_item(path, file, digest)
+
+
+def _rows(item: Item, noted: int) -> int:
+    """Of a shard: by its footer where there is one, else by the index."""
+    if not item.file or not item.path.endswith(".parquet"):
+        return noted
+    try:
+        return int(pq.read_metadata(item.file).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedFileError(item.file, "footer", str(error)) from None

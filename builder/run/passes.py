@@ -1,0 +1,219 @@
+"""In which stretches a source behind a URL is read, what is looked for in each, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from builder import schema
+from builder.arrays import chunks_of, number_array, numbers_of, take_text, to_ipc
+from builder.options import ConvertOptions
+from builder.run.engines import Engine, Report
+from builder.run.one_pass import EXPECTED, Pass, run_pass
+from builder.run.plan import Cut, cut_shards, endings_kept
+from builder.run.survey import Survey, listed, plan_survey, scans_wanted
+from builder.source.layouts import Archive, Layout, without_ending
+from builder.source.listing import Listing, column_ids
+from builder.source.pairs import Int64s, repeated
+from builder.source.scan import ScanRequest, scan_archive
+from builder.source.tables import table_from_ipc, table_to_ipc
+from builder.store.folders import Folder
+from builder.store.ledger import Ledger, Passed, Receipt
+from builder.urls import join
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Shards ``first`` to ``first + len(cuts)``: one of whole archives, or all those of one archive."""
+
+    first: int
+    cuts: tuple[Cut, ...]
+
+    @property
+    def archives(self) -> range:
+        """Numbers of the raw archives in it."""
+        return range(self.cuts[0].first, self.cuts[-1].last + 1)
+
+
+def stretches(cuts: tuple[Cut, ...]) -> list[Stretch]:
+    """Cuts that share an archive go together: it is read from front to back, once."""
+    found: list[Stretch] = []
+    for number, cut in enumerate(cuts):
+        if found and found[-1].cuts[-1].last == cut.first:
+            found[-1] = Stretch(found[-1].first, (*found[-1].cuts, cut))
+        else:
+            found.append(Stretch(number, (cut,)))
+    return found
+
+
+def cuts_of(layout: Layout, options: ConvertOptions) -> tuple[Cut, ...]:
+    """How a plan would cut a source of tars that are not compressed."""
+    text = sum(archive.size for archive in layout.captions)
+    return cut_shards([archive.size for archive in layout.raw], text, options.max_shard_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """What is known of a source before its raw tars are read. ``guess``: whether shards are made on the way.
+    ``stands``: whether the shard of a receipt is still there. ``put``: is handed each receipt, and the number of
+    shards. ``room``: returns when there is room for more of them."""
+
+    layout: Layout
+    options: ConvertOptions
+    ledger: Ledger
+    guess: bool
+    stands: Callable[[Receipt, int], bool]
+    put: Callable[[Receipt, int], None]
+    room: Callable[[], None]
+
+    def run(self, crew: Engine, taken: Container[int], report: Report) -> dict[int, Passed]:
+        """Read the stretches that begin with an archive of ``taken``, but for those that were read before; returns all
+        that have been read by now, this run's or another's. Raises SourceError, ListingError, WriteError."""
+        cuts = cuts_of(self.layout, self.options)
+        done = self.done()
+        mine = [stretch for stretch in stretches(cuts) if stretch.archives.start in taken]
+        for stretch in mine:
+            for receipt in done[stretch.first].receipts if stretch.first in done else ():
+                self.put(receipt, len(cuts))
+        pending = [stretch for stretch in mine if stretch.first not in done]
+        if pending:
+            for passed in crew.run(run_pass, self._work(pending, len(cuts)), report):
+                done[passed.first] = passed
+                for receipt in passed.receipts:
+                    self.put(receipt, len(cuts))
+        return done
+
+    def done(self) -> dict[int, Passed]:
+        """Stretches that were read, and whose shards are still there."""
+        shards = len(cuts_of(self.layout, self.options))
+        passed = self.ledger.passed().items()
+        return {first: each for first, each in passed if all(self.stands(r, shards) for r in each.receipts)}
+
+    def _work(self, pending: list[Stretch], shards: int) -> Iterator[Pass]:
+        layout = self.layout
+        names, urls = scans_wanted(layout)
+        listing = listed(layout) if self.guess and layout.listing else None
+        rows_of = _by_folder(listing) if listing is not None else {}
+        duplicate = _duplicates(listing) if listing is not None else np.zeros(0, np.bool_)
+        keeps = endings_kept(listing, duplicate) if listing is not None else np.zeros(0, np.bool_)
+        captions = _by_stem(layout.captions)
+        for stretch in pending:
+            self.room()
+            raw = {number: layout.raw[number] for number in stretch.archives}
+            stems = [without_ending(archive.name) for archive in raw.values()]
+            rows = np.concatenate([np.zeros(0, np.int64), *(rows_of[stem] for stem in stems if stem in rows_of)])
+            expected = pa.Table.from_batches([], EXPECTED)
+            if listing is not None:
+                expected = _expected(listing, np.sort(rows[~duplicate[rows]]), keeps)
+            yield Pass(
+                out=self.ledger.folder,
+                first=stretch.first,
+                cuts=stretch.cuts,
+                shards=shards,
+                raw=raw,
+                annotations={number: layout.captions[number] for stem in stems for number in captions.get(stem, ())},
+                captions=bool(layout.captions),
+                expected=to_ipc(expected),
+                options=self.options,
+                names=names,
+                urls=urls,
+            )
+
+    def survey(self, crew: Engine) -> Survey:
+        """Scan what no stretch has scanned (captions tars of other names), and plan with all scans."""
+        layout, ledger = self.layout, self.ledger
+        names, urls = scans_wanted(layout)
+        missing = [
+            KeptScan(ledger.folder, side, number, ScanRequest(archive, names, urls))
+            for side, archives in (("raw", layout.raw), ("captions", layout.captions))
+            for number, archive in enumerate(archives)
+            if number not in ledger.scans(side)
+        ]
+        for _ in crew.run(keep_scan, missing, _unheard):
+            pass
+        tables = []
+        for side, archives in (("raw", layout.raw), ("captions", layout.captions)):
+            for archive, data in zip(archives, ledger.read_scans(side, range(len(archives))), strict=True):
+                tables.append(table_from_ipc(data, join(ledger.out, f"{schema.WORK}/scans ({side}/{archive.name})")))
+        return plan_survey(layout, self.options, tables)
+
+
+def confirmed(survey: Survey, passed: Mapping[int, Passed], shards: int) -> dict[int, Receipt]:
+    """Receipts of shards that were made on the way and have just the rows of the plan. ``shards``: how many there were
+    thought to be, which is in their names."""
+    if survey.plan.shards != shards:
+        return {}
+    pairs = [pair for each in passed.values() for pair in zip(each.receipts, each.digests, strict=True)]
+    return {receipt.number: receipt for receipt, digest in pairs if survey.digests[receipt.number] == digest}
+
+
+@dataclass(frozen=True, slots=True)
+class KeptScan:
+    """The scan of one archive, for the ledger."""
+
+    out: Folder
+    side: str
+    number: int
+    request: ScanRequest
+
+    @property
+    def archive(self) -> Archive:
+        return self.request.archive
+
+
+def keep_scan(task: KeptScan, report: Report) -> int:
+    """Scan an archive and keep what was found."""
+    Ledger(task.out).write_scan(task.side, task.number, table_to_ipc(scan_archive(task.request)))
+    return task.number
+
+
+def _unheard(images: int, size: int) -> None:
+    """Scanning has no progress of its own."""
+
+
+def _by_folder(listing: Listing) -> dict[str, Int64s]:
+    """Positions of the listed samples by the first part of their image's path."""
+    found: dict[str, Int64s] = {}
+    if not len(listing):
+        return found
+    parts = [_first_part(chunk) for chunk in chunks_of(listing.images) if len(chunk)]
+    folders = pa.chunked_array(parts).dictionary_encode().unify_dictionaries()
+    codes = np.concatenate([numbers_of(chunk.indices) for chunk in folders.chunks])
+    order = np.argsort(codes, kind="stable")
+    edges = np.searchsorted(codes[order], np.arange(len(folders.chunk(0).dictionary) + 1))
+    for code, name in enumerate(folders.chunk(0).dictionary.to_pylist()):
+        found[name] = order[edges[code] : edges[code + 1]].astype(np.int64)
+    return found
+
+
+def _duplicates(listing: Listing) -> npt.NDArray[np.bool_]:
+    ids = [np.zeros((0, 2), dtype="<u8"), *column_ids(listing.images, 1 << 16)]
+    return repeated(np.concatenate(ids))
+
+
+def _first_part(paths: pa.Array) -> pa.Array:
+    """What stands before the first slash of each path. The compute functions by their plain names import pandas."""
+    parts = pc.call_function("split_pattern", [paths], pc.SplitPatternOptions("/", max_splits=1))
+    return parts.values.take(number_array(numbers_of(parts.offsets)[:-1]))
+
+
+def _by_stem(archives: tuple[Archive, ...]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for number, archive in enumerate(archives):
+        found.setdefault(without_ending(archive.name), []).append(number)
+    return found
+
+
+def _expected(listing: Listing, rows: Int64s, keeps: npt.NDArray[np.bool_]) -> pa.Table:
+    columns = [
+        number_array(rows),
+        number_array(keeps[rows].astype(np.uint8)).cast(pa.bool_()),
+        take_text(listing.images, rows),
+        take_text(listing.annotations, rows),
+    ]
+    return pa.Table.from_arrays(columns, schema=EXPECTED)

@@ -1,0 +1,276 @@
+"""Decide, before anything is written, which sample goes where: a pure function of what scanning found.
+
+Shards are cut by the archives' sizes alone, so their names and numbers are known from a listing of the source and do
+not depend on which samples turn out bad, on ``--start/--end`` or on who does the work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from builder.arrays import chunks_of, number_array, numbers_of, take_text
+from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
+from builder.run.losses import Losses
+from builder.source.layouts import Layout
+from builder.source.listing import Listing, path_ids
+from builder.source.pairs import (
+    Bools,
+    Found,
+    Integers,
+    Join,
+    by_place,
+    join,
+    places,
+    shared,
+    suspects,
+)
+from builder.source.scan import ArchiveTable, stem_of
+
+PLAN_ROW = pa.schema(
+    [
+        ("archive", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("position", pa.int64()),
+        ("annotation_archive", pa.int32()),  # -1: none, the whole document is in "recaption"
+        ("annotation_offset", pa.int64()),
+        ("annotation_size", pa.int64()),
+        ("keeps_ending", pa.bool_()),
+        ("path", pa.string()),
+        ("annotation_path", pa.string()),
+        ("recaption", pa.string()),  # null but for recaptions: a JSON object that goes over the annotation
+    ]
+)
+"""A sample to be read: where its image and its annotation lie, and what they are called."""
+
+BATCH_ROWS = 1 << 16
+"""Rows of a plan that are in memory at a time while it is written."""
+
+FRAMING = 0.98
+"""Share of a shard that archive bytes may fill; the rest is for page headers, page indexes and the footer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A shard's stretch of the source: from byte ``start`` of archive ``first`` to byte ``end`` of archive ``last``
+    (both inclusive archives; ``end`` exclusive)."""
+
+    first: int
+    start: int
+    last: int
+    end: int
+
+
+class Rows(Protocol):
+    """Planned rows (PLAN_ROW) in output order, as a ``pa.Table`` has them: from disk they are one, mapped."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def slice(self, offset: int, length: int) -> pa.Table:
+        """``length`` rows from ``offset`` on."""
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column, whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``rows``: PLAN_ROW, in output order; shard i holds rows ``bounds[i]`` to ``bounds[i + 1]``. ``rejects``:
+    REJECT_ROW, samples known to be lost without reading them. ``owners``: the raw archive with which each shard
+    begins."""
+
+    rows: Rows
+    bounds: tuple[int, ...]
+    owners: tuple[int, ...]
+    rejects: pa.Table
+    unlisted: int
+    listed: int
+
+    @property
+    def shards(self) -> int:
+        return len(self.owners)
+
+
+def cut_shards(sizes: Sequence[int], text_bytes: int, max_shard_size: int) -> tuple[Cut, ...]:
+    """Shards as stretches of archives of ``sizes`` bytes: whole archives together while they fit, a larger archive in
+    even parts. ``text_bytes``, of annotations kept in archives of their own, is spread evenly over all. At least
+    one."""
+    factor = 1 + text_bytes / max(1, sum(sizes))
+    room = max_shard_size * FRAMING / factor
+    cuts: list[Cut] = []
+    first, filled = 0, 0.0
+    for number, size in enumerate(sizes):
+        if filled + size > room and first < number:
+            cuts.append(Cut(first, 0, number - 1, sizes[number - 1]))
+            first, filled = number, 0.0
+        if size > room:
+            parts = math.ceil(size / room)
+            edges = [size * part // parts for part in range(parts + 1)]
+            cuts += [Cut(number, edges[part], number, edges[part + 1]) for part in range(parts)]
+            first, filled = number + 1, 0.0
+        else:
+            filled += size
+    if first < len(sizes) or not cuts:
+        cuts.append(Cut(first, 0, max(first, len(sizes) - 1), sizes[-1] if sizes else 0))
+    return tuple(cuts)
+
+
+def make_plan(
+    layout: Layout, listing: Listing, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable], max_shard_size: int
+) -> Plan:
+    """Join the listing with the members, and plan. ``captions``: tables of ``layout.annotations``."""
+    return plan_joined(layout, listing, join(listing, raw, captions), raw, captions, max_shard_size)
+
+
+def plan_joined(
+    layout: Layout,
+    listing: Listing,
+    joined: Join,
+    raw: Sequence[ArchiveTable],
+    captions: Sequence[ArchiveTable],
+    max_shard_size: int,
+) -> Plan:
+    """What :func:`make_plan` does once the listing is joined; the tables' names and ids are not needed any more."""
+    duplicate = joined.duplicate
+    keeps_ending = endings_kept(listing, duplicate)
+    image, annotation = places(raw, joined.image_at), places(captions, joined.annotation_at)
+    small_enough = image.sizes <= MAX_IMAGE_BYTES
+    image_ok, annotation_ok = image.whole, annotation.whole
+    text_fits = ~annotation_ok | (annotation.sizes <= MAX_ANNOTATION_BYTES)
+    if listing.recaptions is not None:  # the caption is in the listing itself
+        annotation_ok |= ~annotation.there
+    good = ~duplicate & image_ok & small_enough & annotation_ok & text_fits
+    order = by_place(image, joined.image_at, good, sum(len(table.offsets) for table in raw))
+    cuts = cut_shards(
+        [table.size for table in raw],
+        sum(table.size for table in captions) if layout.captions else 0,
+        max_shard_size,
+    )
+    losses = Losses(layout, listing, raw, captions, image, annotation, keeps_ending)
+    return Plan(
+        rows=PlannedRows(listing, order, image, annotation, keeps_ending),
+        bounds=_bounds(cuts, image.archives[order], image.offsets[order]),
+        owners=tuple(cut.first for cut in cuts),
+        rejects=losses.table(np.flatnonzero(~good), duplicate, image_ok, small_enough, annotation_ok),
+        unlisted=joined.unlisted,
+        listed=len(listing),
+    )
+
+
+_DECIDING = ("archive", "offset", "size", "position", "annotation_archive", "annotation_offset", "annotation_size")
+"""Columns of PLAN_ROW that say which bytes a row is made of. Its paths follow from its position in the listing."""
+
+
+def rows_digests(rows: Rows, bounds: Sequence[int]) -> tuple[str, ...]:
+    """xxh3-128, hex, of what decides the rows of each shard (_DECIDING and ``keeps_ending``): equal digests, equal
+    shards. Shard i has rows ``bounds[i]`` to ``bounds[i + 1]``."""
+    digests = [xxhash.xxh3_128() for _ in bounds[1:]]
+    for name in (*_DECIDING, "keeps_ending"):
+        column = rows.column(name)
+        numbers = numbers_of(column.cast(pa.uint8()) if name == "keeps_ending" else column).astype(np.int64)
+        for digest, first, last in zip(digests, bounds, bounds[1:], strict=False):
+            digest.update(numbers[first:last].tobytes())
+    return tuple(digest.hexdigest() for digest in digests)
+
+
+def _bounds(cuts: Sequence[Cut], archives: npt.NDArray[np.int32], offsets: Integers) -> tuple[int, ...]:
+    """Where each shard begins among the ordered rows. A row belongs where its image's first byte lies."""
+    firsts = np.array([cut.first for cut in cuts], dtype=archives.dtype)  # of another type, all of them would be cast
+    starts = np.searchsorted(archives, firsts).tolist()
+    ends = np.searchsorted(archives, firsts, side="right").tolist()
+    bounds = [
+        lo + int(np.searchsorted(offsets[lo:hi], cut.start)) for cut, lo, hi in zip(cuts, starts, ends, strict=True)
+    ]
+    return (0, *bounds[1:], len(archives))
+
+
+def endings_kept(listing: Listing, duplicate: Bools) -> Bools:
+    """Whose keys keep their ending, because another listed image would have the same key without it."""
+    hashes = _stem_hashes(listing)
+    keeps = np.zeros(len(listing), dtype=np.bool_)
+    while True:  # a kept "a.jpg" may in turn be the stem of "a.jpg.png"; whole paths are unique, so this ends
+        doubtful = suspects(hashes, ~duplicate)
+        kept = keeps[doubtful]
+        paths = take_text(listing.images, doubtful).to_pylist()
+        keys = [path if whole else stem_of(path) for path, whole in zip(paths, kept.tolist(), strict=True)]
+        more = doubtful[shared(path_ids(keys), np.ones(len(keys), dtype=np.bool_)) & ~kept]
+        if not len(more):
+            return keeps
+        keeps[more] = True
+        hashes[more] = _hashes(take_text(listing.images, more).to_pylist())
+
+
+def _stem_hashes(listing: Listing) -> npt.NDArray[np.uint64]:
+    found = np.zeros(len(listing), dtype=np.uint64)
+    start = 0
+    for chunk in chunks_of(listing.images):
+        for first in range(0, len(chunk), BATCH_ROWS):
+            some = _hashes(map(stem_of, chunk.slice(first, BATCH_ROWS).to_pylist()))
+            found[start : start + len(some)] = some
+            start += len(some)
+    return found
+
+
+def _hashes(keys: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """64 bits for each."""
+    return np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, map(str.encode, keys))), dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRows:
+    """Rows of a plan that is not on disk yet, put together from what they were planned with when they are asked for:
+    as a table, 6 million would be 0.6 GB more."""
+
+    listing: Listing
+    order: Integers
+    image: Found
+    annotation: Found
+    keeps_ending: Bools
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def slice(self, offset: int, length: int) -> pa.Table:
+        schema = PLAN_ROW
+        return pa.Table.from_arrays(
+            [self._column(name, self.order[offset : offset + length]) for name in schema.names], schema=schema
+        )
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        made = self._column(name, self.order)
+        return made if isinstance(made, pa.ChunkedArray) else pa.chunked_array([made])
+
+    def to_table(self) -> pa.Table:
+        """All of them."""
+        return self.slice(0, self.num_rows)
+
+    def _column(self, name: str, order: Integers) -> pa.Array | pa.ChunkedArray:
+        if name in _TEXTS:
+            column = getattr(self.listing, _TEXTS[name])
+            return pa.nulls(len(order), pa.string()) if column is None else take_text(column, order)
+        if name == "position":
+            return number_array(order.astype(np.int64))
+        if name == "keeps_ending":
+            return number_array(self.keeps_ending[order].view(np.uint8)).cast(pa.bool_())
+        found = self.annotation if name.startswith("annotation") else self.image
+        numbers = getattr(found, _NUMBERS[name.removeprefix("annotation_")])[order]
+        return number_array(numbers.astype(PLAN_ROW.field(name).type.to_pandas_dtype()))
+
+
+_TEXTS = {"path": "images", "annotation_path": "annotations", "recaption": "recaptions"}
+_NUMBERS = {"archive": "archives", "offset": "offsets", "size": "sizes"}

@@ -1,0 +1,302 @@
+"""push: a converted folder as a dataset repository on the Hub."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import builder
+from builder import schema
+from builder.errors import HubError, InterruptedRunError, OptionError, OutputError, WriteError
+from builder.publish.card import make_card, make_interim_card
+from builder.publish.card_merge import Own, generated_part, own_part, take_apart
+from builder.publish.client import HubClient, Remote, quiet_client
+from builder.publish.hub import Publisher, Wanted
+from builder.publish.items import Digests, Item
+from builder.publish.patience import Patience
+from builder.publish.uploads import Uploads
+from builder.run.captions_only import captions_parcel
+from builder.run.parcel import Parcel, dataset_parcel, is_ours
+from builder.run.progress import duration
+from builder.run.report import size as in_words
+from builder.run.transfer import Transfer
+from builder.store.ledger import Ledger
+from builder.store.manifest import read_manifest
+from builder.store.output import write_file
+
+THREADS = 4
+"""Files on their way at a time: enough to fill a line that one connection does not, few enough to be polite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push came to. ``sha``: the commit that the repository is at; ``pull_request``: its address, where one was
+    made. ``files``: of the dataset; ``changed``: those that the repository did not have, of ``bytes`` bytes.
+    ``problems``: how the repository differs from the files here (a push ends without any, or in HubError)."""
+
+    repo: str
+    url: str
+    revision: str
+    sha: str
+    pull_request: str | None
+    private: bool
+    rows: int
+    files: int
+    changed: int
+    bytes: int
+    problems: tuple[str, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        """What a person is told."""
+        if self.problems:
+            return "\n".join([f"{self.repo} is not what is here:", *(f"  {problem}" for problem in self.problems)])
+        what = f"{self.rows:,} rows in {self.files:,} files"
+        sent = (
+            f"{self.changed:,} of them sent ({in_words(self.bytes)})" if self.changed else "all of it was there already"
+        )
+        where = self.pull_request or self.url
+        return f"{where}: {what}, {sent}, sizes and checksums as here; {duration(self.seconds)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``--json``."""
+        facts = {**asdict(self), "problems": list(self.problems), "seconds": round(self.seconds, 3)}
+        return {"ok": self.ok, **facts}
+
+
+def push(
+    out: str,
+    repo_id: str,
+    *,
+    public: bool = False,
+    captions_only: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    num_proc: int | None = None,
+    token: str | None = None,
+    verify_only: bool = False,
+    quiet: bool = False,
+) -> Pushed:
+    """Make a dataset repository hold what a converted folder holds, and check that it does. Sends what differs only;
+    run again after it was stopped, it goes on.
+
+    ``public``: of a repository that is made by this; one that is there stays as it is. ``captions_only``: leave out the
+    image bytes. ``revision``: the branch, made where it is missing. ``create_pr``: propose it as a pull request.
+    ``num_proc``: files sent at a time (4). ``token``: instead of the one that huggingface_hub finds. ``verify_only``:
+    compare, and change nothing. ``quiet``: nothing on stderr.
+
+    Raises HubError, OutputError, DamagedFileError, OptionError, InterruptedRunError.
+    """
+    if num_proc is not None and num_proc < 1:
+        raise OptionError("num_proc", num_proc, "1 or more")
+    branch = revision or "main"
+    manifest = read_manifest(out)
+    if captions_only:
+        parcel = captions_parcel(out, manifest, num_proc)
+    else:
+        parcel = dataset_parcel(out, manifest, repo_id, branch)
+    with quiet_client():
+        session = Session(out, repo_id, branch, create_pr, token, quiet)
+        if verify_only:
+            return session.verify(parcel, num_proc or THREADS)
+        session.open(public)
+        return session.push(parcel, num_proc or THREADS)
+
+
+class Session:
+    """A push under way: to one revision of one repository, from one folder."""
+
+    def __init__(self, out: str, repo: str, revision: str, create_pr: bool, token: str | None, quiet: bool) -> None:
+        self._started = time.monotonic()
+        self.ledger = Ledger(out)
+        self.digests = Digests(self.ledger.path("sha256.jsonl"))
+        self.meter = Transfer("push", quiet=quiet)
+        self._repo, self._create_pr = repo, create_pr
+        self._there = self._files = 0
+        self._made = self._warned = False
+        self._lock = threading.Lock()
+        client = HubClient(repo, token)
+        patience = Patience(self._way_on, self.meter.say)
+        self.publisher = Publisher(client, revision, create_pr, self.digests, patience, self.meter)
+
+    def open(self, public: bool) -> None:
+        """Make the repository where it is missing."""
+        self._made = self.publisher.open(private=not public)
+
+    def push(self, parcel: Parcel, threads: int) -> Pushed:
+        """Bring the repository to hold ``parcel``, and check it."""
+        card = _CardKeeper(self.ledger, self._repo, parcel)
+        fresh = card.wanted(self.publisher.card())
+        if fresh != self.publisher.card():
+            self.publisher.check_card(fresh)
+        self.send(parcel.items, threads, warn=parcel.facts.images)
+        wanted = Wanted(parcel.items, card.wanted, card.interim, lambda path: not is_ours(path))
+        title = f"Push {parcel.rows:,} rows with laion6m {builder.__version__}"
+        settled = self.publisher.settle(wanted, title)
+        remote = settled.remote
+        problems = self._problems(parcel, remote, settled.card)
+        if problems:
+            raise HubError(
+                f"checking {self._repo} after the push",
+                f"{problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
+                "Somebody else may be pushing there. Run the same command again.",
+            )
+        if not self._create_pr and settled.card is not None:
+            card.keep(settled.card)
+        return self._pushed(parcel, remote, problems)
+
+    def verify(self, parcel: Parcel, threads: int) -> Pushed:
+        """Compare only."""
+        remote = self.publisher.look()
+        self._run(parcel.items, self.digests.of, threads)
+        return self._pushed(parcel, remote, self._problems(parcel, remote, self.publisher.card()))
+
+    def send(self, items: Mapping[str, Item], threads: int, *, warn: bool) -> None:
+        """Send what the Hub does not have, several files at a time. ``warn``: these are images."""
+
+        def send(item: Item) -> None:
+            if warn and self.publisher.differing([item]):
+                self.note_licence()
+            self.publisher.send(item)
+
+        self._run(items, send, threads)
+
+    def note_licence(self) -> None:
+        """Once: whose the images are."""
+        with self._lock:
+            warned, self._warned = self._warned, True
+        if not warned:
+            remote = self.publisher.remote
+            kind = f"{'' if self._made else 'already there, and '}{'private' if remote.private else 'public'}"
+            self.meter.say(
+                f"{self._repo} is {kind}. The images belong to their owners, and upstream's authors say that they may "
+                "not redistribute them: keep the repository private unless you know that you may publish it."
+            )
+
+    def _run(self, items: Mapping[str, Item], work: Callable[[Item], object], threads: int) -> None:
+        self._files, self._there = len(items), 0
+        self.meter.hidden = False
+        self.meter.total = sum(item.size for item in items.values())
+
+        def measured(item: Item) -> None:
+            work(item)
+            self.meter.at(item.path, item.size)
+
+        uploads = Uploads(measured, max(1, min(threads, len(items))))
+        try:
+            for item in items.values():
+                uploads.submit(item)
+            while uploads.take() is not None:
+                self._there += 1
+        except KeyboardInterrupt:
+            raise InterruptedRunError(self._there, self._files) from None
+        finally:
+            uploads.stop()
+            self.meter.finish()
+
+    def _problems(self, parcel: Parcel, remote: Remote, card: bytes | None) -> list[str]:
+        """How the repository differs: each file by size and sha256, the rows by what the card says."""
+        found = self.publisher.problems(parcel.items, lambda path: not is_ours(path), remote)
+        if card is None:
+            return [*found, f"{schema.CARD} is missing"]
+        rows = _rows_of(card)
+        if rows != parcel.rows:
+            found.append(f"{schema.CARD} says {rows} rows; there are {parcel.rows:,}")
+        if generated_part(card) != generated_part(make_card(parcel.facts, Own(), self._repo)):
+            found.append(f"{schema.CARD} is not the one of this dataset")
+        return found
+
+    def _pushed(self, parcel: Parcel, remote: Remote, problems: list[str]) -> Pushed:
+        publisher = self.publisher
+        pull = publisher.pull_request
+        return Pushed(
+            repo=self._repo,
+            url=publisher.client.url,
+            revision=publisher.revision if pull is None else pull[0],
+            sha=remote.sha,
+            pull_request=None if pull is None else pull[1],
+            private=remote.private,
+            rows=parcel.rows,
+            files=len(parcel.items) + 1,
+            changed=len(publisher.changed),
+            bytes=sum(publisher.changed.values()),
+            problems=tuple(problems),
+            seconds=time.monotonic() - self._started,
+        )
+
+    def _way_on(self) -> str:
+        return (
+            f"{self._there:,} of {self._files:,} files have been sent. Run the same command again to go on: what the "
+            "Hub has is not sent twice."
+        )
+
+
+class _CardKeeper:
+    """Which of the owner's text a card gets: what they wrote here, or there, whichever is newer than the last push."""
+
+    def __init__(self, ledger: Ledger, repo: str, parcel: Parcel) -> None:
+        self._repo, self._parcel = repo, parcel
+        self._path = ledger.path("pushed-cards.json")
+        self._last: dict[str, Any] = {}
+        with suppress(OSError, ValueError), open(self._path, "rb") as file:
+            self._last = dict(json.loads(file.read()))
+        try:
+            with open(parcel.card, "rb") as file:
+                self._here = own_part(file.read(), parcel.card)
+        except FileNotFoundError:
+            self._here = Own()
+        except OSError as error:
+            raise OutputError(f"cannot read {parcel.card}: {error.strerror}") from error
+
+    def wanted(self, there: bytes | None) -> bytes:
+        """The card to be, where ``there`` is the one that is. Raises HubError where both have been edited."""
+        return make_card(self._parcel.facts, self._own(there), self._repo)
+
+    def interim(self, there: bytes | None) -> bytes | None:
+        """A card that makes no claims, where there is one that does."""
+        return interim_card(there, self._repo, self._parcel.facts.suffix)
+
+    def keep(self, card: bytes) -> None:
+        """Have the card here as it is there, and remember that it was. A folder that cannot be written stays as it
+        is."""
+        document = json.dumps({**self._last, self._repo: asdict(own_part(card, self._repo))}).encode()
+        with suppress(WriteError):
+            write_file(self._parcel.card, [card])
+            write_file(self._path, [document])
+
+    def _own(self, there: bytes | None) -> Own:
+        theirs, last = own_part(there, f"{schema.CARD} of {self._repo}"), self._last.get(self._repo)
+        if self._here in (theirs, Own()) or asdict(self._here) == last:
+            return self._here if there is None else theirs
+        if theirs == Own() or asdict(theirs) == last:
+            return self._here
+        raise HubError(
+            f"pushing {schema.CARD} to {self._repo}",
+            f"its text was edited both there and in {self._parcel.card}",
+            "Take what you want to keep of the one into the other, then push again.",
+        )
+
+
+def interim_card(there: bytes | None, repo: str, suffix: str) -> bytes | None:
+    """For while shards come one by one: the card that is there, without the claims that do not hold meanwhile."""
+    if there is None or "dataset_info" not in take_apart(there, f"{schema.CARD} of {repo}").values:
+        return there
+    return make_interim_card(own_part(there, repo), repo, suffix)
+
+
+def _rows_of(card: bytes) -> int | None:
+    """num_examples of the split, as the card has it."""
+    try:
+        splits = take_apart(card, schema.CARD).values["dataset_info"]["splits"]
+        return next(int(split["num_examples"]) for split in splits if split["name"] == schema.SPLIT)
+    except (OutputError, KeyError, TypeError, ValueError, StopIteration):
+        return None

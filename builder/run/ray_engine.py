@@ -1,0 +1,259 @@
+"""The engine that is a Ray cluster: each task of a job is a Ray task, on whichever node has room. The one place that
+imports ray.
+
+    driver: task → message ──▶ node: answer_to(message) ──▶ driver: result
+                               └─ counts ─▶ Counter (an actor beside the driver) ─▶ driver: report
+
+The same messages and answers as between a process and its workers (run/engines.py), so the bytes that come out are the
+same. Retrying is done here rather than by Ray, for the sake of the reasons: whatever kills a task is kept, and said
+when it is given up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+import builder
+from builder.errors import ClusterError, MissingExtraError, WorkerDiedError
+from builder.options import default_num_proc
+from builder.run.engines import Report, Result, Task, Work, answer_to, describe, pack, unpack
+
+TRIES = 3
+"""How often a task is begun when nodes or workers die under it: once is an accident, three times is the task's own
+doing (it takes more memory than a node has)."""
+_PER_CPU = 2  # tasks sent ahead for each CPU: a node that is done has the next one there
+_TICK = 0.2  # seconds between looks at progress, and between reports of a task
+_LOOK = 10.0  # seconds between looks at how large the cluster is now
+_TIMEOUT = 120.0  # seconds that a node may take to answer a question
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A task under way. ``reasons``: what ended it, each time so far. ``told``: what has been reported of it."""
+
+    number: int
+    task: Any
+    message: bytes
+    reasons: list[str] = field(default_factory=list)
+    told: tuple[int, int] = (0, 0)
+
+
+class RayEngine:
+    """Runs work on a cluster. Every node needs laion6m and pyarrow in the driver's versions, and OUT on a disk that all
+    of them share or behind a URL."""
+
+    def __init__(self, num_proc: int | None, address: str | None) -> None:
+        """``num_proc``: tasks at a time; None: as many as the cluster has CPUs. ``address``: of a cluster that is
+        there; None: one of our own, on this machine. Raises MissingExtraError, ClusterError."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each start warns of what will change
+        try:
+            import ray
+            import ray.exceptions
+        except ImportError as error:
+            raise MissingExtraError("--engine ray", "ray", "ray") from error
+        self._ray = ray
+        self._num_proc = num_proc
+        self._address = address or "this machine"
+        self._flying: dict[Any, _Flight] = {}
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            self._connect(address)
+        try:
+            self._compare_versions()
+            self._do = ray.remote(num_cpus=1, max_retries=0)(do)
+            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=True
+            )
+            self._counter = ray.remote(num_cpus=0)(Counter).options(scheduling_strategy=here).remote()
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _connect(self, address: str | None) -> None:
+        own: dict[str, Any] = {"address": address}
+        if address is not None and address.startswith("127."):  # else Ray looks for the node at this machine's address
+            own["_node_ip_address"] = address.partition(":")[0]
+        if address is None:
+            own = {
+                "address": "local",
+                "num_cpus": self._num_proc or default_num_proc(),
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+            }
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            _knock(address)
+            self._ray.init(configure_logging=False, log_to_driver=False, **own)
+        except Exception as error:  # Ray's own, grpc's, ConnectionError …
+            raise ClusterError(
+                self._address, f"{type(error).__name__}: {error}", "Is it running? ray status --address … says."
+            ) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there, that ends Python on the spot
+
+    def _compare_versions(self) -> None:
+        """Other versions could write other bytes. Raises ClusterError."""
+        ray = self._ray
+        mine = versions()
+        ask = ray.remote(num_cpus=0, max_retries=0)(versions)
+        near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        answers = {
+            place: ask.options(scheduling_strategy=near(node, soft=False)).remote() for node, place in nodes.items()
+        }
+        for place, answer in answers.items():
+            try:
+                theirs = ray.get(answer, timeout=_TIMEOUT)
+            except ray.exceptions.RayError as error:
+                said = str(error).strip().splitlines()[-1]
+                way_out = f"Install laion6m {mine['laion6m']} on every node."
+                raise ClusterError(self._address, f"node {place} cannot do the work: {said}", way_out) from error
+            if theirs != mine:
+                raise ClusterError(
+                    self._address,
+                    f"node {place} has {_said(theirs)}, this process {_said(mine)}: what they write could differ",
+                    "Install the same versions on every node.",
+                )
+
+    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
+        waiting = enumerate(tasks)
+        looked, room = 0.0, 1
+        while True:
+            if time.monotonic() - looked > _LOOK:
+                looked, room = time.monotonic(), self._room()
+            while len(self._flying) < room:
+                number, task = next(waiting, (-1, None))
+                if number < 0:
+                    break
+                self._send(_Flight(number, task, pack((work, task))))
+            if not self._flying:
+                return
+            ready, _ = self._ray.wait(list(self._flying), num_returns=1, timeout=_TICK)
+            self._hear(report)
+            for reference in ready:
+                flight = self._flying.pop(reference)
+                answer = self._answer(reference, flight)
+                if answer is None:
+                    self._send(flight)
+                    continue
+                kind, value, images, size = answer
+                report(max(0, images - flight.told[0]), max(0, size - flight.told[1]))
+                if kind == "error":
+                    raise value
+                yield value
+            report(0, 0)
+
+    def _room(self) -> int:
+        """Tasks under way at a time: so many plans lie in memory."""
+        if self._num_proc is not None:
+            return self._num_proc
+        return max(1, int(_PER_CPU * self._ray.cluster_resources().get("CPU", 1)))
+
+    def _send(self, flight: _Flight) -> None:
+        self._flying[self._do.remote(flight.message, flight.number, self._counter)] = flight
+
+    def _answer(self, reference: Any, flight: _Flight) -> tuple[str, Any, int, int] | None:
+        """What came of a task; None where it has to be begun again. Raises WorkerDiedError, ClusterError."""
+        errors = self._ray.exceptions
+        try:
+            message, images, size = self._ray.get(reference)
+        except errors.RayTaskError as error:  # not the work's own: those come as answers
+            said = str(error).strip().splitlines()[-1]
+            raise ClusterError(self._address, f"{describe(flight.task)}: {said}", "See Ray's logs.") from error
+        except errors.RayError as error:
+            out_of_memory = isinstance(error, errors.OutOfMemoryError)
+            name = "its node ran out of memory" if out_of_memory else type(error).__name__
+            flight.reasons.append(name)
+            if len(flight.reasons) < TRIES:
+                return None
+            reasons = f"begun {TRIES} times: {', '.join(flight.reasons)}"
+            raise WorkerDiedError(describe(flight.task), reasons) from error
+        kind, value = unpack(message)
+        return kind, value, images, size
+
+    def _hear(self, report: Report) -> None:
+        """Pass on what tasks have counted since."""
+        counts: dict[int, tuple[int, int]] = {}
+        with suppress(self._ray.exceptions.RayError):  # without its counter a run goes on, its bar in larger steps
+            counts = self._ray.get(self._counter.take.remote(), timeout=_TICK)
+        for flight in self._flying.values():
+            images, size = counts.get(flight.number, (0, 0))
+            more = (max(0, images - flight.told[0]), max(0, size - flight.told[1]))
+            if more != (0, 0):
+                flight.told = (flight.told[0] + more[0], flight.told[1] + more[1])
+                report(*more)
+
+    def __enter__(self) -> RayEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reference in self._flying:
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.cancel(reference, force=True)
+        self._flying.clear()
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(self._counter)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._mine:
+            self._ray.shutdown()
+
+
+class Counter:
+    """What tasks have done so far, by their numbers: kept beside the driver, where no dying node takes it along."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, tuple[int, int]] = {}
+
+    def put(self, number: int, images: int, size: int) -> None:
+        self._counts[number] = (images, size)
+
+    def take(self) -> dict[int, tuple[int, int]]:
+        """What is new since the last call."""
+        counts, self._counts = self._counts, {}
+        return counts
+
+
+def do(message: bytes, number: int, counter: Any) -> tuple[bytes, int, int]:
+    """On a node: the work in a message; its answer, packed, and the images and bytes that it reported."""
+    done = [0, 0]
+    last = 0.0
+
+    def report(images: int, size: int) -> None:
+        nonlocal last
+        done[0] += images
+        done[1] += size
+        if time.monotonic() - last > _TICK:
+            last = time.monotonic()
+            counter.put.remote(number, *done)
+
+    return answer_to(message, report), done[0], done[1]
+
+
+def _knock(address: str | None) -> None:
+    """Ray itself takes minutes to say that nobody is there. Raises OSError."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def versions() -> dict[str, str]:
+    """What decides the bytes of the output."""
+    return {"laion6m": builder.__version__, "pyarrow": pa.__version__}
+
+
+def _said(found: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())

@@ -1,0 +1,182 @@
+"""The unit of work: one shard, from planned rows to a file on disk and its receipt. A plan in, a receipt out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from builder import schema
+from builder.arrays import binary_array, from_ipc, number_array, string_array, utf8_array
+from builder.options import ConvertOptions
+from builder.records import Reject
+from builder.source.samples import Chunk, Sample, Stock, read_samples
+from builder.store.arrow import ArrowShardWriter
+from builder.store.folders import Folder
+from builder.store.ledger import Ledger, Receipt
+from builder.store.output import NewFile
+from builder.store.parquet import ParquetShardWriter
+from builder.store.shards import ShardWriter, TextRow
+
+Report = Callable[[int, int], None]
+"""Tells of progress: images done, bytes done, since the last call."""
+
+WRITERS: dict[str, Callable[[NewFile], ShardWriter]] = {"parquet": ParquetShardWriter, "arrow": ArrowShardWriter}
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The work of one shard. ``rows``: PLAN_ROW as an Arrow IPC stream; ``shards``: of the whole job; ``raw``: how many
+    raw archives there are, ``captions``: whether annotations lie in archives of their own."""
+
+    out: Folder
+    number: int
+    shards: int
+    rows: bytes
+    stock: Stock
+    options: ConvertOptions
+    raw: int
+    captions: bool
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        archives = ", ".join(archive.name for archive in self.stock.raw.values())
+        return f"shard {self.number} of {self.shards} ({archives})"
+
+
+def make_receipt(
+    number: int, samples: list[Sample], rejects: list[Reject], size: int, digest: str, check: dict[str, Any]
+) -> Receipt:
+    """What is known of a finished shard. ``size``, ``digest``, ``check``: of its file."""
+    return Receipt(
+        number=number,
+        rows=len(samples),
+        image_bytes=sum(sample.end - sample.start for sample in samples),
+        size=size,
+        digest=digest,
+        check=check,
+        rejected=dict(sorted(Counter(reject.reason.value for reject in rejects).items())),
+        formats=dict(sorted(Counter(sample.info.format for sample in samples).items())),
+        animated=sum(sample.info.frames > 1 for sample in samples),
+    )
+
+
+PART = schema.INDEX_ROW.append(pa.field("key_hash", pa.uint64()))
+"""Index rows as a receipt keeps them."""
+
+
+class NewShard:
+    """A shard being made of chunks of samples: its file, and what its receipt will say."""
+
+    def __init__(self, out: Folder, number: int, shards: int, options: ConvertOptions) -> None:
+        name = schema.ShardName(number, shards, schema.SUFFIXES[options.format])
+        self._number = number
+        self._writer = WRITERS[options.format](out.create(name.path))
+        self._kept: list[Sample] = []
+        self._digests: list[bytes] = []
+        self._rejects: list[Reject] = []
+
+    def take(self, chunk: Chunk, report: Report) -> None:
+        """Write a chunk's samples, count its rejects."""
+        digest, writer = xxhash.xxh3_128_digest, self._writer
+        view = memoryview(chunk.buffer)
+        done = 0
+        for sample in chunk.samples:
+            image = view[sample.start : sample.end]
+            self._digests.append(digest(image))
+            writer.add(image, _text(sample))
+            done += sample.end - sample.start
+        writer.release()
+        self._kept += chunk.samples
+        self._rejects += chunk.rejects
+        report(len(chunk.samples) + len(chunk.rejects), done)
+
+    def finish(self) -> tuple[Receipt, pa.RecordBatch, pa.RecordBatch]:
+        """Finish the file, under its final name; returns what goes into the ledger of it: receipt, index, rejects."""
+        written = self._writer.close()
+        kept = self._kept
+        receipt = make_receipt(self._number, kept, self._rejects, written.size, written.digest, written.check)
+        files, annotation_files = [self._number] * len(kept), [schema.IN_SHARD] * len(kept)
+        part = index_part(kept, files, written.offsets, self._digests, annotation_files)
+        return receipt, part, reject_batch(self._rejects)
+
+    def abort(self) -> None:
+        """Give it up; nothing of it stays."""
+        self._writer.abort()
+
+
+def write_shard(unit: Unit, report: Report) -> Receipt:
+    """Make one shard. Leaves nothing under a final name unless it is whole; raises SourceError, WriteError."""
+    shard = NewShard(unit.out, unit.number, unit.shards, unit.options)
+    try:
+        for batch in from_ipc(unit.rows).to_batches():
+            for chunk in read_samples(batch, unit.stock, unit.options.policy):
+                shard.take(chunk, report)
+        made = shard.finish()
+    except BaseException:
+        shard.abort()
+        raise
+    Ledger(unit.out).write_receipt(*made)
+    return made[0]
+
+
+def index_part(
+    samples: list[Sample],
+    files: list[int],
+    offsets: npt.NDArray[np.int64],
+    digests: list[bytes] | None,
+    annotation_files: list[int],
+    annotations: list[bytes | None] | None = None,
+) -> pa.RecordBatch:
+    """Index rows of samples: in which file (by its number in the index) and where the image lies, and the annotation.
+
+    ``digests``: None where nobody read the images. ``annotations``: documents that only the index holds.
+    """
+
+    def numbers(values: list[int], kind: type) -> pa.Array:
+        return number_array(np.array(values, dtype=kind))
+
+    count = len(samples)
+    columns = [
+        numbers(files, np.int32),
+        number_array(offsets),
+        numbers([sample.end - sample.start for sample in samples], np.int64),
+        numbers([sample.info.width for sample in samples], np.int32),
+        numbers([sample.info.height for sample in samples], np.int32),
+        numbers([sample.position for sample in samples], np.int64),
+        numbers(annotation_files, np.int32),
+        numbers([sample.annotation_offset for sample in samples], np.int64),
+        numbers([len(sample.annotation) for sample in samples], np.int64),
+        numbers([sample.bom for sample in samples], np.uint8).cast(pa.bool_()),
+        pa.nulls(count, pa.binary(16)) if digests is None else binary_array(digests).cast(pa.binary(16)),
+        string_array([sample.key for sample in samples]),
+        string_array([sample.path for sample in samples]),
+        string_array([sample.annotation_path for sample in samples]),
+        string_array([sample.caption for sample in samples]),
+        pa.nulls(count, pa.string()) if annotations is None else utf8_array(annotations),
+        numbers([xxhash.xxh3_64_intdigest(sample.key.encode()) for sample in samples], np.uint64),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=PART)
+
+
+def reject_batch(rejects: list[Reject]) -> pa.RecordBatch:
+    """Rejects as REJECT_ROW."""
+    columns = [
+        number_array(np.array([reject.position for reject in rejects], dtype=np.int64)),
+        string_array([reject.key for reject in rejects]),
+        string_array([reject.reason.value for reject in rejects]),
+        string_array([reject.detail for reject in rejects]),
+        string_array([reject.source for reject in rejects]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema.REJECT_ROW)
+
+
+def _text(sample: Sample) -> TextRow:
+    return TextRow(sample.key, sample.path, sample.caption, sample.info.width, sample.info.height, sample.annotation)

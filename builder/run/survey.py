@@ -1,0 +1,228 @@
+"""Look over a whole source and plan: recognise, scan every archive, read the listing, join."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from builder.arrays import Pool
+from builder.errors import DamagedFileError
+from builder.options import ConvertOptions
+from builder.records import Damage
+from builder.run.engines import Engine, Report
+from builder.run.plan import BATCH_ROWS, PLAN_ROW, Plan, plan_joined, rows_digests
+from builder.source.implied import listing_of_annotations, listing_of_recaptions, wants_urls
+from builder.source.layouts import Archive, Layout
+from builder.source.listing import Listing, read_listing
+from builder.source.pairs import join
+from builder.source.samples import Stock
+from builder.source.scan import ArchiveTable, ScanRequest, open_bytes, scan_archive
+from builder.store.ledger import Ledger
+from builder.store.output import ArrowSink, write_whole
+from builder.store.seals import file_digest, seal, unseal
+from builder.urls import state_of
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A planned source. ``damage``: archive name → what is wrong with it, for archives that are not sound.
+    ``digests``: of each shard's planned rows (run/one_pass.py), for a source behind a URL."""
+
+    layout: Layout
+    plan: Plan
+    damage: dict[str, list[str]]
+    compressed: tuple[str, ...]
+    digests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberedScan:
+    number: int
+    request: ScanRequest
+
+    @property
+    def archive(self) -> Archive:
+        return self.request.archive
+
+
+def survey(layout: Layout, options: ConvertOptions, engine: Engine) -> Survey:
+    """Scan and plan. Raises SourceError, ListingError."""
+    return plan_survey(layout, options, scan_all(layout, engine))
+
+
+def scans_wanted(layout: Layout) -> tuple[bool, bool]:
+    """Whether scans must note the members' names, and the urls in JSON members."""
+    return not layout.listing, bool(layout.recaptions) and wants_urls(layout.recaptions)
+
+
+def plan_survey(layout: Layout, options: ConvertOptions, scanned: list[ArchiveTable]) -> Survey:
+    """Plan with the tables of all raw archives, then all captions archives. Raises SourceError, ListingError."""
+    listing = _listing(layout, *_sides(layout, scanned), options)
+    joined = join(listing, *_sides(layout, scanned))
+    scanned = [table.without_names() for table in scanned]  # of 6 million samples 0.2 GB, and more without a listing
+    plan = plan_joined(layout, listing, joined, *_sides(layout, scanned), options.max_shard_size)
+    damage = {
+        f"{side}/{archive.name}": [_place(place) for place in table.damage]
+        for side, archive, table in _labelled(layout, scanned)
+        if table.damage
+    }
+    compressed = tuple(
+        f"{side}/{archive.name}" for side, archive, table in _labelled(layout, scanned) if table.compression
+    )
+    digests = rows_digests(plan.rows, plan.bounds) if layout.is_remote else ()
+    return Survey(layout, plan, damage, compressed, digests)
+
+
+def scan_all(layout: Layout, engine: Engine) -> list[ArchiveTable]:
+    """The tables of all archives, those of captions/ behind those of raw/. Raises SourceError."""
+    names, urls = scans_wanted(layout)
+    archives = [*layout.raw, *layout.captions]
+    tasks = [_NumberedScan(number, ScanRequest(archive, names, urls)) for number, archive in enumerate(archives)]
+    largest_first = sorted(tasks, key=lambda task: -task.archive.size)
+    ids = Pool()
+    tables: dict[int, ArchiveTable] = {}
+    for number, table in engine.run(_scan, largest_first, _unheard):
+        tables[number] = replace(table, ids=ids.keep(table.ids))
+    return [tables[number] for number in range(len(tasks))]
+
+
+def describe_source(layout: Layout) -> dict[str, Any]:
+    """What identifies a source: names, sizes and modification times of its archives and listings."""
+
+    def files(paths: Sequence[str]) -> list[list[str | int]]:
+        return [[os.path.basename(path), *state_of(path, layout.storage)] for path in paths]
+
+    return {
+        "layout": layout.kind,
+        "raw": {archive.name: [archive.size, archive.version] for archive in layout.raw},
+        "captions": {archive.name: [archive.size, archive.version] for archive in layout.captions},
+        "listing": files(layout.listing),
+        "recaptions": files(layout.recaptions),
+    }
+
+
+def save_survey(survey: Survey, ledger: Ledger) -> None:
+    """Keep the plan beside the output, so that a rerun starts where this one got to."""
+    plan = survey.plan
+    digests = {"plan-rejects.arrow": _save_table(ledger, "plan-rejects.arrow", plan.rejects.schema, [plan.rejects])}
+    facts = {
+        "bounds": plan.bounds,
+        "owners": plan.owners,
+        "unlisted": plan.unlisted,
+        "listed": plan.listed,
+        "damage": survey.damage,
+        "compressed": survey.compressed,
+        "digests": survey.digests,
+    }
+    schema = PLAN_ROW.with_metadata({b"plan": json.dumps(facts).encode()})
+    stretches = (plan.rows.slice(first, BATCH_ROWS) for first in range(0, len(plan.rows), BATCH_ROWS))
+    whole = (rows.replace_schema_metadata(schema.metadata) for rows in stretches)
+    digests["plan.arrow"] = _save_table(ledger, "plan.arrow", schema, whole)
+    write_whole(ledger.create("plan.json"), [seal(digests)])  # last: with it there is a plan
+
+
+def _save_table(ledger: Ledger, name: str, schema: pa.Schema, stretches: Iterable[pa.Table]) -> str:
+    """Write an Arrow IPC stream, a stretch of the table at a time; returns the file's xxh3-128, hex."""
+    file = ledger.create(name)
+    try:
+        with pa.ipc.new_stream(ArrowSink(file), schema) as writer:
+            for table in stretches:
+                writer.write_table(table)
+        return file.close()
+    except BaseException:
+        file.abort()
+        raise
+
+
+def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
+    """What :func:`save_survey` kept; None where there is none. The rows stay on disk, memory-mapped. Raises
+    DamagedFileError."""
+    text = ledger.read("plan.json")
+    if text is None:
+        return None
+    try:
+        path, rejects_path = ledger.local("plan.arrow"), ledger.local("plan-rejects.arrow")
+        digests = unseal(text)
+        if wrong := [name for name, digest in digests.items() if file_digest(ledger.local(name)) != digest]:
+            raise ValueError(f"{', '.join(wrong)}: another checksum than plan.json has")
+        with pa.memory_map(path) as source:
+            rows = pa.ipc.open_stream(source).read_all()
+        with pa.memory_map(rejects_path) as source:
+            rejects = pa.ipc.open_stream(source).read_all()
+        facts = json.loads((rows.schema.metadata or {})[b"plan"])
+    except FileNotFoundError:
+        return None  # somebody tidied up: it is made again
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        place = ledger.place("plan.arrow")
+        raise DamagedFileError(place, "plan", f"{error}; remove it to have it made again") from None
+    plan = Plan(
+        rows=rows.replace_schema_metadata(None),
+        bounds=tuple(facts["bounds"]),
+        owners=tuple(facts["owners"]),
+        rejects=rejects,
+        unlisted=facts["unlisted"],
+        listed=facts["listed"],
+    )
+    return Survey(layout, plan, facts["damage"], tuple(facts["compressed"]), tuple(facts["digests"]))
+
+
+def shard_rows(survey: Survey, number: int) -> tuple[pa.Table, Stock]:
+    """The planned rows of one shard, and the archives they lie in."""
+    plan, layout = survey.plan, survey.layout
+    rows = plan.rows.slice(plan.bounds[number], plan.bounds[number + 1] - plan.bounds[number]).combine_chunks()
+    used = {name: set(rows.column(name).unique().to_pylist()) - {-1} for name in ("archive", "annotation_archive")}
+    stock = Stock(
+        layout.raw_root,
+        layout.captions_root,
+        {number: layout.raw[number] for number in sorted(used["archive"])},
+        {number: layout.annotations[number] for number in sorted(used["annotation_archive"])},
+    )
+    return rows, stock
+
+
+def _scan(task: _NumberedScan, report: Report) -> tuple[int, ArchiveTable]:
+    return task.number, scan_archive(task.request)
+
+
+def _unheard(images: int, size: int) -> None:
+    """Scanning is quick and has no progress of its own."""
+
+
+def _listing(
+    layout: Layout, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable], options: ConvertOptions
+) -> Listing:
+    if layout.recaptions:
+        return listing_of_recaptions(layout.recaptions, raw, options.policy.caption_key)
+    if not layout.listing:
+        return listing_of_annotations(raw, captions)
+    return listed(layout)
+
+
+def listed(layout: Layout) -> Listing:
+    """What data.json lists. Raises ListingError, SourceError."""
+    files = [open_bytes(path, layout.storage) for path in layout.listing]
+    try:
+        return read_listing(files)
+    finally:
+        for file in files:
+            file.close()
+
+
+def _sides(layout: Layout, tables: list[ArchiveTable]) -> tuple[list[ArchiveTable], list[ArchiveTable]]:
+    """The tables of raw archives, and those of the archives that hold annotations: the same list where they do."""
+    raw = tables[: len(layout.raw)]
+    return raw, tables[len(layout.raw) :] if layout.captions else raw
+
+
+def _labelled(layout: Layout, tables: Sequence[ArchiveTable]) -> list[tuple[str, Archive, ArchiveTable]]:
+    labels = [("raw", archive) for archive in layout.raw] + [("captions", archive) for archive in layout.captions]
+    return [(side, archive, table) for (side, archive), table in zip(labels, tables, strict=True)]
+
+
+def _place(damage: Damage) -> str:
+    return f"bytes {damage.offset:,} to {damage.end:,}: {damage.problem}"

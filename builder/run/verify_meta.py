@@ -1,0 +1,300 @@
+"""Verify what spans all shards: the files there are, the index by itself, the rejects, and that the counts add up."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from builder import schema
+from builder.errors import DamagedFileError, Laion6mError
+from builder.read.columns import Column, column_checksums, columns_of
+from builder.read.index import Index
+from builder.records import Reason
+from builder.run.engines import Report
+from builder.run.findings import MAKE_META, MOST_NAMED, Finding, Findings, printable
+from builder.run.index_rows import index_rows, rows_not_utf8
+from builder.source.files import LocalFile
+from builder.store.manifest import Manifest
+from builder.store.pages import check_claims
+from builder.store.seals import seal, unseal
+
+Int64s = npt.NDArray[np.int64]
+
+_BLOCK = 1 << 20
+_KINDS = (*schema.SUFFIXES, "index")
+_ABSENT = "Run the same laion6m convert again: what is missing is made anew."
+_ADD_AGAIN = "Add it again with laion6m add-column, or remove it from columns/ and meta/columns/."
+_READ = ("position", "size", "file", "annotation_file", "find_hash", "find_row")
+
+
+@dataclass(slots=True)
+class Accounts:
+    """What the index says, read through once: 8 bytes a row and column. ``usable``: rows may be looked up in it."""
+
+    usable: bool = False
+    header: schema.IndexHeader | None = None
+    positions: Int64s = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    sizes: Int64s = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """A file to be read whole. ``digest``: its xxh3-128 by the manifest, hex. ``touched``: what lies in it, in
+    words."""
+
+    out: str
+    name: str
+    digest: str
+    touched: str = ""
+    remedy: str = MAKE_META
+
+
+def is_shard(name: str) -> bool:
+    """Whether a path in the manifest is that of a shard."""
+    return name.startswith(f"{schema.DATA}/")
+
+
+def check_file(task: FileCheck, report: Report) -> list[Finding]:
+    """A whole file's checksum. Raises nothing."""
+    findings = Findings(task.name, task.remedy)
+    digest = xxhash.xxh3_128()
+    try:
+        file = LocalFile(os.path.join(task.out, *task.name.split("/")))
+        size = file.size or 0
+        for offset in range(0, size, _BLOCK):
+            digest.update(file.read_at(offset, _BLOCK))
+        file.close()
+    except OSError as error:
+        findings.add(f"cannot be read: {error.strerror}")
+        return findings.found
+    report(0, size)
+    if digest.hexdigest() != task.digest:
+        told = "rows are named where they differ from their shards" if task.name == schema.INDEX else task.touched
+        findings.add(f"its checksum is not the one in the manifest{'; ' if told else ''}{told}")
+    return findings.found
+
+
+def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
+    """Added columns: the files of each to be read whole, and what is wrong besides: made for another index than the
+    one that is there, or without checksums."""
+    checks: list[FileCheck] = []
+    found: list[Finding] = []
+    for name in sorted({*columns_of(out), *columns_of(out, ".json")}):
+        place = f"{schema.META}/columns/{name}"
+        try:
+            column = Column(out, name)
+            with open(column_checksums(out, name), "rb") as handle:
+                text = handle.read()
+            digests = unseal(text)
+            if text != seal(digests):
+                raise ValueError("not written as this tool writes it")
+        except Laion6mError as error:
+            found.append(Finding(f"{place}.arrow", printable(str(error)), _ADD_AGAIN))
+            continue
+        except (OSError, ValueError) as error:
+            found.append(Finding(f"{place}.json", printable(f"no checksums: {error}"), _ADD_AGAIN))
+            continue
+        first = 0
+        rows = {}
+        for file in column.header.files:
+            rows[file.path] = f"rows {first:,} to {first + file.rows - 1:,} lie in it"
+            first += file.rows
+        wanted = {*rows, f"{place}.arrow"}
+        if wanted != digests.keys():
+            found.append(Finding(f"{place}.json", "its checksums are of other files", _ADD_AGAIN))
+        checks += [
+            FileCheck(out, path, digests[path], rows.get(path, "it says where all rows lie"), _ADD_AGAIN)
+            for path in sorted(wanted & digests.keys())
+        ]
+    return checks, found
+
+
+def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[Finding]]:
+    """The named files that are there; what is missing, of another size, or in data/ or meta/ without being named."""
+    present, found = set(), []
+    for name, facts in manifest.files.items():
+        path = os.path.join(out, *name.split("/"))
+        findings = Findings(name, _ABSENT if is_shard(name) else MAKE_META)
+        if not os.path.isfile(path):
+            findings.add("is missing")
+        else:
+            present.add(name)
+            if os.path.getsize(path) != facts["size"]:
+                findings.add(f"{os.path.getsize(path):,} bytes, {facts['size']:,} by the manifest")
+        found += findings.found
+    known = {*manifest.files, schema.MANIFEST}
+    for folder in (schema.DATA, schema.META):
+        for parent, _, names in os.walk(os.path.join(out, folder)):
+            inside = os.path.relpath(parent, out).replace(os.sep, "/")
+            if inside == f"{schema.META}/columns":
+                continue  # check_columns looks at those
+            for name in sorted({f"{inside}/{name}" for name in names} - known):
+                found.append(
+                    Finding(name, "is not in the manifest", "Move it elsewhere, it is no part of the dataset.")
+                )
+    return present, found
+
+
+def check_manifest(out: str, manifest: Manifest) -> list[Finding]:
+    """That the manifest is, byte by byte, what its content is written as, and that its own counts add up.
+
+    Raises DamagedFileError where it is not of the shape that all else relies on: its checksum proves no author.
+    """
+    _check_shape(os.path.join(out, schema.MANIFEST), manifest)
+    findings = Findings(schema.MANIFEST, MAKE_META)
+    with open(os.path.join(out, schema.MANIFEST), "rb") as handle:
+        if handle.read() != manifest.to_json():
+            findings.add("is not written as this tool writes it")
+    totals = manifest.totals
+    rejected = totals["rejected"]
+    lost = sum(rejected.values())
+    if totals["listed"] != totals["rows"] + lost:
+        findings.add(f"{totals['listed']:,} listed are not {totals['rows']:,} rows and {lost:,} rejects")
+    if unknown := sorted(rejected.keys() - {reason.value for reason in Reason}):
+        findings.add(f"rejects for reasons that there are not: {', '.join(unknown)}")
+    named = sum(map(is_shard, manifest.files))
+    if manifest.kind in schema.SUFFIXES and totals["shards"] != named:
+        findings.add(f"{totals['shards']:,} shards, but it names {named} in data/")
+    return findings.found
+
+
+def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
+    """Read the index through once, batch by batch, and check what concerns no single shard."""
+    path = os.path.join(out, schema.INDEX)
+    accounts = Accounts()
+    findings = Findings(schema.INDEX, MAKE_META, 0, lambda row: key_of(out, row))
+    totals = manifest.totals
+    try:
+        accounts.header = header = Index(path, out).header
+        columns, key_hashes = _read_index(path, header.rows)
+    except DamagedFileError as error:
+        findings.add(f"{error.args[1]}: {error.args[2]}")
+        if broken := rows_not_utf8(path):
+            named = tuple(broken[:MOST_NAMED])
+            findings.found.append(Finding(schema.INDEX, "text is not UTF-8", MAKE_META, named, len(broken)))
+        return accounts, findings.found
+    except pa.ArrowException as error:
+        findings.add(f"not an Arrow file: {error}")
+        return accounts, findings.found
+    accounts.positions, accounts.sizes, accounts.usable = columns["position"], columns["size"], True
+    if header.rows != totals["rows"]:
+        findings.add(f"{header.rows:,} rows, {totals['rows']:,} by the manifest")
+    if int(accounts.sizes.sum()) != totals["image_bytes"]:
+        findings.add(f"{accounts.sizes.sum():,} bytes of images, {totals['image_bytes']:,} by the manifest")
+    if manifest.kind in schema.SUFFIXES:
+        counts = [file.rows for file in header.files]
+        if sorted(file.path for file in header.files) != sorted(filter(is_shard, manifest.files)):
+            findings.add("it is of other shards than the manifest's")
+            accounts.usable = False
+        elif min(counts, default=0) < 0 or sum(counts) != header.rows:
+            findings.add(f"its shards have {sum(counts):,} rows together, it has {header.rows:,}")
+            accounts.usable = False
+        else:
+            wrong = columns["file"] != np.repeat(np.arange(len(counts)), counts)
+            findings.rows("file is not the shard that the row lies in", np.flatnonzero(wrong))
+        elsewhere = np.flatnonzero(columns["annotation_file"] != schema.IN_SHARD)
+        findings.rows("annotation_file points elsewhere than into the shard", elsewhere)
+    find_hash, find_row = columns["find_hash"], columns["find_row"]
+    if np.any(find_hash[1:] < find_hash[:-1]):
+        findings.add("find_hash is not in order, so keys may not be found")
+    inside = (find_row >= 0) & (find_row < header.rows)
+    found = np.bincount(find_row[inside], minlength=header.rows) == 1
+    found[find_row[inside][key_hashes[find_row[inside]] != find_hash[inside]]] = False
+    findings.rows("the key is not where find() looks for it", np.flatnonzero(~found))
+    return accounts, findings.found
+
+
+def check_rejects(out: str, manifest: Manifest, accounts: Accounts) -> tuple[pa.Table | None, list[Finding]]:
+    """The table of rejects (None where it cannot be trusted): its counts, and that each position in the listing is
+    that of one row or one reject."""
+    findings = Findings(schema.REJECTS, MAKE_META)
+    try:
+        path = os.path.join(out, schema.REJECTS)
+        check_claims(path, pq.read_metadata(path), os.path.getsize(path))
+        rejects = pq.read_table(path)
+        rejects.validate(full=True)
+    except (pa.ArrowException, DamagedFileError, UnicodeDecodeError, OSError) as error:
+        findings.add(f"cannot be read: {error}")
+        return None, findings.found
+    if not rejects.schema.remove_metadata().equals(schema.REJECT_ROW):
+        findings.add("its columns are not those of rejects")
+        return None, findings.found
+    noted = manifest.totals["rejected"]
+    counts = rejects.column("reason").value_counts().to_pylist()
+    counted = Counter({str(item["values"]): item["counts"] for item in counts})
+    if counted != noted:
+        findings.add(f"{dict(counted) or 'none'} by reason, {noted or 'none'} by the manifest")
+    positions = rejects.column("position").to_numpy()
+    ascending = bool(np.all(positions[1:] > positions[:-1]))
+    if not ascending:
+        findings.add("is not in the order of the listing")
+    found = findings.found
+    if accounts.usable:
+        found = found + _check_positions(out, accounts.positions, positions)
+    return rejects if ascending else None, found
+
+
+def _check_shape(path: str, manifest: Manifest) -> None:
+    try:
+        totals = manifest.totals
+        numbers = [totals[name] for name in ("rows", "listed", "unlisted", "shards", "image_bytes")]
+        numbers += [*totals["rejected"].values(), *(facts["size"] for facts in manifest.files.values())]
+        digests = [facts["xxh3_128"] for facts in manifest.files.values()]
+        sound = all(type(number) is int and number >= 0 for number in numbers)
+        sound = sound and all(isinstance(digest, str) for digest in digests) and manifest.kind in _KINDS
+        sound = sound and not any(".." in name.split("/") or os.path.isabs(name) for name in manifest.files)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(path, "content", f"it lacks {error}") from None
+    if not sound:
+        raise DamagedFileError(path, "content", "numbers, names or checksums in it are none")
+
+
+def key_of(out: str, row: int) -> str:
+    """The key of a row, for messages."""
+    return str(index_rows(os.path.join(out, schema.INDEX), row, 1).column("key")[0].as_py())
+
+
+def _check_positions(out: str, rows: Int64s, rejects: Int64s) -> list[Finding]:
+    findings = Findings(schema.INDEX, MAKE_META, 0, lambda row: key_of(out, row))
+    count = len(rows) + len(rejects)
+    inside, among = (rows >= 0) & (rows < count), (rejects >= 0) & (rejects < count)
+    times = np.bincount(rows[inside], minlength=count) + np.bincount(rejects[among], minlength=count)
+    good = inside.copy()
+    good[inside] = times[rows[inside]] == 1
+    findings.rows("the position is another sample's, or none", np.flatnonzero(~good))
+    if good.all() and not np.all(times == 1):
+        findings.add("rows and rejects together are not all that was listed")
+    return findings.found
+
+
+def _read_index(path: str, rows: int) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint64]]:
+    """Columns of numbers, and xxh3-64 of the keys. Raises DamagedFileError.
+
+    Read, not mapped: the pages of a map would count as this process's memory.
+    """
+    columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _READ}
+    hashes = [np.zeros(0, np.uint64)]
+    try:
+        with pa.OSFile(path) as handle, pa.ipc.open_file(handle) as reader:
+            kinds = {name: reader.schema.field(name).type.to_pandas_dtype() for name in _READ}
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                batch.validate(full=True)
+                for name in _READ:
+                    columns[name].append(batch.column(name).to_numpy())
+                keys = batch.column("key").cast(pa.binary()).to_pylist()
+                hashes.append(np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys)))
+    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        raise DamagedFileError(path, "batches", str(error)) from None
+    joined = {name: np.concatenate([np.zeros(0, kinds[name]), *parts]) for name, parts in columns.items()}
+    if len(joined["position"]) != rows:
+        raise DamagedFileError(path, "batches", f"{len(joined['position']):,} rows, {rows:,} by its header")
+    return joined, np.concatenate(hashes)

@@ -1,0 +1,370 @@
+"""Verify one shard: the whole file's checksum, every image's, and its text columns against the index.
+
+The file is read once, in stretches that end where images end, and each stretch goes into both kinds of checksum while
+it is in the caches. The few pages of text are read a second time, by pyarrow.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from builder import schema
+from builder.errors import DamagedFileError
+from builder.records import SampleProblem
+from builder.run.engines import Report
+from builder.run.findings import MAKE_SHARD, Finding, Findings
+from builder.run.index_rows import index_rows
+from builder.source.captions import read_annotation
+from builder.source.files import LocalFile
+from builder.source.images import decode
+from builder.store.arrow import image_offsets
+from builder.store.pages import check_claims, footer_digest, value_ranges
+
+WINDOW = 1 << 20
+"""Bytes read and hashed at a time: they stay in the caches between reading and the two checksums."""
+
+_TEXT_COLUMNS = ["key", "image.path", "caption", "width", "height", "annotation"]
+_SAME = (("key", "key"), ("path", "path"), ("caption", "caption"), ("width", "width"), ("height", "height"))
+"""(column of the shard's rows, column of the index) that must hold the same."""
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCheck:
+    """A shard to verify. ``file``: as the index has it; ``digest``: xxh3-128 of the file, hex, as the manifest has it.
+    Its rows are ``first`` and those behind it in the index; ``indexed`` is False where the index cannot be used."""
+
+    out: str
+    file: schema.IndexedFile
+    digest: str
+    first: int
+    indexed: bool
+    decode: bool
+    caption_key: str
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.file.path
+
+
+def check_shard(task: ShardCheck, report: Report) -> list[Finding]:
+    """All that is wrong with one shard. Raises nothing for damage of any kind."""
+    path = os.path.join(task.out, *task.file.path.split("/"))
+    plain = Findings(task.file.path, MAKE_SHARD)
+    try:
+        file = LocalFile(path)
+    except OSError as error:
+        plain.add(f"cannot be opened: {error.strerror}; its {task.file.rows:,} rows are lost")
+        return plain.found
+    try:
+        if not task.indexed:
+            _compare_digest(file, task.digest, None, plain, report)
+            return plain.found
+        try:
+            rows = index_rows(os.path.join(task.out, schema.INDEX), task.first, task.file.rows)
+        except DamagedFileError as error:
+            _compare_digest(file, task.digest, None, plain, report)
+            plain.add(f"its rows in the index cannot be read ({error})")
+            return plain.found
+        return _Check(task, path, file, rows).run(report)
+    finally:
+        file.close()
+
+
+def stretches(starts: Sequence[int], ends: Sequence[int], size: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut a file of ``size`` bytes into (begin, end, first, last): bytes ``begin`` to ``end`` (exclusive) hold images
+    ``first`` to ``last`` (exclusive) whole. ``starts`` and ``ends`` ascend and do not overlap. A stretch is WINDOW
+    bytes or less, unless one image is more."""
+    at = first = 0
+    while at < size:
+        last = bisect_right(ends, at + WINDOW, first)
+        if last > first:
+            end = ends[last - 1]
+        elif first < len(starts) and starts[first] < at + WINDOW:
+            last, end = first + 1, ends[first]
+        else:
+            end = min(size, at + WINDOW)
+        yield at, end, first, last
+        at, first = end, last
+
+
+class _Check:
+    def __init__(self, task: ShardCheck, path: str, file: LocalFile, rows: pa.RecordBatch) -> None:
+        self._task, self._path, self._file, self._rows = task, path, file, rows
+        keys = rows.column("key")
+        self._findings = Findings(task.file.path, MAKE_SHARD, task.first, lambda row: str(keys[row].as_py()))
+        self._starts = rows.column("offset").to_numpy()
+        self._sizes = rows.column("size").to_numpy()
+        self._readable = True  # pyarrow may look at it: some damaged footers end the process
+
+    def run(self, report: Report) -> list[Finding]:
+        parquet = self._task.file.kind == "parquet"
+        ranges = self._parquet_ranges() if parquet else self._arrow_ranges()
+        sound = self._compare_ranges(ranges)
+        whole = self._compare_images(ranges, sound, report)
+        if self._readable and parquet:
+            self._compare_parquet_text()
+            if ranges is None:
+                self._find_unreadable_images()
+        if not whole and not any(finding.count for finding in self._findings.found):
+            self._narrow_down()
+        return self._findings.found
+
+    def _parquet_ranges(self) -> tuple[Int64s, Int64s] | None:
+        """Where the image values lie by the file's own word; None where it cannot be had."""
+        every = range(len(self._sizes))
+        try:
+            found = self._open_parquet()
+        except (DamagedFileError, pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            self._findings.rows(f"its footer is not as recorded, so its rows cannot be read ({_line(error)})", every)
+            self._readable = False
+            return None
+        try:
+            ranges = value_ranges(self._file, found, "image.bytes")
+        except DamagedFileError as error:
+            self._findings.add(f"{error.args[1]}: {error.args[2]}")
+            return None
+        if ranges is None:
+            self._findings.add("its images do not lie in it as they are (compressed, or encoded)")
+            return None
+        return ranges.offsets, ranges.lengths
+
+    def _open_parquet(self) -> pq.FileMetaData:
+        """Raises DamagedFileError for a footer that is another one, and what pyarrow raises."""
+        size, footer = footer_digest(self._file)
+        check = self._task.file.check
+        if footer != check.get("footer") or size != check.get("size"):
+            raise DamagedFileError(self._task.file.path, "footer", "another checksum or file size than the index has")
+        with pq.ParquetFile(self._path) as parquet:
+            metadata = parquet.metadata
+            check_claims(self._task.file.path, metadata, size)
+            self._compare_schema(parquet.schema_arrow)
+        if metadata.num_rows != len(self._sizes):
+            there = f"{metadata.num_rows:,} rows where the index has {len(self._sizes):,}"
+            raise DamagedFileError(self._task.file.path, "footer", there)
+        return metadata
+
+    def _arrow_ranges(self) -> tuple[Int64s, Int64s] | None:
+        """The same of an Arrow shard; its text is compared on the way, as all of a batch is at hand."""
+        findings, at = self._findings, 0
+        lengths = [np.zeros(0, dtype=np.int64)]
+        try:
+            with pa.memory_map(self._path) as source, pa.ipc.open_stream(source) as reader:
+                if not self._compare_schema(reader.schema):
+                    return None
+                for batch in reader:
+                    batch.validate(full=True)
+                    image = batch.column("image")
+                    lengths.append(pc.binary_length(image.field("bytes")).to_numpy(zero_copy_only=False))
+                    if at + batch.num_rows <= len(self._sizes):
+                        self._compare_text({**_columns(batch), "path": image.field("path")}, at, batch.num_rows)
+                    at += batch.num_rows
+            if at != len(self._sizes):
+                findings.add(f"{at:,} rows where the index has {len(self._sizes):,}")
+                return None
+            return image_offsets(self._path), np.concatenate(lengths).astype(np.int64)
+        except (pa.ArrowException, OSError) as error:
+            problem = f"it cannot be read to its end ({_line(error)})"
+            self._readable = False
+            if at < len(self._sizes):
+                findings.rows(problem, range(at, len(self._sizes)))
+            else:
+                findings.add(problem)
+            return None
+
+    def _compare_schema(self, found: pa.Schema) -> bool:
+        if not found.remove_metadata().equals(schema.ROW):
+            self._findings.rows("its columns are not those of a row, so it cannot be read", range(len(self._sizes)))
+            self._readable = False
+            return False
+        told = (found.metadata or {}).get(schema.HUGGINGFACE_KEY)
+        if told != schema.SHARD_SCHEMA.metadata[schema.HUGGINGFACE_KEY]:
+            self._findings.add("its huggingface metadata does not say what the columns are")
+        return True
+
+    def _compare_ranges(self, ranges: tuple[Int64s, Int64s] | None) -> npt.NDArray[np.bool_]:
+        """Which rows have a place that can be read; notes those whose place in the file is not the index's."""
+        if ranges is not None:
+            same = (ranges[0] == self._starts) & (ranges[1] == self._sizes)
+            problem = "the index has another place or size for the image than the shard itself"
+            self._findings.rows(problem, np.flatnonzero(~same))
+            return np.asarray(ranges[1] >= 0)
+        sound = np.zeros(len(self._sizes), dtype=np.bool_)
+        at, end = 0, self._file.size or 0
+        for row, (start, size) in enumerate(zip(self._starts.tolist(), self._sizes.tolist(), strict=True)):
+            if at <= start and size >= 0 and start + size <= end:
+                sound[row], at = True, start + size
+        self._findings.rows("the index has a place for the image that is outside of the file", np.flatnonzero(~sound))
+        return sound
+
+    def _compare_images(
+        self, ranges: tuple[Int64s, Int64s] | None, sound: npt.NDArray[np.bool_], report: Report
+    ) -> bool:
+        """Read all of the file; whether its checksum is the recorded one."""
+        chosen = np.flatnonzero(sound)
+        starts, sizes = ranges or (self._starts, self._sizes)
+        places = _Places(chosen.tolist(), starts[chosen].tolist(), (starts[chosen] + sizes[chosen]).tolist())
+        places.digests = self._rows.column("digest").to_pylist()
+        if self._task.decode:
+            places.sizes = list(
+                zip(*(self._rows.column(name).to_pylist() for name in ("width", "height")), strict=True)
+            )
+        whole = _compare_digest(self._file, self._task.digest, places, self._findings, report)
+        self._findings.rows("the image's bytes do not have the recorded checksum", places.wrong)
+        for problem, rows in sorted(places.undecodable.items()):
+            self._findings.rows(f"does not decode, {problem}", rows)
+        return whole
+
+    def _compare_parquet_text(self) -> None:
+        """Row group by row group: what cannot be read costs its group, not those behind it."""
+        with pq.ParquetFile(self._path) as parquet:
+            at = 0
+            for group in range(parquet.metadata.num_row_groups):
+                count = parquet.metadata.row_group(group).num_rows
+                try:
+                    table = parquet.read_row_group(group, columns=_TEXT_COLUMNS)
+                    table.validate(full=True)
+                except (pa.ArrowException, OSError) as error:
+                    problem = f"the text of row group {group} cannot be read ({_line(error)})"
+                    self._findings.rows(problem, range(at, at + count))
+                else:
+                    batch = table.combine_chunks().to_batches()[0]
+                    columns = {**_columns(batch), "path": batch.column("image").field("path")}
+                    self._compare_text(columns, at, count)
+                at += count
+
+    def _compare_text(self, columns: dict[str, pa.Array], at: int, count: int) -> None:
+        for name, indexed in _SAME:
+            mine, theirs = columns[name], self._rows.column(indexed).slice(at, count)
+            if not mine.equals(theirs):
+                same = pc.fill_null(pc.equal(mine, theirs), False).to_numpy(zero_copy_only=False)
+                self._findings.rows(f"{name} is not what the index has", at + np.flatnonzero(~same))
+        sizes = pc.fill_null(pc.binary_length(columns["annotation"]), -1).to_numpy(zero_copy_only=False)
+        same = sizes == self._rows.column("annotation_size").slice(at, count).to_numpy()
+        self._findings.rows("annotation has another length than the index says", at + np.flatnonzero(~same))
+
+    def _narrow_down(self) -> None:
+        """The file is not as it was, yet all that the index knows of its rows is: what is left are the annotations, of
+        which it knows the length and the caption, and what lies between the rows."""
+        captions, wrong = self._rows.column("caption").to_pylist(), []
+        if not self._readable:
+            return
+        for at, documents in self._annotations():
+            for row, document in enumerate(documents.cast(pa.binary()).to_pylist(), start=at):
+                try:
+                    sound = read_annotation(document or b"", self._task.caption_key).caption == captions[row]
+                except SampleProblem:
+                    sound = False
+                if not sound:
+                    wrong.append(row)
+        self._findings.rows("the annotation has another caption than the index, or is damaged", wrong)
+        if not wrong:
+            problem = "what differs is in an annotation outside of its caption, or between rows; it may be any of"
+            self._findings.rows(problem, range(len(captions)))
+
+    def _annotations(self) -> Iterator[tuple[int, pa.Array]]:
+        """The annotations in stretches, each with the number of its first row. They have been validated before."""
+        at = 0
+        if self._task.file.kind == "parquet":
+            with pq.ParquetFile(self._path) as parquet:
+                for group in range(parquet.metadata.num_row_groups):
+                    column = parquet.read_row_group(group, columns=["annotation"]).column("annotation")
+                    yield at, column.combine_chunks()
+                    at += len(column)
+        else:
+            with pa.memory_map(self._path) as source, pa.ipc.open_stream(source) as reader:
+                for batch in reader:
+                    yield at, batch.column("annotation")
+                    at += batch.num_rows
+
+    def _find_unreadable_images(self) -> None:
+        """After damage between the images: which rows readers of Parquet lose by it."""
+        digests = self._rows.column("digest").to_pylist()
+        with pq.ParquetFile(self._path) as parquet:
+            at = 0
+            for group in range(parquet.metadata.num_row_groups):
+                count = parquet.metadata.row_group(group).num_rows
+                try:
+                    images = parquet.read_row_group(group, columns=["image.bytes"]).column("image")
+                    values = [value.as_buffer() for chunk in images.chunks for value in chunk.field("bytes")]
+                    read = [value and _digest(value) for value in values]
+                    wrong = [at + row for row, digest in enumerate(read) if digest != digests[at + row]]
+                    self._findings.rows("pyarrow reads other image bytes", wrong)
+                except (pa.ArrowException, OSError) as error:
+                    problem = f"the images of row group {group} cannot be read by pyarrow ({_line(error)})"
+                    self._findings.rows(problem, range(at, at + count))
+                at += count
+
+
+class _Places:
+    """The images to be checked while a file is read, and what came of it. ``rows``: their numbers in the shard."""
+
+    def __init__(self, rows: list[int], starts: list[int], ends: list[int]) -> None:
+        self.rows, self.starts, self.ends = rows, starts, ends
+        self.digests: list[bytes | None] = []
+        self.sizes: list[tuple[int, int]] | None = None  # width, height: only to decode
+        self.wrong: list[int] = []
+        self.undecodable: dict[str, list[int]] = {}
+
+
+def _compare_digest(file: LocalFile, digest: str, places: _Places | None, findings: Findings, report: Report) -> bool:
+    """Read a file once, into its own checksum and those of its images."""
+    whole = xxhash.xxh3_128()
+    places = places or _Places([], [], [])
+    buffer = bytearray(WINDOW)
+    for begin, end, first, last in stretches(places.starts, places.ends, file.size or 0):
+        if end - begin > len(buffer):
+            buffer = bytearray(end - begin)
+        view = memoryview(buffer)[: end - begin]
+        got = file.read_into(view, begin)
+        whole.update(view[:got])
+        for place in range(first, last):
+            row = places.rows[place]
+            image = view[places.starts[place] - begin : places.ends[place] - begin]
+            if _digest(image) != places.digests[row]:
+                places.wrong.append(row)
+            if places.sizes is not None:
+                if problem := undecodable(bytes(image), places.sizes[row]):
+                    places.undecodable.setdefault(problem, []).append(row)
+                report(1, len(image))
+        if places.sizes is None:
+            report(last - first, end - begin)
+    if whole.hexdigest() != digest:
+        findings.add("its checksum is not the one in the manifest")
+        return False
+    return True
+
+
+def undecodable(image: bytes, size: tuple[int, int]) -> str:
+    """Why an image does not decode to ``size`` (width, height in pixels); "" where it does."""
+    try:
+        decoded = decode(image)
+    except SampleProblem as problem:
+        return f"{problem.reason}: {problem.detail}"
+    return "" if decoded == size else f"to {decoded[0]} x {decoded[1]} pixels, recorded are {size[0]} x {size[1]}"
+
+
+_digest = xxhash.xxh3_128_digest
+
+
+def _columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    return dict(zip(batch.schema.names, batch.columns, strict=True))
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message, without its stop: the rest are addresses and traces."""
+    if isinstance(error, DamagedFileError):
+        return f"{error.args[1]}: {error.args[2]}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

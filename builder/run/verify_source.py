@@ -1,0 +1,242 @@
+"""Verify against the source: survey it again, read its members again, hold both against the index and the shards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from builder import schema
+from builder.arrays import from_ipc, number_array, to_ipc
+from builder.errors import DamagedFileError, Laion6mError, OptionError, SourceError
+from builder.options import ConvertOptions, SamplePolicy
+from builder.read.reader import open_dataset
+from builder.records import Reject
+from builder.run.engines import Engine, Report
+from builder.run.findings import OTHER_SOURCE, Finding, Findings
+from builder.run.finish import describe
+from builder.run.index_rows import index_rows
+from builder.run.survey import Survey, shard_rows, survey
+from builder.source.layouts import recognise
+from builder.source.samples import Sample, Stock, read_samples
+from builder.store.ledger import describe_differences
+from builder.store.manifest import Manifest
+
+Int64s = npt.NDArray[np.int64]
+
+_SHOWN = 5  # rejects that a finding names
+_COMPARED = (
+    *("position", "size", "width", "height", "digest", "key", "path", "caption"),
+    *("annotation_path", "annotation_size", "bom"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCheck:
+    """Planned rows of one shard, and the rows of the index that came of them: ``count`` from ``first`` on. ``rejects``:
+    position → (key, reason), of those planned rows that did not become one."""
+
+    out: str
+    plan: bytes
+    stock: Stock
+    policy: SamplePolicy
+    first: int
+    count: int
+    rejects: dict[int, tuple[str, str]]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return ", ".join(archive.name for archive in self.stock.raw.values())
+
+
+def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()) -> ConvertOptions:
+    """The options OUT was made with. The manifest has the recaptions' names only: they are looked for in SOURCE and
+    beside it unless they are given. Raises SourceError for what is not found, DamagedFileError."""
+    try:
+        noted = manifest.options
+        names = [str(name) for name in noted["recaptions"]]
+        policy = SamplePolicy(**noted["policy"])
+        options = ConvertOptions(noted["format"], policy, int(noted["max_shard_size"]))
+    except (KeyError, TypeError, ValueError, OptionError) as error:
+        raise DamagedFileError(schema.MANIFEST, "options", f"are none of this version's: {error!r}") from None
+    if recaptions and sorted(map(os.path.basename, recaptions)) != sorted(names):
+        raise SourceError(
+            f"OUT was made with recaptions {', '.join(names) or 'none'}, given are {', '.join(recaptions)}"
+        )
+    found = recaptions or tuple(_find(name, source) for name in names)
+    return ConvertOptions(options.format, policy, options.max_shard_size, found)
+
+
+def survey_again(manifest: Manifest, source: str, options: ConvertOptions, crew: Engine) -> tuple[Survey, list[str]]:
+    """The source as it is now, and what of it is not as it was. Raises SourceError."""
+    again = survey(recognise(source, options.recaptions), options, crew)
+    now = {"listed": again.plan.listed, "unlisted": again.plan.unlisted, "shards": again.plan.shards}
+    before = {name: manifest.totals.get(name) for name in now}
+    facts = json.loads(json.dumps(describe(again)))
+    return again, describe_differences(manifest.source, facts) + describe_differences(before, now)
+
+
+def match_rows(again: Survey, positions: Int64s) -> npt.NDArray[np.bool_] | None:
+    """Which planned rows are rows of the index, whose ``positions`` are given; None where the index has rows that are
+    not planned, or has them in another order."""
+    planned = again.plan.rows.column("position").to_numpy()
+    marks = np.zeros(again.plan.listed, dtype=np.bool_)
+    if len(positions) and not 0 <= positions.min() <= positions.max() < len(marks):
+        return None
+    marks[positions] = True
+    kept: npt.NDArray[np.bool_] = marks[planned]
+    return kept if np.array_equal(planned[kept], positions) else None
+
+
+def source_checks(
+    again: Survey, options: ConvertOptions, out: str, kept: npt.NDArray[np.bool_], rejects: pa.Table
+) -> Iterator[SourceCheck]:
+    """The work, a shard at a time. ``rejects``: the table in meta/."""
+    bounds = again.plan.bounds
+    firsts = np.concatenate([[0], np.cumsum(kept)])
+    positions = again.plan.rows.column("position").to_numpy()
+    for number in range(again.plan.shards):
+        lo, hi = bounds[number], bounds[number + 1]
+        rows, stock = shard_rows(again, number)
+        lost = positions[lo:hi][~kept[lo:hi]]
+        noted, where = _look_up(rejects, lost)
+        named = zip(noted.column("key").to_pylist(), noted.column("reason").to_pylist(), strict=True)
+        mine = dict(zip(lost[where].tolist(), named, strict=True))
+        first = int(firsts[lo])
+        count = int(firsts[hi]) - first
+        yield SourceCheck(out, to_ipc(rows), stock, options.policy, first, count, mine)
+
+
+def compare_planned_rejects(again: Survey, rejects: pa.Table) -> list[Finding]:
+    """Rejects that are known without reading a sample: position, key and reason must be those noted."""
+    planned = again.plan.rejects
+    noted, found = _look_up(rejects, planned.column("position").to_numpy())
+    same = np.zeros(len(planned), dtype=np.bool_)
+    same[found] = True
+    for name in ("key", "reason"):
+        mine = planned.column(name).filter(number_array(found.view(np.uint8)).cast(pa.bool_()))
+        equal = pc.fill_null(pc.equal(mine, noted.column(name)), False)
+        same[found] &= equal.to_numpy()
+    wrong = planned.take(number_array(np.flatnonzero(~same)[:_SHOWN])).select(["key", "reason"]).to_pylist()
+    named = [f"{row['key']} ({row['reason']})" for row in wrong]
+    return _reject_findings("rejects of the source are not in OUT, or with another reason", named, int((~same).sum()))
+
+
+def _look_up(rejects: pa.Table, positions: Int64s) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    """The noted rejects of those positions that have one, in their order, and which those are. Sorted by position is
+    how ``rejects`` is written."""
+    noted = rejects.column("position").to_numpy()
+    if not len(noted):
+        return rejects, np.zeros(len(positions), dtype=np.bool_)
+    at = np.minimum(np.searchsorted(noted, positions), len(noted) - 1)
+    found = np.asarray(noted[at] == positions)
+    return rejects.take(number_array(at[found].astype(np.int64))), found
+
+
+def check_source(task: SourceCheck, report: Report) -> list[Finding]:
+    """Read a shard's samples from the source again; all that is not as in OUT. Raises nothing for either's damage."""
+    try:
+        rows = index_rows(os.path.join(task.out, schema.INDEX), task.first, task.count)
+        comparison = _Comparison(task, rows)
+    except Laion6mError as error:
+        return [Finding(schema.INDEX, str(error).rstrip("."))]
+    try:
+        for batch in from_ipc(task.plan).to_batches():
+            for chunk in read_samples(batch, task.stock, task.policy):
+                view = memoryview(chunk.buffer)
+                for sample in chunk.samples:
+                    comparison.sample(sample, view[sample.start : sample.end])
+                for reject in chunk.rejects:
+                    comparison.reject(reject)
+                report(len(chunk.samples) + len(chunk.rejects), sum(s.end - s.start for s in chunk.samples))
+    except Laion6mError as error:
+        comparison.findings.add(str(error).rstrip("."))
+        return comparison.findings.found
+    return comparison.result()
+
+
+class _Comparison:
+    def __init__(self, task: SourceCheck, rows: pa.RecordBatch) -> None:
+        self._first = task.first
+        self._columns: dict[str, list[Any]] = {name: rows.column(name).to_pylist() for name in _COMPARED}
+        keys = self._columns["key"]
+        self.findings = Findings(f"source ({task.name})", OTHER_SOURCE, task.first, lambda row: str(keys[row]))
+        self._left = {position: row for row, position in enumerate(self._columns["position"])}
+        self._wrong: dict[str, list[int]] = {}
+        self._wrong_rejects: list[str] = []
+        self._rejects = dict(task.rejects)
+        self._reader = open_dataset(task.out)
+
+    def sample(self, sample: Sample, image: memoryview) -> None:
+        """A sample of the source must be a row, equal in all columns. That their order is the same has been shown."""
+        row = self._left.pop(sample.position, None)
+        if row is None:
+            self._wrong_rejects.append(f"{sample.key} (a row by the source)")
+            return
+        now = {
+            "size": sample.end - sample.start,
+            "width": sample.info.width,
+            "height": sample.info.height,
+            "annotation_size": len(sample.annotation),
+            "key": sample.key,
+            "path": sample.path,
+            "annotation_path": sample.annotation_path,
+            "caption": sample.caption,
+            "bom": sample.bom,
+        }
+        for name, value in now.items():
+            if self._columns[name][row] != value:
+                self._note(f"{name} is another one there", row)
+        mine, digest = self._reader[self._first + row], self._columns["digest"][row]
+        try:
+            # An index made without reading the images has no checksums of them: the bytes themselves are compared.
+            same = mine.image == image if digest is None else xxhash.xxh3_128_digest(image) == digest
+            document = mine.annotation
+        except Laion6mError as error:
+            self._note(f"it cannot be read in OUT to be compared ({error.args[-1]})", row)
+        else:
+            if not same:
+                self._note("the image's bytes are others there", row)
+            if document.encode() != sample.annotation:
+                self._note("the annotation is another one there", row)
+
+    def reject(self, reject: Reject) -> None:
+        """A reject of the source must be noted with the same key and reason."""
+        noted = self._rejects.pop(reject.position, None)
+        if noted != (reject.key, reject.reason.value):
+            was = f"{noted[1]} in OUT" if noted else "not in OUT"
+            self._wrong_rejects.append(f"{reject.key} ({reject.reason}, {was})")
+
+    def result(self) -> list[Finding]:
+        for problem, rows in self._wrong.items():
+            self.findings.rows(problem, rows)
+        self.findings.rows("these rows do not come of it", self._left.values())
+        wrong = self._wrong_rejects + [f"{key} ({reason} in OUT only)" for key, reason in self._rejects.values()]
+        return self.findings.found + _reject_findings("rejects differ from the source's", wrong[:_SHOWN], len(wrong))
+
+    def _note(self, problem: str, row: int) -> None:
+        self._wrong.setdefault(problem, []).append(row)
+
+
+def _reject_findings(problem: str, named: list[str], count: int) -> list[Finding]:
+    if not count:
+        return []
+    more = f" and {count - len(named):,} more" if count > len(named) else ""
+    return [Finding(schema.REJECTS, f"{problem}: {', '.join(named)}{more}", OTHER_SOURCE)]
+
+
+def _find(name: str, source: str) -> str:
+    for folder in (source, os.path.dirname(os.path.abspath(source))):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return path
+    raise SourceError(f"the recaptions {name} are neither in {source} nor beside it: give them with --recaptions")

@@ -1,0 +1,76 @@
+"""Verify rows whose images lie in the source's own tars: with no copy to checksum, each row is read and judged."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import xxhash
+
+from builder import schema
+from builder.errors import Laion6mError
+from builder.read.reader import open_dataset
+from builder.records import SampleProblem
+from builder.run.engines import Report
+from builder.run.findings import Finding, Findings
+from builder.run.index_rows import index_rows
+from builder.run.verify_shard import undecodable
+from builder.source.captions import read_annotation
+from builder.source.images import probe
+
+_REMEDY = "Restore the source's files, or run laion6m index again."
+
+
+@dataclass(frozen=True, slots=True)
+class RowsCheck:
+    """Rows ``first`` to ``first + count`` of an index over tars or folders of files."""
+
+    out: str
+    first: int
+    count: int
+    caption_key: str
+    decode: bool
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"rows {self.first} to {self.first + self.count}"
+
+
+def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
+    """All that is wrong with these rows: bytes, size in pixels, caption. Raises nothing for damage of any kind."""
+    try:
+        rows = index_rows(os.path.join(task.out, schema.INDEX), task.first, task.count)
+        reader = open_dataset(task.out)
+    except Laion6mError as error:
+        return [Finding(schema.INDEX, str(error).rstrip("."), _REMEDY)]
+    columns = {name: rows.column(name).to_pylist() for name in ("key", "digest", "width", "height", "annotation_size")}
+    findings = Findings(task.out, _REMEDY, task.first, lambda row: str(columns["key"][row]))
+    wrong: dict[str, list[int]] = {}
+    for row in range(task.count):
+        try:
+            sample = reader[task.first + row]
+            image, document, caption = sample.image, sample.annotation.encode(), sample.caption
+        except (Laion6mError, UnicodeDecodeError) as error:
+            wrong.setdefault(str(error).rstrip("."), []).append(row)
+            continue
+        digest, size = columns["digest"][row], (columns["width"][row], columns["height"][row])
+        if digest is not None and xxhash.xxh3_128_digest(image) != digest:
+            wrong.setdefault("the image's bytes do not have the recorded checksum", []).append(row)
+        if len(document) != columns["annotation_size"][row]:
+            wrong.setdefault("annotation has another length than the index says", []).append(row)
+        try:
+            info = probe(image)
+            if (info.width, info.height) != size:
+                wrong.setdefault("the image has another size in pixels than recorded", []).append(row)
+            if read_annotation(document, task.caption_key).caption != caption:
+                wrong.setdefault("the annotation has another caption than the index", []).append(row)
+        except SampleProblem as problem:
+            wrong.setdefault(f"no longer a row ({problem.reason}: {problem.detail})", []).append(row)
+        else:
+            if task.decode and (problem_text := undecodable(image, size)):
+                wrong.setdefault(f"does not decode, {problem_text}", []).append(row)
+        report(1, len(image))
+    for problem_text, numbers in wrong.items():
+        findings.rows(problem_text, numbers)
+    return findings.found

@@ -1,0 +1,1 @@
+"""From folders as users have them to samples: tars, listings, captions, images."""

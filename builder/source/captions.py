@@ -1,0 +1,147 @@
+"""An annotation's bytes → its caption and its text."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from typing import Any, NamedTuple
+
+from builder.options import MAX_ANNOTATION_BYTES
+from builder.records import Reason, SampleProblem
+
+AUTO_KEYS = ("re_caption", "caption")
+"""In this order: img2dataset writes the original alt text as ``caption``, so where both stand the first is meant."""
+
+MOST_VALUES = 100_000
+"""JSON values in one annotation. Real ones have tens; two bytes of JSON can become 80 in memory."""
+
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+DEEPEST = 500
+"""Levels of nesting that are read. ``json`` has a limit of its own, but it differs between Python versions (990 to
+10,000) and with the caller's depth: an annotation would be a row here and a reject there."""
+
+_MARKS = re.compile(rb'"[^"]*"?|[][{},]')
+_OPENING, _CLOSING = (b"[", b"{"), (b"]", b"}")
+
+
+class Annotation(NamedTuple):
+    """``caption`` as the row has it, ``document`` the whole text in UTF-8 as it stood but for a BOM, ``bom`` whether
+    it had one."""
+
+    caption: str
+    document: bytes
+    bom: bool
+
+
+def read_annotation(document: bytes, caption_key: str = "auto") -> Annotation:
+    """Parse one annotation. Raises SampleProblem(CAPTION_INVALID) with what is wrong.
+
+    UTF-8 only (RFC 8259 section 8.1), with or without a BOM. What ``json`` reads beyond the RFC (NaN, duplicate keys
+    with the last one counting) is read. A lone surrogate in the caption (``"\\ud83d"``, half an emoji) has no UTF-8
+    form: it becomes U+FFFD in ``caption``, while ``document`` keeps the escape as it stood.
+    """
+    if len(document) > MAX_ANNOTATION_BYTES:
+        raise _invalid(f"{len(document):,} bytes are more than the {MAX_ANNOTATION_BYTES:,} read of one annotation")
+    bom = document.startswith(codecs.BOM_UTF8)
+    if bom:
+        document = document[len(codecs.BOM_UTF8) :]
+    try:
+        text = document.decode()
+    except UnicodeDecodeError as error:
+        encoding = next((name for mark, name in _BOMS if document.startswith(mark)), None)
+        raise _invalid(f"{encoding}, not UTF-8" if encoding else f"not UTF-8 at byte {error.start}") from None
+    if problem := excess(document):
+        raise _invalid(problem)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise _invalid(f"not JSON: {_brief(str(error))}") from None
+    caption = _caption_of(value, caption_key)
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        caption = caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return Annotation(caption, document, bom)
+
+
+def merge_recaption(sidecar: bytes | None, recaption: str) -> bytes:
+    """One document of an img2dataset sidecar and a recaption row (a JSON object with ``re_caption`` in it).
+
+    The sidecar's fields stay, alt text under ``caption`` included; the recaption's come over them. Raises
+    SampleProblem(CAPTION_INVALID) where the sidecar is no JSON object.
+    """
+    if sidecar is None:
+        return recaption.encode()
+    try:
+        text = sidecar.decode("utf-8-sig")
+        if problem := excess(sidecar):
+            raise _invalid(f"the sidecar is {problem}")
+        fields = json.loads(text)
+    except ValueError as error:
+        raise _invalid(f"the sidecar is not JSON: {_brief(str(error))}") from None
+    if not isinstance(fields, dict):
+        raise _invalid(f"the sidecar is {_kind(fields)}, not a JSON object")
+    return json.dumps(fields | json.loads(recaption), ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def excess(document: bytes) -> str:
+    """What makes JSON in UTF-8 too much to be parsed, in words; "" for nothing, which takes three searches to see.
+
+    Escaped quotes are taken out first: a pattern that knew of them would take quadratic time over a string that never
+    ends.
+    """
+    brackets = document.count(b"{") + document.count(b"[")
+    if brackets <= DEEPEST and brackets + document.count(b",") <= MOST_VALUES:
+        return ""
+    depth = values = 0
+    for match in _MARKS.finditer(document.replace(rb"\\", b"").replace(rb"\"", b"")):
+        mark = match[0]
+        if mark in _OPENING:
+            depth += 1
+            values += 1
+        elif mark == b",":
+            values += 1
+        elif mark in _CLOSING:
+            depth -= 1
+        if depth > DEEPEST:
+            return f"nested more than {DEEPEST} deep"
+        if values > MOST_VALUES:
+            return f"made of more than {MOST_VALUES:,} values"
+    return ""
+
+
+def _caption_of(value: Any, caption_key: str) -> str:
+    if not isinstance(value, dict):
+        raise _invalid(f"{_kind(value)}, not a JSON object")
+    keys = AUTO_KEYS if caption_key == "auto" else (caption_key,)
+    key = next((key for key in keys if key in value), None)
+    if key is None:
+        names = ", ".join(sorted(map(str, value))[:8]) or "none"
+        raise _invalid(f"no field {' or '.join(keys)}; fields: {_brief(names)}")
+    caption = value[key]
+    if not isinstance(caption, str):
+        raise _invalid(f"{key} is {_kind(caption)}, not a string")
+    if not caption.strip():
+        raise _invalid(f"{key} is blank")
+    return caption
+
+
+def _invalid(detail: str) -> SampleProblem:
+    return SampleProblem(Reason.CAPTION_INVALID, detail.encode("utf-8", "backslashreplace").decode())
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,205 @@
+"""A compressed file as the bytes it holds, read forward: gzip, bzip2, xz and zstd, known by their first bytes.
+
+Nothing is kept but the last ``LOOK_BACK`` bytes, so a file that swells to any size costs time, not memory.
+
+Where the stream is damaged or cut, the bytes before that place are given, and reading from it on is a
+DamagedFileError, which ``scan_tar`` notes as damage. What the decoder had not given out yet is lost with it: up to a
+block (bzip2 900 kB, zstd 128 KiB) or 64 KiB. A cut zstd stream has no such mark: the library ends it like a whole one,
+and the tar in it is seen to end early.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import re
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from builder.errors import DamagedFileError, MissingExtraError, SourceError
+from builder.source.files import ByteFile, LocalFile
+
+LOOK_BACK = 4 << 20
+"""Bytes behind the place reached that cost nothing to read again; a walk over headers is at most 1.3 MB ahead."""
+MAX_XZ_MEMORY = 256 << 20
+"""Bytes an xz decoder may use (xz -9 needs 65 MiB). A dictionary of up to 4 GiB can be asked for by a header."""
+MAX_ZSTD_WINDOW = 128 << 20
+"""Bytes of zstd's window; zstd's own limit where --long=28 and above are not given."""
+_PIECE = 64 << 10
+
+_MAGIC = (
+    ("gzip", re.compile(rb"\x1f\x8b\x08")),
+    ("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")),  # a block's magic, or the end's: a tar may hold "BZh1"
+    ("xz", re.compile(rb"\xfd7zXZ\0")),
+    ("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")),  # a frame, or a skippable one (pzstd)
+    ("lz4", re.compile(rb"\x04\x22\x4d\x18")),
+    ("compress", re.compile(rb"\x1f[\x9d\xa0]")),
+)
+_UNREAD = {"lz4": "lz4 -d", "compress": "gunzip"}
+
+
+def compression_of(head: bytes) -> str | None:
+    """How a file that begins with ``head`` (10 bytes or more) is compressed; None where it is not."""
+    return next((name for name, magic in _MAGIC if magic.match(head)), None)
+
+
+def open_compressed(source: str | ByteFile) -> ByteFile:
+    """What ``source`` (a path, or a file to be closed with the result) holds. Its size is None until the end was read.
+
+    Reading goes forward; from a place further back than LOOK_BACK it begins anew. Raises SourceError where the file
+    cannot be opened or is compressed in another way, MissingExtraError where zstandard is needed and absent.
+    """
+    if isinstance(source, str):
+        try:
+            source = LocalFile(source)
+        except OSError as error:
+            raise SourceError(f"cannot open {source}: {error.strerror}") from error
+    kind = compression_of(source.read_at(0, 16))
+    if kind in _UNREAD:
+        remedy = f"run {_UNREAD[kind]} on it first"
+        raise SourceError(f"{source.name} is compressed by {kind}, which is not read here: {remedy}")
+    if kind is None:
+        raise SourceError(f"{source.name} is not compressed in any way that is read here (gzip, bzip2, xz, zstd)")
+    return CompressedFile(source, _zstd() if kind == "zstd" else _DECODERS[kind])
+
+
+class CompressedFile:
+    """A ByteFile over the decoded bytes of ``raw``."""
+
+    def __init__(self, raw: ByteFile, decoded: _Decoded) -> None:
+        self.name = raw.name
+        self.size: int | None = None
+        self._raw = raw
+        self._decoded = decoded
+        self._begin()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        end = offset + length
+        if offset < self._reached - self._held:
+            self._begin()
+        parts = [
+            piece[max(0, offset - at) : end - at] for at, piece in self._kept if at < end and at + len(piece) > offset
+        ]
+        while self._reached < end:
+            at = self._reached
+            piece = self._next_piece()
+            if not piece:
+                break
+            if self._reached > offset:
+                parts.append(piece[max(0, offset - at) : end - at])
+        data = b"".join(parts)
+        if self._problem and length and not data:
+            raise DamagedFileError(self.name, f"after {self._reached} bytes of its content", self._problem)
+        return data
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def _begin(self) -> None:
+        self._pieces = self._decoded(_chunks(self._raw))
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._held = 0  # bytes in _kept
+        self._reached = 0
+        self._problem = ""
+
+    def _next_piece(self) -> bytes:
+        try:
+            piece = next(self._pieces, b"")
+        except _BadStreamError as error:
+            self._problem = str(error)
+            return b""
+        if piece:
+            self._kept.append((self._reached, piece))
+            self._reached += len(piece)
+            self._held += len(piece)
+            while self._held - len(self._kept[0][1]) >= LOOK_BACK:
+                self._held -= len(self._kept.popleft()[1])
+        elif not self._problem:
+            self.size = self._reached
+        return piece
+
+
+class _BadStreamError(Exception):
+    """The stream cannot be decoded any further. Args: why."""
+
+
+class _Decoder(Protocol):
+    """What zlib, bz2 and lzma have in common; the rest is told apart in ``_decode``."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+_Decoded = Callable[[Iterator[bytes]], Iterator[bytes]]
+
+
+def _chunks(raw: ByteFile) -> Iterator[bytes]:
+    at = 0
+    while chunk := raw.read_at(at, _PIECE):
+        at += len(chunk)
+        yield chunk
+
+
+def _decode(new: Callable[[], _Decoder], chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The bytes that ``chunks`` hold, in pieces of at most 64 KiB: one stream, or several with zeros between them."""
+    waiting = next(chunks, b"")
+    while waiting:
+        decoder = new()
+        while not decoder.eof:
+            needs_input = getattr(decoder, "needs_input", True)  # zlib does not say
+            ended = not waiting and needs_input and not (waiting := next(chunks, b""))
+            try:
+                piece = decoder.decompress(waiting, _PIECE)
+            except (zlib.error, lzma.LZMAError, OSError) as error:  # bz2's own is OSError
+                raise _BadStreamError(str(error)) from error
+            waiting = getattr(
+                decoder, "unconsumed_tail", b""
+            )  # zlib hands back what it had no room for, others keep it
+            if piece:
+                yield piece
+            elif ended and not decoder.eof:
+                raise _BadStreamError("the compressed stream is cut short")
+        waiting = decoder.unused_data.lstrip(b"\0")
+        while not waiting and (chunk := next(chunks, b"")):
+            waiting = chunk.lstrip(b"\0")
+
+
+_DECODERS: dict[str, _Decoded] = {
+    "gzip": lambda chunks: _decode(lambda: zlib.decompressobj(31), chunks),
+    "bzip2": lambda chunks: _decode(bz2.BZ2Decompressor, chunks),
+    "xz": lambda chunks: _decode(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY), chunks),
+}
+
+
+def _zstd() -> _Decoded:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise MissingExtraError("reading .zst files", "zstandard", "zstd") from error
+
+    def decoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+        decoder = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+        pipe: Any = _Pipe(chunks)  # all that is asked of it is read
+        reader = decoder.stream_reader(pipe, read_size=_PIECE, read_across_frames=True)
+        try:
+            while piece := reader.read1(_PIECE):
+                yield piece
+        except zstandard.ZstdError as error:
+            raise _BadStreamError(str(error)) from error
+
+    return decoded
+
+
+class _Pipe:
+    """Chunks as the file object that zstandard reads from; it asks for no more than a chunk at a time."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def read(self, size: int) -> bytes:
+        return next(self._chunks, b"")

@@ -1,0 +1,69 @@
+"""Bytes of a file by position, wherever the file lies."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from builder.errors import SourceError
+
+
+class ByteFile(Protocol):
+    """Bytes by position. Not thread-safe; deterministic: the same range gives the same bytes, or an error."""
+
+    @property
+    def name(self) -> str:
+        """Path or URL, for messages."""
+
+    @property
+    def size(self) -> int | None:
+        """Length in bytes; None where it cannot be known before the end (a compressed stream)."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The bytes from ``offset`` on, ``length`` of them, fewer only at the end of the file."""
+
+    def close(self) -> None:
+        """Give the handle back; a closed file reads no more."""
+
+
+class LocalFile:
+    """A file on this machine, read with ``pread``: no seek position, no map that a truncated file could turn into
+    SIGBUS."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = -1
+        self.name = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size: int | None = os.fstat(self._fd).st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Raises SourceError when the disk fails."""
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise self._failure(offset, error) from error
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill ``buffer`` from ``offset`` on; returns how many bytes there were (fewer only at the end of the file)."""
+        done = 0
+        try:
+            while done < len(buffer):
+                got = os.preadv(self._fd, [buffer[done:]], offset + done)
+                if got == 0:
+                    break
+                done += got
+        except OSError as error:
+            raise self._failure(offset + done, error) from error
+        return done
+
+    def _failure(self, offset: int, error: OSError) -> SourceError:
+        return SourceError(f"cannot read {self.name} at byte {offset:,}: {error.strerror}")
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        if os is not None:  # Python is not ending
+            self.close()

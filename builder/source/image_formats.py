@@ -1,0 +1,237 @@
+"""PNG, GIF and WebP by their bytes: size, end marker, number of frames; and the pages of a TIFF. JPEG is in ``jpegs``.
+
+Every function reads ``buffer[start:end]`` in place, at absolute offsets; ``0 <= start <= end <= len(buffer)``.
+
+The ``*_header`` functions answer only what they are sure of: a size means that ``PIL.Image.open`` (10.1 to 13) opens
+the image and says the same. They mirror Pillow's plugins, so a check here that looks needless is there because Pillow
+would trip. Saying None costs a call of Pillow; a wrong size would be a wrong row.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from zlib import crc32
+
+Buffer = bytes | bytearray
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+_png_chunk = Struct(">I4s").unpack_from
+_png_size = Struct(">IIBBBBB").unpack_from  # width, height, depth, colour type, compression, filter, interlace
+_riff_chunk = Struct("<4sI").unpack_from
+_u16le = Struct("<H").unpack_from
+_u32le = Struct("<I").unpack_from
+_u32be = Struct(">I").unpack_from
+
+
+# PNG: W3C Portable Network Graphics (Third Edition), sections 5 and 11; PIL/PngImagePlugin.py.
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by colour type
+_PNG_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}  # Pillow unpacks these, and may fail on less
+_PNG_UNREAD = frozenset(
+    (b"PLTE", b"tEXt", b"bKGD", b"tIME", b"sBIT", b"hIST", b"eXIf")
+)  # stored, or skipped, as they are
+_PNG_HANDFUL = 4096  # bytes; the checksum of a bigger chunk costs as much as asking Pillow
+_PNG_MANY = 64  # chunks before the image data
+
+
+def png_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
+    """Width and height, where nothing before the image data but plain chunks with good checksums stands.
+
+    Compressed chunks (iCCP, zTXt, iTXt) and animations are left to Pillow.
+    """
+    position = start + 8
+    if end - start < 45 or _png_chunk(buffer, position) != (13, b"IHDR"):
+        return None
+    width, height, depth, colour, _, filtering, _ = _png_size(buffer, position + 8)
+    if width == 0 or height == 0 or filtering or depth not in _PNG_DEPTHS.get(colour, ()):
+        return None
+    length, kind = 13, b"IHDR"
+    for _ in range(_PNG_MANY):
+        after = position + 12 + length
+        if after + 8 > end or _u32be(buffer, after - 4)[0] != crc32(buffer[position + 4 : after - 4]):
+            return None
+        position = after
+        length, kind = _png_chunk(buffer, position)
+        if kind == b"IDAT":
+            return width, height
+        if kind == b"tRNS":
+            fits = colour == 3 or (colour == 0 and length == 2) or (colour == 2 and length == 6)
+        else:
+            fits = kind in _PNG_UNREAD or _PNG_LENGTHS.get(kind) == length
+        if not fits or length > _PNG_HANDFUL:
+            return None
+    return None
+
+
+def png_is_complete(buffer: Buffer, start: int, end: int) -> bool:
+    """Whether the IEND chunk is there, whole."""
+    if buffer.endswith(_PNG_END, start, end):
+        return True
+    position = start + 8
+    while position + 12 <= end:
+        length, kind = _png_chunk(buffer, position)
+        if kind == b"IEND":
+            return True
+        position += 12 + length
+    return False
+
+
+# GIF: GIF89a specification, sections 17 to 27; PIL/GifImagePlugin.py.
+
+
+def gif_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
+    """Width and height: the logical screen, grown to hold the first frame as Pillow grows it."""
+    if end - start < 14:
+        return None
+    width, height = _u16le(buffer, start + 6)[0], _u16le(buffer, start + 8)[0]
+    position = start + 13 + _palette_size(buffer[start + 10])
+    while position + 10 < end:
+        block = buffer[position]
+        if block == 0x2C:
+            (x,), (y,) = _u16le(buffer, position + 1), _u16le(buffer, position + 3)
+            (w,), (h,) = _u16le(buffer, position + 5), _u16le(buffer, position + 7)
+            if not (w and h) or position + 10 + _palette_size(buffer[position + 9]) >= end:
+                return None
+            return max(width, x + w), max(height, y + h)
+        label, size = buffer[position + 1], buffer[position + 2]
+        # Of an empty first sub-block Pillow makes something else than the specification does.
+        if block != 0x21 or size == 0 or (label == 0xF9 and size != 4):
+            return None
+        if label == 0xFF and buffer.startswith(b"NETSCAPE2.0\0", position + 3):
+            return None  # the loop count is missing
+        position = _behind_sub_blocks(buffer, position + 2, end)
+    return None
+
+
+def _palette_size(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 128 else 0
+
+
+def _behind_sub_blocks(buffer: Buffer, position: int, end: int) -> int:
+    while position < end:
+        size = buffer[position]
+        position += size + 1
+        if size == 0:
+            break
+    return position
+
+
+def gif_frames(buffer: Buffer, start: int, end: int) -> tuple[int, bool]:
+    """Number of frames, at least 1, and whether the trailer is there. Walks by lengths, decodes nothing."""
+    frames = 0
+    position = start + 13
+    if position < end:
+        position += _palette_size(buffer[start + 10])
+    while position < end:
+        block = buffer[position]
+        if block == 0x3B:
+            return max(frames, 1), True
+        if block == 0x2C and position + 11 <= end:
+            frames += 1
+            position = _behind_sub_blocks(buffer, position + 11 + _palette_size(buffer[position + 9]), end)
+        elif block == 0x21:
+            position = _behind_sub_blocks(buffer, position + 2, end)
+        else:
+            position += 1  # what begins no block is skipped, as by Pillow
+    return max(frames, 1), False
+
+
+# WebP: RFC 9649, section 2; libwebp src/demux/demux.c and src/dec/webp_dec.c, which Pillow asks when it opens one.
+
+_WEBP_STILL = ~0x3C  # VP8X flags a still image may have: ICC profile, alpha, EXIF, XMP
+_WEBP_METADATA = (b"ICCP", b"EXIF", b"XMP ")
+
+
+def webp_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
+    """Width and height of a still image whose chunks fill the RIFF exactly. Animations are left to Pillow."""
+    if end - start < 30:
+        return None
+    stop = start + 8 + _u32le(buffer, start + 4)[0]
+    if stop > end or not buffer.startswith(b"WEBPVP8", start + 8):
+        return None
+    position = start + 12
+    canvas = size = None
+    if buffer[start + 15] == 0x58:  # VP8X
+        if _u32le(buffer, start + 16)[0] != 10 or buffer[start + 20] & _WEBP_STILL:
+            return None
+        # Two 24-bit numbers, each one less than the side it gives.
+        canvas = (_u32le(buffer, start + 23)[0] >> 8) + 1, (_u32le(buffer, start + 26)[0] >> 8) + 1
+        position = start + 30
+    while position + 8 <= stop:
+        kind, length = _riff_chunk(buffer, position)
+        payload = position + 8
+        position = payload + length + (length & 1)
+        if position > stop:
+            return None
+        if kind == b"VP8 " and size is None:
+            size = _vp8_size(buffer, payload, length)
+        elif kind == b"VP8L" and size is None:
+            size = _vp8l_size(buffer, payload, length)
+        elif canvas is None or kind not in _WEBP_METADATA:
+            return None  # alpha in a chunk of its own among them
+        else:
+            continue
+        if size is None:
+            return None
+    if position != stop or size is None or (canvas or size) != size:
+        return None
+    return size
+
+
+def _vp8_size(buffer: Buffer, payload: int, length: int) -> tuple[int, int] | None:
+    """RFC 6386, section 9.1: a key frame that is shown, of a known version, its first partition inside the chunk."""
+    if length < 10 or not buffer.startswith(b"\x9d\x01\x2a", payload + 3):
+        return None
+    bits = _u32le(buffer, payload)[0] & 0xFFFFFF
+    if bits & 1 or (bits >> 1) & 7 > 3 or not bits & 16 or bits >> 5 >= length:
+        return None
+    width, height = _u16le(buffer, payload + 6)[0] & 0x3FFF, _u16le(buffer, payload + 8)[0] & 0x3FFF
+    return (width, height) if width and height else None
+
+
+def _vp8l_size(buffer: Buffer, payload: int, length: int) -> tuple[int, int] | None:
+    """RFC 9649, section 3.4: signature, 14 bits of width - 1, 14 of height - 1, alpha, three bits of version 0."""
+    if length < 5 or buffer[payload] != 0x2F or buffer[payload + 4] >> 5:
+        return None
+    bits = _u32le(buffer, payload + 1)[0]
+    return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+
+
+def webp_is_complete(buffer: Buffer, start: int, end: int) -> bool:
+    """Whether as many bytes are there as the RIFF header says."""
+    return end - start >= 12 and start + 8 + _u32le(buffer, start + 4)[0] <= end
+
+
+HEADERS = {"PNG": png_header, "GIF": gif_header, "WEBP": webp_header}
+"""By Pillow's name of the format: the function that reads a size, or is not sure."""
+
+
+def recognise(buffer: Buffer, start: int, end: int) -> str:
+    """The key of ``HEADERS`` whose signature the bytes bear, or ""."""
+    if buffer.startswith(PNG_MAGIC, start, end):
+        return "PNG"
+    if buffer.startswith(b"RIFF", start, end) and buffer.startswith(b"WEBP", start + 8, end):
+        return "WEBP"
+    return "GIF" if buffer.startswith((b"GIF87a", b"GIF89a"), start, end) else ""
+
+
+def tiff_pages(buffer: Buffer, start: int, end: int) -> int:
+    """Number of image directories, at least 1: Pillow's own count takes time quadratic in their number.
+
+    Each directory is visited once, so the walk is bounded by the bytes.
+    """
+    order = "<" if buffer.startswith(b"II", start) else ">"
+    big = end - start >= 16 and buffer[start + 2] == 43  # BigTIFF
+    count_at, offset_at = Struct(order + ("Q" if big else "H")), Struct(order + ("Q" if big else "I"))
+    entry = 20 if big else 12
+    link = start + (8 if big else 4)
+    seen: set[int] = set()
+    while link + offset_at.size <= end:
+        (offset,) = offset_at.unpack_from(buffer, link)
+        if offset == 0 or offset in seen or start + offset + count_at.size > end:
+            break
+        seen.add(offset)
+        link = start + offset + count_at.size + entry * count_at.unpack_from(buffer, start + offset)[0]
+    return max(1, len(seen))

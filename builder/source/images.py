@@ -1,0 +1,221 @@
+"""What an image's bytes say of themselves, whether that will do, and (for verification only) all of its pixels.
+
+The four formats that web images come in are read by ``jpegs`` and ``image_formats``; whatever these are not sure of
+goes to Pillow, here and nowhere else. Pillow is imported when it is first needed: most processes never ask it.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from builder.records import ImageInfo, Reason, SampleProblem
+from builder.source import image_formats, jpegs
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
+PILLOW_PIXEL_LIMIT = 178_956_970
+"""Pixels above which Pillow as shipped refuses an image: twice its MAX_IMAGE_PIXELS of 2**30 // 4 // 3."""
+
+_REFUSALS = (
+    OSError,  # the plugins' own word; UnidentifiedImageError is one
+    SyntaxError,  # a lazily read part that is malformed, PNG chunks when loading
+    ValueError,  # sizes and tags out of range, bad text (UnicodeDecodeError), too large text chunks
+    RuntimeError,  # AVIF's decoder; as NotImplementedError, variants of DDS and BLP
+    struct.error,  # this and the next: ends of data met after ImageFile.__init__, which turns them into SyntaxError
+    IndexError,
+    KeyError,
+    TypeError,
+    EOFError,
+    zlib.error,  # compressed FITS, before Pillow turned it into OSError
+    OverflowError,  # seeks and sizes beyond 64 bits
+    ZeroDivisionError,  # resolutions and scales of 0
+    AttributeError,  # a part that a plugin counts on behind a header is None
+    AssertionError,  # the same, where newer versions assert it
+)
+"""What Pillow raises for bad bytes, besides DecompressionBombError (a plain Exception) and MemoryError."""
+
+_UNDECODED = {
+    "EPS": "is drawn by running Ghostscript, which strangers' files are not given to",
+    "MPEG": "is only recognised by Pillow, never decoded",
+}
+
+_DETAIL_LENGTH = 200  # characters of a message that a report keeps
+
+
+def probe(buffer: bytes | bytearray, start: int = 0, end: int | None = None) -> ImageInfo:
+    """Format, size as stored, frames, and whether the end marker is there, of ``buffer[start:end]``, decoding nothing.
+
+    ``0 <= start <= end <= len(buffer)``. The bytes are read where they lie; only Pillow gets a copy of this image's.
+
+    Raises SampleProblem: image_unreadable (no format Pillow decodes), image_too_large (Pillow refuses it as a
+    decompression bomb), image_truncated (cut so early that there is no size to be had).
+    """
+    if end is None:
+        end = len(buffer)
+    if buffer.startswith(jpegs.MAGIC, start, end):
+        width, height, scan, sure = jpegs.read_header(buffer, start, end)
+        if sure and width * height <= PILLOW_PIXEL_LIMIT:
+            return ImageInfo("JPEG", width, height, 1, jpegs.is_complete(buffer, scan, end))
+    elif form := image_formats.recognise(buffer, start, end):
+        size = image_formats.HEADERS[form](buffer, start, end)
+        if size and size[0] * size[1] <= PILLOW_PIXEL_LIMIT and (form != "WEBP" or _webp()):
+            frames = image_formats.gif_frames(buffer, start, end)[0] if form == "GIF" else 1
+            return ImageInfo(form, *size, frames, _has_end(form, buffer, start, end))
+    return probe_with_pillow(buffer, start, end)
+
+
+def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
+    """What ``probe`` answers, without its short cuts: ``PIL.Image.open`` for the size, the same rules for the rest."""
+    try:
+        with _opened(BytesIO(buffer[start:end])) as image:
+            form, (width, height) = image.format or "", image.size
+            frames = _frames(image, buffer, start, end)
+    except SampleProblem as problem:
+        if problem.reason is Reason.IMAGE_UNREADABLE and (form := _cut_format(buffer, start, end)):
+            detail = f"{form} of {end - start} bytes, cut before its size can be read"
+            raise SampleProblem(Reason.IMAGE_TRUNCATED, detail) from problem
+        raise
+    return ImageInfo(form, width, height, frames, _has_end(form, buffer, start, end))
+
+
+def judge(info: ImageInfo, *, max_pixels: int, min_side: int | None, max_aspect_ratio: float) -> None:
+    """Raise the first SampleProblem of image_too_large, image_truncated, image_too_small, aspect_ratio that applies.
+
+    ``max_pixels`` and ``min_side`` (None: off) are inclusive, and so is ``max_aspect_ratio``, longer by shorter side
+    (0: off).
+    """
+    width, height = info.width, info.height
+    if width * height > max_pixels:
+        detail = f"{width} x {height} = {width * height} pixels, more than {max_pixels}"
+        raise SampleProblem(Reason.IMAGE_TOO_LARGE, detail)
+    if not info.complete:
+        raise SampleProblem(Reason.IMAGE_TRUNCATED, f"{info.format} {width} x {height} without an end marker")
+    if min_side is not None and (width < min_side or height < min_side):
+        raise SampleProblem(Reason.IMAGE_TOO_SMALL, f"{width} x {height}, shorter side under {min_side}")
+    ratio = max(width, height) / min(width, height)
+    if max_aspect_ratio and ratio > max_aspect_ratio:
+        raise SampleProblem(Reason.ASPECT_RATIO, f"{width} x {height} = {ratio:.4g}, more than {max_aspect_ratio:g}")
+
+
+def decode(data: bytes) -> tuple[int, int]:
+    """Decode every pixel of the first frame; width and height as stored. For ``verify --decode``.
+
+    Raises SampleProblem as ``probe`` does, and image_truncated or image_unreadable for pixels that cannot be decoded.
+    Memory: the pixels, four bytes each or more, up to Pillow's limit of them; ``judge`` first where that is too much.
+    """
+    try:
+        with _opened(BytesIO(data)) as image:
+            size = image.size
+            image.load()
+    except SampleProblem as problem:
+        cut = _cut_format(data, 0, len(data)) or "truncated" in problem.detail.lower()
+        if problem.reason is Reason.IMAGE_UNREADABLE and cut:
+            raise SampleProblem(Reason.IMAGE_TRUNCATED, problem.detail) from problem
+        raise
+    return size
+
+
+@contextmanager
+def _opened(file: BytesIO) -> Iterator[ImageFile]:
+    """Pillow's view of an image: the one place where bytes meet it. Whatever it raises leaves as a SampleProblem.
+
+    Opening reads headers only, but for ICO, whose plugin decodes its largest icon (checked against the pixel limit by
+    itself), GIF, which fills one canvas where the first frame is to be disposed of, and AVIF and WebP, whose decoders
+    allocate theirs. No plugin runs a program or opens another file when opening.
+    """
+    pillow, plugins = _pillow()
+    try:
+        with _pillow_as_shipped(plugins), pillow.open(file) as image:
+            if isinstance(image, plugins.StubImageFile):
+                raise SampleProblem(
+                    Reason.IMAGE_UNREADABLE, f"{image.format} is only recognised by Pillow, never decoded"
+                )
+            if image.format in _UNDECODED:
+                raise SampleProblem(Reason.IMAGE_UNREADABLE, f"{image.format} {_UNDECODED[image.format]}")
+            if image.width * image.height > PILLOW_PIXEL_LIMIT:  # a process may have lifted Pillow's own limit
+                detail = f"{image.width} x {image.height} pixels, more than {PILLOW_PIXEL_LIMIT}"
+                raise SampleProblem(Reason.IMAGE_TOO_LARGE, detail)
+            yield image
+    except pillow.DecompressionBombError as error:
+        raise SampleProblem(Reason.IMAGE_TOO_LARGE, _words(error)) from error
+    except MemoryError as error:  # raised for sizes a header claims; no header is believed beyond the limits above
+        raise SampleProblem(Reason.IMAGE_TOO_LARGE, "more memory than there is") from error
+    except pillow.UnidentifiedImageError as error:  # its message names an address in memory: not the same twice
+        head = file.getvalue()[:8].hex(" ")
+        detail = f"no known format, begins with {head}" if head else "empty"
+        raise SampleProblem(Reason.IMAGE_UNREADABLE, detail) from error
+    except _REFUSALS as error:
+        raise SampleProblem(Reason.IMAGE_UNREADABLE, _words(error)) from error
+
+
+@contextmanager
+def _pillow_as_shipped(plugins: Any) -> Iterator[None]:
+    """No warnings, and no lenience a process may have switched on, for this moment. Other threads see it too."""
+    lenient = plugins.LOAD_TRUNCATED_IMAGES
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plugins.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            plugins.LOAD_TRUNCATED_IMAGES = lenient
+
+
+@cache
+def _pillow() -> tuple[Any, Any]:
+    """The modules PIL.Image and PIL.ImageFile."""
+    from PIL import Image, ImageFile
+
+    return Image, ImageFile
+
+
+@cache
+def _webp() -> bool:
+    """Whether this Pillow was built with WebP."""
+    from PIL import features
+
+    return bool(features.check("webp"))
+
+
+def _frames(image: ImageFile, buffer: bytes | bytearray, start: int, end: int) -> int:
+    """Frames: from the bytes where Pillow would seek through all of them, else what Pillow found when opening."""
+    if image.format == "GIF":
+        return image_formats.gif_frames(buffer, start, end)[0]
+    if image.format == "TIFF":
+        return image_formats.tiff_pages(buffer, start, end)
+    try:
+        return max(1, int(getattr(image, "n_frames", 1)))
+    except _REFUSALS:  # PSD reads its layers only now; the image itself is open
+        return 1
+
+
+def _has_end(form: str, buffer: bytes | bytearray, start: int, end: int) -> bool:
+    """Whether the end marker is there; True for formats without one that is looked for."""
+    if form in ("JPEG", "MPO"):  # of a multi-picture file, the first picture's end
+        return jpegs.is_complete(buffer, jpegs.read_header(buffer, start, end).scan, end)
+    if form == "PNG":
+        return image_formats.png_is_complete(buffer, start, end)
+    if form == "WEBP":
+        return image_formats.webp_is_complete(buffer, start, end)
+    if form == "GIF":
+        return image_formats.gif_frames(buffer, start, end)[1]
+    return True
+
+
+def _cut_format(buffer: bytes | bytearray, start: int, end: int) -> str:
+    """The format whose beginning, but not whose end, these bytes are; "" where there is none."""
+    is_jpeg = buffer.startswith(jpegs.MAGIC, start, end)
+    form = "JPEG" if is_jpeg else image_formats.recognise(buffer, start, end)
+    return "" if _has_end(form, buffer, start, end) else form
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:_DETAIL_LENGTH]

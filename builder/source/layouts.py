@@ -1,0 +1,160 @@
+"""Recognise, by looking, which of the layouts a source folder has."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from builder import schema
+from builder.errors import LayoutError, SourceError
+from builder.urls import NO_OPTIONS, StorageOptions, is_url
+
+TAR_ENDINGS = (
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tbz2",
+    ".tar.xz",
+    ".txz",
+    ".tar.zst",
+    ".tzst",
+    ".tar.z",
+    ".tar.lz4",
+)
+EXPECTED = (
+    "Expected raw/*.tar (or folders of images in raw/), with captions/*.tar or the JSON beside the images, "
+    "and data.json (optional); or img2dataset's *.tar with --recaptions FILE.parquet."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A tar, or a folder of extracted files that stands for one. ``name`` is relative to its side (raw/ or
+    captions/); ``path`` may be a URL."""
+
+    name: str
+    path: str
+    is_folder: bool
+    size: int  # bytes of the file; 0 for a folder
+    version: int
+    """Another when the file is: its modification time in ns (of a folder: changes when a file is added or removed), or
+    behind a URL what the storage says of it, hashed."""
+    storage: StorageOptions = NO_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a source keeps what. ``captions`` is empty where the JSON lies beside the images in ``raw``."""
+
+    kind: str  # "card", "openuni", "extracted", "img2dataset"
+    root: str
+    raw_root: str
+    captions_root: str
+    raw: tuple[Archive, ...]
+    captions: tuple[Archive, ...]
+    listing: tuple[str, ...]
+    recaptions: tuple[str, ...] = ()
+    storage: StorageOptions = NO_OPTIONS
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is read over a network: then its raw tars are read once, from front to back."""
+        return is_url(self.root)
+
+    @property
+    def annotations(self) -> tuple[Archive, ...]:
+        """The archives that hold annotations."""
+        return self.captions or self.raw
+
+
+def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptions | None = None) -> Layout:
+    """Look at a folder, or what lies behind a URL (opened with ``storage``). Raises LayoutError with what was found and
+    what is expected when none fits."""
+    if is_url(path):
+        from builder.source.remote_layouts import recognise_url  # with what it takes to read URLs
+
+        return recognise_url(path, recaptions, storage or StorageOptions())
+    if not os.path.isdir(path):
+        raise SourceError(f"{path} is not there" if not os.path.exists(path) else f"{path} is not a folder. {EXPECTED}")
+    if os.path.exists(os.path.join(path, schema.MANIFEST)) and os.path.isdir(os.path.join(path, schema.DATA)):
+        raise LayoutError(path, "a converted folder (it has meta/ and data/)", "Give the folder it was made from.")
+    raw_root, captions_root = os.path.join(path, "raw"), os.path.join(path, "captions")
+    if not os.path.isdir(raw_root):
+        raw_root = path
+    raw = _archives(raw_root) if raw_root != path else tuple(a for a in _archives(path) if not a.is_folder)
+    if not raw:
+        raise LayoutError(path, _describe(path), EXPECTED)
+    captions = _archives(captions_root) if os.path.isdir(captions_root) and not recaptions else ()
+    check_recaptions(recaptions)
+    if recaptions or raw_root == path:
+        kind = "img2dataset"
+    elif any(archive.is_folder for archive in raw):
+        kind = "extracted"
+    else:
+        kind = "card" if captions else "openuni"
+    return Layout(
+        kind=kind,
+        root=path,
+        raw_root=raw_root,
+        captions_root=captions_root if captions else raw_root,
+        raw=raw,
+        captions=captions,
+        listing=() if recaptions else _listing(os.path.join(path, "data.json")),
+        recaptions=recaptions,
+    )
+
+
+def check_recaptions(files: tuple[str, ...]) -> None:
+    """Raises SourceError for one that is not there."""
+    for file in files:
+        if not os.path.isfile(file):
+            raise SourceError(f"{file}, given as recaptions, is not there")
+
+
+def _archives(root: str) -> tuple[Archive, ...]:
+    """Tars and folders of ``root``, by name. A folder beside a tar of its name is what that tar left when it was
+    extracted, and is passed over: the tar is the original."""
+    tars, folders, loose = [], [], False
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(Archive(entry.name, entry.path, True, 0, entry.stat().st_mtime_ns))
+            elif entry.name.lower().endswith(TAR_ENDINGS):
+                if not entry.is_file():  # a link to nowhere, or a pipe that would never answer
+                    raise SourceError(f"{entry.path} is no file that can be read")
+                status = entry.stat()
+                name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")  # goes into tables and JSON
+                tars.append(Archive(name, entry.path, False, status.st_size, status.st_mtime_ns))
+            else:
+                loose = True
+    stems = {without_ending(archive.name) for archive in tars}
+    folders = [folder for folder in folders if folder.name not in stems]
+    if loose and not tars and not folders:
+        folders = [Archive("", root, True, 0, 0)]
+    return tuple(sorted([*tars, *folders], key=lambda archive: os.fsencode(archive.name)))
+
+
+def without_ending(name: str) -> str:
+    """A tar's name without the ending that makes it one."""
+    return name[: -max(len(ending) for ending in TAR_ENDINGS if name.lower().endswith(ending))]
+
+
+def _listing(path: str) -> tuple[str, ...]:
+    if os.path.isdir(path):
+        names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
+        if not names:
+            raise LayoutError(path, "a folder without *.json files", "A listing is a JSON list, or a folder of them.")
+        return tuple(os.path.join(path, name) for name in names)
+    return (path,) if os.path.exists(path) else ()
+
+
+def _describe(path: str) -> str:
+    names = sorted(os.listdir(path))
+    if not names:
+        return "an empty folder"
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    raw = os.path.join(path, "raw")
+    return f"{shown}" + (f" (raw/ is {_describe(raw)})" if os.path.isdir(raw) else "")

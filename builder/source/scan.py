@@ -1,0 +1,214 @@
+"""Where every member of an archive lies, as columns: what pairing works on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from builder.arrays import string_array
+from builder.errors import SourceError
+from builder.options import MAX_ANNOTATION_BYTES
+from builder.records import WHOLE, Damage, Member, TarScan
+from builder.source.captions import excess
+from builder.source.compressed import compression_of, open_compressed
+from builder.source.files import ByteFile, LocalFile
+from builder.source.layouts import Archive
+from builder.source.listing import Ids, path_ids
+from builder.source.tar_headers import normal_name
+from builder.source.tars import scan_tar
+from builder.urls import StorageOptions, is_url
+
+IMAGE_ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".jp2",
+    ".jpe",
+    ".jfif",
+    ".ppm",
+    ".pgm",
+    ".tga",
+    ".ico",
+)
+"""Members of raw/ that count as images when the listing does not name them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRequest:
+    """What to note of an archive besides where its members lie."""
+
+    archive: Archive
+    names: bool = False  # the members' names, where there is no listing to take paths from
+    urls: bool = False  # the url field of JSON members, for recaptions joined by url
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveTable:
+    """Members of one archive, columns of length n in archive order. The last of several equal names is the one that
+    counts.
+
+    ``offsets`` and ``sizes`` are bytes in the archive, uint32 where that is enough and else int64: the tables of 6,000
+    tars are in memory at the same time. For a folder, offsets are those its files would have one behind the other, in
+    the order of their paths.
+    """
+
+    ids: Ids
+    offsets: npt.NDArray[np.integer]
+    sizes: npt.NDArray[np.integer]
+    states: npt.NDArray[np.uint8]
+    is_image: npt.NDArray[np.bool_]
+    is_json: npt.NDArray[np.bool_]
+    size: int  # of the archive, bytes, uncompressed
+    damage: tuple[Damage, ...]
+    compression: str | None
+    names: pa.StringArray | None = None
+    stem_ids: Ids | None = None
+    url_ids: Ids | None = None  # zero rows where a member has no url
+
+    def without_names(self) -> ArchiveTable:
+        """The same with nothing of the members' names, which is most of its memory."""
+        return replace(self, ids=np.zeros((0, 2), dtype="<u8"), names=None, stem_ids=None, url_ids=None)
+
+
+def open_archive(archive: Archive, *, in_order: bool = True) -> ByteFile:
+    """The archive's bytes, uncompressed. ``in_order``: they will be read from front to back, which matters behind a
+    URL. Raises SourceError where it cannot be opened."""
+    return open_with_compression(archive, in_order=in_order)[0]
+
+
+def open_bytes(path: str, storage: StorageOptions, *, size: int | None = None, in_order: bool = True) -> ByteFile:
+    """A file's own bytes, on this machine or behind a URL. ``size``: where it is known. Raises SourceError."""
+    try:
+        if is_url(path):
+            from builder.source.remote import KEPT, KEPT_SMALL, RemoteFile
+
+            return RemoteFile(path, storage, size=size, kept=KEPT if in_order else KEPT_SMALL)
+        return LocalFile(path)
+    except OSError as error:
+        raise SourceError(f"cannot open {path}: {error.strerror or 'it is not there'}") from error
+
+
+def open_with_compression(archive: Archive, *, in_order: bool = True) -> tuple[ByteFile, str | None]:
+    """The archive's bytes, uncompressed, and how they are compressed where they lie. Raises SourceError."""
+    file = open_bytes(archive.path, archive.storage, size=archive.size, in_order=in_order)
+    compression = compression_of(file.read_at(0, 16))
+    return (file, None) if compression is None else (open_compressed(file), compression)
+
+
+def scan_archive(request: ScanRequest) -> ArchiveTable:
+    """Find every member. Damage is noted, never raised; what cannot be opened at all is a SourceError."""
+    archive = request.archive
+    if archive.is_folder:
+        return _table(request, _scan_folder(archive), None, None)
+    file, compression = open_with_compression(archive)
+    try:
+        return scan_open(request, file, compression)
+    finally:
+        file.close()
+
+
+def scan_open(
+    request: ScanRequest, file: ByteFile, compression: str | None, watch: Callable[[Member], None] | None = None
+) -> ArchiveTable:
+    """The same for a tar that is open already. ``watch`` is told of each member as it is met, and may read of the
+    file."""
+    return _table(request, scan_tar(file, watch), compression, file)
+
+
+def stem_of(path: str) -> str:
+    """The path without its extension: the part behind the last dot of the last component, unless that dot leads it."""
+    stem, dot, ending = path.rpartition(".")
+    return stem if dot and "/" not in ending and stem and not stem.endswith("/") else path
+
+
+def _table(request: ScanRequest, scan: TarScan, compression: str | None, file: ByteFile | None) -> ArchiveTable:
+    members, count = scan.members, len(scan.members)
+    places = np.uint32 if scan.size < 1 << 32 else np.int64
+    names = [member.name for member in members]
+    urls = path_ids(_urls(request.archive, members, file)) if request.urls else None
+    # From generators: a tar of a million tiny members costs enough without lists of what goes into the columns.
+    return ArchiveTable(
+        ids=path_ids(names),
+        offsets=np.fromiter((member.offset for member in members), places, count),
+        sizes=np.fromiter((member.size for member in members), places, count),
+        states=np.fromiter((member.state for member in members), np.uint8, count),
+        is_image=np.fromiter((name.lower().endswith(IMAGE_ENDINGS) for name in names), np.bool_, count),
+        is_json=np.fromiter((name.lower().endswith(".json") for name in names), np.bool_, count),
+        size=scan.size,
+        damage=scan.damage,
+        compression=compression,
+        names=string_array(names) if request.names else None,
+        stem_ids=path_ids(map(stem_of, names)) if request.names else None,
+        url_ids=urls,
+    )
+
+
+def _scan_folder(archive: Archive) -> TarScan:
+    members, offset = [], 0
+    damage = []
+    try:
+        found = sorted(_walk_folder(archive.path, archive.name))
+    except OSError as error:
+        raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
+    for name, size in found:
+        if normal_name(name) == name and _is_utf8(name):
+            members.append(Member(name, offset, size))
+        else:
+            damage.append(Damage(offset, offset + size, f"the file name {os.fsencode(name)!r} cannot be a key"))
+        offset += size
+    return TarScan(tuple(members), tuple(damage), offset)
+
+
+def _walk_folder(path: str, prefix: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = f"{prefix}/{entry.name}" if prefix else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk_folder(entry.path, name)
+            elif entry.is_file():
+                yield name, entry.stat().st_size
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _urls(archive: Archive, members: tuple[Member, ...], file: ByteFile | None) -> Iterator[str]:
+    """The ``url`` field of each JSON member; an empty string for all others."""
+    for member in members:
+        url = None
+        if member.name.endswith(".json") and member.state == WHOLE and member.size <= MAX_ANNOTATION_BYTES:
+            document = _read(archive, member, file)
+            try:
+                fields = None if excess(document) else json.loads(document)
+                url = fields.get("url") if isinstance(fields, dict) else None
+            except (ValueError, RecursionError):
+                url = None  # the sample will be a counted reject when its document is read
+        yield url if isinstance(url, str) and _is_utf8(url) else ""
+
+
+def _read(archive: Archive, member: Member, file: ByteFile | None) -> bytes:
+    if file is not None:
+        return file.read_at(member.offset, member.size)
+    name = member.name.removeprefix(f"{archive.name}/") if archive.name else member.name
+    try:
+        with open(os.path.join(archive.path, name), "rb") as handle:
+            return handle.read()
+    except OSError as error:
+        raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error

@@ -1,0 +1,394 @@
+"""Where the members of a tar lie: one forward walk over the headers, which goes on behind whatever is damaged.
+
+    file → walk_tar → Member | Link | Damage, as found → scan_tar → TarScan (links resolved)
+
+What is read: V7, ustar, old and new GNU, pax, star and Solaris tars; concatenated ones; ones without end blocks.
+Python's tarfile and GNU tar stop at the first thing they cannot read; here a damaged header costs its own member, the
+walk goes on at the next valid header, at whatever byte. What it cannot do: a member that is itself a tar shows its
+inner members where the search for a header has to pass through it, and a size that lies but stays inside the file (its
+header's checksum fits) hides what it spans.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from struct import Struct
+from zlib import adler32
+
+from builder.errors import DamagedFileError, SourceChangedError
+from builder.records import CUT, SPARSE, WHOLE, Damage, Member, TarScan
+from builder.source.files import ByteFile
+from builder.source.tar_headers import (
+    BLOCK,
+    MAX_EXTENDED,
+    Header,
+    Link,
+    Pax,
+    expected_adler,
+    find_header,
+    normal_name,
+    parse_header,
+    parse_pax,
+    resolve_links,
+    text,
+)
+
+__all__ = ["Link", "normal_name", "scan_tar", "walk_tar"]
+
+WINDOW = 256 << 10
+"""Most bytes read at once, but for an extended header (1 MiB at most)."""
+_SMALL = 2 << 10  # one header, or an extended one with its data and the header behind it
+_DENSE = 8 << 10  # bytes from header to header up to which reading through costs less than a read for each (~0.5 µs)
+_STEP = 8 << 10
+_FAR = 1 << 63  # beyond any size that passes
+
+_COMMON = Struct("100s24x11sc12x8sc100x8s80xB166x").unpack  # name, size, its end, checksum, kind, magic, prefix[0]
+_new = object.__new__
+_set_name, _set_offset, _set_size, _set_state = (vars(Member)[slot].__set__ for slot in Member.__slots__)
+_NONZERO = re.compile(rb"[^\0]")
+_NO_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))  # links, devices, a directory, a fifo
+_NOT_FILES = frozenset((b"D", b"V", b"N", b"A"))  # GNU: dumpdir, volume label, old long names; Solaris: ACL
+_EXTENDED = frozenset((b"x", b"X", b"g", b"L", b"K"))
+
+
+def walk_tar(file: ByteFile, start: int = 0) -> Iterator[Member | Damage | Link]:
+    """What stands in the tar, in file order, as it is found; ``start`` is where the first header is expected.
+
+    Reads forward, but for what was read ahead (1.3 MB at most). A member is given when its header was read; should its
+    data turn out cut, or not all its own, the same member follows again as CUT. Only then is its data read: on a stream
+    (a file of unknown size) that ends within it, and where a file of known size has bytes missing. A hard link is given
+    as Link, also where its target is not there. Damage may be zero bytes long: a place where something is missing.
+
+    Raises SourceChangedError where the file ends before its own ``size``; whatever else is wrong comes as Damage.
+    """
+    return _walk(_Walk(file), start)
+
+
+def scan_tar(file: ByteFile, watch: Callable[[Member], None] | None = None) -> TarScan:
+    """The whole archive: its regular files, and links to them under the links' names, in file order. ``watch`` is told
+    of each member as it is met, and may read of the file.
+
+    For every member ``offset + size`` is within the archive: a CUT member has the size that is there, a SPARSE one the
+    size that is stored. A hard link reads as the member of that name before it, a symbolic one as the last such.
+    """
+    walk = _Walk(file)
+    entries: list[Member | Link] = []
+    damage: list[Damage] = []
+    links = 0
+    for found in _walk(walk, 0):
+        if isinstance(found, Member):
+            entries.append(found)
+            if watch is not None:
+                watch(found)
+        elif isinstance(found, Link):
+            entries.append(found)
+            links += 1
+        else:
+            damage.append(found)
+    if damage:
+        last = {e.offset: place for place, e in enumerate(entries) if isinstance(e, Member) and e.state == CUT}
+        entries = [e for place, e in enumerate(entries) if isinstance(e, Link) or last.get(e.offset, place) == place]
+    members = resolve_links(entries) if links else entries
+    return TarScan(tuple(members), tuple(damage), walk.end)  # type: ignore[arg-type]
+
+
+def _walk(walk: _Walk, start: int) -> Iterator[Member | Damage | Link]:
+    """The common header in line, everything else through ``walk.step``; both give the same. ``at`` < 0 is the end."""
+    read_at, end = walk.file.read_at, walk.end
+    at = data_from = start
+    last: Member | None = None
+    data, base, limit, ahead, served = b"", start, -1, _SMALL, 0
+    while at >= 0:
+        place = at - base
+        if not 0 <= place <= limit:
+            ahead = min(ahead * 4, WINDOW) if place <= served * _DENSE else _SMALL
+            if walk.streamed or at + ahead > end:
+                walk.data_from = data_from
+                walk.fill(at, ahead)
+                data = walk.data
+            else:
+                data = walk.data = read_at(at, ahead)
+                walk.base = at
+                if len(data) < ahead:
+                    walk.fill(at, ahead)
+                    data = walk.data
+            base, limit, place, served = at, len(data) - BLOCK, 0, 0
+        served += 1
+        block = data[place : place + BLOCK]
+        if limit >= 0 and block.isascii():
+            raw, digits, ending, checksum, kind, magic, prefix = _COMMON(block)
+            if (
+                adler32(block) & 0xFFFF == expected_adler(checksum)
+                and (kind == b"0" or kind == b"\0")
+                and (magic == b"ustar  \0" or magic == b"ustar\x0000")
+                and not prefix
+                and (ending == b"\0" or ending == b" ")
+                and digits.isdigit()
+                and walk.shared is None
+            ):
+                name = raw.split(b"\0", 1)[0].decode()
+                try:
+                    size = int(digits, 8)
+                except ValueError:
+                    size = _FAR
+                after = at + BLOCK + (size + 511 & -512)
+                if after <= walk.end and name and name[-1] != "/":
+                    if name[0] in "./" or "/." in name or "//" in name:
+                        name = normal_name(name)
+                    data_from = at + BLOCK
+                    at = after
+                    last = _new(Member)  # a third less time than its own __init__ takes
+                    _set_name(last, name)
+                    _set_offset(last, data_from)
+                    _set_size(last, size)
+                    _set_state(last, WHOLE)
+                    yield last
+                    continue
+        walk.data_from = data_from
+        found, at = walk.step(at, last)
+        data, base, limit, data_from = walk.data, walk.base, len(walk.data) - BLOCK, walk.data_from
+        served = 1
+        for item in found:
+            if isinstance(item, Member):
+                last = item
+        yield from found
+    if walk.broken:
+        yield Damage(walk.end, walk.end, walk.broken)
+
+
+class _Walk:
+    """The bytes at hand, where the archive ends, and what its global headers said. All places are archive offsets."""
+
+    def __init__(self, file: ByteFile) -> None:
+        self.file = file
+        self.streamed = file.size is None
+        self.end = _FAR if file.size is None else file.size
+        self.data = b""
+        self.base = 0
+        self.data_from = 0  # where the last header's data begins: what lies before has been accounted for
+        self.shared: Pax | None = None
+        self.broken = ""
+
+    def fill(self, at: int, length: int) -> None:
+        """Take the window from ``at`` on, ``length`` bytes or up to the end; a stream that ends shows its end here."""
+        length = min(length, self.end - at)
+        data = self._read(at, length) if length > 0 else b""
+        while len(data) < length:
+            more = self._read(at + len(data), length - len(data))
+            if not more:
+                self._meet_end(at, len(data))
+                break
+            data += more
+        self.data, self.base = data, at
+
+    def _read(self, at: int, length: int) -> bytes:
+        try:
+            return self.file.read_at(at, length)
+        except DamagedFileError as error:
+            if not self.streamed:
+                raise
+            self.broken = str(error)
+            return b""
+
+    def _meet_end(self, at: int, length: int) -> None:
+        if self.end != _FAR:
+            raise SourceChangedError(self.file.name, f"it ends at byte {at + length}, before byte {self.end}")
+        end = at + length if length else min(at, self.data_from)
+        while more := self._read(end, WINDOW):
+            end += len(more)
+        self.end = end
+
+    def bytes_at(self, at: int, length: int) -> bytes:
+        """``length`` bytes from ``at``; fewer only at the end."""
+        if not self.base <= at <= self.base + len(self.data) - length:
+            self.fill(at, length + _SMALL)
+        return self.data[at - self.base : at - self.base + length]
+
+    def step(self, at: int, last: Member | None) -> tuple[list[Member | Damage | Link], int]:
+        """What stands at ``at``, and where to go on (-1 at the end): extended headers with their member, or none."""
+        begin, own = at, Pax()
+        long_name: str | None = None
+        long_link: str | None = None
+        problem = ""
+        notes: list[Member | Damage | Link] = []
+        while header := parse_header(self.bytes_at(at, BLOCK)):
+            self.data_from = at + BLOCK
+            if header.kind not in _EXTENDED:
+                break
+            size = header.size
+            if size is None or self.data_from + size > self.end:
+                return self._search(begin, self.data_from, "an extended header with a wrong size")
+            after = self.data_from + _padded(size)
+            if size > MAX_EXTENDED:
+                problem = f"an extended header of {size} bytes, {MAX_EXTENDED} are allowed"
+                if header.kind == b"g":
+                    notes.append(Damage(at, min(after, self.end), problem))
+                    problem = ""
+            else:
+                data = self.bytes_at(self.data_from, size)
+                if len(data) < size:
+                    return self._search(begin, self.data_from, "cut within an extended header")
+                if header.kind == b"L":
+                    long_name = text(data)
+                elif header.kind == b"K":
+                    long_link = text(data)
+                else:
+                    pax = parse_pax(data)
+                    notes += [Damage(at, min(after, self.end), note) for note in pax.problems]
+                    if header.kind == b"g":
+                        shared = pax.for_all().over(self.shared or Pax())
+                        self.shared = None if shared == Pax() else shared  # git's comment is no reason to be slow
+                    else:
+                        own = pax.over(own)
+            at = after
+            if header.kind == b"g":
+                begin = at if begin == self.data_from - BLOCK else begin
+        if header is None:
+            found, at = self._no_header(at, begin, last)
+            return notes + found, at
+        pax = own.over(self.shared) if self.shared else own
+        size = header.size if pax.size is None else pax.size
+        name = pax.path or long_name or text(header.name)
+        target = pax.link or long_link or text(header.link)
+        if problem or size is None or not 0 <= size < _FAR:
+            # Without its extended header the member's name or size may be wrong: better none than another's.
+            after = self.data_from if problem == "" else self.data_from + _padded(size or 0)
+            found, at = self._search(begin, min(after, self.end), problem or f"{name!r} has a size that cannot be")
+            return notes + found, at
+        found, at = self._entry(header, name, size, target, pax.sparse)
+        return notes + found, at
+
+    def _entry(
+        self, header: Header, name: str, size: int, target: str, sparse: bool
+    ) -> tuple[list[Member | Damage | Link], int]:
+        kind = header.kind
+        key = normal_name(name)
+        begin = self.data_from
+        if kind in _NO_DATA and size:
+            # Some writers state a size and write no data: a header, or the end, in its place tells.
+            behind = self.bytes_at(begin, BLOCK)
+            if not _NONZERO.search(behind) or parse_header(behind):
+                size = 0
+        if kind == b"S" and header.more_sparse:
+            more = self.bytes_at(begin, BLOCK)
+            while len(more) == BLOCK and not parse_header(more):
+                begin += BLOCK
+                if not more[504]:
+                    break
+                more = self.bytes_at(begin, BLOCK)
+            self.data_from = begin
+        found: list[Member | Damage | Link] = []
+        cut = begin + size > self.end
+        if kind == b"1" or kind == b"2":
+            hard = kind == b"1"
+            stored = size if hard and not cut else 0
+            found.append(Link(key, normal_name(target) if hard else target, hard, begin, stored))
+        elif kind not in _NO_DATA and kind not in _NOT_FILES and not name.endswith("/"):
+            if cut:
+                return self._cut(key, begin, size)
+            state = CUT if kind == b"M" else SPARSE if sparse or kind == b"S" else WHOLE
+            found.append(Member(key, begin, size, state))
+        if cut:
+            more_found, at = self._search(begin, begin, f"{key!r} claims {size} bytes, the archive ends before")
+            return found + more_found, at
+        return found, begin + _padded(size)
+
+    def _cut(self, name: str, begin: int, size: int) -> tuple[list[Member | Damage | Link], int]:
+        """A member that claims more bytes than there are: what there is up to the end, or to a header in between."""
+        found, at = self._search(begin, begin, f"{name!r} claims {size} bytes, the archive ends before")
+        end = self.end if at < 0 else at
+        return [Member(name, begin, max(0, end - begin), CUT), *found], at
+
+    def _no_header(self, at: int, begin: int, last: Member | None) -> tuple[list[Member | Damage | Link], int]:
+        """``at`` holds no header; from ``begin`` on stand extended headers without a member."""
+        found: list[Member | Damage | Link] = []
+        block = self.bytes_at(at, BLOCK)
+        if len(block) < BLOCK:
+            if at > self.end and last is not None and last.offset == self.data_from:
+                if last.offset + last.size > self.end:
+                    return self._cut(last.name, last.offset, last.size)
+            elif at >= self.end + BLOCK:
+                return self._search(self.data_from, self.data_from, "cut short")
+            place = min(begin, self.end)
+            if self.end == 0:
+                found.append(Damage(0, 0, "empty"))
+            elif _NONZERO.search(block):
+                found.append(Damage(place, self.end, "cut within a header"))
+            else:
+                found.append(Damage(place, self.end, "no end-of-archive blocks"))
+            return found, -1
+        if _NONZERO.search(block):
+            start = self.data_from
+            if begin == at and start < at and (inside := self._overrun(start, at)) >= 0:
+                if last is None or last.offset != start:  # a link, or a kind that is no file, with data
+                    return [Damage(start, inside, "bytes in front of a header are missing")], inside
+                end = min(inside, start + last.size)
+                found.append(Damage(start, inside, f"bytes of {last.name!r} are missing"))
+                cut = Member(last.name, start, end - start, CUT)
+                return [cut, *found] if end < start + last.size else found, inside
+            return self._search(begin, at, "no valid header")
+        if begin < at:
+            found.append(Damage(begin, at, "an extended header without a member"))
+        zeros, at = at, self._after_zeros(at)
+        if at < 0:
+            return found, -1
+        lone = at - zeros == BLOCK  # an end is two zero blocks or more; one is a header that was wiped out
+        if parse_header(self.bytes_at(at, BLOCK)):
+            if lone:
+                found.append(Damage(zeros, at, "a lone zero block"))
+            return found, at
+        more, at = self._search(zeros if lone else at, at, "no valid header")
+        return (found + more if lone or at >= 0 else found), at
+
+    def _overrun(self, start: int, at: int) -> int:
+        """The header within the data from ``start`` to ``at`` that is no part of it: bytes were lost, what follows has
+        moved up.
+
+        -1 where there is none. A tar stored as a member also has headers in it, but none of its members reaches beyond
+        ``at``, where its data ends; of those that moved up, one does. A stream is not read again for this.
+        """
+        if self.streamed:
+            return -1
+        first = place = self._find(start, at)
+        while 0 <= place < at:
+            header = parse_header(self.bytes_at(place, BLOCK))
+            if header is None or header.size is None:
+                return -1
+            place += BLOCK + (0 if header.kind in _NO_DATA else _padded(header.size))
+        return first if place > at else -1
+
+    def _after_zeros(self, at: int) -> int:
+        """The first block from ``at`` on that is not all zero; -1 where there is none."""
+        place = at
+        while place < self.end:
+            if not self.base <= place < self.base + len(self.data):
+                self.data_from = place
+                self.fill(place, WINDOW)
+            if other := _NONZERO.search(self.data, place - self.base):
+                return at + (self.base + other.start() - at) // BLOCK * BLOCK
+            place = self.base + len(self.data)
+        return -1
+
+    def _search(self, begin: int, look: int, problem: str) -> tuple[list[Member | Damage | Link], int]:
+        """The next header from ``look`` on (-1: none); the damage reaches from ``begin`` to it, or to the end."""
+        at = self._find(look, _FAR)
+        return [Damage(begin, self.end if at < 0 else at, problem)], at
+
+    def _find(self, look: int, stop: int) -> int:
+        """Where the first header between ``look`` and ``stop`` begins; -1 for none."""
+        at = look
+        while at < stop and at + BLOCK <= self.end:
+            if not self.base <= at <= self.base + len(self.data) - BLOCK - _STEP:
+                self.data_from = max(self.data_from, at)
+                self.fill(at, WINDOW)
+            begin = at - self.base
+            hit = find_header(self.data, begin, min(begin + _STEP, stop - self.base), look - self.base)
+            if hit >= 0:
+                return self.base + hit
+            at += _STEP
+        return -1
+
+
+def _padded(size: int) -> int:
+    return (size + BLOCK - 1) // BLOCK * BLOCK

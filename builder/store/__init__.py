@@ -1,0 +1,1 @@
+"""What lies in OUT: shards, receipts, index, manifest."""

@@ -1,0 +1,115 @@
+"""Write an Arrow IPC shard, as ``datasets.load_from_disk`` maps it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from builder import schema
+from builder.arrays import number_array, string_array, utf8_array
+from builder.options import GROUP_BYTES
+from builder.store.output import ArrowSink, NewFile
+from builder.store.shards import TextRow, WrittenShard
+
+
+class ArrowShardWriter:
+    """Writes rows into ``file`` as an IPC stream whose record batches are cut by bytes."""
+
+    def __init__(self, file: NewFile) -> None:
+        self._file = file
+        self._offsets = [np.zeros(0, dtype=np.int64)]
+        self._writer = pa.ipc.new_stream(ArrowSink(self._file), schema.SHARD_SCHEMA)
+        self._images = bytearray()
+        self._ends = [0]
+        self._rows: list[TextRow] = []
+        self._weight = 0
+        self._count = 0
+        self._image_bytes = 0
+
+    def add(self, image: memoryview, row: TextRow) -> None:
+        weight = len(image) + row.weight
+        if self._weight + weight > GROUP_BYTES and self._rows:
+            self._end_batch()
+        self._ends.append(self._ends[-1] + len(image))
+        self._rows.append(row)
+        self._weight += weight
+        self._image_bytes += len(image)
+        if weight > GROUP_BYTES:
+            self._end_batch(image)  # as it is: a copy would be as large again
+        else:
+            self._images += image
+
+    def release(self) -> None:
+        """Images were copied when they were added."""
+
+    def close(self) -> WrittenShard:
+        self._end_batch()
+        self._writer.close()
+        digest = self._file.close()
+        check = {"size": self._file.position}
+        offsets = np.concatenate(self._offsets)
+        return WrittenShard(offsets, self._count, self._image_bytes, self._file.position, digest, check)
+
+    def abort(self) -> None:
+        self._file.abort()
+
+    def _end_batch(self, images: memoryview | None = None) -> None:
+        rows = self._rows
+        if not rows:
+            return
+        offsets = np.array(self._ends, dtype=np.int32)  # a batch is far below 2 GiB: GROUP_BYTES and one image at most
+        data = pa.py_buffer(self._images if images is None else images)
+        image = pa.Array.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(offsets), data])
+        paths = string_array([row.path for row in rows])
+        columns = [
+            string_array([row.key for row in rows]),
+            pa.StructArray.from_arrays([image, paths], fields=list(schema.ROW.field("image").type)),
+            string_array([row.caption for row in rows]),
+            number_array(np.array([row.width for row in rows], dtype=np.int32)),
+            number_array(np.array([row.height for row in rows], dtype=np.int32)),
+            utf8_array([row.annotation for row in rows]),
+        ]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema.SHARD_SCHEMA))
+        # The batch's buffers end where the file does now, each padded, in the order of the columns.
+        behind = sum(_padded(length) for length in _buffer_lengths(columns)[_IMAGE_BUFFER:])
+        self._offsets.append(offsets[:-1].astype(np.int64) + self._file.position - behind)
+        self._count += len(rows)
+        self._images, self._ends, self._rows, self._weight = bytearray(), [0], [], 0
+
+
+_IMAGE_BUFFER = 3
+"""Position of the images' bytes among a batch's buffers that are not empty by nature: key's offsets and bytes, the
+images' offsets, then they."""
+
+
+def _buffer_lengths(columns: list[pa.Array]) -> list[int]:
+    """Bytes of each buffer that a batch without nulls is written with (offsets and values, in column order)."""
+    lengths: list[int] = []
+    for column in columns:
+        if pa.types.is_struct(column.type):
+            lengths += _buffer_lengths(column.flatten())
+        elif pa.types.is_integer(column.type):
+            lengths.append(len(column) * column.type.bit_width // 8)
+        else:
+            ends = np.frombuffer(column.buffers()[1], dtype=np.int32, count=len(column) + 1)
+            lengths += [len(ends) * 4, int(ends[-1])]
+    return lengths
+
+
+def _padded(length: int) -> int:
+    """As Arrow's IPC format aligns buffers: to 8 bytes (format/Message.fbs; pyarrow writes no more than that)."""
+    return -(-length // 8) * 8
+
+
+def image_offsets(path: str, column: str = "image") -> np.ndarray:
+    """Where each row's image begins in an IPC stream file: the addresses of its mapped buffers, less the map's."""
+    found = [np.zeros(0, dtype=np.int64)]
+    with pa.memory_map(path) as source:
+        whole = source.read_buffer()
+        for batch in pa.ipc.open_stream(whole):
+            values = batch.column(column).field("bytes")
+            _, ends, data = values.buffers()
+            if len(values):
+                starts = np.frombuffer(ends, dtype=np.int32, count=len(values) + 1)[:-1]
+                found.append(starts.astype(np.int64) + (data.address - whole.address if data.size else 0))
+    return np.concatenate(found)

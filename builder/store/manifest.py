@@ -1,0 +1,66 @@
+"""meta/manifest.json: totals, options, versions, and a checksum for each file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from builder import schema
+from builder.errors import DamagedFileError
+from builder.store.seals import checksum
+
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """``files``: path relative to OUT → {"size": bytes, "xxh3_128": hex}. ``totals``: as ``--json`` prints them.
+    ``source``: layout, numbers of archives, damage. No time, path, host or number of processes: the same source and
+    options give the same bytes."""
+
+    kind: str  # "parquet", "arrow" or "index"
+    versions: dict[str, str]
+    options: dict[str, Any]
+    source: dict[str, Any]
+    totals: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+    def to_json(self) -> bytes:
+        """Ends with a checksum of all that stands before it."""
+        document: dict[str, Any] = {
+            "manifest_version": MANIFEST_VERSION,
+            "kind": self.kind,
+            "versions": self.versions,
+            "options": self.options,
+            "source": self.source,
+            "totals": self.totals,
+            "files": self.files,
+        }
+        document["checksum"] = checksum(document)
+        return json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def read_manifest(out: str) -> Manifest:
+    """Raises DamagedFileError when it is not there, or not as it was written."""
+    path = os.path.join(out, schema.MANIFEST)
+    try:
+        with open(path, "rb") as handle:
+            document = json.loads(handle.read())
+        noted = document.pop("checksum")
+        manifest = Manifest(
+            document["kind"],
+            document["versions"],
+            document["options"],
+            document["source"],
+            document["totals"],
+            document["files"],
+        )
+    except FileNotFoundError:
+        raise DamagedFileError(path, "manifest", "is not there: the conversion is not finished; run it again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedFileError(path, "manifest", f"cannot be read: {error}") from None
+    if noted != checksum(document):
+        raise DamagedFileError(path, "manifest", "its checksum does not fit its content")
+    return manifest

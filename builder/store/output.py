@@ -1,0 +1,153 @@
+"""Files that appear under their final name only when they are whole and on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import xxhash
+
+from builder.errors import WriteError
+
+_MOST_PIECES = 1024  # IOV_MAX of Linux and macOS
+
+
+class NewFile(Protocol):
+    """A file being written from front to back. Nobody sees it under its name before ``close`` has returned."""
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far."""
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append all pieces; they may be changed afterwards. Raises WriteError."""
+
+    def close(self) -> str:
+        """Finish it, under its final name; returns the xxh3-128 of all that was written, hex. Raises WriteError."""
+
+    def abort(self) -> None:
+        """Forget it. Raises nothing: there is an error on its way already."""
+
+
+class OutputFile:
+    """A new file on this machine's disks, digested on the way. Grows up as ``path``; with a ``final`` name it gets that
+    when it is closed, and is removed when it is given up. Raises WriteError when the system refuses."""
+
+    def __init__(self, path: str, final: str | None = None) -> None:
+        self.path = path
+        self.position = 0
+        self._final = final
+        self._digest = xxhash.xxh3_128()
+        try:
+            self._fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise WriteError(path, error.strerror) from error
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append all pieces, in as few system calls as there can be."""
+        update = self._digest.update
+        size = 0
+        for piece in pieces:
+            update(piece)
+            size += len(piece)
+        try:
+            for first in range(0, len(pieces), _MOST_PIECES):
+                self._write_some(pieces[first : first + _MOST_PIECES])
+        except OSError as error:
+            raise WriteError(self.path, error.strerror) from error
+        self.position += size
+
+    def _write_some(self, pieces: Sequence[bytes | memoryview]) -> None:
+        left = sum(map(len, pieces)) - os.writev(self._fd, pieces)
+        if left:  # a full disk, a signal or a 2 GiB limit: go on until the system says why
+            rest = b"".join(pieces)[-left:]
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+
+    def close(self) -> str:
+        """Sync to disk, then give it its final name; returns the xxh3-128 of all that was written, hex."""
+        fd, self._fd = self._fd, -1
+        try:
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)  # where network disks report a full quota at the latest
+        except OSError as error:
+            raise WriteError(self.path, error.strerror) from error
+        if self._final is not None:
+            publish(self.path, self._final)
+        return self._digest.hexdigest()
+
+    def abort(self) -> None:
+        """Give the handle back. Raises nothing: there is an error on its way already."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+        if self._final is not None:
+            with suppress(OSError):
+                os.unlink(self.path)
+
+
+class ArrowSink:
+    """A NewFile as pyarrow wants to see it: an object with ``write`` that does not close what it writes to."""
+
+    closed = False
+
+    def __init__(self, file: NewFile) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        self._file.write([data])
+        return len(data)
+
+    def tell(self) -> int:
+        return self._file.position
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """The file is closed by who opened it."""
+
+
+def publish(temporary: str, final: str) -> None:
+    """Give a whole, synced file its final name, and sync the name."""
+    try:
+        os.makedirs(os.path.dirname(final), exist_ok=True)
+        os.replace(temporary, final)
+        folder = os.open(os.path.dirname(final), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise WriteError(final, error.strerror) from error
+
+
+def write_file(path: str, pieces: Sequence[bytes | memoryview], temporary: str | None = None) -> str:
+    """Write and publish a whole file at once; returns its xxh3-128, hex. ``temporary``: where it grows up, on the same
+    disk; beside ``path`` unless given."""
+    temporary = temporary or f"{path}.tmp"
+    make_folder(os.path.dirname(temporary))
+    return write_whole(OutputFile(temporary, path), pieces)
+
+
+def write_whole(file: NewFile, pieces: Sequence[bytes | memoryview]) -> str:
+    """Write and publish a whole file at once; returns its xxh3-128, hex."""
+    try:
+        file.write(pieces)
+        return file.close()
+    except BaseException:
+        file.abort()
+        raise
+
+
+def make_folder(path: str) -> None:
+    """``mkdir -p``. Raises WriteError."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise WriteError(path, error.strerror) from error

@@ -1,0 +1,287 @@
+"""Write a Parquet shard: text columns through pyarrow, image pages straight from the buffer they were read into.
+
+pyarrow would copy every image three times (into an array, into a page, into the file). Here a page is its header, then
+``length, bytes`` for each image (PLAIN encoding), handed to the system in one ``writev``. The text columns of a row
+group are written by pyarrow into memory as a small Parquet file of their own, and their column chunks are moved here
+with their offsets shifted. The footer is put together from both.
+
+Source: apache/parquet-format, README.md and parquet.thrift (field numbers below are its).
+"""
+
+from __future__ import annotations
+
+import functools
+import struct as packing
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from builder import schema
+from builder.arrays import number_array, string_array, utf8_array
+from builder.options import GROUP_BYTES, PAGE_BYTES
+from builder.store.output import NewFile
+from builder.store.shards import TextRow, WrittenShard
+from builder.store.thrift import (
+    BINARY,
+    I32,
+    STRUCT,
+    Struct,
+    Value,
+    get,
+    i16,
+    i32,
+    i64,
+    list_of,
+    read_struct,
+    struct,
+    write_struct,
+)
+
+MAGIC = b"PAR1"
+_BYTE_ARRAY, _PLAIN, _RLE, _UNCOMPRESSED, _DATA_PAGE = 6, 0, 3, 0, 0
+_DEFINED = 2  # definition level of a value in an optional leaf of an optional struct
+_IMAGE_COLUMN = 1  # position of image.bytes among the leaf columns
+_LENGTH = packing.Struct("<I")
+
+TEXT = pa.schema(
+    [pa.field("image", pa.struct([("path", pa.string())])) if f.name == "image" else f for f in schema.ROW]
+)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The row group being written."""
+
+    start: int  # file offset of its first page
+    rows: list[TextRow] = field(default_factory=list)
+    bytes: int = 0  # of images and text, uncompressed
+    pages: list[tuple[int, int, int]] = field(default_factory=list)  # offset, size with header, first row
+
+
+class ParquetShardWriter:
+    """Writes rows into ``file``.
+
+    Not thread-safe. Image views handed to ``add`` must stay valid until ``release`` or ``close``.
+    """
+
+    def __init__(self, file: NewFile) -> None:
+        self._file = file
+        self._file.write([MAGIC])
+        self._groups: list[Struct] = []
+        self._column_indexes: list[list[bytes | None]] = []
+        self._offset_indexes: list[list[Struct]] = []
+        self._offsets: list[int] = []
+        self._page: list[bytes | memoryview] = []
+        self._page_bytes = 0
+        self._group = _Group(self._file.position)
+        self._rows = 0
+        self._image_bytes = 0
+
+    def add(self, image: memoryview, row: TextRow) -> None:
+        """Append one row. Cuts pages and row groups by bytes, so that the same rows give the same file."""
+        size = len(image)
+        weight = size + row.weight
+        group = self._group
+        if group.bytes + weight > GROUP_BYTES and group.rows:
+            self._end_group()
+            group = self._group
+        group.rows.append(row)
+        group.bytes += weight
+        self._page.append(_LENGTH.pack(size))
+        self._page.append(image)
+        self._page_bytes += size + 4
+        self._image_bytes += size
+        if self._page_bytes >= PAGE_BYTES:
+            self._end_page()
+
+    def release(self) -> None:
+        """Let go of all image views: those of an unfinished page are copied."""
+        self._page = [bytes(piece) for piece in self._page]
+
+    def close(self) -> WrittenShard:
+        """Finish the file, under its final name."""
+        self._end_group()
+        footer = self._footer()
+        tail = [footer, packing.pack("<I", len(footer)), MAGIC]
+        self._file.write(tail)
+        digest = self._file.close()
+        return WrittenShard(
+            offsets=np.array(self._offsets, dtype=np.int64),
+            rows=self._rows,
+            image_bytes=self._image_bytes,
+            size=self._file.position,
+            digest=digest,
+            check={"size": self._file.position, "footer": xxhash.xxh3_128_hexdigest(b"".join(tail))},
+        )
+
+    def abort(self) -> None:
+        """Give it up."""
+        self._file.abort()
+
+    def _end_page(self) -> None:
+        if not self._page:
+            return
+        count = len(self._page) // 2
+        levels = _levels(count)
+        head = page_header(self._page_bytes + len(levels), count)
+        start = self._file.position
+        at = start + len(head) + len(levels)
+        for image in self._page[1::2]:
+            at += 4
+            self._offsets.append(at)
+            at += len(image)
+        self._file.write([head, levels, *self._page])
+        self._group.pages.append((start, at - start, len(self._offsets) - count - self._rows))
+        self._page, self._page_bytes = [], 0
+
+    def _end_group(self) -> None:
+        self._end_page()
+        group = self._group
+        if group.rows:
+            image_chunk = self._image_chunk(group)
+            text_chunks, column_indexes, offset_indexes = self._write_text(group.rows)
+            chunks = [*text_chunks[:_IMAGE_COLUMN], image_chunk, *text_chunks[_IMAGE_COLUMN:]]
+            locations = [{1: i64(start), 2: i32(size), 3: i64(row)} for start, size, row in group.pages]
+            self._column_indexes.append([*column_indexes[:_IMAGE_COLUMN], None, *column_indexes[_IMAGE_COLUMN:]])
+            self._offset_indexes.append(
+                [*offset_indexes[:_IMAGE_COLUMN], {1: list_of(STRUCT, locations)}, *offset_indexes[_IMAGE_COLUMN:]]
+            )
+            self._groups.append(
+                {
+                    1: list_of(STRUCT, chunks),
+                    2: i64(sum(get(chunk, 3, 6) for chunk in chunks)),
+                    3: i64(len(group.rows)),
+                    5: i64(group.start),
+                    6: i64(sum(get(chunk, 3, 7) for chunk in chunks)),
+                    7: i16(len(self._groups)),
+                }
+            )
+            self._rows += len(group.rows)
+        self._group = _Group(self._file.position)
+
+    def _image_chunk(self, group: _Group) -> Struct:
+        """ColumnChunk of image.bytes: it lies in front of the text columns' chunks, which offsets allow."""
+        total = sum(size for _, size, _ in group.pages)
+        metadata: Struct = {
+            1: i32(_BYTE_ARRAY),
+            2: list_of(I32, [_PLAIN, _RLE]),
+            3: list_of(BINARY, [b"image", b"bytes"]),
+            4: i32(_UNCOMPRESSED),
+            5: i64(len(group.rows)),
+            6: i64(total),
+            7: i64(total),
+            9: i64(group.pages[0][0]),
+            13: list_of(STRUCT, [{1: i32(_DATA_PAGE), 2: i32(_PLAIN), 3: i32(len(group.pages))}]),
+        }
+        return {2: i64(0), 3: struct(metadata)}
+
+    def _write_text(self, rows: list[TextRow]) -> tuple[list[Struct], list[bytes | None], list[Struct]]:
+        """Write the text columns' chunks; returns their ColumnChunks, ColumnIndexes and OffsetIndexes in column
+        order."""
+        small = _text_file(rows)
+        length = int.from_bytes(small[-8:-4], "little")
+        footer, _ = read_struct(small[-8 - length : -8])
+        chunks: list[Struct] = get(footer, 4, 0, 1)
+        end = max(_chunk_start(chunk) + get(chunk, 3, 7) for chunk in chunks)
+        shift = self._file.position - len(MAGIC)
+        self._file.write([small[len(MAGIC) : end]])
+        column_indexes: list[bytes | None] = []
+        offset_indexes: list[Struct] = []
+        for chunk in chunks:
+            column_indexes.append(_span(small, get(chunk, 6), get(chunk, 7)))
+            pages, _ = read_struct(_span(small, get(chunk, 4), get(chunk, 5)) or b"\0")
+            for page in get(pages, 1):
+                page[1] = i64(get(page, 1) + shift)
+            offset_indexes.append(pages)
+            for number in (4, 5, 6, 7):
+                chunk.pop(number, None)
+            metadata: Struct = get(chunk, 3)
+            for number in (9, 10, 11):
+                if number in metadata:
+                    metadata[number] = i64(get(metadata, number) + shift)
+        return chunks, column_indexes, offset_indexes
+
+    def _footer(self) -> bytes:
+        """Page indexes go in front of the footer, all ColumnIndexes first, as parquet-format's PageIndex.md lays them
+        out."""
+        for group, indexes in zip(self._groups, self._column_indexes, strict=True):
+            for chunk, index in zip(get(group, 1), indexes, strict=True):
+                if index is not None:
+                    chunk[6], chunk[7] = i64(self._file.position), i32(len(index))
+                    self._file.write([index])
+        for group, pages in zip(self._groups, self._offset_indexes, strict=True):
+            for chunk, page in zip(get(group, 1), pages, strict=True):
+                encoded = write_struct(page)
+                chunk[4], chunk[5] = i64(self._file.position), i32(len(encoded))
+                self._file.write([encoded])
+                group_fields: dict[int, Value] = dict(sorted(chunk.items()))
+                chunk.clear()
+                chunk.update(group_fields)
+        footer = dict(_template())
+        footer[3] = i64(self._rows)
+        footer[4] = list_of(STRUCT, self._groups)
+        return write_struct(dict(sorted(footer.items())))
+
+
+def page_header(size: int, count: int) -> bytes:
+    """PageHeader of an uncompressed PLAIN data page (version 1) of ``size`` bytes with ``count`` values."""
+    data: Struct = {1: i32(count), 2: i32(_PLAIN), 3: i32(_RLE), 4: i32(_RLE)}
+    return write_struct({1: i32(_DATA_PAGE), 2: i32(size), 3: i32(size), 5: struct(data)})
+
+
+def _levels(count: int) -> bytes:
+    """Definition levels of a page without nulls: one RLE run, behind its length."""
+    run, value = bytearray(), count << 1
+    while value > 0x7F:
+        run.append(value & 0x7F | 0x80)
+        value >>= 7
+    run += bytes((value, _DEFINED))
+    return _LENGTH.pack(len(run)) + bytes(run)
+
+
+def _text_file(rows: list[TextRow]) -> bytes:
+    """All columns but image.bytes as a Parquet file of one row group. No statistics on long text: they would repeat
+    whole captions in the footer."""
+    paths = string_array([row.path for row in rows])
+    columns = [
+        string_array([row.key for row in rows]),
+        pa.StructArray.from_arrays([paths], fields=list(TEXT.field("image").type)),
+        string_array([row.caption for row in rows]),
+        number_array(np.array([row.width for row in rows], dtype=np.int32)),
+        number_array(np.array([row.height for row in rows], dtype=np.int32)),
+        utf8_array([row.annotation for row in rows]),
+    ]
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        TEXT,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=["key", "width", "height"],
+        write_page_index=True,
+        store_schema=False,
+    ) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=TEXT), row_group_size=len(rows))
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _chunk_start(chunk: Struct) -> int:
+    dictionary, data = get(chunk, 3, 11), get(chunk, 3, 9)
+    return int(data if dictionary is None else min(dictionary, data))
+
+
+def _span(data: bytes, offset: int | None, length: int | None) -> bytes | None:
+    return None if offset is None or length is None else data[offset : offset + length]
+
+
+@functools.cache
+def _template() -> Struct:
+    """Schema, key-value metadata and column orders as pyarrow writes them for an empty file of our schema."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema.SHARD_SCHEMA):
+        pass
+    data = sink.getvalue().to_pybytes()
+    return read_struct(data[-8 - int.from_bytes(data[-8:-4], "little") : -8])[0]

@@ -1,0 +1,49 @@
+"""Write meta/rejects.parquet: every listed sample that is no row, in the order of the listing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builder.arrays import number_array, numbers_of, take_text
+from builder.schema import REJECT_ROW
+from builder.store.output import ArrowSink, NewFile
+
+GROUP_ROWS = 1 << 20
+"""Rows of a row group, and in memory twice at a time. What ``pq.write_table`` takes unless told otherwise."""
+
+_TOGETHER = 1024
+"""Tables put together at a time: each is a mapped file, and a process may have 65,530 maps."""
+
+
+def write_rejects(file: NewFile, tables: Iterable[pa.Table]) -> tuple[int, str]:
+    """Write the rejects of all tables (REJECT_ROW) into ``file``; returns its size and its xxh3-128, hex."""
+    try:
+        table = _together(tables)
+        positions = numbers_of(table.column("position"))
+        order = np.argsort(positions, kind="stable")
+        with pq.ParquetWriter(pa.PythonFile(ArrowSink(file), mode="w"), REJECT_ROW, compression="zstd") as writer:
+            for first in range(0, max(1, len(order)), GROUP_ROWS):
+                mine = order[first : first + GROUP_ROWS]
+                columns = [number_array(positions[mine])]
+                columns += [take_text(column, mine) for column in table.columns[1:]]
+                writer.write_table(pa.Table.from_arrays(columns, schema=REJECT_ROW), row_group_size=GROUP_ROWS)
+        return file.position, file.close()
+    except BaseException:
+        file.abort()
+        raise
+
+
+def _together(tables: Iterable[pa.Table]) -> pa.Table:
+    whole: list[pa.Table] = []
+    pending: list[pa.Table] = []
+    for table in tables:
+        pending.append(table)
+        if len(pending) == _TOGETHER:
+            whole.append(pa.concat_tables(pending).combine_chunks())
+            pending = []
+    nothing = pa.Table.from_batches([], schema=REJECT_ROW)  # Schema.empty_table imports pandas
+    return pa.concat_tables([nothing, *whole, *pending]).combine_chunks()

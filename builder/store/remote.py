@@ -1,0 +1,160 @@
+"""OUT behind a URL. Object stores know no rename: a file is sent in parts, and is there when all of them are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import xxhash
+
+from builder.errors import OutputError, SourceError, WriteError
+from builder.store.output import NewFile
+from builder.urls import Storage, StorageOptions, join
+
+PART = 16 << 20
+"""Bytes sent at once. S3 takes 10,000 parts of at least 5 MiB, so files of 160 GB; a shard has 500 MB."""
+_UNDER_WAY = 2  # parts held while they are sent: reading goes on meanwhile
+_AT_ONCE = 16  # small objects fetched together
+
+
+class RemoteFolder:
+    """A folder behind a URL. What is fetched of it to be mapped lies in a temporary folder, which goes with this."""
+
+    def __init__(self, url: str, options: StorageOptions) -> None:
+        """Raises OutputError for a URL that cannot be written to."""
+        if url.startswith(("http://", "https://")):
+            raise OutputError(f"{url} can only be read. Give a folder, s3://… or another store that can be written to.")
+        self.root = url.rstrip("/")
+        self._start(Storage(options))
+
+    def _start(self, storage: Storage) -> None:
+        self._storage = storage
+        self._scratch: str | None = None
+
+    def __getstate__(self) -> tuple[str, Storage]:
+        return self.root, self._storage
+
+    def __setstate__(self, state: tuple[str, Storage]) -> None:
+        self.root = state[0]
+        self._start(state[1])
+
+    def url(self, name: str) -> str:
+        return join(self.root, name)
+
+    def create(self, name: str) -> NewFile:
+        return RemoteOutputFile(self.url(name), self._storage)
+
+    def read(self, name: str) -> bytes | None:
+        return self._storage.read(self.url(name))
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(self.read, names))
+
+    def sizes(self, name: str) -> dict[str, int]:
+        entries = self._storage.entries(self.url(name))
+        return {entry.name: entry.size or 0 for entry in entries if not entry.is_folder}
+
+    def local(self, name: str) -> str:
+        if self._scratch is None:
+            self._scratch = tempfile.mkdtemp(prefix="laion6m-")
+            weakref.finalize(self, _remove_mine, self._scratch, os.getpid())
+        path = os.path.join(self._scratch, name.replace("/", "-"))
+        if not os.path.exists(path):
+            temporary = f"{path}.tmp"
+            self._storage.ask(self.url(name), lambda system, place: system.get_file(place, temporary))
+            os.replace(temporary, path)
+        return path
+
+    def remove(self, name: str) -> None:
+        def removed(system: Any, path: str) -> None:
+            with suppress(FileNotFoundError):
+                system.rm(path, recursive=True)
+            system.invalidate_cache()
+
+        self._storage.ask(self.url(name), removed)
+        if self._scratch is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._scratch, name.replace("/", "-")))
+
+
+def _remove_mine(scratch: str, owner: int) -> None:
+    """A forked worker has the same object, and no business with its folder."""
+    if os.getpid() == owner:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class RemoteOutputFile:
+    """A new object, sent in parts by a thread of its own while the next is being filled. Memory: four parts."""
+
+    def __init__(self, url: str, storage: Storage) -> None:
+        self.path = url
+        self.position = 0
+        self._storage = storage
+        self._digest = xxhash.xxh3_128()
+        self._part = bytearray()
+        self._under_way: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="laion6m-send")
+        self._handle: Any = None
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        for piece in pieces:
+            self._digest.update(piece)
+            self._part += piece
+            self.position += len(piece)
+            if len(self._part) >= PART:
+                self._send()
+
+    def close(self) -> str:
+        self._send()
+        try:
+            while self._under_way:
+                self._under_way.popleft().result()
+            self._thread.submit(self._finish).result()
+        except Exception as error:
+            raise self._refusal(error) from error
+        finally:
+            self._thread.shutdown()
+        return self._digest.hexdigest()
+
+    def abort(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with suppress(Exception):  # the store drops unfinished uploads by its own rules, if it hears of none
+                handle.discard()
+                handle.closed = True  # else fsspec would finish it when the handle is collected
+
+    def _send(self) -> None:
+        part, self._part = self._part, bytearray()
+        self._under_way.append(self._thread.submit(self._put, part))
+        try:
+            while len(self._under_way) > _UNDER_WAY:
+                self._under_way.popleft().result()
+        except Exception as error:
+            raise self._refusal(error) from error
+
+    def _put(self, part: bytearray) -> None:
+        if self._handle is None:
+            system, path = self._storage.system(self.path)
+            self._handle = system.open(path, "wb", block_size=PART)
+        self._handle.write(part)
+
+    def _finish(self) -> None:
+        handle, self._handle = self._handle, None
+        handle.close()
+        self._storage.system(self.path)[0].invalidate_cache()
+        there = self._storage.look(self.path).size
+        if there != self.position:
+            raise OSError(f"{there} bytes are there, {self.position} were sent")
+
+    def _refusal(self, error: Exception) -> WriteError | SourceError:
+        said = str(error) if isinstance(error, OSError | SourceError) else f"{type(error).__name__}: {error}"
+        return WriteError(self.path, said)

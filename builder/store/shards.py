@@ -1,0 +1,54 @@
+"""A shard being written: what goes in, what is known of it afterwards, and the contract of its writers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class TextRow(NamedTuple):
+    """A row without its image. ``annotation``: the document in UTF-8. ``width`` and ``height``: pixels."""
+
+    key: str
+    path: str
+    caption: str
+    width: int
+    height: int
+    annotation: bytes
+
+    @property
+    def weight(self) -> int:
+        """Bytes it adds to a row group, about: the caption stands in the annotation too."""
+        return len(self.annotation) * 2
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    """``offsets``: of each row's image in the file. ``digest``: xxh3-128 of the whole file, hex. ``check``: how the
+    index tells that the file is still this one."""
+
+    offsets: npt.NDArray[np.int64]
+    rows: int
+    image_bytes: int
+    size: int
+    digest: str
+    check: dict[str, Any]
+
+
+class ShardWriter(Protocol):
+    """Rows in, one file out. Deterministic: the same rows in the same order give the same bytes."""
+
+    def add(self, image: memoryview, row: TextRow) -> None:
+        """Append a row. ``image`` must stay valid until ``release`` or ``close``."""
+
+    def release(self) -> None:
+        """Copy what is still held of image views."""
+
+    def close(self) -> WrittenShard:
+        """Finish the file, under its final name. Afterwards the writer is of no further use."""
+
+    def abort(self) -> None:
+        """Give the file up."""

@@ -1,0 +1,130 @@
+"""Write files below a folder, and nowhere else: neither a name nor a symbolic link leads out of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import suppress
+
+from builder.errors import WriteError
+from builder.store.output import make_folder
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_OPEN = 32  # folders; members of a tar lie in one or a few
+_LONGEST = 4095  # bytes of a name: Linux's PATH_MAX. Beyond it nothing that is given a path could open the file
+_OF_THE_NAME = {
+    errno.ENAMETOOLONG: "a part of it is longer than this file system allows",
+    errno.ENOTDIR: "a file or a symbolic link is where it has a folder",
+    errno.ELOOP: "a symbolic link is where it has a folder",
+    errno.EISDIR: "a folder is in its place",
+    errno.EPERM: "what is in its place cannot be replaced",
+    errno.EEXIST: "another process puts something in its place",
+    errno.EILSEQ: "this file system does not allow its characters",
+    errno.EINVAL: "this file system does not allow it",
+}
+"""Errors that one name brings on, so that others may go on; all else (full, failing, read-only) ends the run."""
+
+
+class NameRefusedError(Exception):
+    """A file of that name is not written. Args: name, why."""
+
+
+class Tree:
+    """A folder to write into. Every part of a path is opened by itself, from its parent on, without following links, so
+    that a link planted there (or by another process meanwhile) is met, never followed. Not thread-safe."""
+
+    def __init__(self, root: str) -> None:
+        """``root`` is made, and may itself be a link: it is the user's own word. Raises WriteError."""
+        self.root = root
+        make_folder(root)
+        self._folders: OrderedDict[str, int] = OrderedDict()
+        try:
+            self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise WriteError(root, error.strerror) from error
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._folders:
+            os.close(self._folders.popitem()[1])
+        os.close(self._root)
+
+    def write(self, name: str, blocks: Iterable[bytes | memoryview], *, whole: bool = False) -> int:
+        """Write a file, in place of any that is there; returns its size in bytes.
+
+        ``whole``: it gets its name only when it is whole. Raises NameRefusedError for names that would leave the folder
+        or that the system does not take, WriteError where the system refuses to write at all.
+        """
+        parts = name.split("/")
+        if "\0" in name:
+            raise NameRefusedError(name, "it has a NUL in it")
+        if name.startswith("/") or ".." in parts:
+            raise NameRefusedError(name, "it would lead out of the folder")
+        if "" in parts or "." in parts:
+            raise NameRefusedError(name, "a part of it is no name")
+        if len(name.encode(errors="surrogatepass")) > _LONGEST:
+            raise NameRefusedError(name, f"it is longer than the {_LONGEST:,} bytes that a path may have")
+        leaf = f"{parts[-1]}.part" if whole else parts[-1]
+        try:
+            folder = self._folder("/".join(parts[:-1]))
+            size = _write(folder, leaf, blocks)
+            if whole:
+                os.replace(leaf, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError as error:
+            if error.errno in _OF_THE_NAME:
+                raise NameRefusedError(name, _OF_THE_NAME[error.errno]) from error
+            raise WriteError(os.path.join(self.root, name), error.strerror) from error
+        return size
+
+    def _folder(self, path: str) -> int:
+        parts = path.split("/") if path else []
+        known = len(parts)
+        while known and "/".join(parts[:known]) not in self._folders:
+            known -= 1
+        handle = self._folders["/".join(parts[:known])] if known else self._root
+        for depth in range(known, len(parts)):  # no recursion: a path has up to 2,000 parts
+            above, leaf = handle, parts[depth]
+            try:
+                handle = os.open(leaf, _FOLDER, dir_fd=above)
+            except FileNotFoundError:
+                with suppress(FileExistsError):  # another process was faster
+                    os.mkdir(leaf, dir_fd=above)
+                handle = os.open(leaf, _FOLDER, dir_fd=above)
+            self._folders["/".join(parts[: depth + 1])] = handle
+            if len(self._folders) > _MOST_OPEN:
+                os.close(self._folders.popitem(last=False)[1])
+        return handle
+
+
+def _write(folder: int, leaf: str, blocks: Iterable[bytes | memoryview]) -> int:
+    handle = _create(folder, leaf)
+    size = 0
+    try:
+        try:
+            for block in blocks:
+                done = 0
+                while done < len(block):  # a signal, or 2 GiB, ends a write early
+                    done += os.write(handle, memoryview(block)[done:] if done else block)
+                size += done
+        finally:
+            os.close(handle)
+    except BaseException:
+        with suppress(OSError):  # no file rather than half of one
+            os.unlink(leaf, dir_fd=folder)
+        raise
+    return size
+
+
+def _create(folder: int, leaf: str) -> int:
+    """A new file. What is there is unlinked, not written into: it may be a link to a file elsewhere."""
+    try:
+        return os.open(leaf, _FILE, 0o666, dir_fd=folder)
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            os.unlink(leaf, dir_fd=folder)
+    return os.open(leaf, _FILE, 0o666, dir_fd=folder)

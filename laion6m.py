@@ -1,0 +1,37 @@
+"""The Hugging Face builder of laion6m: images and recaptions as one dataset.
+
+    from datasets import load_dataset                                    # datasets 3.x: this file is the script
+    load_dataset("laion6m.py", data_dir="data/laion6m", split="train", trust_remote_code=True)
+
+    from builder import load_dataset                                     # any version
+    load_dataset("laion6m.py", data_dir="data/laion6m", split="train", num_proc=8)
+    load_dataset("laion6m.py", data_dir="data/laion6m", split="train", streaming=True)
+
+    import datasets, laion6m                                             # datasets 4 and 5, plain, after this import
+    datasets.load_dataset("laion6m.py", data_dir="data/laion6m", split="train")
+
+``data_dir`` is a source in any of its layouts (tars or extracted), or a folder that ``laion6m convert`` made. Without
+it: data/laion6m if that is there, else the Hub repository wusize/laion6m, downloaded or streamed.
+
+Options, by name: ``caption_key``, ``max_aspect_ratio``, ``min_side``, ``max_pixels``, ``recaptions``, ``hub_revision``.
+"""
+
+from __future__ import annotations
+
+try:
+    from builder import hf
+except ModuleNotFoundError as error:
+    if error.name != "builder":
+        raise
+    raise ModuleNotFoundError(
+        "laion6m.py needs the package that it belongs to: run pip install . in its checkout, or start Python there",
+        name="builder",
+    ) from None
+
+
+class Laion6m(hf.Builder):
+    """Rows of key, image, caption, width, height and annotation. Options: :class:`builder.hf.Config`."""
+
+
+if __name__ == "laion6m":  # imported by name, not run by datasets 3 as a copy in its module cache
+    hf.register(__name__)

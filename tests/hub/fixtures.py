@@ -1,0 +1,36 @@
+"""Fixtures over the test Hub; tests/conftest.py loads them with `pytest_plugins = ["tests.hub.fixtures"]`.
+
+The name needs the root of the project on the path: `pythonpath = ["."]` in the pytest section of pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hub.server import HubServer
+
+OTHER_CLIENT = "HUB_TEST_PYTHON"
+
+
+@pytest.fixture(params=["this client", "other client"])
+def client_python(request: pytest.FixtureRequest) -> str:
+    """An interpreter with huggingface_hub and datasets: this one, and another that an environment variable names."""
+    if request.param == "this client":
+        return sys.executable
+    if OTHER_CLIENT not in os.environ:
+        pytest.skip(f"{OTHER_CLIENT} does not name an interpreter with other client versions (datasets<4, hub<1)")
+    return os.environ[OTHER_CLIENT]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    """A running Hub with nothing in it. The test fails if a client broke a rule or the server had a defect."""
+    with HubServer(tmp_path / "hub-storage") as server:
+        yield server
+    assert server.violations == []
+    assert server.crashes == []

@@ -1,0 +1,312 @@
+"""Samplers: the same rows for any number of ranks, and from any point on."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the training side needs torch")
+
+from torch.utils.data import ConcatDataset, DataLoader, Dataset  # noqa: E402
+
+from builder import mm_samplers  # noqa: E402
+from builder.errors import OptionError  # noqa: E402
+from builder.mm import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler  # noqa: E402
+from builder.read.buckets import Buckets  # noqa: E402
+
+
+class Rows(Dataset[int]):
+    """Numbers, as a dataset; sizes of three ratios."""
+
+    def __init__(self, size: int, buckets: Buckets | None = None) -> None:
+        self.size = size
+        self.buckets = buckets
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def widths(self) -> np.ndarray:
+        return np.array([(200, 100, 100)[i % 3] for i in range(self.size)], dtype=np.int32)
+
+    def heights(self) -> np.ndarray:
+        return np.array([(100, 100, 200)[i % 3] for i in range(self.size)], dtype=np.int32)
+
+
+BUCKETS = Buckets([(64, 64), (96, 48), (48, 96)])
+
+SAMPLERS: dict[str, Any] = {
+    "infinite": lambda: InfiniteSampler(Rows(50), seed=3),
+    "in order": lambda: InfiniteSampler(Rows(50), shuffle=False, seed=3),
+    "window": lambda: InfiniteSampler(Rows(50), seed=3, window=20, run=5),
+    "epochs": lambda: EpochSampler(Rows(50), seed=3),
+    "mixture": lambda: MixtureSampler(ConcatDataset([Rows(20), Rows(30)]), [1, 2], seed=3),
+    "buckets": lambda: AspectRatioBatchSampler(InfiniteSampler(Rows(50, BUCKETS), seed=3), 4),
+    "buckets, epochs": lambda: AspectRatioBatchSampler(EpochSampler(Rows(50, BUCKETS), seed=3), 4),
+}
+BATCH = 4
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the samplers of all ranks of a world, one by one in this process."""
+
+    def make(name: str, size: int) -> list[Any]:
+        made = []
+        for rank in range(size):
+            monkeypatch.setattr(mm_samplers, "ranks", lambda rank=rank: (rank, size))
+            made.append(SAMPLERS[name]())
+        return made
+
+    return make
+
+
+def batches(sampler: Any, count: int) -> list[list[int]]:
+    """The first batches that a loader would make of it."""
+    if isinstance(sampler, AspectRatioBatchSampler):
+        return list(islice(sampler, count))
+    rows = list(islice(sampler, count * BATCH))
+    return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+
+
+def sets(samplers: list[Any], count: int) -> list[list[int]]:
+    """What all ranks together train on in each step."""
+    by_rank = [batches(sampler, count) for sampler in samplers]
+    return [sorted(row for own in step for row in own) for step in zip(*by_rank, strict=True)]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (2, 1), (1, 3), (4, 2)])
+def test_a_resumed_run_goes_on_with_the_very_next_rows_on_any_number_of_ranks(
+    name: str, before: int, after: int, world: Any
+) -> None:
+    alone = SAMPLERS[name]()
+    total = 12 * (before + after)  # batches of one rank that cover both parts
+    if "epochs" in name:
+        total = len(alone) // (1 if "buckets" in name else BATCH)
+    expected = batches(alone, total)
+    trained = 1 if "epochs" in name else 5
+    first = world(name, before)
+    done = sets(first, trained)
+    states = [sampler.state_after(trained, BATCH) for sampler in first]
+    assert all(state == states[0] for state in states)  # so any rank may save it
+    second = world(name, after)
+    for sampler in second:
+        sampler.load_state_dict(pickle.loads(pickle.dumps(states[0])))
+    steps = (total - trained * before) // after
+    resumed = sets(second, steps)
+    flat = [row for batch in expected for row in batch]
+    cut = trained * before * BATCH
+    assert sorted(row for step in done for row in step) == sorted(flat[:cut])
+    for i, step in enumerate(resumed):
+        assert step == sorted(flat[cut + i * after * BATCH : cut + (i + 1) * after * BATCH])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_state_after_a_resume_counts_from_where_it_resumed(name: str) -> None:
+    whole, halves = SAMPLERS[name](), SAMPLERS[name]()
+    halves.load_state_dict(halves.state_after(1, BATCH))
+    assert halves.state_after(2, BATCH) == whole.state_after(3, BATCH)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_iterator_begins_at_the_start_and_the_state_has_the_seed(name: str) -> None:
+    sampler = SAMPLERS[name]()
+    assert batches(sampler, 3) == batches(sampler, 3)
+    other = SAMPLERS[name]()
+    other.load_state_dict({**sampler.state_after(0, BATCH), "seed": 77})
+    assert other.state_after(0, BATCH)["seed"] == 77
+    if name != "in order":
+        assert batches(other, 3) != batches(sampler, 3)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_state_over_other_rows_is_refused(name: str) -> None:
+    sampler = SAMPLERS[name]()
+    with pytest.raises(OptionError, match="51 rows"):
+        sampler.load_state_dict({**sampler.state_after(0, BATCH), "rows": 51})
+
+
+@pytest.mark.parametrize("name", ["infinite", "in order", "window"])
+def test_an_infinite_sampler_shows_every_row_once_in_each_epoch(name: str, world: Any) -> None:
+    ranks = [list(islice(sampler, 75)) for sampler in world(name, 2)]
+    rows = [row for pair in zip(*ranks, strict=True) for row in pair]
+    for epoch in range(3):
+        assert sorted(rows[epoch * 50 : epoch * 50 + 50]) == list(range(50))
+
+
+def test_an_infinite_sampler_is_as_long_as_mmengines() -> None:
+    sampler = InfiniteSampler(Rows(7))
+    sampler.set_epoch(4)
+    assert len(sampler) == 7
+
+
+@pytest.mark.parametrize("round_up", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_an_epoch_has_as_many_rows_for_every_rank(size: int, round_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 10
+    taken = []
+    for rank in range(size):
+        monkeypatch.setattr(mm_samplers, "ranks", lambda rank=rank: (rank, size))
+        sampler = EpochSampler(Rows(rows), seed=1, round_up=round_up)
+        sampler.set_epoch(2)
+        own = list(sampler)
+        assert len(own) == len(sampler)
+        taken += own
+    assert set(taken) == set(range(rows)) if round_up else len(set(taken)) == len(taken)
+    assert len(taken) == (-(-rows // size) if round_up else rows // size) * size
+
+
+def test_more_ranks_than_rows_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mm_samplers, "ranks", lambda: (6, 7))
+    assert len(list(EpochSampler(Rows(3), seed=1))) == 1
+    assert list(EpochSampler(Rows(3), seed=1, round_up=False)) == []
+
+
+def test_each_epoch_has_an_order_of_its_own() -> None:
+    sampler = EpochSampler(Rows(50), seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+
+
+def test_a_new_epoch_forgets_where_the_last_was_resumed() -> None:
+    for sampler in (SAMPLERS["epochs"](), SAMPLERS["buckets, epochs"]()):
+        inner = getattr(sampler, "sampler", sampler)
+        sampler.load_state_dict(sampler.state_after(2, BATCH))
+        rest = len(list(sampler))
+        inner.set_epoch(1)
+        assert len(list(sampler)) == len(sampler) > rest
+
+
+def test_a_mixture_draws_by_weight() -> None:
+    rows = np.array(list(islice(SAMPLERS["mixture"](), 6000)))
+    assert abs((rows < 20).mean() - 1 / 3) < 0.02
+    assert set(rows.tolist()) == set(range(50))
+
+
+def test_a_mixture_needs_parts() -> None:
+    with pytest.raises(OptionError, match="ConcatDataset"):
+        MixtureSampler(Rows(5), [1])
+    with pytest.raises(OptionError, match="weights"):
+        MixtureSampler(ConcatDataset([Rows(5), Rows(5)]), [1])
+
+
+def test_a_batch_has_images_of_one_bucket_also_across_datasets() -> None:
+    data = ConcatDataset([Rows(31, BUCKETS), Rows(40, BUCKETS)])
+    sampler = AspectRatioBatchSampler(EpochSampler(data, seed=1), 4, drop_last=False)
+    ratio = [i % 3 for i in range(31)] + [i % 3 for i in range(40)]
+    shown = list(sampler)
+    assert len(shown) == len(sampler)
+    assert all(len({ratio[row] for row in batch}) == 1 for batch in shown)
+    assert sorted(row for batch in shown for row in batch) == list(range(71))
+
+
+def test_every_rank_gets_the_same_number_of_bucket_batches(world: Any) -> None:
+    own = [list(sampler) for sampler in world("buckets, epochs", 3)]
+    assert len({len(batches) for batches in own}) == 1
+    shown = [row for batches in own for batch in batches for row in batch]
+    assert len(shown) == len(set(shown))
+
+
+def test_buckets_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(OptionError, match="buckets"):
+        AspectRatioBatchSampler(InfiniteSampler(Rows(9)), 2)
+    mixed = ConcatDataset([Rows(9, BUCKETS), Rows(9, Buckets([(64, 64)]))])
+    with pytest.raises(OptionError, match="the same buckets"):
+        AspectRatioBatchSampler(InfiniteSampler(mixed), 2)
+    with pytest.raises(OptionError, match="weights"):
+        AspectRatioBatchSampler(MixtureSampler(ConcatDataset([Rows(9, BUCKETS)]), [1]), 2)
+    sampler = SAMPLERS["buckets"]()
+    with pytest.raises(OptionError, match="batches of 8"):
+        sampler.load_state_dict({**sampler.state_after(0, BATCH), "batch_size": 8})
+
+
+def test_an_empty_dataset_is_refused() -> None:
+    with pytest.raises(OptionError, match="0 rows"):
+        InfiniteSampler(Rows(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["infinite", "buckets"])
+def test_a_loader_resumes_however_far_its_workers_have_read_ahead(name: str, workers: int) -> None:
+    def loader(sampler: Any) -> Any:
+        batched = {"batch_sampler": sampler} if name == "buckets" else {"sampler": sampler, "batch_size": BATCH}
+        dataset = getattr(sampler, "sampler", sampler).dataset
+        return DataLoader(dataset, num_workers=workers, multiprocessing_context="fork" if workers else None, **batched)
+
+    through = [batch.tolist() for batch in islice(loader(SAMPLERS[name]()), 9)]
+    stopped = SAMPLERS[name]()
+    seen = [batch.tolist() for batch in islice(loader(stopped), 4)]
+    resumed = SAMPLERS[name]()
+    resumed.load_state_dict(stopped.state_after(len(seen), BATCH))
+    assert seen + [batch.tolist() for batch in islice(loader(resumed), 5)] == through
+
+
+WORKER = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import torch.distributed as dist
+from itertools import islice
+from torch.utils.data import DataLoader
+from builder.mm import CaptionDataset, InfiniteSampler, EpochSampler, collate_func_gen
+from builder.mm_samplers import shared_seed
+
+class Letters:
+    def encode(self, text, return_tensors, add_special_tokens):
+        import torch
+        return torch.tensor([[ord(letter) for letter in text]])
+
+rank, world, store, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+template = {"GENERATION": "{input}", "CFG": "", "INSTRUCTION": "{input}", "IMG_START_TOKEN": "<img>"}
+dataset = CaptionDataset(path, cap_source="re_caption", tokenizer=Letters(), prompt_template=template, image_size=16)
+def rows(sampler, steps):
+    names = lambda samples: [sample["image_file"] for sample in samples]
+    loader = DataLoader(dataset, batch_size=2, sampler=sampler, collate_fn=names)
+    return [name for batch in islice(loader, steps) for name in batch]
+infinite = InfiniteSampler(dataset)
+answer = {"seed": infinite.seed, "infinite": rows(infinite, 4), "epoch": rows(EpochSampler(dataset, seed=1), None)}
+print(json.dumps(answer))
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_see_each_row_once_an_epoch(indexed: str, tmp_path: Path) -> None:
+    """8 rows, 2 ranks, batches of 2: the infinite sampler's 4 steps are two epochs."""
+    command = [sys.executable, "-c", WORKER]
+    root = str(Path(__file__).parents[2])
+    running = [
+        subprocess.Popen(
+            [*command, str(rank), "2", str(tmp_path / "store"), indexed],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=root,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    answers = []
+    for process in running:
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        answers.append(json.loads(out.splitlines()[-1]))
+    assert answers[0]["seed"] == answers[1]["seed"]
+    both = [answer["epoch"] for answer in answers]
+    assert len(both[0]) == len(both[1]) == 4
+    assert len(set(both[0] + both[1])) == 8
+    for epoch in range(2):
+        own = [answer["infinite"][epoch * 4 : epoch * 4 + 4] for answer in answers]
+        assert len(set(own[0] + own[1])) == 8

@@ -1,0 +1,118 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.errors import OptionError
+from builder.read.buckets import BatchOrder, Buckets
+
+BUCKETS = Buckets([(512, 512), (640, 384), (384, 640)])
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [
+        (100, 100, (512, 512)),
+        (4000, 3000, (640, 384)),  # 1.33 is nearer to 1.67 than to 1 on a scale of ratios: the border is at 1.29
+        (3000, 2400, (512, 512)),
+        (3000, 4000, (384, 640)),
+        (10_000, 10, (640, 384)),
+        (1, 3000, (384, 640)),
+    ],
+)
+def test_an_image_goes_to_the_nearest_ratio(width: int, height: int, size: tuple[int, int]) -> None:
+    assert BUCKETS.sizes[BUCKETS.of(width, height)] == size
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1)), min_size=1))
+def test_the_column_and_the_single_image_agree(sizes: list[tuple[int, int]]) -> None:
+    widths, heights = np.array(sizes, dtype=np.int32).T
+    for buckets in (BUCKETS, Buckets.around(512)):
+        assert buckets.of_all(widths, heights).tolist() == [buckets.of(*size) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("side", "step", "max_ratio"), [(512, 64, 2.0), (1024, 32, 4.0), (256, 64, 1.0), (100, 7, 3.0)]
+)
+def test_sizes_around_a_side_hold_nearly_as_many_pixels(side: int, step: int, max_ratio: float) -> None:
+    sizes = Buckets.around(side, step, max_ratio).sizes
+    assert {(height, width) for width, height in sizes} == set(sizes)
+    for width, height in sizes:
+        assert width % step == height % step == 0
+        assert max(width, height) / min(width, height) <= max_ratio
+        assert width * height <= side * side < width * height + step * (width + height + step)
+
+
+def test_the_square_is_among_the_sizes_around_it() -> None:
+    assert Buckets.around(512).sizes == (
+        (384, 640), (448, 576), (512, 512), (576, 448), (640, 384),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [[], [(0, 5)], [(-1, -1)], [(512, 512), (256, 256)]])
+def test_sizes_that_leave_a_choice_or_none_are_refused(sizes: list[tuple[int, int]]) -> None:
+    with pytest.raises(OptionError, match="buckets"):
+        Buckets(sizes)
+
+
+def numbers(*counts: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int16)
+
+
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any),
+    batch_size=st.integers(1, 9),
+    seed=st.integers(0, 2**31),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_that_drops_nothing_shows_every_row_once(
+    counts: list[int], batch_size: int, seed: int, epoch: int
+) -> None:
+    buckets = numbers(*counts)
+    order = BatchOrder(buckets, batch_size, seed, drop_last=False)
+    batches = [order.batch(epoch * order.per_epoch + number) for number in range(order.per_epoch)]
+    assert sorted(row for batch in batches for row in batch) == list(range(len(buckets)))
+    assert all(len(batch) <= batch_size and len(set(buckets[batch].tolist())) == 1 for batch in batches)
+
+
+def test_dropping_leaves_full_batches_and_other_rows_out_each_epoch() -> None:
+    buckets = numbers(13, 3, 8)
+    order = BatchOrder(buckets, 4, 1)
+    assert order.per_epoch == 3 + 0 + 2
+    left_out = []
+    for epoch in range(4):
+        batches = [order.batch(epoch * 5 + number) for number in range(5)]
+        assert all(len(batch) == 4 and len(set(buckets[batch].tolist())) == 1 for batch in batches)
+        left_out.append(set(range(24)) - {row for batch in batches for row in batch})
+    assert len({frozenset(rows) for rows in left_out}) > 1
+
+
+def test_the_buckets_of_an_epoch_come_mixed_and_another_seed_mixes_otherwise() -> None:
+    buckets = numbers(100, 100)
+    first, second = (
+        [int(buckets[batch[0]]) for batch in order.walk(0, 1, 20)]
+        for order in (BatchOrder(buckets, 10, seed) for seed in (0, 1))
+    )
+    assert first != sorted(first)
+    assert first != second
+
+
+def test_unshuffled_batches_go_through_the_buckets_in_order() -> None:
+    order = BatchOrder(np.array([1, 0, 1, 0, 1], dtype=np.int16), 2, 0, shuffle=False, drop_last=False)
+    assert list(order.walk(0, 1, 3)) == [[1, 3], [0, 2], [4]]
+    assert order.batch(3) == [1, 3]
+
+
+def test_ranks_take_turns_and_a_walk_can_begin_anywhere() -> None:
+    order = pickle.loads(pickle.dumps(BatchOrder(numbers(50, 31), 4, 9)))
+    alone = list(order.walk(0, 1, 40))
+    assert [batch for pair in zip(order.walk(0, 2, 40), order.walk(1, 2, 40), strict=True) for batch in pair] == alone
+    assert list(order.walk(17, 1, 40)) == alone[17:]
+
+
+@pytest.mark.parametrize(("counts", "batch_size"), [((3, 3), 4), ((3,), 0)])
+def test_a_batch_size_that_leaves_nothing_is_refused(counts: tuple[int, ...], batch_size: int) -> None:
+    with pytest.raises(OptionError, match="batch_size"):
+        BatchOrder(numbers(*counts), batch_size, 0)

@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from builder.errors import DamagedFileError, IndexMismatchError, Laion6mError, SourceError
+from builder.read import foreign
+from builder.read.foreign import data_files
+from builder.read.reader import Reader, open_dataset
+from builder.run.convert import convert
+from tests.sources import make_source, picture
+
+IMAGES = [picture(number) for number in range(7)]
+PLAIN: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+PATHS = [f"{number}.jpg" for number in range(7)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAION6M_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def images(kind: pa.DataType | None = None, mask: list[bool] | None = None) -> pa.Array:
+    kind = kind or pa.binary()
+    columns = [pa.array(IMAGES, kind), pa.array(PATHS, pa.string())]
+    return pa.StructArray.from_arrays(columns, ["bytes", "path"], mask=pa.array(mask) if mask else None)
+
+
+def table(**columns: Any) -> pa.Table:
+    return pa.table({"image": images(), "caption": [f"caption {number}" for number in range(7)], **columns})
+
+
+def write_stream(path: Path, content: pa.Table, **options: Any) -> None:
+    with pa.ipc.new_stream(path, content.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(content, max_chunksize=3)
+
+
+def check(reader: Reader) -> None:
+    """All ways lead to the seven images."""
+    assert [sample.image for sample in reader] == IMAGES
+    assert [reader[row].image for row in (6, 0, -7)] == [IMAGES[6], IMAGES[0], IMAGES[0]]
+    assert [sample.image for sample in reader[[5, 1, 1]]] == [IMAGES[5], IMAGES[1], IMAGES[1]]
+    for sample, image in zip(reader, IMAGES, strict=True):
+        with Image.open(io.BytesIO(image)) as opened:
+            assert (sample.width, sample.height) == opened.size
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"row_group_size": 2},
+        {"data_page_size": 1, "write_batch_size": 1},
+        {"data_page_version": "2.0"},
+        {"data_page_version": "2.0", "row_group_size": 3, "data_page_size": 1, "write_batch_size": 1},
+        {"use_content_defined_chunking": True},
+        {"write_page_index": True},
+        {"write_page_checksum": True},
+        {"version": "1.0"},
+        {"store_schema": False},
+        {"column_encoding": {"caption": "DELTA_BYTE_ARRAY", "image.bytes": "PLAIN", "image.path": "PLAIN"}},
+    ],
+)
+def test_parquet_of_any_plain_kind_is_pointed_into(options: dict[str, Any], folder: Path) -> None:
+    pq.write_table(table(), folder / "a.parquet", **{**PLAIN, **options})
+    reader = open_dataset(folder)
+    check(reader)
+    assert [file.kind for file in reader.shards] == ["parquet"]
+    assert [sample.caption for sample in reader] == [f"caption {number}" for number in range(7)]
+    assert reader.find("3").image == IMAGES[3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},  # pyarrow's own: snappy, dictionaries
+        {"compression": "zstd", "use_dictionary": False},
+        {"compression": "none", "use_dictionary": True},
+        {"compression": "gzip", "row_group_size": 2},
+        {"compression": {"image.bytes": "snappy"}, "use_dictionary": False, "row_group_size": 3},
+        {"compression": "none", "use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"}},
+    ],
+)
+def test_compressed_or_encoded_images_are_read_by_row_group_and_that_is_said_once(
+    options: dict[str, Any], folder: Path
+) -> None:
+    pq.write_table(table(), folder / "a.parquet", **options)
+    with pytest.warns(UserWarning, match="compressed or dictionary-encoded") as caught:
+        reader = open_dataset(folder)
+    assert len(caught) == 1
+    check(reader)
+    assert [file.kind for file in reader.shards] == ["rowgroups"]
+    check(open_dataset(folder))  # from the cache, and without a warning
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_images_may_be_structs_or_plain_bytes(kind: pa.DataType, nested: bool, form: str, folder: Path) -> None:
+    content = pa.table({"jpg": images(kind) if nested else pa.array(IMAGES, kind), "txt": ["x"] * 7})
+    if form == "parquet":
+        pq.write_table(content, folder / "a.parquet", **PLAIN)
+    else:
+        write_stream(folder / "a.arrow", content)
+    reader = open_dataset(folder)
+    check(reader)
+    assert [sample.key for sample in reader][:2] == (["0", "1"] if nested else ["000000000", "000000001"])
+
+
+def datasets_rows() -> Any:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = {"image": [{"bytes": image, "path": path} for image, path in zip(IMAGES, PATHS, strict=True)]}
+    return datasets.Dataset.from_dict({**rows, "text": [f"t{number}" for number in range(7)]}, features=features)
+
+
+def test_what_datasets_writes_as_parquet_is_read(folder: Path) -> None:
+    dataset = datasets_rows()
+    dataset.to_parquet(folder / "train-00000-of-00001.parquet", batch_size=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # versions that compress images
+        reader = open_dataset(folder)
+    check(reader)
+    assert [sample.caption for sample in reader] == dataset["text"][:]
+
+
+def test_what_datasets_saves_to_disk_is_read(folder: Path) -> None:
+    datasets_rows().save_to_disk(folder / "saved", num_shards=3)
+    reader = open_dataset(folder / "saved")
+    check(reader)
+    assert len(reader.shards) == 3
+    assert reader[4].caption == "t4"
+
+
+def test_a_conversion_without_its_meta_is_read_alike(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", faults=["stem_twin", "too_wide"])
+    from builder.options import ConvertOptions
+
+    for form in ("parquet", "arrow"):
+        out = tmp_path / form
+        convert(str(source.path), str(out), ConvertOptions(format=form), num_proc=1, quiet=True)
+        with_meta = list(open_dataset(out))
+        (out / "meta").rename(tmp_path / f"{form}-meta")
+        reader = open_dataset(out)
+        assert len(reader) == len(with_meta)
+        for sample, expected in zip(reader, with_meta, strict=True):
+            assert (sample.key, sample.image, sample.caption) == (expected.key, expected.image, expected.caption)
+            assert (sample.annotation, sample.width, sample.path) == (
+                expected.annotation,
+                expected.width,
+                expected.path,
+            )
+            assert reader.find(sample.key).row == sample.row
+
+
+def test_several_files_are_one_dataset_by_the_order_of_their_paths(folder: Path) -> None:
+    for number, place in enumerate(("b/1.parquet", "a/2.parquet", "c.arrow", "a/10.parquet")):
+        (folder / place).parent.mkdir(exist_ok=True)
+        part = table(key=[f"{number}-{row}" for row in range(7)]).slice(number, 2)
+        if place.endswith("parquet"):
+            pq.write_table(part, folder / place, **PLAIN)
+        else:
+            write_stream(folder / place, part)
+    reader = open_dataset(folder)
+    assert [sample.key for sample in reader] == ["3-3", "3-4", "1-1", "1-2", "0-0", "0-1", "2-2", "2-3"]
+    assert [sample.image for sample in reader] == [IMAGES[row] for row in (3, 4, 1, 2, 0, 1, 2, 3)]
+    assert [sample.position for sample in reader] == [0, 1] * 4
+
+
+def test_only_shards_are_looked_for_and_data_goes_first(folder: Path) -> None:
+    for place in ("x.parquet", ".hidden/y.parquet", "meta/rejects.parquet", "notes.txt", "sub/z.arrow"):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).touch()
+    assert [os.path.relpath(path, folder) for path in data_files(str(folder))] == ["sub/z.arrow", "x.parquet"]
+    (folder / "data").mkdir()
+    (folder / "data" / "only.parquet").touch()
+    assert [os.path.relpath(path, folder) for path in data_files(str(folder))] == ["data/only.parquet"]
+
+
+# Odd columns
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("mask", [[False, True, False, False, False, False, True], None])
+def test_null_images_are_said_to_be_none_and_the_others_are_read(
+    form: str, compressed: bool, mask: list[bool] | None, folder: Path
+) -> None:
+    if mask is None:  # the struct is there, its bytes are not
+        values = pa.array([None if number in (1, 6) else image for number, image in enumerate(IMAGES)], pa.binary())
+        column = pa.StructArray.from_arrays([values, pa.array(PATHS)], ["bytes", "path"])
+    else:
+        column = images(mask=mask)
+    content = pa.table({"image": column})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if form == "parquet":
+            pq.write_table(content, folder / "a.parquet", **(PLAIN if not compressed else {}))
+        else:
+            write_stream(folder / "a.arrow", content)
+        reader = open_dataset(folder)
+    assert len(reader) == 7
+    for row in range(7):
+        if row in (1, 6):
+            assert (reader[row].width, reader[row].height) == (0, 0)
+            for touch in (lambda row=row: reader[row].image, lambda row=row: reader[[0, row]]):  # type: ignore[misc]
+                with pytest.raises(DamagedFileError, match=f"row {row}: has no image in it"):
+                    touch()
+        else:
+            assert reader[row].image == IMAGES[row]
+
+
+ODD_COLUMNS: list[tuple[dict[str, Any], dict[str, list[object]]]] = [
+    ({"caption": [["a", "b"]] * 7}, {"caption": [""] * 7}),
+    ({"caption": [1] * 7, "text": ["t"] * 7}, {"caption": ["t"] * 7}),  # the next that is text
+    ({"caption": pa.array(["a"] * 7).dictionary_encode()}, {"caption": ["a"] * 7}),
+    ({"caption": pa.array(["a"] * 7, pa.large_string())}, {"caption": ["a"] * 7}),
+    ({"caption": pa.nulls(7)}, {"caption": [""] * 7}),
+    ({"caption": pa.array(["a", None] * 3 + ["b"])}, {"caption": ["a", ""] * 3 + ["b"]}),
+    ({"re_caption": ["r"] * 7}, {"caption": ["r"] * 7}),
+    ({"key": list(range(7))}, {"key": [str(number) for number in range(7)]}),
+    ({"key": ["k", *[None] * 6]}, {"key": ["k", "1", "2", "3", "4", "5", "6"]}),
+    ({"__key__": [f"w{number}" for number in range(7)]}, {"key": [f"w{number}" for number in range(7)]}),
+    ({"key": [1.5] * 7}, {"key": ["0", "1", "2", "3", "4", "5", "6"]}),
+    ({"width": ["a"] * 7, "height": ["b"] * 7}, {}),  # then the images themselves are asked
+    ({"width": [float("nan")] * 7, "height": [1.0] * 7}, {}),
+    ({"width": [2**40] * 7, "height": pa.array([7] * 7, pa.uint8())}, {"width": [0] * 7, "height": [7] * 7}),
+    ({"width": pa.array([None] * 7, pa.int64()), "height": [-1] * 7}, {"width": [0] * 7, "height": [0] * 7}),
+    ({"width": [9] * 7}, {}),  # one side alone is no size
+]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize(("columns", "expected"), ODD_COLUMNS)
+def test_columns_of_other_types_are_taken_as_what_they_can_be(
+    columns: dict[str, Any], expected: dict[str, list[object]], form: str, folder: Path
+) -> None:
+    content = pa.table({"image": images(), **columns})
+    if form == "parquet":
+        pq.write_table(content, folder / "a.parquet", **PLAIN)
+    else:
+        write_stream(folder / "a.arrow", content)
+    reader = open_dataset(folder)
+    assert [sample.image for sample in reader] == IMAGES
+    for name, values in expected.items():
+        assert [getattr(sample, name) for sample in reader] == values
+    if not expected:
+        check(reader)
+
+
+def test_two_columns_of_one_name_are_none(folder: Path) -> None:
+    content = pa.Table.from_arrays(
+        [images(), pa.array(["x"] * 7), pa.array(["y"] * 7)], ["image", "caption", "caption"]
+    )
+    pq.write_table(content, folder / "a.parquet", **PLAIN)
+    reader = open_dataset(folder)
+    check(reader)
+    assert reader[0].caption == ""
+
+
+def test_files_without_rows_hold_none(folder: Path) -> None:
+    pq.write_table(table().slice(0, 0), folder / "a.parquet", **PLAIN)
+    write_stream(folder / "b.arrow", table().slice(0, 0))
+    assert len(open_dataset(folder)) == 0
+    pq.write_table(table(), folder / "c.parquet", **PLAIN)
+    check(open_dataset(folder))
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"a": [1] * 7},
+        {"image": ["x"] * 7},
+        {"image": pa.array([{"bytes": "text"}] * 7)},
+        {"image": pa.array([[{"bytes": b"x"}]] * 7)},
+        {"image": pa.array([b"abcd"] * 7, pa.binary(4))},
+    ],
+)
+def test_a_table_without_images_is_told_with_its_columns(column: dict[str, Any], form: str, folder: Path) -> None:
+    content = pa.table(column)
+    if form == "parquet":
+        pq.write_table(content, folder / "a.parquet")
+    else:
+        write_stream(folder / "a.arrow", content)
+    with pytest.raises(SourceError, match=rf"a\.{form} has no column of images; its columns: {next(iter(column))}"):
+        open_dataset(folder)
+
+
+def write_ipc_file(path: Path) -> None:
+    with pa.ipc.new_file(path, table().schema) as writer:
+        writer.write_table(table())
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (write_ipc_file, "is an Arrow IPC file; read are IPC streams, as datasets writes them, or"),
+        (lambda path: write_stream(path, table(), compression="zstd"), "its buffers are compressed"),
+        (lambda path: write_stream(path, table(), compression="lz4"), "its buffers are compressed"),
+        (
+            lambda path: write_stream(path, pa.table({"image": pa.array(IMAGES, pa.binary_view())})),
+            "binary_view cannot",
+        ),
+    ],
+)
+def test_arrow_that_cannot_be_pointed_into_says_why(write: Callable[[Path], None], words: str, folder: Path) -> None:
+    write(folder / "a.arrow")
+    with pytest.raises(SourceError, match=words):
+        open_dataset(folder)
+
+
+# The cache
+
+
+def test_an_index_is_made_once_and_used_again(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(table(), folder / "a.parquet", **PLAIN)
+    check(open_dataset(folder))
+    (made,) = cache.iterdir()
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(foreign, "_write_part", refuse)
+    check(open_dataset(folder))
+    check(open_dataset(os.path.relpath(folder)))
+    assert list(cache.iterdir()) == [made]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_another_file_in_its_place_gets_an_index_of_its_own(form: str, folder: Path) -> None:
+    """Also one of the same size: an index of before would give wrong images."""
+
+    def write(content: pa.Table) -> None:
+        if form == "parquet":
+            pq.write_table(content, folder / "a.parquet", **PLAIN)
+        else:
+            write_stream(folder / "a.arrow", content)
+
+    write(table())
+    before = open_dataset(folder)
+    size = (folder / f"a.{form}").stat().st_size
+    order = [1, 0, 2, 3, 4, 5, 6]
+    write(table().take(order))
+    os.utime(folder / f"a.{form}", ns=(10**18, 10**18))
+    assert (folder / f"a.{form}").stat().st_size == size
+    assert [sample.image for sample in open_dataset(folder)] == [IMAGES[number] for number in order]
+    if form == "arrow":
+        with pytest.raises(IndexMismatchError, match="modified since"):
+            before[0].image  # noqa: B018
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_next_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("LAION6M_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    pq.write_table(table(), folder / "a.parquet", **PLAIN)
+    check(open_dataset(folder))
+    assert list((tmp_path / "tmp").rglob("*.arrow"))
+
+
+def test_a_failed_index_leaves_nothing_in_the_cache(folder: Path, cache: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), folder / "a.parquet")
+    with pytest.raises(SourceError):
+        open_dataset(folder)
+    assert list(cache.iterdir()) == []
+
+
+def test_moved_files_are_found_where_they_are(folder: Path, tmp_path: Path) -> None:
+    pq.write_table(table(), folder / "a.parquet", **PLAIN)
+    check(open_dataset(folder))
+    folder.rename(tmp_path / "moved")
+    check(open_dataset(tmp_path / "moved"))
+
+
+# Damage
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"PAR1", b"PAR1PAR1", b"\xff" * 400, bytes(64) + b"\xff\xff\xff\x7fPAR1"]
+)
+def test_what_is_no_table_is_a_clear_error(name: str, content: bytes, folder: Path) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(Laion6mError, match=name):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_file_cut_anywhere_is_an_error_or_the_right_rows(name: str, folder: Path) -> None:
+    path = folder / name
+    if name == "a.parquet":
+        pq.write_table(table(), path, **PLAIN)
+    else:
+        write_stream(path, table())
+    whole = path.read_bytes()
+    errors = 0
+    for keep in range(0, len(whole), len(whole) // 60):
+        path.write_bytes(whole[:keep])
+        try:
+            reader = open_dataset(folder)
+        except Laion6mError:
+            errors += 1
+        else:  # a stream that ends between two batches
+            assert [sample.image for sample in reader] == IMAGES[: len(reader)]
+            assert len(reader) < 7
+    assert errors > 50
+
+
+def test_text_that_is_not_utf8_is_a_clear_error(folder: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 7, pa.array([b"\xff"] * 7, pa.binary()).buffers())
+    pq.write_table(pa.table({"image": images(), "caption": bad}), folder / "a.parquet", **PLAIN)
+    with pytest.raises(DamagedFileError, match=r"a\.parquet"):
+        open_dataset(folder)

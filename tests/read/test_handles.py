@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+
+from builder.errors import DamagedFileError, IndexMismatchError
+from builder.read import handles
+from builder.read.handles import Handles, LocalStorage
+from builder.schema import IndexedFile
+
+
+def files_in(folder: Path, count: int) -> Handles:
+    """Files 0, 1, … of 100 bytes, each of its own number."""
+    entries = []
+    for number in range(count):
+        (folder / f"{number}.tar").write_bytes(bytes([number % 256]) * 100)
+        entries.append(IndexedFile(f"{number}.tar", "tar", 0, {"size": 100}))
+    return Handles(str(folder), entries)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_bytes_are_read_by_file_and_place(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(range(100)))
+    files = Handles(str(tmp_path), [IndexedFile("a.tar", "tar", 0, {"size": 100})])
+    assert files.read(0, 10, 5) == bytes([10, 11, 12, 13, 14])
+    assert files.read(0, 100, 0) == b""
+    assert files.read(0, 95, 5) == bytes([95, 96, 97, 98, 99])
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(-1, 5), (0, 101), (100, 1), (50, -1), (2**63, 1), (-(2**63), 1), (0, 2**63), (2**62, 2**62)]
+)
+def test_what_lies_outside_of_a_file_is_an_error(offset: int, size: int, tmp_path: Path) -> None:
+    files = files_in(tmp_path, 1)
+    with pytest.raises(IndexMismatchError, match=r"0\.tar"):
+        files.read(0, offset, size)
+
+
+@pytest.mark.parametrize("number", [-1, 3, 2**31 - 1, -(2**31)])
+def test_a_number_that_is_no_files_is_damage_of_the_index(number: int, tmp_path: Path) -> None:
+    files = files_in(tmp_path, 3)
+    for touch in (lambda: files.read(number, 0, 1), lambda: files.get(number)):
+        with pytest.raises(DamagedFileError, match=f"file {number} of 3"):
+            touch()
+
+
+def test_few_files_are_open_at_a_time_and_evicted_ones_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handles, "MOST_OPEN", 5)
+    files = files_in(tmp_path, 40)
+    before = open_descriptors()
+    for _ in range(2):
+        for number in range(40):
+            assert files.read(number, 99, 1) == bytes([number])
+            assert open_descriptors() <= before + 5
+    held = files.get(0)
+    for number in range(1, 20):
+        files.get(number)
+    assert held.read(0, 1) == b"\0"  # evicted, but somebody reads from it
+    assert open_descriptors() == before + 6
+    del held
+    assert open_descriptors() == before + 5
+    del files
+    assert open_descriptors() == before
+
+
+def test_a_file_in_use_is_not_opened_again(tmp_path: Path) -> None:
+    files = files_in(tmp_path, 2)
+    assert files.get(1) is files.get(1)
+
+
+def test_nothing_open_travels(tmp_path: Path) -> None:
+    files = files_in(tmp_path, 2)
+    files.get(0)
+    before = open_descriptors()
+    back = pickle.loads(pickle.dumps(files))
+    assert open_descriptors() == before
+    assert back.read(1, 0, 2) == b"\1\1"
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ({"size": 100}, None),
+        ({}, None),
+        ({"size": 99}, "100 bytes, 99 when it was indexed"),
+        ({"size": 100, "mtime_ns": 12}, "modified since it was indexed"),
+        ({"size": 100, "footer": "00"}, "its footer is another one"),  # and it is no Parquet file at all
+    ],
+)
+def test_a_file_is_compared_with_what_the_index_noted(check: dict[str, Any], words: str | None, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(100))
+    files = Handles(str(tmp_path), [IndexedFile("a.tar", "tar", 0, check)])
+    if words is None:
+        assert files.read(0, 0, 1) == b"\0"
+        return
+    with pytest.raises(IndexMismatchError, match=words):
+        files.read(0, 0, 1)
+
+
+def test_a_parquet_file_is_known_by_its_footer(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": pa.array([1, 2, 3])}), tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    length = int.from_bytes(data[-8:-4], "little") + 8
+    check = {"size": len(data), "footer": xxhash.xxh3_128_hexdigest(data[-length:])}
+    files = Handles(str(tmp_path), [IndexedFile("a.parquet", "parquet", 3, check)])
+    assert files.read(0, 0, 4) == b"PAR1"
+    for spoiled in (
+        data[:-length] + bytes([data[-length] ^ 1]) + data[1 - length :],
+        data[:-8] + b"\xff\xff\xff\x7fPAR1",
+    ):
+        (tmp_path / "a.parquet").write_bytes(spoiled)
+        with pytest.raises(IndexMismatchError, match="footer"):
+            Handles(str(tmp_path), files.files).read(0, 0, 4)
+
+
+def test_a_file_that_is_not_there_is_an_error_each_time(tmp_path: Path) -> None:
+    files = files_in(tmp_path, 1)
+    (tmp_path / "0.tar").unlink()
+    for _ in range(2):
+        with pytest.raises(IndexMismatchError, match="No such file"):
+            files.read(0, 0, 1)
+    (tmp_path / "0.tar").write_bytes(bytes(100))
+    assert files.read(0, 0, 1) == b"\0"
+
+
+class Dribble:
+    """A file that gives a few bytes at a time, as network storage may."""
+
+    path, size, mtime_ns = "slow", 100, None
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(range(offset, min(offset + min(size, 3), 60)))
+
+
+class SlowStorage(LocalStorage):
+    def open(self, path: str) -> Any:
+        return Dribble()
+
+
+def test_short_reads_go_on_until_all_is_there_or_the_file_ends(tmp_path: Path) -> None:
+    files = Handles(str(tmp_path), [IndexedFile("slow", "tar", 0, {"size": 100})], SlowStorage())
+    assert files.read(0, 7, 50) == bytes(range(7, 57))
+    with pytest.raises(IndexMismatchError, match="ends at byte 60"):
+        files.read(0, 20, 50)
+
+
+def test_members_of_a_folder_are_read_whole_and_only_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "0").mkdir(parents=True)
+    (tmp_path / "raw" / "0" / "a.jpg").write_bytes(b"image")
+    files = Handles(str(tmp_path), [IndexedFile("raw/0", "folder", 0, {})])
+    assert files.read_member(0, "0/a.jpg", 5) == b"image"
+    with pytest.raises(IndexMismatchError, match="5 bytes, 6 when it was indexed"):
+        files.read_member(0, "0/a.jpg", 6)
+    with pytest.raises(IndexMismatchError, match="No such file"):
+        files.read_member(0, "0/b.jpg", 6)
+
+
+def test_threads_that_open_and_evict_at_once_read_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handles, "MOST_OPEN", 3)
+    files = files_in(tmp_path, 24)
+    wrong: list[object] = []
+
+    def read(step: int) -> None:
+        try:
+            numbers = [number % 24 for number in range(0, 24 * step, step)]
+            wrong.extend(number for number in numbers if files.read(number, 5, 2) != bytes([number] * 2))
+        except Exception as error:  # noqa: BLE001 - in a thread: to be looked at below
+            wrong.append(error)
+
+    threads = [threading.Thread(target=read, args=(step,)) for step in (1, 5, 7, 11, 13, 17, 19, 23)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_path_that_can_be_none_is_an_error_of_ours(tmp_path: Path) -> None:
+    """As a damaged index may name one."""
+    files = Handles(str(tmp_path), [IndexedFile("raw/0", "folder", 0, {})])
+    with pytest.raises(IndexMismatchError):
+        files.read_member(0, "a\0b", 5)
+
+
+def test_a_folder_where_a_file_was_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").mkdir()
+    files = Handles(str(tmp_path), [IndexedFile("a.tar", "tar", 0, {})])
+    with pytest.raises(IndexMismatchError, match=r"a\.tar.*directory"):
+        files.read(0, 0, 1)

@@ -1,0 +1,593 @@
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xxhash
+
+from builder.errors import IndexMismatchError, SourceError
+from builder.options import ConvertOptions
+from builder.read.reader import COLUMNS, Reader, open_dataset
+from builder.run.convert import convert
+from builder.run.index import index
+from tests.outputs import environment, make_large_source, output_bytes, run_python
+from tests.sources import LAYOUTS, Source, faults_of, make_source
+
+# From 3.12 on, forking a process that has other threads warns: which is what some of these tests do on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+KINDS = ("parquet", "arrow", "index")
+
+
+def make(source: Source, kind: str, out: Path) -> Reader:
+    if kind == "index":
+        index(str(source.path), str(out), ConvertOptions(recaptions=source.recaptions), num_proc=1, quiet=True)
+    else:
+        options = ConvertOptions(format=kind, recaptions=source.recaptions)
+        convert(str(source.path), str(out), options, num_proc=1, quiet=True)
+    return open_dataset(out)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def shelf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Reader]:
+    """A card source and a reader of it, of each kind."""
+    folder = tmp_path_factory.mktemp("shelf")
+    source = make_source(folder / "src", per_shard=10, faults=["bom", "surrogate", "stem_twin", "too_wide"])
+    return source, make(source, request.param, folder / "out")
+
+
+def small(tmp_path: Path, kind: str = "parquet") -> tuple[Source, Path]:
+    source = make_source(tmp_path / "src")
+    make(source, kind, tmp_path / "out")
+    return source, tmp_path / "out"
+
+
+# Every row, every way
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_row_is_what_the_source_holds(layout: str, kind: str, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", layout, shards=4, per_shard=10, faults=faults_of(layout))
+    reader = make(source, kind, tmp_path / "out")
+    keys = list(source.rows)
+    assert len(reader) == len(keys)
+    ways: list[Iterator[object]] = [
+        iter(reader),
+        (reader[number] for number in range(len(reader))),
+        iter(reader[list(range(len(reader)))]),
+        iter(reader[:]),
+    ]
+    for way in ways:
+        for number, (key, sample) in enumerate(zip(keys, way, strict=True)):
+            expected = source.rows[key]
+            document = expected.document.encode("utf-8", "backslashreplace").decode()
+            assert (sample.key, sample.path, sample.row) == (key, source.paths[key], number)  # type: ignore[attr-defined]
+            assert sample.image == expected.image  # type: ignore[attr-defined]
+            assert (sample.caption, sample.annotation) == (expected.caption, document)  # type: ignore[attr-defined]
+
+
+def test_a_row_says_what_is_known_of_it(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    from PIL import Image
+
+    for sample in reader:
+        import io
+
+        with Image.open(io.BytesIO(sample.image)) as image:
+            assert image.size == (sample.width, sample.height)
+        assert sample.size == len(sample.image)
+        assert sample.annotation_path.endswith(".json")
+        assert sample.digest in (None, xxhash.xxh3_128_digest(sample.image))
+        assert f"key={sample.key!r}" in repr(sample)
+    assert f"{len(source.rows)} rows in" in repr(reader)
+
+
+@pytest.mark.parametrize("number", [0, 1, -1, -2, np.int64(3), np.int32(-1), True])
+def test_a_number_is_a_row_negative_ones_from_the_end(number: int, shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    assert reader[number].key == list(source.rows)[number]
+    assert reader[number].row == range(len(reader))[number]
+
+
+@pytest.mark.parametrize("number", [10**6, -(10**6), 2**63, -(2**63) - 1])
+def test_no_row_has_a_number_out_of_range(number: int, shelf: tuple[Source, Reader]) -> None:
+    reader = shelf[1]
+    for wrong in (number, [0, number]):
+        with pytest.raises(IndexError, match=str(number)):
+            reader[wrong]
+    for edge in (len(reader), -len(reader) - 1):
+        with pytest.raises(IndexError):
+            reader[edge]
+        with pytest.raises(IndexError):
+            reader[:][edge]
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        slice(None),
+        slice(3, 7),
+        slice(-3, None),
+        slice(None, None, -1),
+        slice(20, 2, -5),
+        slice(5, 5),
+        slice(0, 10**9),
+        slice(-(10**9), 4),
+    ],
+)
+def test_a_slice_is_a_view(cut: slice, shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    keys = list(source.rows)[cut]
+    view = reader[cut]
+    assert len(view) == len(keys)
+    assert [sample.key for sample in view] == keys
+    assert [view[number].key for number in range(len(view))] == keys
+    assert [sample.key for sample in view[::-2]] == keys[::-2]
+    assert [sample.image for sample in view[1:]] == [source.rows[key].image for key in keys[1:]]
+    if keys:
+        assert view[-1].key == keys[-1]
+        assert [sample.key for sample in reversed(view)] == keys[::-1]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [],
+        [3],
+        [3, 9, 9],
+        [9, 3, 0, -1],
+        (1, 2),
+        range(5, 1, -1),
+        [np.int64(2), np.int32(4)],
+        list(range(29, -1, -1)),  # so many that threads share them
+        [7, 21, 7, 28, 0, 21] * 9,
+    ],
+)
+def test_a_list_of_numbers_gives_samples_in_its_order(numbers: list[int], shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    keys = list(source.rows)
+    samples = reader[numbers]
+    assert isinstance(samples, list)
+    assert [sample.key for sample in samples] == [keys[number] for number in numbers]
+    assert [sample.image for sample in samples] == [source.rows[keys[number]].image for number in numbers]
+
+
+def test_arrays_of_numbers_are_lists_of_numbers(shelf: tuple[Source, Reader]) -> None:
+    torch = pytest.importorskip("torch")
+    source, reader = shelf
+    keys = list(source.rows)
+    for numbers in (np.array([4, 2, 2]), np.array([7]), np.array([], dtype=np.int64), torch.tensor([4, 2])):
+        assert [sample.key for sample in reader[numbers]] == [keys[number] for number in numbers.tolist()]
+
+
+@pytest.mark.parametrize("wrong", [1.5, None, "00012", "a", [1.5], ["1"], {"a": 1}])
+def test_what_is_no_number_is_a_type_error(wrong: object, shelf: tuple[Source, Reader]) -> None:
+    with pytest.raises(TypeError):
+        shelf[1][wrong]  # type: ignore[call-overload]
+
+
+def test_samples_of_a_batch_stay_as_they_are_while_others_are_read(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    keys = list(source.rows)
+    batches = [reader[list(range(first, first + 8))] for first in range(0, 24, 4)]
+    for first, batch in zip(range(0, 24, 4), batches, strict=True):
+        assert [sample.image for sample in batch] == [source.rows[key].image for key in keys[first : first + 8]]
+
+
+def test_every_key_is_found_and_no_other(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    for key, row in source.rows.items():
+        assert reader.find(key).key == key
+        assert reader.find(key).image == row.image
+        assert key in reader
+    for key in ("", "00000", "00000/000000001.jpg", "\ud800", "x" * 10**5):
+        assert key not in reader
+        with pytest.raises(KeyError):
+            reader.find(key)
+    assert 12 not in reader
+
+
+def test_columns_are_arrow_without_images(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    table = reader.columns()
+    assert table.schema.names == list(COLUMNS)
+    assert table.column("key").to_pylist() == list(source.rows)
+    assert table.column("caption").to_pylist() == [row.caption for row in source.rows.values()]
+    assert table.column("size").to_pylist() == [len(row.image) for row in source.rows.values()]
+    assert reader.columns("width", "key").schema.names == ["width", "key"]
+    assert reader.widths().tolist() == table.column("width").to_pylist()
+    assert reader.heights().tolist() == table.column("height").to_pylist()
+    with pytest.raises(KeyError, match="'image' is no column; there are key, path"):
+        reader.columns("image")
+
+
+# Processes and threads
+
+
+def read_all(reader: Reader, expected: dict[str, bytes], seed: int = 0) -> None:
+    rows = list(range(len(reader)))
+    random.Random(seed).shuffle(rows)
+    for row in rows:
+        sample = reader[row]
+        assert sample.image == expected[sample.key]
+        assert sample.annotation
+    for sample in reader[rows]:
+        assert sample.image == expected[sample.key]
+
+
+def images_of(source: Source) -> dict[str, bytes]:
+    return {key: row.image for key, row in source.rows.items()}
+
+
+def test_a_reader_travels_by_pickle(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    reader[0]  # something is open
+    data = pickle.dumps(reader)
+    assert len(data) < 2000
+    read_all(pickle.loads(data), images_of(source))
+    view = pickle.loads(pickle.dumps(reader[3:5]))
+    assert [sample.key for sample in view] == list(source.rows)[3:5]
+
+
+def test_samples_travel_by_pickle(shelf: tuple[Source, Reader]) -> None:
+    reader = shelf[1]
+    for sample in (reader[4], reader[[4]][0]):
+        back = pickle.loads(pickle.dumps(sample))
+        assert (back.key, back.image, back.caption, back.annotation, back.row) == (
+            sample.key,
+            sample.image,
+            sample.caption,
+            sample.annotation,
+            4,
+        )
+
+
+def in_fork(work: Callable[[], None]) -> int:
+    """Exit code of a child that does ``work``; one that hangs is ended by an alarm."""
+    child = os.fork()
+    if not child:
+        signal.alarm(2)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_reader_survives_fork_and_both_sides_read_on(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    read_all(reader, images_of(source))
+    children = []
+    for seed in range(3):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                signal.alarm(10)
+                read_all(reader, images_of(source), seed)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    read_all(reader, images_of(source))
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+
+
+def test_a_fork_while_threads_read_leaves_no_lock_behind(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    stop = threading.Event()
+
+    def read_on() -> None:
+        while not stop.is_set():
+            reader._groups._kept.clear()  # so that something is decoded, under whatever lock there is
+            for row in range(5):
+                reader[row].annotation  # noqa: B018
+
+    thread = threading.Thread(target=read_on)
+    thread.start()
+    try:
+        for _ in range(12):
+            assert in_fork(lambda: read_all(reader, images_of(source))) == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        lambda reader: reader._groups._lock,
+        lambda reader: reader._files._lock,
+    ],
+)
+def test_a_lock_that_was_held_at_a_fork_does_not_stop_the_child(lock: Callable[[Reader], Any], tmp_path: Path) -> None:
+    source, out = small(tmp_path)
+    reader = open_dataset(out)
+    with lock(reader):  # as a thread would that does not come along
+        assert in_fork(lambda: read_all(reader, images_of(source))) == 0
+
+
+SPAWNING = """
+import multiprocessing, sys
+from builder.read.reader import open_dataset
+
+def work(reader):
+    return [(sample.key, len(sample.image)) for sample in reader]
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        reader = open_dataset(sys.argv[1])
+        print(pool.map(work, [reader])[0] == work(reader))
+"""
+
+
+def test_a_reader_serves_a_spawned_process(tmp_path: Path) -> None:
+    _, out = small(tmp_path)
+    (tmp_path / "main.py").write_text(SPAWNING)
+    command = [sys.executable, tmp_path / "main.py", out]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_eight_threads_read_at_once(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(read_all, reader, images_of(source), seed) for seed in range(16)]:
+            done.result()
+
+
+def test_a_data_loader_takes_a_reader_as_it_is(shelf: tuple[Source, Reader]) -> None:
+    data = pytest.importorskip("torch.utils.data")
+    source, reader = shelf
+    loader = data.DataLoader(
+        reader, batch_size=4, shuffle=True, num_workers=2, collate_fn=lambda batch: [(s.key, s.image) for s in batch]
+    )
+    found = [pair for batch in loader for pair in batch]
+    assert dict(found) == images_of(source)
+    assert len(found) == len(source.rows)
+
+
+MANY = """
+import resource, sys, threading
+resource.setrlimit(resource.RLIMIT_NOFILE, (170, 170))
+from builder.read.reader import open_dataset
+reader = open_dataset(sys.argv[1])
+assert len(reader.shards) == 400, len(reader.shards)
+for _ in range(2):
+    for row in range(len(reader)):
+        assert len(reader[row].image) == reader[row].size
+        assert reader[row].annotation
+assert len(reader[list(range(len(reader)))]) == 200
+def read(step):
+    for row in range(0, len(reader) * step, step):
+        assert reader[row % len(reader)].image
+threads = [threading.Thread(target=read, args=(step,)) for step in (1, 3, 7, 11, 13, 17)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("read")
+"""
+
+
+def test_hundreds_of_files_need_few_handles(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", shards=200, per_shard=1)
+    make(source, "index", tmp_path / "out")
+    ran = run_python(MANY, tmp_path / "out")
+    assert ran.stdout == "read\n", ran.stderr
+    assert ran.stderr == ""
+
+
+# Files that are not what they were
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_renamed_source_is_a_clear_error_unless_all_of_it_is_in_out(kind: str, tmp_path: Path) -> None:
+    source, out = small(tmp_path, kind)
+    source.path.rename(tmp_path / "renamed")
+    reader = open_dataset(out)
+    if kind != "index":
+        read_all(reader, images_of(source))
+        return
+    for touch in (lambda: reader[0].image, lambda: reader[[0]], lambda: reader[0].annotation, lambda: list(reader)):
+        with pytest.raises(IndexMismatchError) as caught:
+            touch()
+        assert f"{source.path}/" in str(caught.value)
+        assert "No such file" in str(caught.value)
+        assert "open_dataset(PATH, source=FOLDER)" in str(caught.value)
+    assert reader[0].caption  # what the index itself holds
+    found = open_dataset(out, source=str(tmp_path / "renamed"))
+    read_all(found, images_of(source))
+    read_all(pickle.loads(pickle.dumps(found)), images_of(source))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_moved_out_reads_on(kind: str, tmp_path: Path) -> None:
+    source, out = small(tmp_path, kind)
+    out.rename(tmp_path / "moved")
+    read_all(open_dataset(tmp_path / "moved"), images_of(source))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_relative_path_holds_when_the_working_directory_changes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _ = small(tmp_path, kind)
+    monkeypatch.chdir(tmp_path)
+    reader = open_dataset("out")
+    monkeypatch.chdir("/")
+    read_all(reader, images_of(source))
+    read_all(pickle.loads(pickle.dumps(reader)), images_of(source))
+
+
+def flip_end(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(bytes(data))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "shorter": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: path.write_bytes(b""),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "gone": Path.unlink,
+    "another": flip_end,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_shard_is_a_clear_error(kind: str, change: str, tmp_path: Path) -> None:
+    if (kind, change) == ("arrow", "another"):
+        pytest.skip("an IPC stream has no footer to know it by: verify finds that, by the digests")
+    source, out = small(tmp_path, kind)
+    shard = source.path / "raw" / "00000.tar" if kind == "index" else next((out / "data").iterdir())
+    CHANGES[change](shard)
+    reader = open_dataset(out)
+    for touch in (lambda: reader[0].image, lambda: reader[[0, 1]], lambda: next(iter(reader))):
+        with pytest.raises(IndexMismatchError, match=str(shard)):
+            touch()
+    if kind != "index":
+        with pytest.raises(IndexMismatchError, match=str(shard)):
+            reader[0].annotation  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shard_cut_short_while_it_is_open_is_a_clear_error(kind: str, tmp_path: Path) -> None:
+    source, out = small(tmp_path, kind)
+    shard = source.path / "raw" / "00002.tar" if kind == "index" else next((out / "data").iterdir())
+    reader = open_dataset(out)
+    assert reader[-1].image
+    os.truncate(shard, 2000)
+    for touch in (lambda: reader[-1].image, lambda: reader[[-1, -2]]):
+        with pytest.raises(IndexMismatchError, match="ends at byte"):
+            touch()
+
+
+@pytest.mark.parametrize("side", ["raw", "captions"])
+def test_a_changed_extracted_file_is_a_clear_error(side: str, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", "extracted")
+    reader = make(source, "index", tmp_path / "out")
+    path = source.path / side / (reader[0].path if side == "raw" else reader[0].annotation_path)
+    path.write_bytes(b"another")
+    with pytest.raises(IndexMismatchError, match=str(path)):
+        reader[0].image if side == "raw" else reader[0].annotation
+    assert reader[1].image == source.rows[reader[1].key].image
+
+
+# What is no dataset
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda path: None, "is not there"),
+        (lambda path: path.mkdir(), "has no meta/index.arrow"),
+        pytest.param(lambda path: path.write_text("x"), "is not a folder"),
+        (lambda path: (path / "data").mkdir(parents=True), "has no meta/index.arrow"),
+    ],
+)
+def test_what_is_no_dataset_is_said_to_be_none(prepare: Callable[[Path], object], words: str, tmp_path: Path) -> None:
+    prepare(tmp_path / "x")
+    with pytest.raises(SourceError, match=words):
+        open_dataset(tmp_path / "x")
+
+
+def test_a_source_without_an_index_is_told_how_to_get_one(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    with pytest.raises(SourceError, match=f"laion6m index {source.path}"):
+        open_dataset(source.path)
+
+
+def test_an_empty_dataset_reads_as_one(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    (source.path / "data.json").write_text("[]")
+    for kind in KINDS:
+        reader = make(source, kind, tmp_path / kind)
+        assert (len(reader), list(reader), reader[[]], len(reader[:])) == (0, [], [], 0)
+        assert reader.columns().num_rows == 0
+        assert reader.widths().tolist() == []
+        assert "a" not in reader
+        with pytest.raises(IndexError):
+            reader[0]
+
+
+def test_reading_writes_nothing(tmp_path: Path) -> None:
+    source, out = small(tmp_path)
+    before = output_bytes(out)
+    read_all(open_dataset(out), images_of(source))
+    assert output_bytes(out) == before
+
+
+def test_several_shards_and_row_groups_read_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from builder.store import arrow, parquet
+
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 300_000)
+    monkeypatch.setattr(arrow, "GROUP_BYTES", 300_000)
+    keys = make_large_source(tmp_path / "src", tars=2)
+    index(str(tmp_path / "src"), str(tmp_path / "index"), num_proc=1, quiet=True)
+    tars = open_dataset(tmp_path / "index")
+    for form in ("parquet", "arrow"):
+        options = ConvertOptions(format=form, max_shard_size=1_000_000)
+        convert(str(tmp_path / "src"), str(tmp_path / form), options, num_proc=1, quiet=True)
+        reader = open_dataset(tmp_path / form)
+        assert len(reader.shards) == 4
+        assert [sample.key for sample in reader] == keys
+        rows = random.Random(1).sample(range(len(reader)), 30)
+        for ours, theirs in zip(reader[rows], tars[rows], strict=True):
+            assert (ours.key, ours.image, ours.annotation) == (theirs.key, theirs.image, theirs.annotation)
+            assert ours.annotation == f'{{"caption": "a caption of {ours.key}"}}'
+
+
+def test_an_index_without_its_files_still_has_its_captions(tmp_path: Path) -> None:
+    source, out = small(tmp_path)
+    shutil.rmtree(out / "data")
+    reader = open_dataset(out)
+    assert reader.columns("caption").column(0).to_pylist() == [row.caption for row in source.rows.values()]
+    with pytest.raises(IndexMismatchError):
+        reader[0].image  # noqa: B018
+
+
+# Batches
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_batch_is_what_single_reads_are(layout: str, kind: str, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", layout, shards=4, per_shard=10, faults=faults_of(layout))
+    reader = make(source, kind, tmp_path / "out")
+    chosen = random.Random(3).choices(range(-len(reader), len(reader)), k=3 * len(reader))
+    for wanted, sample in zip(chosen, reader[chosen], strict=True):
+        single = reader[wanted]
+        assert type(sample.image) is bytes
+        assert (sample.row, sample.image, sample.caption) == (single.row, single.image, single.caption)
+
+
+def test_a_batch_has_been_read_twins_once_and_in_file_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out = small(tmp_path)
+    reader = open_dataset(out)
+    single = [reader[row].image for row in range(8)]
+    reads: list[tuple[int, int]] = []
+    monkeypatch.setattr(reader._files, "read", lambda file, offset, size: reads.append((file, offset)) or bytes(size))
+    reader[[5, 2, 5, 7, 0, 2]]
+    assert len(reads) == 4
+    assert reads == sorted(reads)
+    monkeypatch.undo()
+    batch = reader[[5, 2, 5, 7]]
+    shutil.rmtree(out / "data")
+    assert [sample.image for sample in batch] == [single[row] for row in (5, 2, 5, 7)]

@@ -1,0 +1,140 @@
+"""Datasets behind URLs: HTTP with ranges, S3, and the Hub."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from builder import open_dataset
+from builder.errors import IndexMismatchError, SourceError
+from builder.read import remote
+from builder.run.convert import convert
+from tests.hub.client import client_env, run_ok
+from tests.hub.server import HubServer
+from tests.servers import FileServer, s3_server
+from tests.sources import make_source
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("remote")
+    source = make_source(folder / "source")
+    convert(str(source.path), str(folder / "out"), num_proc=1, quiet=True)
+    return folder / "out"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAION6M_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "_PAUSE", 0.01)
+
+
+def test_over_http_the_index_comes_once_and_a_sample_is_one_range(converted: Path) -> None:
+    pytest.importorskip("aiohttp")
+    local = open_dataset(converted)
+    with FileServer(converted) as server:
+        far = open_dataset(server.url)
+        assert len(far) == len(local)
+        assert far[0].image  # opens the shard: its size and footer are looked at once
+        server.requests.clear()
+        assert far[7].image == local[7].image
+        [(method, path, wanted)] = server.requests
+        size = local[7].size
+        assert (method, path) == ("GET", "/" + local.shards[0].path)
+        first, last = map(int, (wanted or "").removeprefix("bytes=").split("-"))
+        assert last - first + 1 == size
+        server.requests.clear()
+        open_dataset(server.url)
+        assert [method for method, _, _ in server.requests] == ["HEAD"], "the index is kept from the first time"
+
+
+def test_neighbours_share_a_request(converted: Path) -> None:
+    pytest.importorskip("aiohttp")
+    local = open_dataset(converted)
+    with FileServer(converted) as server:
+        far = open_dataset(server.url)
+        assert far[0].image
+        server.requests.clear()
+        samples = far[[3, 1, 2, 2]]
+        assert [sample.image for sample in samples] == [local[row].image for row in (3, 1, 2, 2)]
+        assert len(server.requests) == 1
+
+
+def test_a_cut_answer_is_asked_for_again(converted: Path) -> None:
+    pytest.importorskip("aiohttp")
+    local = open_dataset(converted)
+    with FileServer(converted) as server:
+        far = open_dataset(server.url)
+        assert far[0].image
+        server.break_next = 2
+        assert far[5].image == local[5].image
+        server.break_next = 100
+        with pytest.raises((SourceError, IndexMismatchError), match="tried 5 times"):
+            assert far[6].image
+
+
+def test_a_folder_without_an_index_is_a_clear_error(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with FileServer(tmp_path) as server, pytest.raises(SourceError, match=r"has no meta/index.arrow"):
+        open_dataset(server.url)
+
+
+def test_a_changed_shard_behind_a_url_is_an_error(converted: Path, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    (tmp_path / "copy" / "meta").mkdir(parents=True)
+    (tmp_path / "copy" / "data").mkdir()
+    (tmp_path / "copy/meta/index.arrow").write_bytes((converted / "meta/index.arrow").read_bytes())
+    [shard] = (converted / "data").iterdir()
+    (tmp_path / "copy/data" / shard.name).write_bytes(shard.read_bytes()[:-1])
+    with FileServer(tmp_path / "copy") as server:
+        far = open_dataset(server.url)
+        with pytest.raises(IndexMismatchError, match="when it was indexed"):
+            assert far[0].image
+
+
+def test_an_s3_bucket_reads_like_a_folder_also_after_pickling_and_fork(converted: Path) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    pytest.importorskip("moto.server")
+    local = open_dataset(converted)
+    with s3_server("bucket") as options:
+        system = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+        for name in ("data", "meta"):
+            system.put(str(converted / name), "bucket/dataset/", recursive=True)
+        far = open_dataset("s3://bucket/dataset", storage_options=options)
+        assert [sample.image for sample in far] == [sample.image for sample in local]
+        assert [sample.annotation for sample in far] == [sample.annotation for sample in local]
+        again = pickle.loads(pickle.dumps(far))
+        assert again.find(local[4].key).image == local[4].image
+        child = multiprocessing.get_context("fork").Process(target=_compare, args=(far, local))
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        with pytest.raises(SourceError, match="has no"):
+            open_dataset("s3://bucket/nothing", storage_options=options)
+
+
+def _compare(far: object, local: object) -> None:
+    same = far[6].image == local[6].image  # type: ignore[index]
+    os._exit(0 if same else 1)
+
+
+def test_a_hub_repository_opens_by_its_hf_url(converted: Path, hub: HubServer, tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from huggingface_hub import HfApi
+from builder import open_dataset
+HfApi().create_repo("user/pairs", repo_type="dataset")
+HfApi().upload_folder(
+    repo_id="user/pairs", repo_type="dataset", folder_path={str(converted)!r}, ignore_patterns=[".laion6m/*"]
+)
+local, far = open_dataset({str(converted)!r}), open_dataset("hf://datasets/user/pairs")
+assert [s.image for s in far] == [s.image for s in local]
+assert far[3].annotation == local[3].annotation
+print("equal", len(far))
+"""
+    env = client_env(hub, tmp_path) | {"LAION6M_CACHE": str(tmp_path / "cache")}
+    assert "equal 24" in run_ok(hub, code, env=env)

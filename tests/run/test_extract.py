@@ -1,0 +1,389 @@
+"""extract gives the files back byte for byte, and nothing in a source can make it write elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.errors import OptionError, SourceError
+from builder.options import ConvertOptions
+from builder.run import extract as module
+from builder.run.convert import convert
+from builder.run.extract import Extraction, cut_evenly, describe_extraction, extract
+from builder.run.index import index
+from builder.store.tree import NameRefusedError, Tree
+from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
+
+
+def run(path: Path, out: Path, **options: Any) -> Extraction:
+    return extract(str(path), str(out), num_proc=options.pop("num_proc", 1), quiet=True, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below, by its path; a link counts as what it is, not as what it leads to."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(folder))] = b"-> " + os.fsencode(os.readlink(path))
+        elif path.is_file():
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+def by_gnu_tar(source: Path, out: Path) -> dict[str, bytes]:
+    """What the card's script leaves: ``tar -xf`` of every tar, side by side."""
+    for side in ("raw", "captions"):
+        (out / side).mkdir(parents=True)
+        for tar in sorted((source / side).glob("*.tar")):
+            subprocess.run(["tar", "-xf", tar, "-C", out / side, "--no-same-owner"], check=True)
+    return files(out)
+
+
+def write_tar(path: Path, members: Iterable[tuple[str | tarfile.TarInfo, bytes]], mode: str = "w", **how: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode, **how) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name) if isinstance(name, str) else name
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def link(name: str, target: str, kind: bytes) -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member, b""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_source_comes_out_as_gnu_tar_leaves_it(
+    tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PIECE", (1 << 10, 64 << 10))  # many pieces to a tar
+    made = make_source(tmp_path / "src", "card", per_shard=25, faults=("rewritten", "unlisted", "image_missing", "bom"))
+    result = run(made.path, tmp_path / "out", num_proc=processes)
+    assert (tmp_path / "out/data.json").read_bytes() == (made.path / "data.json").read_bytes()
+    (tmp_path / "out/data.json").unlink()
+    expected = by_gnu_tar(made.path, tmp_path / "tar")
+    assert files(tmp_path / "out") == expected
+    assert (result.files, result.failed) == (len(expected), 0)
+    assert result.images == sum(name.startswith("raw/") for name in expected)
+    assert result.captions == result.files - result.images
+    assert result.bytes == sum(map(len, expected.values()))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["source", "parquet", "arrow", "index"])
+def test_every_row_comes_back_byte_for_byte_from_every_form(tmp_path: Path, layout: str, kind: str) -> None:
+    wanted = [fault for fault in faults_of(layout) if fault != "cut_tar"]
+    made = make_source(tmp_path / "src", layout, shards=2, per_shard=14, faults=wanted)
+    path = made.path
+    if kind == "index":
+        index(str(path), str(tmp_path / "form"), ConvertOptions(recaptions=made.recaptions), num_proc=1, quiet=True)
+    elif kind != "source":
+        options = ConvertOptions(format=kind, recaptions=made.recaptions)
+        convert(str(path), str(tmp_path / "form"), options, num_proc=1, quiet=True)
+    result = run(path if kind == "source" else tmp_path / "form", tmp_path / "out")
+    assert result.failures == ()
+    found = files(tmp_path / "out")
+    for key, row in made.rows.items():
+        assert found[f"raw/{made.paths[key]}"] == row.image
+    if kind == "source":
+        return
+    listed = json.loads(found.pop("data.json"))
+    assert {entry["image"] for entry in listed} == {made.paths[key] for key in made.rows}
+    assert len(found) == 2 * len(made.rows)
+    for entry in listed:
+        document = found[f"captions/{entry['annotation']}"]
+        key = next(key for key, path in made.paths.items() if path == entry["image"])
+        assert document.decode("utf-8-sig") == made.rows[key].document
+    if layout in ("card", "listing_folder"):
+        originals = by_gnu_tar(made.path, tmp_path / "tar")
+        assert all(originals[name] == data for name, data in found.items())  # with its BOM, where it had one
+
+
+def test_data_json_of_rows_is_in_the_order_of_the_listing(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "card", per_shard=6)
+    listing = json.loads((made.path / "data.json").read_text())[::-1]
+    (made.path / "data.json").write_text(json.dumps(listing))
+    convert(str(made.path), str(tmp_path / "converted"), num_proc=1, quiet=True)
+    run(tmp_path / "converted", tmp_path / "out")
+    assert (tmp_path / "out/data.json").read_bytes() == (made.path / "data.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "folders"),
+    [
+        (0, -1, [0, 1, 2, 3]),
+        (1, 3, [1, 2]),
+        (2, -1, [2, 3]),
+        (0, 0, []),
+        (3, 99, [3]),
+        (9, -1, []),
+    ],
+)
+@pytest.mark.parametrize("kind", ["source", "index"])
+def test_start_and_end_slice_the_sorted_tars(
+    tmp_path: Path, kind: str, start: int, end: int, folders: list[int]
+) -> None:
+    made = make_source(tmp_path / "src", "card", shards=4, per_shard=3)
+    path = made.path
+    if kind == "index":
+        path = tmp_path / "ix"
+        index(str(made.path), str(path), num_proc=1, quiet=True)
+    run(path, tmp_path / "out", start=start, end=end)
+    found = files(tmp_path / "out")
+    assert len(json.loads(found.pop("data.json"))) == len(made.rows)  # of all, so that slices may share one OUT
+    wanted = {f"{number:05d}" for number in folders}
+    assert {(name.split("/")[0], name.split("/")[1]) for name in found} == {
+        (side, folder) for side in ("raw", "captions") for folder in wanted
+    }
+
+
+def test_start_and_end_slice_the_shards_of_a_converted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_source(tmp_path / "src", "card", shards=4, per_shard=3)
+    monkeypatch.setattr("builder.run.plan.FRAMING", 3e-5)  # a shard for each tar
+    convert(str(made.path), str(tmp_path / "converted"), num_proc=1, quiet=True)
+    shards = len(list((tmp_path / "converted/data").iterdir()))
+    assert shards >= 4
+    run(tmp_path / "converted", tmp_path / "head", end=shards // 2)
+    run(tmp_path / "converted", tmp_path / "tail", start=shards // 2)
+    run(tmp_path / "converted", tmp_path / "whole")
+    head, tail, whole = files(tmp_path / "head"), files(tmp_path / "tail"), files(tmp_path / "whole")
+    assert head | tail == whole
+    assert set(head) & set(tail) == {"data.json"}
+
+
+def test_slices_out_of_range_are_refused(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "card", shards=1, per_shard=2)
+    with pytest.raises(OptionError, match="start"):
+        run(made.path, tmp_path / "out", start=-1)
+
+
+HOSTILE = [
+    ("../evil.jpg", "lead out"),
+    ("00000/../../../evil.jpg", "lead out"),
+    ("00000/..", "lead out"),
+    ("a" * 300 + ".jpg", "longer"),
+    ("00000/" + "b" * 300 + "/c.jpg", "longer"),
+]
+
+
+def test_names_that_would_leave_the_folder_are_refused_and_the_others_go_on(tmp_path: Path) -> None:
+    good = [(f"00000/{number}.jpg", picture(number)) for number in range(6)]
+    members = [*good[:3], *((name, b"evil") for name, _ in HOSTILE), *good[3:], ("/abs/olute.jpg", b"inside")]
+    write_tar(tmp_path / "src/raw/00000.tar", members)
+    result = run(tmp_path / "src", tmp_path / "deep/er/out")
+    found = files(tmp_path / "deep")
+    assert found == {f"er/out/raw/{name}": data for name, data in [*good, ("abs/olute.jpg", b"inside")]}
+    assert result.failed == len(HOSTILE)
+    for name, why in HOSTILE:
+        assert any(name in failure and why in failure for failure in result.failures)
+    assert "not written" in describe_extraction(result)
+
+
+@pytest.mark.parametrize("what", ["raw", "raw/00000", "raw/00000/0.jpg"])
+def test_links_that_lie_in_the_folder_are_never_followed(tmp_path: Path, what: str) -> None:
+    write_tar(tmp_path / "src/raw/00000.tar", [("00000/0.jpg", b"image"), ("1.jpg", b"other")])
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "00000").mkdir()
+    (outside / "0.jpg").write_bytes(b"precious")
+    planted = tmp_path / "out" / what
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(outside / "0.jpg" if what.endswith("jpg") else outside)
+    result = run(tmp_path / "src", tmp_path / "out")
+    assert files(outside) == {"0.jpg": b"precious"}
+    if what.endswith("jpg"):  # a link in the file's own place is replaced by the file
+        assert result.failed == 0
+        assert files(tmp_path / "out")[what] == b"image"
+    else:
+        assert result.failed == (2 if what == "raw" else 1)
+        assert all("symbolic link" in failure for failure in result.failures)
+
+
+def test_a_file_that_is_there_is_replaced_not_written_into(tmp_path: Path) -> None:
+    write_tar(tmp_path / "src/raw/00000.tar", [("00000/0.jpg", b"image")])
+    elsewhere = tmp_path / "precious"
+    elsewhere.write_bytes(b"precious")
+    (tmp_path / "out/raw/00000").mkdir(parents=True)
+    os.link(elsewhere, tmp_path / "out/raw/00000/0.jpg")
+    assert run(tmp_path / "src", tmp_path / "out").failed == 0
+    assert elsewhere.read_bytes() == b"precious"
+    assert (tmp_path / "out/raw/00000/0.jpg").read_bytes() == b"image"
+
+
+def test_what_stands_in_the_way_costs_its_own_files_only(tmp_path: Path) -> None:
+    write_tar(tmp_path / "src/raw/00000.tar", [("00000/0.jpg", b"0"), ("00001/1.jpg", b"1"), ("00002/2.jpg", b"2")])
+    (tmp_path / "out/raw/00000/0.jpg").mkdir(parents=True)
+    (tmp_path / "out/raw/00001").write_bytes(b"a file")
+    result = run(tmp_path / "src", tmp_path / "out")
+    assert (tmp_path / "out/raw/00002/2.jpg").read_bytes() == b"2"
+    assert (result.failed, result.files) == (2, 1)
+
+
+def test_links_come_out_as_files_with_the_bytes_they_lead_to(tmp_path: Path) -> None:
+    members = [
+        ("00000/a.jpg", b"first"),
+        link("00000/hard.jpg", "00000/a.jpg", tarfile.LNKTYPE),
+        link("00000/soft.jpg", "a.jpg", tarfile.SYMTYPE),
+        link("00000/secret.jpg", "/etc/passwd", tarfile.SYMTYPE),  # leads to no member
+        link("00000/up.jpg", "../../../../etc/passwd", tarfile.SYMTYPE),
+    ]
+    write_tar(tmp_path / "src/raw/00000.tar", members)
+    run(tmp_path / "src", tmp_path / "out")
+    assert files(tmp_path / "out/raw") == {f"00000/{name}.jpg": b"first" for name in ("a", "hard", "soft")}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_of_members_with_one_name_the_last_counts_across_tars_too(
+    tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PIECE", (1, 1))  # every member is a piece
+    write_tar(tmp_path / "src/raw/00000.tar", [("x/1.jpg", b"old"), ("./x/2.jpg", b"2"), ("x//1.jpg", b"new")])
+    write_tar(tmp_path / "src/raw/00001.tar", [("x/2.jpg", b"two"), ("y/3.jpg", b"")])
+    result = run(tmp_path / "src", tmp_path / "out", num_proc=processes)
+    assert files(tmp_path / "out/raw") == {"x/1.jpg": b"new", "x/2.jpg": b"two", "y/3.jpg": b""}
+    assert result.files == 3
+
+
+def test_members_that_are_not_whole_are_named_and_left_out(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "card", per_shard=4, faults=("cut_tar",))
+    result = run(made.path, tmp_path / "out")
+    lost = made.paths[next(key for key, reason in made.rejects.items() if reason == "tar_damaged")]
+    assert not (tmp_path / "out/raw" / lost).exists()
+    assert any(lost in failure for failure in result.failures)
+    assert result.images == len(made.rows)
+
+
+def test_compressed_tars_come_out_through_their_library(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "card", shards=2, per_shard=10)
+    expected = by_gnu_tar(made.path, tmp_path / "tar")
+    for tar in made.path.glob("*/*.tar"):
+        tar.with_suffix(".tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
+        tar.unlink()
+    run(made.path, tmp_path / "out", num_proc=2)
+    (tmp_path / "out/data.json").unlink()
+    assert files(tmp_path / "out") == expected
+
+
+def test_a_listing_in_parts_is_copied_in_parts(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "listing_folder", per_shard=3)
+    run(made.path, tmp_path / "out")
+    assert files(tmp_path / "out/data.json") == files(made.path / "data.json")
+
+
+def test_a_second_run_writes_the_same_again(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "card", per_shard=5)
+    run(made.path, tmp_path / "out")
+    before = files(tmp_path / "out")
+    victim = tmp_path / "out/raw" / made.paths[next(iter(made.rows))]
+    victim.write_bytes(bytes(victim.stat().st_size))  # of the right size, but not the right file
+    run(made.path, tmp_path / "out", num_proc=2)
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("inside", ["", "raw", "captions/deeper", "data.json"])
+def test_out_must_not_lie_in_the_source(tmp_path: Path, inside: str) -> None:
+    made = make_source(tmp_path / "src", "card", per_shard=2)
+    before = files(made.path)
+    with pytest.raises(SourceError, match="outside"):
+        run(made.path, made.path / inside)
+    assert files(made.path) == before
+
+
+def test_files_have_plain_modes_whatever_the_tar_says(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("00000/0.jpg")
+    member.mode, member.uid, member.mtime = 0o6777, 12345, 1
+    write_tar(tmp_path / "src/raw/00000.tar", [(member, b"image")])
+    run(tmp_path / "src", tmp_path / "out")
+    status = (tmp_path / "out/raw/00000/0.jpg").stat()
+    assert status.st_mode & 0o7111 == 0
+    assert status.st_uid == os.getuid()
+    assert status.st_mtime > 1e9
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "a//b", "./a", "a/.", "..", "a/../../b", "/a", "a\0b", "a/", "d/" * 2048, "é" * 2048]
+)
+def test_a_tree_refuses_what_is_no_plain_path_below_it(tmp_path: Path, name: str) -> None:
+    with Tree(str(tmp_path / "tree")) as tree, pytest.raises(NameRefusedError):
+        tree.write(name, [b"?"])
+    assert files(tmp_path) == {}
+
+
+def test_a_tree_is_as_deep_as_a_path_may_be_long(tmp_path: Path) -> None:
+    """A tar of node-tar's tests has a name of 200,000 folders: a recursion over strings of half a gigabyte once."""
+    deep = "d/" * 900
+    try:
+        with Tree(str(tmp_path / "tree")) as tree:
+            assert tree.write(f"{deep}a", [b"content"]) == 7
+            assert tree.write(f"{deep}b", [b"content"]) == 7
+            assert tree.write("d/d/c", [b"content"]) == 7
+        folder = os.open(tmp_path / "tree", os.O_RDONLY)
+        for _ in range(900):
+            below = os.open("d", os.O_RDONLY, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        assert sorted(os.listdir(folder)) == ["a", "b"]
+        os.close(folder)
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "tree"], check=True)  # Python's own way recurses
+
+
+def test_a_tree_leaves_no_part_of_a_file_that_could_not_be_read(tmp_path: Path) -> None:
+    def blocks() -> Iterable[bytes]:
+        yield b"half"
+        raise SourceError("gone")
+
+    with Tree(str(tmp_path)) as tree:
+        tree.write("whole", [b"before"], whole=True)
+        for name, whole in (("a/b", False), ("whole", True)):
+            with pytest.raises(SourceError):
+                tree.write(name, blocks(), whole=whole)
+    assert files(tmp_path) == {"whole": b"before"}
+
+
+def test_a_tree_writes_into_more_folders_than_it_keeps_open(tmp_path: Path) -> None:
+    names = [f"{number % 50}/x/{number}" for number in range(120)]
+    with Tree(str(tmp_path)) as tree:
+        for name in names:
+            tree.write(name, [name.encode()])
+    assert files(tmp_path) == {name: name.encode() for name in names}
+
+
+@given(st.lists(st.integers(1, 1000), max_size=60), st.integers(1, 5000))
+def test_pieces_cover_all_and_are_even(weights: list[int], most: int) -> None:
+    pieces = cut_evenly(np.array(weights, dtype=np.int64), most)
+    assert [number for lo, hi in pieces for number in range(lo, hi)] == list(range(len(weights)))
+    for lo, hi in pieces:
+        assert sum(weights[lo:hi]) < most + 2 * max(weights) or hi == lo + 1
+
+
+def test_a_source_that_is_none_is_a_clear_error(tmp_path: Path, made_nothing: Path) -> None:
+    with pytest.raises(SourceError, match="empty folder"):
+        run(made_nothing, tmp_path / "out")
+
+
+@pytest.fixture
+def made_nothing(tmp_path: Path) -> Path:
+    folder = tmp_path / "nothing"
+    folder.mkdir()
+    return folder
+
+
+def test_extracting_an_extracted_source_copies_it(tmp_path: Path) -> None:
+    made: Source = make_source(tmp_path / "src", "extracted", per_shard=3)
+    run(made.path, tmp_path / "out")
+    assert files(tmp_path / "out") == files(made.path)

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.errors import HubError
+from builder.options import ConvertOptions, Slice
+from builder.publish.card_merge import take_apart
+from builder.run import stream_out
+from builder.run.convert import convert
+from builder.run.push import push
+from builder.run.stream_out import convert_and_push
+from tests.hub.server import HubServer
+from tests.pushes import MB, REPO, command, here, push_here, there, wide_source
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+]
+
+ALL = "HUB_TEST_ALL" in os.environ
+SHARDS = 8
+OPTIONS = ConvertOptions(max_shard_size=MB)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wide_source(tmp_path_factory.mktemp("source"), SHARDS)
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a plain conversion makes."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    convert(str(source), str(out), OPTIONS, num_proc=1, quiet=True)
+    return here(out)
+
+
+@pytest.fixture
+def inside(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    push_here(hub, monkeypatch)
+    monkeypatch.setattr(stream_out, "BACKLOG_SHARDS", 2)
+    return hub
+
+
+def run(source: Path, out: Path, repo: str = REPO, **options: Any) -> Any:
+    made = {"delete_pushed": True, "num_proc": 1, "quiet": True, **options}
+    return convert_and_push(str(source), str(out), OPTIONS, push_to=repo, **made)
+
+
+def same_data(found: dict[str, bytes], whole: dict[str, bytes]) -> bool:
+    """All but the card, which names the repository."""
+    return {name: data for name, data in found.items() if name != "README.md"} == {
+        name: data for name, data in whole.items() if name != "README.md"
+    }
+
+
+def finished(out: Path) -> int:
+    """Bytes of shards on disk."""
+    folder = out / "data"
+    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+
+
+def test_a_source_converts_on_a_disk_smaller_than_its_output(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    most = 0
+
+    def watch(record: Any) -> None:
+        nonlocal most
+        most = max(most, finished(out))
+
+    inside.on_request = watch
+    summary, pushed = run(source, out, num_proc=2)
+    size = sum(len(data) for name, data in whole.items() if name.startswith("data/"))
+    assert size > 5 * MB > 4 * MB > most > 0
+    assert (summary.totals.rows, pushed.rows, pushed.ok) == (24, 24, True)
+    assert same_data(there(inside), whole)
+    assert sorted(here(out)) == ["README.md", "meta/index.arrow", "meta/manifest.json", "meta/rejects.parquet"]
+    for commit in inside.store.commits(REPO)[1:]:
+        assert "README.md" not in commit.files, "no card before all is there"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4.5 MB, less than the output."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=4500k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_so_it_does_on_a_real_one(inside: HubServer, source: Path, whole: dict[str, bytes], small_disk: Path) -> None:
+    run(source, small_disk / "out")
+    assert same_data(there(inside), whole)
+
+
+def test_run_again_it_has_nothing_to_do(inside: HubServer, source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "out")
+    before, known = there(inside), len(inside.requests())
+    summary, pushed = run(source, tmp_path / "out")
+    assert (summary.did, pushed.changed) == (0, 0)
+    assert there(inside) == before
+    assert {record.route for record in inside.requests()[known:]} == {"info", "tree", "resolve"}
+    assert push(str(tmp_path / "out"), REPO, quiet=True).changed == 0, "a plain push knows what was removed, too"
+    assert push(str(tmp_path / "out"), REPO, verify_only=True, quiet=True).ok
+
+
+def test_a_shard_that_the_hub_has_lost_is_made_anew(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    run(source, tmp_path / "out")
+    repo = inside.store.repo(REPO)
+    files = {name: file for name, file in repo.commit("main").files.items() if "00003-of" not in name}
+    inside.store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], files, "lost")
+    with pytest.raises(HubError, match="is not there any more"):
+        push(str(tmp_path / "out"), REPO, quiet=True)
+    summary, _ = run(source, tmp_path / "out")
+    assert summary.did == 1
+    assert same_data(there(inside), whole)
+
+
+def test_what_one_repository_has_another_does_not(inside: HubServer, source: Path, tmp_path: Path) -> None:
+    run(source, tmp_path / "out")
+    summary, _ = run(source, tmp_path / "out", "user/other")
+    assert summary.did == SHARDS
+    assert there(inside, "user/other").keys() == there(inside).keys()
+
+
+def test_without_removing_all_is_here_and_there_in_one_commit(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    run(source, tmp_path / "out", delete_pushed=False, public=True)
+    assert same_data(here(tmp_path / "out"), whole)
+    assert there(inside) == here(tmp_path / "out")
+    assert len(inside.store.commits(REPO)) == 2
+    assert len([record for record in inside.requests("put") if record.bytes_in > 300_000]) == SHARDS, "each sent once"
+
+
+def test_an_earlier_dataset_gives_way_without_a_card_that_lies(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    earlier = wide_source(tmp_path / "earlier", 2)
+    convert(str(earlier), str(tmp_path / "two"), OPTIONS, num_proc=1, quiet=True)
+    push(str(tmp_path / "two"), REPO, quiet=True)
+    run(source, tmp_path / "out")
+    assert same_data(there(inside), whole)
+    states = inside.store.commits(REPO)[1:-2]
+    assert len(states) >= 2
+    for commit in states:
+        card = inside.store.path_of(commit.files["README.md"]).read_bytes()
+        assert "dataset_info" not in take_apart(card, "").values
+        assert not any("-of-00002" in name or name.startswith("meta/") for name in commit.files), "never both"
+
+
+def test_slices_push_their_own_and_the_last_run_makes_it_whole(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    summary, pushed = run(source, tmp_path / "out", part=Slice(0, 5))
+    assert (summary.missing, pushed) == (3, None)
+    assert finished(tmp_path / "out") == 0
+    assert len(there(inside)) == 5
+    _, pushed = run(source, tmp_path / "out")
+    assert pushed.ok
+    assert same_data(there(inside), whole)
+
+
+@pytest.mark.parametrize("when", ["request", "response"])
+def test_killed_at_a_request_and_run_again_it_ends_the_same(
+    when: str, hub: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    arguments = ["--max-shard-size", "1MB", "--num-proc", 1, "--delete-pushed", "--push-to"]
+    if ALL:
+        command(hub, tmp_path, "convert", source, tmp_path / "trial", *arguments, "user/trial")
+    every: list[int | str] = list(range(1, len(hub.requests()) + 1)) if ALL else ["commit", 30]
+    for number in every:
+        for path in (hub.store.root / "lfs").iterdir():
+            path.unlink()
+        repo, out = f"user/killed-{number}", tmp_path / f"out-{number}"
+        killed = command(hub, tmp_path, "convert", source, out, *arguments, repo, kill_at=number, kill_when=when)
+        assert killed.code == -signal.SIGKILL or isinstance(number, int), number
+        done = command(hub, tmp_path, "convert", source, out, *arguments, repo, "--json")
+        assert done.code == 0, (number, done.stderr)
+        assert done.document["pushed"]["ok"] is True
+        assert same_data(there(hub, repo), whole), number
+        assert finished(out) == 0
+
+
+def test_a_hub_that_fails_for_good_ends_the_conversion_with_one_error(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    inside.faults.add("put", "fail_before", nth=3, times=10_000)
+    with pytest.raises(HubError, match="Run the same command again"):
+        run(source, tmp_path / "out")
+    inside.faults.clear()
+    _, pushed = run(source, tmp_path / "out")
+    assert pushed.ok
+    assert same_data(there(inside), whole)
+
+
+@pytest.mark.parametrize("option", [["--delete-pushed"], ["--public"], ["--revision", "x"], ["--token", "hf_x"]])
+def test_options_of_a_push_without_one_are_an_error(
+    option: list[str], hub: HubServer, source: Path, tmp_path: Path
+) -> None:
+    done = command(hub, tmp_path, "convert", source, tmp_path / "out", *option)
+    assert done.code == 2
+    assert "goes with --push-to" in done.stderr
+    assert "hf_x" not in done.stderr

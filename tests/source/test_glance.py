@@ -1,0 +1,158 @@
+"""Looking at an image's two ends gives the verdict that reading all of it gives."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from builder.errors import SourceChangedError
+from builder.records import ImageInfo, SampleProblem
+from builder.source import glance as module
+from builder.source.files import LocalFile
+from builder.source.glance import HEAD, TAIL, glance
+from builder.source.images import probe
+from tests.sources import picture
+
+SHARED = Path(__file__).parents[2] / "../shared"
+
+
+class Held:
+    """Bytes in memory as a ByteFile that counts what is read."""
+
+    name = "held"
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.size: int | None = len(data)
+        self.read = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self.read += length
+        return self.data[offset : offset + length]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def verdict(look: Callable[[], ImageInfo]) -> ImageInfo | tuple[str, str]:
+    try:
+        return look()
+    except SampleProblem as problem:
+        return problem.reason.value, problem.detail
+
+
+def same(image: bytes) -> Held:
+    """Both verdicts are one; the image lies in the middle of a file."""
+    file = Held(b"\xff\xd8\xff\xd9" * 99 + image + b"\xff\xd9" * 99)
+    expected = verdict(lambda: probe(image))
+    assert verdict(lambda: glance(file, 396, len(image))) == expected
+    return file
+
+
+def large(form: str, **options: object) -> bytes:
+    sink = io.BytesIO()
+    noise = Image.frombytes("RGB", (200, 160), random.Random(1).randbytes(200 * 160 * 3))
+    noise.save(sink, form, **options)
+    assert len(sink.getvalue()) > HEAD + TAIL
+    return sink.getvalue()
+
+
+JPEG = large("JPEG", quality=95)
+EXIF = Image.Exif()
+EXIF[0x010E] = "d" * 60_000  # a description as long as an APP1 segment may be: the frame header lies behind HEAD
+
+
+def resized(jpeg: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose frame header claims another size."""
+    frame = jpeg.index(b"\xff\xc0\x00\x11\x08") + 5
+    return jpeg[:frame] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[frame + 4 :]
+
+
+def header_up_to(length: int, jpeg: bytes) -> bytes:
+    """A JPEG whose first scan begins near ``length``: comments before it hold end markers."""
+    free = length - jpeg.index(b"\xff\xda")
+    return jpeg[:2] + b"\xff\xfe" + (free - 2).to_bytes(2, "big") + (b"\xff\xd9" * free)[: free - 4] + jpeg[2:]
+
+
+IMAGES = {
+    "a bomb to Pillow": resized(JPEG, 20_000, 20_000),
+    "as large as Pillow bears": resized(JPEG, 14_000, 12_700),
+    "a thumbnail's end marker is near, its own is not there": header_up_to(HEAD - 300, JPEG)[: HEAD + 500],
+    "JPEG": JPEG,
+    "progressive": large("JPEG", quality=95, progressive=True),
+    "EXIF longer than the head": large("JPEG", quality=95, exif=EXIF),
+    "EXIF with a thumbnail's end marker in it": large("JPEG", quality=95, comment=b"\xff\xd9" * 500),
+    "bytes behind the end": JPEG + b"\0" * 2000,
+    "many bytes behind the end": JPEG + b"\0" * 9000,  # the marker is not in the tail
+    "cut": JPEG[:-2],
+    "cut in half": JPEG[: len(JPEG) // 2],
+    "cut with a marker's half": JPEG[:-1],
+    "empty middle": JPEG[:HEAD] + bytes(len(JPEG) - HEAD - TAIL) + JPEG[-TAIL:],
+    "PNG": large("PNG"),
+    "PNG, cut": large("PNG")[:-30],
+    "WebP": large("WEBP", lossless=True),
+    "GIF": large("GIF"),
+    "TIFF": large("TIFF"),
+    "text": b"<html>" * 9000,
+    "JPEG's magic on text": b"\xff\xd8\xff" + b"<html>" * 9000,
+    "two JPEGs": JPEG + JPEG,
+    "small": picture(1),
+    "small, cut": picture(1)[:-2],
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_verdict_is_that_of_the_whole_image(name: str) -> None:
+    same(IMAGES[name])
+
+
+@pytest.mark.parametrize("size", [HEAD + TAIL - 1, HEAD + TAIL, HEAD + TAIL + 1, HEAD + TAIL + 2])
+def test_so_it_is_at_the_size_from_which_on_the_middle_is_left_out(size: int) -> None:
+    same(JPEG[:size])
+    same(JPEG[: size - 2] + b"\xff\xd9")
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_so_it_is_for_damaged_images(data: st.DataObject) -> None:
+    image = bytearray(data.draw(st.sampled_from([IMAGES["JPEG"], IMAGES["EXIF longer than the head"], IMAGES["GIF"]])))
+    for _ in range(data.draw(st.integers(0, 4))):
+        near_an_end = data.draw(st.integers(0, 1500)) * data.draw(st.sampled_from([1, -1]))
+        image[near_an_end % len(image)] = data.draw(st.sampled_from([0, 0xFF, 0xD8, 0xD9, 0xDA, 0xC0, 17]))
+    end = len(image) - data.draw(st.sampled_from([0, 0, 0, 1, 2, 5000]))
+    same(bytes(image[:end]))
+
+
+def test_of_a_sound_jpeg_only_the_ends_are_read() -> None:
+    sound = JPEG[:-2] + bytes(2_000_000) + b"\xff\xd9"
+    assert same(sound).read == HEAD + TAIL
+
+
+def test_what_has_gone_from_the_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "0.tar"
+    path.write_bytes(JPEG)
+    file = LocalFile(str(path))
+    os.truncate(path, len(JPEG) - 10)
+    with pytest.raises(SourceChangedError, match=f"byte {len(JPEG) - 10:,} is gone"):
+        glance(file, 0, len(JPEG))
+    file.close()
+
+
+@pytest.mark.skipif(not (SHARED / "corpus/images").is_dir(), reason="the corpus of odd images is not here")
+def test_so_it_is_for_every_image_of_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEAD", 2 << 10)  # most of the corpus is smaller than the real bounds
+    monkeypatch.setattr(module, "TAIL", 4 << 10)
+    paths = sorted((SHARED / "corpus/images").iterdir())
+    assert len(paths) > 100
+    for path in paths:
+        if path.stat().st_size < 1 << 20:
+            same(path.read_bytes())

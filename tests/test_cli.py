@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.cli import main
+from builder.errors import InterruptedRunError, WorkerDiedError
+from builder.run import build as building
+from tests.outputs import Ran, environment, output_bytes, run_command, run_python, start
+from tests.sources import Source, faults_of, make_source
+
+FIELDS = {"rows", "listed", "rejected", "unlisted", "shards", "image_bytes", "seconds", "out"}
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return make_source(tmp_path / "src")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """The command line, in this process."""
+
+    def command(*arguments: object) -> Ran:
+        capsys.readouterr()
+        try:
+            code = main(list(map(str, arguments)))
+        except SystemExit as error:  # argparse's
+            code = int(str(error.code))
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return command
+
+
+def test_a_conversion_is_one_json_object_on_stdout_and_nothing_else(source: Source, tmp_path: Path) -> None:
+    ran = run_command("convert", source.path, tmp_path / "out", "--num-proc", 2, "--json")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert ran.stdout.count("\n") == 1
+    assert set(ran.document) == FIELDS
+    assert ran.document["rows"] == ran.document["listed"] == 24
+    assert ran.document["out"] == str(tmp_path / "out")
+    assert ran.document["rejected"] == {}
+
+
+def test_without_json_stdout_is_empty_and_a_person_reads_stderr(source: Source, tmp_path: Path) -> None:
+    ran = run_command("convert", source.path, tmp_path / "out", "--num-proc", 1)
+    assert (ran.code, ran.stdout) == (0, "")
+    assert ran.stderr.startswith("24 rows of 24 listed samples in 1 shards")
+    assert "next: laion6m verify" in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["convert", "index"])
+def test_both_commands_print_the_same_counts(command: str, tmp_path: Path, run: Callable[..., Ran]) -> None:
+    source = make_source(tmp_path / "src", faults=faults_of("card"), shards=4)
+    ran = run(command, source.path, tmp_path / "out", "--num-proc", 1, "--json")
+    document = ran.document
+    assert set(document) == FIELDS
+    assert document["rejected"] == source.reasons
+    assert document["listed"] == source.listed == document["rows"] + sum(document["rejected"].values())
+    assert document["unlisted"] == source.unlisted
+    assert ran.code == 3
+
+
+@pytest.mark.parametrize(
+    ("ratio", "code"),
+    [
+        ("0.05", 3),  # 2 of 24 are 0.083
+        ("0.083", 3),
+        ("0.084", 0),
+        ("0", 3),
+        ("1", 0),
+    ],
+)
+def test_too_many_rejects_are_exit_code_3_and_the_output_is_whole(
+    ratio: str, code: int, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    source = make_source(tmp_path / "src", faults=["image_missing", "blank_caption"])
+    out = tmp_path / "out"
+    ran = run("convert", source.path, out, "--num-proc", 1, "--json", "--max-reject-ratio", ratio)
+    assert ran.code == code
+    assert ran.document["rows"] == 22
+    assert (out / "meta" / "manifest.json").exists()
+    if code:
+        assert "2 of 24 samples were rejected" in ran.stderr
+        assert "meta/rejects.parquet names them" in ran.stderr
+    else:
+        assert ran.stderr == ""
+
+
+def test_a_share_of_no_rejects_allows_none_and_needs_none(
+    source: Source, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1, "--max-reject-ratio", "0").code == 0
+    (source.path / "data.json").write_text("[]")
+    assert run("convert", source.path, tmp_path / "empty", "--num-proc", 1, "--max-reject-ratio", "0").code == 0
+
+
+def test_a_slice_with_too_many_rejects_does_not_claim_to_be_whole(tmp_path: Path, run: Callable[..., Ran]) -> None:
+    source = make_source(tmp_path / "src", faults=["blank_caption"])
+    out = tmp_path / "out"
+    ran = run("convert", source.path, out, "--num-proc", 1, "--end", "1", "--max-reject-ratio", "0", "--json")
+    assert ran.code == 3
+    assert ran.document["listed"] == ran.document["rows"] + 1
+    ran = run("convert", source.path, out, "--num-proc", 1, "--start", "1", "--json")
+    assert (ran.code, ran.document["rows"], ran.document["listed"], ran.document["shards"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "required: COMMAND"),
+        (["transmute"], "invalid choice: 'transmute'"),
+        (["convert"], "required: SOURCE, OUT"),
+        (["convert", "SRC", "OUT", "--num-proc", "0"], "0 is not a whole number of 1 or more"),
+        (["convert", "SRC", "OUT", "--num-proc", "two"], "two is not a whole number of 1 or more"),
+        (["convert", "SRC", "OUT", "--num-proc", "-1"], "-1 is not a whole number"),
+        (["convert", "SRC", "OUT", "--format", "csv"], "invalid choice: 'csv'"),
+        (["convert", "SRC", "OUT", "--max-shard-size", "much"], "give a number of bytes"),
+        (["convert", "SRC", "OUT", "--max-shard-size", "-1"], "give a number of bytes"),
+        (["convert", "SRC", "OUT", "--max-shard-size", "999KB"], "1MB or more"),
+        (["convert", "SRC", "OUT", "--start", "2", "--end", "1"], "end=1: -1, or 2 (start) or more"),
+        (["convert", "SRC", "OUT", "--start", "-1"], "start=-1: 0 or more"),
+        (["convert", "SRC", "OUT", "--end", "-2"], "end=-2"),
+        (["convert", "SRC", "OUT", "--caption-key", ""], "give a field's name"),
+        (["convert", "SRC", "OUT", "--min-side", "0"], "min_side=0"),
+        (["convert", "SRC", "OUT", "--max-pixels", "0"], "max_pixels=0"),
+        (["convert", "SRC", "OUT", "--max-aspect-ratio", "0.5"], "max_aspect_ratio=0.5"),
+        (["convert", "SRC", "OUT", "--max-aspect-ratio", "nan"], "max_aspect_ratio=nan"),
+        (["convert", "SRC", "OUT", "--max-reject-ratio", "nan"], "nan is not a number from 0 to 1"),
+        (["convert", "SRC", "OUT", "--max-reject-ratio", "-0.1"], "-0.1 is not a number from 0 to 1"),
+        (["convert", "SRC", "OUT", "--max-reject-ratio", "5%"], "5% is not a number from 0 to 1"),
+        (["convert", "SRC", "O\udcffT"], "is not UTF-8"),
+        (["convert", "S\0C", "OUT"], "is not UTF-8"),
+        (["convert", "SRC", "OUT", "--recaptions", "a", "b\udc80"], "is not UTF-8"),
+        (["index", "SRC", "OUT", "--max-shard-size", "5MB"], "unrecognized arguments"),
+        (["index", "SRC", "OUT", "--start", "1"], "unrecognized arguments"),  # an index is whole or nothing
+    ],
+)
+def test_what_cannot_be_meant_is_exit_code_2(
+    arguments: list[str], words: str, source: Source, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    names = {"SRC": str(source.path), "OUT": str(tmp_path / "out")}
+    ran = run(*(names.get(each, each) for each in arguments))
+    assert (ran.code, ran.stdout) == (2, "")
+    assert words in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def cut_listing(source: Path) -> None:
+    text = (source / "data.json").read_text()
+    (source / "data.json").write_text(text[: len(text) // 2])
+
+
+def no_tars(source: Path) -> None:
+    for tar in (source / "raw").iterdir():
+        tar.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda src: (src / "data.json").write_text(""), "the file is empty"),
+        (lambda src: (src / "data.json").write_text('{"image": 1}'), "found an object; expected a JSON list"),
+        (lambda src: (src / "data.json").write_text('[{"image": 1, "annotation": "a"}]'), "'image' is 1, not a path"),
+        (lambda src: (src / "data.json").write_text('[{"image": "a"}]'), "entry 0: has no 'annotation'"),
+        (lambda src: (src / "data.json").write_text("[" * 9999), "nested too deeply"),
+        (lambda src: (src / "data.json").write_bytes(b'[{"image": "\xff"}]'), "not UTF-8"),
+        (cut_listing, "the list is cut off here"),
+        (no_tars, "is not a source this tool knows"),
+        (lambda src: [(src / side).rename(src / f"x{side}") for side in ("raw", "captions")], "Expected raw/*.tar"),
+        (lambda src: src.rename(src.with_name("gone")), "src is not there"),
+        (lambda src: (src.rename(src.with_name("gone")), src.write_text("")), "is not a folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["convert", "index"])
+def test_a_source_that_cannot_be_used_is_exit_code_1_and_one_line(
+    command: str, spoil: Callable[[Path], object], words: str, source: Source, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    spoil(source.path)
+    ran = run(command, source.path, tmp_path / "out", "--num-proc", 1, "--json")
+    assert (ran.code, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("laion6m: ")
+    assert ran.stderr.count("\n") == 1
+    assert words in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("recaptions", "words"),
+    [
+        ("nowhere.parquet", "given as recaptions, is not there"),
+        ("src/data.json", "not a Parquet file"),
+    ],
+)
+def test_recaptions_that_cannot_be_used_are_named(
+    recaptions: str, words: str, source: Source, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    ran = run("convert", source.path, tmp_path / "out", "--num-proc", 1, "--recaptions", tmp_path / recaptions)
+    assert ran.code == 1
+    assert words in ran.stderr
+
+
+def test_an_out_of_another_job_is_exit_code_1(source: Source, tmp_path: Path, run: Callable[..., Ran]) -> None:
+    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 0
+    ran = run("convert", source.path, tmp_path / "out", "--num-proc", 1, "--format", "arrow")
+    assert ran.code == 1
+    assert "was begun as another job: options.format was" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (InterruptedRunError(3, 9), 130, "interrupted with 3 of 9 shards done. Run the same command again"),
+        (KeyboardInterrupt(), 130, "interrupted. Run the same command again"),
+        (WorkerDiedError("shard 1 of 2 (00000.tar)", "signal SIGKILL"), 1, "(00000.tar) died (signal SIGKILL)"),
+    ],
+)
+def test_an_end_from_outside_has_its_exit_code(
+    error: BaseException,
+    code: int,
+    words: str,
+    source: Source,
+    tmp_path: Path,
+    run: Callable[..., Ran],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(building, "survey", fail)
+    ran = run("convert", source.path, tmp_path / "out", "--num-proc", 1, "--json")
+    assert (ran.code, ran.stdout) == (code, "")
+    assert words in ran.stderr
+
+
+def test_sigterm_is_answered_like_an_interrupt(
+    source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "survey", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 130
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_that_meets_a_destructor_is_not_lost(name: str, tmp_path: Path) -> None:
+    """Python prints what is raised in one as a traceback, and goes on: pyarrow's writers have one."""
+    script = f"""
+import os, signal, sys, time
+import builder.run.info as module
+from builder.cli import main
+
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0.005)
+
+def info(path):
+    Late()
+    time.sleep(20)
+
+module.info = info
+sys.exit(main(["info", sys.argv[1]]))
+"""
+    ran = run_python(script, tmp_path)
+    assert ran.code == 130
+    assert ran.stderr == "laion6m: interrupted. Run the same command again to go on.\n"
+
+
+def test_the_readers_going_away_is_no_traceback(source: Source, tmp_path: Path) -> None:
+    process = start("convert", source.path, tmp_path / "out", "--num-proc", 1, "--json")
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 1
+    assert stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_stdout_is_an_error_and_no_traceback(source: Source, tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "builder.cli", "convert", source.path, tmp_path / "out", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment(), text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "laion6m: cannot write the result to stdout: No space left on device\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_any_name_fits_any_stdout(encoding: str, source: Source, tmp_path: Path) -> None:
+    out = tmp_path / "図 ö"
+    command = [sys.executable, "-m", "builder.cli", "convert", source.path, out, "--num-proc", "1", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, env={**environment(), "PYTHONIOENCODING": encoding}, check=True, timeout=60
+    )
+    assert json.loads(done.stdout)["out"] == str(out)
+    assert done.stderr == b""
+
+
+def test_relative_paths_and_trailing_slashes_mean_the_same(
+    source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("convert", "src/", "./out/", "--num-proc", 1).code == 0
+    assert run("convert", "src", "other", "--num-proc", 1).code == 0
+    assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "other")
+
+
+def test_help_and_version_are_answered(run: Callable[..., Ran]) -> None:
+    assert run("--version").stdout.startswith("laion6m 0.")
+    text = run("--help").stdout
+    assert "Exit codes: 0 done, 1 failed, 2 usage, 3 done but more rejects" in text
+    for option in (
+        "--num-proc",
+        "--start",
+        "--end",
+        "--max-aspect-ratio",
+        "--max-reject-ratio",
+        "--recaptions",
+        "--json",
+    ):
+        assert option in run("convert", "--help").stdout
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from builder.cli import main\n"
+        "import builder.run.convert, builder.run.report\n"
+        "print([name for name in ('datasets', 'pandas', 'torch', 'huggingface_hub') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_progress_goes_to_stderr_only(source: Source, tmp_path: Path) -> None:
+    script = (
+        "import sys; from builder.run import progress; progress._LINE_EVERY = 0.0\n"
+        "from builder.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["convert", str(source.path), str(tmp_path / "out"), "--num-proc", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert json.loads(done.stdout)["rows"] == 24
+    assert "convert: 100%, 24/24 images" in done.stderr

@@ -1,0 +1,94 @@
+"""Every error crosses a process boundary with its facts, and says them in its message."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from builder import errors
+from builder.errors import (
+    ClusterError,
+    DamagedFileError,
+    HubError,
+    IndexMismatchError,
+    InterruptedRunError,
+    JobMismatchError,
+    Laion6mError,
+    LayoutError,
+    ListingError,
+    LockedError,
+    MissingExtraError,
+    OptionError,
+    OutputError,
+    SourceChangedError,
+    SourceError,
+    WorkerDiedError,
+    WriteError,
+)
+
+TABLE: dict[type[Laion6mError], tuple[tuple[object, ...], list[str]]] = {
+    # facts, and what the message has to hold: every fact, and the next step where there is one
+    Laion6mError: (("it broke", "here"), ["it broke", "here"]),
+    SourceError: (("S is not there",), ["S is not there"]),
+    LayoutError: (("SRC", "notes.txt", "Expected raw/*.tar."), ["SRC", "notes.txt", "Expected raw/*.tar."]),
+    ListingError: (("data.json", "byte 17", "not UTF-8"), ["data.json", "byte 17", "not UTF-8"]),
+    SourceChangedError: (("raw/0.tar", "12 bytes"), ["raw/0.tar", "12 bytes", "new OUT"]),
+    OptionError: (("min_side", -3, "1 or more"), ["min_side", "-3", "1 or more"]),
+    OutputError: (("OUT is a file",), ["OUT is a file"]),
+    JobMismatchError: (("OUT", ["a was 1, is 2", "b is new"]), ["OUT", "a was 1, is 2", "b is new", "another OUT"]),
+    LockedError: (("OUT", "process 7 on here"), ["OUT", "process 7 on here", "Wait"]),
+    WriteError: (("OUT/x", "No space left"), ["OUT/x", "No space left", "same command"]),
+    IndexMismatchError: (("data/a.parquet", "9 bytes, not 8"), ["data/a.parquet", "9 bytes, not 8", "source="]),
+    DamagedFileError: (("x.parquet", "footer", "no magic"), ["x.parquet", "footer", "no magic"]),
+    WorkerDiedError: (("shard 3", "signal 9"), ["shard 3", "signal 9", "--num-proc"]),
+    ClusterError: (("host:6379", "no answer", "Start it."), ["host:6379", "no answer", "Start it."]),
+    MissingExtraError: (("reading zstd", "zstandard", "zstd"), ["reading zstd", "zstandard", "'laion6m[zstd]'"]),
+    InterruptedRunError: ((3, 16), ["3 of 16", "same command again"]),
+    HubError: (("pushing to a/b", "403", "Log in."), ["pushing to a/b", "403", "Log in."]),
+}
+
+
+def every_error(root: type[Laion6mError] = Laion6mError) -> Iterator[type[Laion6mError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from every_error(child)
+
+
+def test_the_table_below_holds_every_error_of_the_module() -> None:
+    assert {kind for kind in every_error() if kind.__module__ == errors.__name__} == set(TABLE)
+
+
+def test_every_error_stands_in_the_tree_at_the_top_of_the_module() -> None:
+    assert not [kind.__name__ for kind in TABLE if kind.__name__ not in (errors.__doc__ or "")]
+
+
+@pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
+def test_an_error_comes_out_of_a_pickle_as_it_went_in(kind: type[Laion6mError]) -> None:
+    facts, _ = TABLE[kind]
+    error = kind(*facts)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        copy = pickle.loads(pickle.dumps(error, protocol))
+        assert type(copy) is kind
+        assert copy.args == facts
+        assert str(copy) == str(error)
+
+
+@pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
+def test_the_message_holds_every_fact_and_the_way_on(kind: type[Laion6mError]) -> None:
+    facts, promised = TABLE[kind]
+    message = str(kind(*facts))
+    assert [part for part in promised if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [(OptionError, ValueError), (MissingExtraError, ImportError)],  # what callers who do not know us would catch
+)
+def test_two_errors_are_also_what_python_calls_them(kind: type[Exception], builtin: type[Exception]) -> None:
+    assert issubclass(kind, builtin)
+
+
+def test_empty_facts_leave_no_trace_in_a_plain_message() -> None:
+    assert str(SourceError("one", "", None, "two")) == "one; two"

@@ -1,0 +1,113 @@
+"""Reader.to_datasets: a map-style dataset whose images are read when they are looked at."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what datasets imports may be deprecated
+    import datasets
+
+    import builder.hf  # noqa: F401
+from builder import index, open_dataset
+from builder.run.convert import convert
+from tests.sources import Source, make_source
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return make_source(tmp_path_factory.mktemp("card") / "source")
+
+
+def _readers() -> dict[str, Any]:
+    from builder import hf_rows
+
+    return hf_rows._READERS
+
+
+@pytest.fixture(scope="module")
+def rows(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("converted") / "out it's #1"
+    convert(str(source.path), str(out), num_proc=1, quiet=True)
+    return open_dataset(out).to_datasets()
+
+
+def test_a_reader_becomes_a_dataset_with_images(rows: Any, source: Source) -> None:
+    assert rows["key"][:] == list(source.rows)
+    assert rows["caption"][:] == [row.caption for row in source.rows.values()]
+    assert rows.features["image"] == datasets.Image()
+    assert [row["image"].size for row in rows] == list(zip(rows["width"], rows["height"], strict=True))
+    assert rows.cache_files == []
+
+
+def test_it_can_be_pickled(rows: Any) -> None:
+    assert pickle.loads(pickle.dumps(rows))[3]["image"].size == rows[3]["image"].size
+
+
+def test_the_same_folder_has_the_same_fingerprint(rows: Any) -> None:
+    folder = next(iter(_readers()))
+    assert open_dataset(folder).to_datasets()._fingerprint == rows._fingerprint
+
+
+def test_it_can_be_filtered_shuffled_selected_and_mapped(rows: Any, source: Source) -> None:
+    wide = rows.filter(lambda row: row["width"] > row["height"], keep_in_memory=True)
+    chosen = wide.shuffle(seed=3).select(range(5))
+    assert all(row["image"].size == (row["width"], row["height"]) for row in chosen)
+    longer = rows.map(lambda row: {"letters": len(row["caption"])}, keep_in_memory=True)
+    assert longer["letters"][:] == [len(row.caption) for row in source.rows.values()]
+    assert longer[2]["image"].size == rows[2]["image"].size
+    assert all(image["bytes"] is None for image in longer.data["image"].to_pylist())  # only addresses are kept
+    smaller = rows.map(lambda row: {"image": row["image"].resize((8, 8))}, keep_in_memory=True)
+    assert {row["image"].size for row in smaller} == {(8, 8)}
+
+
+def test_transforms_and_formats_see_images(rows: Any) -> None:
+    seen = rows.with_transform(lambda batch: {"side": [image.size[0] for image in batch["image"]]})
+    assert seen[:3] == {"side": rows[:3]["width"]}
+    assert rows.with_format("numpy")[0]["image"].shape[:2] == (rows[0]["height"], rows[0]["width"])
+
+
+def test_filtering_on_columns_reads_no_image(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.hf_rows.Reader.__getitem__", lambda *_: pytest.fail("an image was read"))
+    chosen = rows.filter(lambda width: width > 0, input_columns="width", keep_in_memory=True)
+    assert len(chosen) == len(rows)
+
+
+def test_bytes_can_be_embedded_for_others(rows: Any, source: Source) -> None:
+    from datasets.table import embed_table_storage
+
+    table = embed_table_storage(rows.data.table.slice(0, 5).combine_chunks())
+    assert [image["bytes"] for image in table["image"].to_pylist()] == [row.image for row in source.rows.values()][:5]
+
+
+def test_another_process_opens_the_folder_itself(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    assert rows[4]["image"].size == (rows[4]["width"], rows[4]["height"])
+
+
+def test_a_folder_that_is_gone_is_named(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    monkeypatch.setattr("builder.hf_rows.os.path.isdir", lambda _: False)
+    with pytest.raises(Exception, match=r"no dataset is open at .*out it's #1"):
+        rows[4]
+
+
+def test_a_dataset_behind_a_url_serves_as_well(rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LAION6M_CACHE", str(tmp_path))
+    folder = next(iter(_readers()))
+    fsspec.filesystem("memory").put(folder, "/hf-rows", recursive=True)
+    remote = open_dataset("memory://hf-rows").to_datasets()
+    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    assert remote[4]["image"].tobytes() == rows[4]["image"].tobytes()
+
+
+def test_an_index_of_tars_serves_as_well(source: Source, tmp_path: Path) -> None:
+    index(str(source.path), str(tmp_path / "index"), num_proc=1, quiet=True)
+    rows = open_dataset(tmp_path / "index").to_datasets()
+    assert [row["key"] for row in rows if row["image"].size == (row["width"], row["height"])] == list(source.rows)

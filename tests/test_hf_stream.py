@@ -1,0 +1,218 @@
+"""Without data_dir: the Hub's tars, downloaded or streamed. The Hub is that of tests/hub, on this machine."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import logging
+import tarfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what datasets imports may be deprecated
+    import datasets  # noqa: F401
+from builder import hf_source, load_dataset
+from builder.errors import HubError, LayoutError
+from builder.hf_stream import PairUnit, plan_pairs
+from builder.options import SamplePolicy
+from tests.hub.client import client_env, run_ok
+from tests.hub.server import HubServer
+from tests.hub.storage import File
+from tests.sources import Source, make_source, picture
+
+FAULTS = ("too_wide", "caption_missing", "image_missing", "unlisted", "blank_caption")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return make_source(tmp_path_factory.mktemp("card") / "source", faults=FAULTS)
+
+
+@pytest.fixture
+def hub(source: Source, tmp_path: Path) -> Iterator[HubServer]:
+    """wusize/laion6m as tars."""
+    with HubServer(tmp_path / "hub-storage") as server:
+        store = server.store
+        repo = store.create("wusize/laion6m")
+        table = {"README.md": store.put_blob(b"# laion6m\n")}
+        for path in [*source.path.glob("*/*.tar"), source.path / "data.json"]:
+            data = path.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            store.put_large(digest, [data])
+            table[path.relative_to(source.path).as_posix()] = File.large(digest, len(data))
+        store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], table, "tars")
+        yield server
+        assert server.violations == []
+        assert server.crashes == []
+
+
+LOAD = """
+    import hashlib, json, logging, sys
+    log = logging.getLogger("builder")
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    from builder import load_dataset
+    import datasets
+    rows = load_dataset("laion6m.py", split="train"OPTIONS).cast_column("image", datasets.Image(decode=False))
+    digest = lambda row: hashlib.sha256(row["image"]["bytes"]).hexdigest()
+    print(json.dumps([[row["key"], row["caption"], row["annotation"], digest(row)] for row in rows]))
+"""
+
+
+def expected(source: Source) -> list[list[str]]:
+    return [[key, r.caption, r.document, hashlib.sha256(r.image).hexdigest()] for key, r in source.rows.items()]
+
+
+def test_without_data_dir_the_hub_is_downloaded_once(hub: HubServer, source: Source, tmp_path: Path) -> None:
+    env = client_env(hub, tmp_path)
+    first = run_ok(hub, LOAD.replace("OPTIONS", ""), env=env)
+    assert json.loads(first.splitlines()[-1]) == expected(source)
+    assert f"of {source.listed} listed samples {len(source.rejects)} are no rows" in first
+    sent = len(hub.requests("cdn_get"))
+    assert sent == 7  # three raw tars, three captions tars, the listing
+    offline = run_ok(hub, LOAD.replace("OPTIONS", ""), env=env | {"HF_HUB_OFFLINE": "1"})
+    assert offline.splitlines()[-1] == first.splitlines()[-1]
+    assert len(hub.requests("cdn_get")) == sent
+
+
+def test_the_hub_is_streamed_pair_of_tars_by_pair(hub: HubServer, source: Source) -> None:
+    out = run_ok(hub, LOAD.replace("OPTIONS", ", streaming=True"))
+    assert json.loads(out.splitlines()[-1]) == expected(source)
+    assert "image_missing 1" in out
+    assert "aspect_ratio 1" in out
+    assert not any("data.json" in record.path for record in hub.requests("resolve"))
+
+
+def test_a_stream_that_breaks_goes_on(hub: HubServer, source: Source) -> None:
+    broken = hub.faults.add("cdn_get", "truncate", times=2)
+    out = run_ok(hub, LOAD.replace("OPTIONS", ", streaming=True"))
+    assert json.loads(out.splitlines()[-1]) == expected(source)
+    assert broken.hits == 2
+
+
+def test_no_hub_and_no_folder_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    class Unreachable:
+        def __init__(self, token: Any) -> None: ...
+
+        def hf_hub_download(self, *_: Any, **__: Any) -> str:
+            raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hf_source, "HfApi", Unreachable)
+    with pytest.raises(HubError, match="give data_dir"):
+        load_dataset("laion6m.py", split="train")
+
+
+def test_a_repository_without_tars_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        siblings = (type("Entry", (), {"rfilename": "data/train.parquet"}),)
+
+        def __init__(self, token: Any) -> None: ...
+
+        def dataset_info(self, *_: Any, **__: Any) -> Any:
+            return self
+
+    monkeypatch.setattr(hf_source, "HfApi", Other)
+    with pytest.raises(LayoutError, match=r"found data/train\.parquet"):
+        hf_source.list_files(hf_source.HubSource("a/b", "0" * 40), None)
+
+
+# One pair of tars, as files
+
+
+def tar_of(path: Path, *members: tuple[str, bytes | str], cut: int = 0) -> str:
+    """``(name, bytes)`` is a file, ``(name, str)`` a hard link, ``("@name", str)`` a symbolic one."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name.removeprefix("@"))
+            if isinstance(data, str):
+                member.type, member.linkname = (tarfile.SYMTYPE if name[0] == "@" else tarfile.LNKTYPE), data
+                tar.addfile(member)
+            else:
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    data = buffer.getvalue()
+    path.write_bytes(data[: len(data) - cut] if cut else data)
+    return f"file://{path}"
+
+
+def text(caption: str) -> bytes:
+    return json.dumps({"re_caption": caption}).encode()
+
+
+def read(raw: str, captions: str) -> tuple[dict[str, str], Counter[str]]:
+    lost: Counter[str] = Counter()
+    rows: dict[str, str] = {}
+    for table in PairUnit(raw, captions, {}).tables(SamplePolicy(), lost):
+        rows |= dict(zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True))
+    return rows, lost
+
+
+def test_captions_without_an_image_in_the_pair_are_counted_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = tar_of(tmp_path / "r.tar", ("0/a.jpg", picture(1)), ("0/unlisted.jpg", picture(2)), ("0/a.txt", b"x"))
+    captions = tar_of(tmp_path / "c.tar", ("0/a.json", text("A")), ("0/b.json", text("B")), ("1/c.json", text("C")))
+    with caplog.at_level(logging.WARNING, logger="builder"):
+        assert read(raw, captions) == ({"0/a": "A"}, {"image_missing": 2})
+    assert "2 captions of" in caplog.text
+    assert "0/b …" in caplog.text
+
+
+def test_of_several_captions_the_last_counts(tmp_path: Path) -> None:
+    raw = tar_of(tmp_path / "r.tar", ("0/a.jpg", picture(1)))
+    captions = tar_of(tmp_path / "c.tar", ("0/a.json", text("old")), ("0/a.json", text("new")))
+    assert read(raw, captions)[0] == {"0/a": "new"}
+
+
+def test_links_read_as_what_they_lead_to(tmp_path: Path) -> None:
+    raw = tar_of(tmp_path / "r.tar", ("@0/s.jpg", "later.jpg"), ("0/later.jpg", picture(1)), ("0/h.jpg", "0/later.jpg"))
+    names = [("0/s.json", text("S")), ("0/later.json", text("L")), ("0/h.json", "0/later.json")]
+    assert read(raw, tar_of(tmp_path / "c.tar", *names))[0] == {"0/later": "L", "0/s": "S", "0/h": "L"}
+
+
+def test_a_cut_tar_gives_what_there_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures = [(f"0/{n}.jpg", picture(n, "JPEG", (90, 90))) for n in range(3)]
+    raw = tar_of(tmp_path / "r.tar", *pictures, cut=11000)
+    captions = tar_of(tmp_path / "c.tar", *((f"0/{n}.json", text(str(n))) for n in range(3)))
+    with caplog.at_level(logging.WARNING, logger="builder"):
+        rows, lost = read(raw, captions)
+    assert rows.keys() < {"0/0", "0/1", "0/2"}
+    assert len(rows) + lost["tar_damaged"] == 3 == len(rows) + lost.total()
+    assert "r.tar is damaged" in caplog.text
+
+
+def test_samples_are_judged_as_everywhere(tmp_path: Path) -> None:
+    images = {"wide": picture(1, "JPEG", (90, 20)), "text": b"not an image", "mute": picture(2), "good": picture(3)}
+    raw = tar_of(tmp_path / "r.tar", *((f"{name}.jpg", data) for name, data in images.items()))
+    documents = {name: text(name) for name in images} | {"mute": b"{}"}
+    captions = tar_of(tmp_path / "c.tar", *((f"{name}.json", data) for name, data in documents.items()))
+    lost = {"aspect_ratio": 1, "image_unreadable": 1, "caption_invalid": 1}
+    assert read(raw, captions) == ({"good": "good"}, lost)
+
+
+def test_compressed_tars_stream_too(tmp_path: Path) -> None:
+    tar_of(tmp_path / "r.tar", ("a.jpg", picture(1)))
+    (tmp_path / "r.tar.gz").write_bytes(gzip.compress((tmp_path / "r.tar").read_bytes()))
+    captions = tar_of(tmp_path / "c.tar", ("a.json", text("A")))
+    assert read(f"file://{tmp_path}/r.tar.gz", captions) == ({"a": "A"}, {})
+
+
+def test_a_tar_without_its_other_half_is_said() -> None:
+    planned = plan_pairs({"0.tar": "raw0", "1.tar": "raw1"}, {"1.tar": "captions1", "2.tar": "captions2"}, {})
+    assert planned.units == [PairUnit("raw1", "captions1", {})]
+    assert [line.split()[0] for line in planned.remarks] == ["raw0", "captions2"]
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "secret" not in repr(PairUnit("a", "b", {"token": "secret"}))

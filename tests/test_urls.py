@@ -1,0 +1,100 @@
+"""Places behind URLs: options that keep their secrets, file systems of a process's own, what storages say of files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from builder.errors import OptionError, SourceError
+from builder.urls import Entry, Storage, StorageOptions, is_url, join, serve, state_of
+from tests.servers import FileServer, s3_server
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme", "expected"),
+    [
+        ("{}", "s3", {}),
+        ('{"key": "a"}', "s3", {"key": "a"}),
+        ('{"s3": {"key": "a"}, "hf": {"token": "b"}}', "s3", {"key": "a"}),
+        ('{"s3": {"key": "a"}, "hf": {"token": "b"}}', "hf", {"token": "b"}),
+        ('{"s3": {"key": "a"}}', "gs", {}),  # the other's keys are no business of this one
+        ('{"client_kwargs": {"endpoint_url": "u"}}', "s3", {"client_kwargs": {"endpoint_url": "u"}}),
+    ],
+)
+def test_options_are_of_all_file_systems_or_by_scheme(text: str, scheme: str, expected: dict[str, object]) -> None:
+    assert StorageOptions(text).for_scheme(scheme) == expected
+
+
+def test_options_show_no_secret_and_travel() -> None:
+    options = StorageOptions.of({"secret": "hunter2"})
+    assert "hunter2" not in repr(options)
+    assert pickle.loads(pickle.dumps(options)) == options
+    assert pickle.loads(pickle.dumps(Storage(options))).options == options
+    assert len({options, StorageOptions.of({"secret": "hunter2"}), StorageOptions()}) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "nonsense"])
+def test_options_that_are_no_object_are_refused_without_being_shown(text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        StorageOptions(text)
+    assert "nonsense" not in str(caught.value)
+
+
+def test_a_name_is_joined_as_its_root_wants_it() -> None:
+    assert join("s3://b/out/", "meta/index.arrow") == "s3://b/out/meta/index.arrow"
+    assert join("out", "meta/index.arrow") == os.path.join("out", "meta", "index.arrow")
+    assert [is_url(each) for each in ("s3://b", "/a/b", "C:\\a", "a:b")] == [True, False, False, False]
+
+
+def test_what_is_said_of_an_object_is_the_same_in_a_listing_and_alone_and_changes_with_it() -> None:
+    with s3_server("photos") as options:
+        storage = Storage(options)
+        system, _ = storage.system("s3://photos")
+        system.pipe_file("photos/a/one.tar", b"one")
+        system.pipe_file("photos/a/deep/two.tar", b"second")
+        entries = {entry.name: entry for entry in storage.entries("s3://photos/a")}
+        assert entries["one.tar"] == storage.look("s3://photos/a/one.tar")
+        assert (entries["one.tar"].size, entries["deep"].is_folder) == (3, True)
+        assert state_of("s3://photos/a/one.tar", storage.options) == (3, entries["one.tar"].version)
+        system.pipe_file("photos/a/one.tar", b"eno")
+        assert storage.look("s3://photos/a/one.tar").version != entries["one.tar"].version
+        assert storage.entries("s3://photos/nothing") == []
+        assert storage.read("s3://photos/a/one.tar") == b"eno"
+        assert storage.read("s3://photos/a/none.tar") is None
+
+
+def test_a_file_here_has_its_size_and_time(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert state_of(str(tmp_path / "a"), StorageOptions()) == (5, (tmp_path / "a").stat().st_mtime_ns)
+    with pytest.raises(FileNotFoundError):
+        state_of(str(tmp_path / "b"), StorageOptions())
+
+
+def test_a_web_server_that_says_nothing_of_a_version_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    with FileServer(tmp_path) as server:
+        assert Storage().look(f"{server.url}/a") == Entry("a", False, 5, 0)
+
+
+def test_an_unknown_scheme_is_an_error_with_the_url() -> None:
+    with pytest.raises(SourceError, match="nowhere://a"):
+        Storage().look("nowhere://a")
+
+
+def test_served_bytes_open_like_files() -> None:
+    serve("served", lambda address: f"<{address}>".encode())
+    with fsspec.open("served://a%2Fb#7", "rb") as file:
+        assert file.read() == b"<a%2Fb#7>"
+    assert fsspec.filesystem("served").info("a#7") == {"name": "a#7", "size": 5, "type": "file"}
+    with pytest.raises(PermissionError):
+        fsspec.open("served://a", "wb").open()
+
+
+def test_options_are_json_that_a_command_line_can_hold() -> None:
+    options = {"client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
+    assert StorageOptions.of(json.loads(json.dumps(options))).for_scheme("s3") == options
