@@ -4,6 +4,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,9 @@ from builder import schema
 from builder.errors import DamagedFileError, HubError, OptionError, OutputError
 from builder.publish import hub as hub_module
 from builder.run.push import push
-from tests.hub.client import run_ok
+from tests.hub.client import PROJECT, client_env, run_ok
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, HubServer
-from tests.pushes import PER_TAR, REPO, command, converted, copy_of, edit_shard, here, push_here, there
+from tests.pushes import PER_TAR, QUICK, REPO, command, converted, copy_of, edit_shard, here, push_here, there
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
@@ -487,23 +490,23 @@ def test_captions_only_has_everything_but_the_images(inside: HubServer, out: Pat
     assert there(inside) == here(out)
 
 
+# Python leaves SIGINT ignored where it was when it began, as behind `nohup … &`.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)" + QUICK
+
+
 def test_ctrl_c_ends_it_at_once_and_the_next_run_goes_on(hub: HubServer, out: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-    import time
-
-    from tests.hub.client import PROJECT, client_env
-    from tests.pushes import QUICK
-
     hub.faults.add("put", "delay", seconds=20, times=99)
-    process = subprocess.Popen(
-        [sys.executable, "-c", QUICK, "push", str(out), REPO],
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, "push", str(out), REPO],
         env=client_env(hub, tmp_path), cwd=PROJECT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while not hub.requests("put"):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=10)
+    ) as process:  # fmt: skip
+        try:
+            while not hub.requests("put"):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=10)
+        finally:
+            process.kill()
     hub.stopping.set()
     assert process.returncode == 130
     assert "interrupted with 0 of 6" in said
