@@ -141,8 +141,10 @@ def describe_verification(result: Verification) -> str:
         by_size = " (where its shard is not here, the annotation's size only)" if result.away else ""
         shown += [f"every row equals its source members{by_size}"] if result.against_source else []
         shown += [f"every image{here} decodes"] if result.decoded else []
-        rows = f"{result.rows - result.away:,} of {result.rows:,}" if result.away else f"{result.rows:,}"
-        return "\n".join([f"{rows} rows are sound: {', '.join(shown)} ({pace})", *result.notes])
+        rows = f"{result.rows:,} rows are sound"
+        if result.away:
+            rows = f"{result.rows - result.away:,} of {result.rows:,} rows are here, and sound"
+        return "\n".join([f"{rows}: {', '.join(shown)} ({pace})", *result.notes])
     count = len(result.problems)
     lines = [f"{count:,} problem{'s' if count > 1 else ''} ({pace}):"]
     lines += [f"  {problem}" for problem in result.problems[:_SHOWN]]
