@@ -31,6 +31,7 @@ def client_env(
         "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_XET_TELEMETRY_ENABLED": "0",
+        "LAION6M_CACHE": str(tmp_path / "laion6m-cache"),
         "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": str(PROJECT),
     }
