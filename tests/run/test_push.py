@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ import pytest
 from builder import schema
 from builder.errors import DamagedFileError, HubError, OptionError, OutputError
 from builder.publish import hub as hub_module
+from builder.run import captions_only
 from builder.run.push import push
-from tests.hub.client import PROJECT, client_env, run_ok
+from tests.hub.client import PROJECT, client_env
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, HubServer
 from tests.pushes import PER_TAR, QUICK, REPO, command, converted, copy_of, edit_shard, here, push_here, there
 
@@ -55,6 +59,11 @@ def test_a_push_an_edit_and_a_push_again(hub: HubServer, client_python: str, out
     assert first.code == 0, first.stderr
     facts = first.document
     assert (facts["ok"], facts["rows"], facts["files"], facts["changed"]) == (True, 9, 7, 7)
+    assert list(facts) == [
+        "ok", "repo", "url", "revision", "sha", "pull_request", "private", "rows", "files", "changed", "bytes",
+        "problems", "seconds",
+    ]  # fmt: skip
+    assert facts["bytes"] == sum(len(data) for data in here(out).values())
     assert first.stderr.count("belong to their owners") == 1, "once"
     assert there(hub) == here(out)
     assert hub.store.repo(REPO).private
@@ -96,6 +105,33 @@ def test_large_shards_go_in_parts_under_one_bar(inside: HubServer, out: Path) ->
     push(str(out), REPO, quiet=True)
     assert there(inside) == here(out)
     assert len(inside.requests("put_part")) == 3 * 7
+
+
+def test_several_files_are_on_their_way_at_a_time(inside: HubServer, out: Path) -> None:
+    lock, under_way, most = threading.Lock(), 0, 0
+    both = threading.Barrier(2, timeout=20)
+
+    def begin(record: Any) -> None:
+        nonlocal under_way, most
+        if record.route == "put":
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            if any(name in record.path for name in large):
+                both.wait()  # breaks where the second does not come while the first is here
+
+    def end(record: Any) -> None:
+        nonlocal under_way
+        if record.route == "put":
+            with lock:
+                under_way -= 1
+
+    large = [hashlib.sha256(shard.read_bytes()).hexdigest() for shard in sorted((out / "data").iterdir())[:2]]
+    inside.on_request, inside.on_response = begin, end
+    push(str(out), REPO, num_proc=2, quiet=True)
+    assert most == 2
+    inside.on_request = inside.on_response = None
+    assert there(inside) == here(out)
 
 
 def forget_contents(hub: HubServer) -> None:
@@ -174,6 +210,52 @@ def test_a_fault_at_a_route_is_ridden_out(route: str, fault: dict[str, Any], ins
     assert done.ok
     assert there(inside) == here(out)
     assert len(inside.store.commits(REPO)) == before + 1, "one commit, even where the answer to it was lost"
+
+
+ROUTES_OF_OTHER_PUSHES = ["create_branch", "refs", "put_part", "complete"]
+OTHER_TABLE = [
+    (route, fault)
+    for route in ROUTES_OF_OTHER_PUSHES
+    for fault in FAULTS
+    # As above for a store's parts; and a 409 to a new branch says that somebody else has made it.
+    if fault.get("status") not in ({409, 412} if route == "put_part" else {409} if route == "create_branch" else ())
+]
+
+
+@pytest.mark.parametrize(
+    ("route", "fault"),
+    OTHER_TABLE if ALL else OTHER_TABLE[::5],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_so_it_is_on_the_way_to_a_branch_to_a_proposal_and_in_parts(
+    route: str, fault: dict[str, Any], inside: HubServer, out: Path
+) -> None:
+    push(str(out), REPO, quiet=True)
+    edit_shard(out)
+    options: dict[str, Any] = {"create_branch": {"revision": "v2"}, "refs": {"create_pr": True}}.get(route, {})
+    inside.part_size = None if options else 100_000
+    ordered = inside.faults.add(route, **fault)
+    done = push(str(out), REPO, **options, quiet=True)
+    assert ordered.hits == 1
+    assert done.ok
+    assert there(inside, revision=done.revision) == here(out)
+    assert [ref for ref in inside.store.repo(REPO).refs if ref.startswith("refs/pr/")] == ["refs/pr/1"] * (
+        route == "refs"
+    )
+
+
+XET_FAULTS = [fault for fault in FAULTS if fault.get("status") not in (409, 412)]
+
+
+@pytest.mark.parametrize("fault", XET_FAULTS if ALL else XET_FAULTS[2:4], ids=str)
+def test_so_it_is_with_uploads_by_xet(fault: dict[str, Any], hub: HubServer, out: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hf_xet")
+    ordered = hub.faults.add("xet_token", **fault)
+    done = command(hub, tmp_path, "push", out, REPO, xet=True)
+    assert ordered.hits == 1
+    assert done.code == 0, done.stderr
+    assert there(hub) == here(out)
+    assert len(hub.store.commits(REPO)) == 2
 
 
 # Not verify: once the Hub says that it has a file, the client does not ask about it again. Not resolve: see above.
@@ -487,6 +569,36 @@ def test_captions_only_has_everything_but_the_images(inside: HubServer, out: Pat
     push(str(out), "user/second", captions_only=True, quiet=True)
     assert path.stat().st_mtime_ns == stamp, "made once"
     push(str(out), REPO, quiet=True)  # the images after all: nothing of the other layout is left
+    assert there(inside) == here(out)
+
+
+def test_captions_go_in_several_files_in_the_place_of_images(
+    inside: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captions_only, "_ROWS", 4)
+    push(str(out), REPO, quiet=True)
+    done = push(str(out), REPO, captions_only=True, num_proc=2, quiet=True)
+    files = there(inside)
+    names = [f"data/train-{number:05d}-of-00003.parquet" for number in range(3)]
+    assert sorted(files) == ["README.md", *names, "meta/rejects.parquet"], (
+        "neither images nor the index that says where"
+    )
+    assert done.files == 5
+    tables = [pq.read_table(BytesIO(files[name])) for name in names]
+    assert sum(table.num_rows for table in tables) == 9
+    assert all(table.schema.names == ["key", "url", "caption", "width", "height", "annotation"] for table in tables)
+    assert sum(len(data) for data in files.values()) < 40_000
+
+
+def test_a_card_of_captions_does_not_decide_whose_text_the_other_one_keeps(inside: HubServer, out: Path) -> None:
+    card = out / "README.md"
+    card.write_bytes(card.read_bytes() + b"\nOur words.\n")
+    push(str(out), REPO, quiet=True)
+    rewrite_card(inside, b"Our words.", b"Our words, mended.")
+    push(str(out), REPO, captions_only=True, quiet=True)
+    assert b"Our words, mended." in inside.store.read(REPO, "README.md")
+    push(str(out), REPO, quiet=True)
+    assert card.read_bytes().endswith(b"\nOur words, mended.\n"), "not back to what it was here"
     assert there(inside) == here(out)
 
 

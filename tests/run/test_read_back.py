@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from builder.run.push import push
-from tests.hub.client import client_env, run_client, run_ok
+from tests.hub.client import client_env, run_ok
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, HubServer
 from tests.pushes import REPO, converted, copy_of, push_here, there
 
@@ -115,10 +115,10 @@ CAPTIONS = """
 def test_captions_alone_read_back_as_what_is_here(pushed: HubServer, client_python: str, out: Path) -> None:
     rows = json.loads(run_ok(pushed, CAPTIONS, client_python))
     assert list(rows[0]) == ["key", "url", "caption", "width", "height", "annotation"]
-    expected = [
-        {**{name: value for name, value in row.items() if name != "image"}, "url": json.loads(row["annotation"]).get("url")}
-        for row in local_rows(out)
-    ]  # fmt: skip
+    expected = local_rows(out)
+    for row in expected:
+        del row["image"]
+        row["url"] = json.loads(row["annotation"]).get("url")
     assert rows == expected
     assert {row["url"] is None for row in rows} == {True, False}
 
@@ -198,7 +198,7 @@ def test_workers_of_a_loader_share_the_stream(pushed: HubServer, client_python: 
     assert "read" in said
 
 
-DUCKDB = """
+TABLES = """
     import json, sys
     try:
         import duckdb, polars
@@ -206,37 +206,52 @@ DUCKDB = """
         print("null")
         sys.exit()
     from huggingface_hub import HfFileSystem
-
     files = HfFileSystem()
+"""
+
+DUCKDB = (
+    TABLES
+    + """
     duckdb.register_filesystem(files)
     where = "'hf://datasets/user/laion6m/data/*.parquet'"
     wide = duckdb.sql(f"SELECT key, caption, width FROM {where} WHERE width >= 600 ORDER BY key").fetchall()
     print(json.dumps(wide))
-    scan = [polars.read_parquet(files.open(path), columns=["key", "caption"]) for path in
-            sorted(files.glob("datasets/user/laion6m/data/*.parquet"))]
-    print(json.dumps(polars.concat(scan).rows()))
     whole = duckdb.sql(f"SELECT key, image.bytes, image.path, caption, width, height, annotation FROM {where} "
                        "ORDER BY key").fetchall()
     print(json.dumps([[key, image.hex(), *more] for key, image, *more in whole]))
 """
+)
+
+POLARS = (
+    TABLES
+    + """
+    names = sorted(files.glob("datasets/user/laion6m/data/*.parquet"))
+    found = [polars.read_parquet(files.open(name), columns=["key", "caption"]) for name in names]
+    print(json.dumps(polars.concat(found).rows()))
+"""
+)
 
 
-def test_duckdb_and_polars_read_back_what_is_here_over_the_files_served(
-    pushed: HubServer, client_python: str, out: Path
-) -> None:
-    """DuckDB's own hf:// knows no other endpoint than huggingface.co, so it reads through the client's file system."""
-    before = len(pushed.requests("cdn_get"))
-    done = run_client(pushed, DUCKDB, client_python)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, *others = done.stdout.splitlines()
+def answers_of(hub: HubServer, code: str, python: str) -> list[Any]:
+    first, *others = run_ok(hub, code, python).splitlines()
     if first == "null":
         pytest.skip("duckdb and polars are not installed there")
+    return [json.loads(line) for line in (first, *others)]
+
+
+def test_duckdb_reads_back_what_is_here_over_the_files_served(pushed: HubServer, client_python: str, out: Path) -> None:
+    """Through the client's file system, as DuckDB's own hf:// knows no other endpoint than huggingface.co."""
+    before = len(pushed.requests("cdn_get"))
+    columns, whole = answers_of(pushed, DUCKDB, client_python)
     rows = sorted(plain(local_rows(out)))
-    assert json.loads(first) == [[row[0], row[3], row[4]] for row in rows]
-    assert json.loads(others[0]) == [[row[0], row[3]] for row in rows]
-    assert json.loads(others[1]) == rows
-    answers = [(record.status, record.path) for record in pushed.requests("cdn_get")[before:]]
-    assert {status for status, _ in answers} == {206}, "ranges, not whole files"
+    assert columns == [[row[0], row[3], row[4]] for row in rows]
+    assert whole == rows
+    assert {record.status for record in pushed.requests("cdn_get")[before:]} == {206}, "ranges, not whole files"
+
+
+def test_polars_reads_back_what_is_here_over_the_files_served(pushed: HubServer, client_python: str, out: Path) -> None:
+    (columns,) = answers_of(pushed, POLARS, client_python)
+    assert columns == [[row[0], row[3]] for row in plain(local_rows(out))]
 
 
 def test_a_sample_is_one_request_for_just_its_bytes(pushed: HubServer, client_python: str, out: Path) -> None:
