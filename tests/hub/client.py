@@ -49,7 +49,7 @@ def run_client(
     *,
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
-    timeout: float = 120,
+    timeout: float = 280,
     kill_at: int | str | None = None,
     kill_when: str = "response",
 ) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,22 @@ from builder.run import captions_only
 from builder.run.push import push
 from tests.hub.client import PROJECT, client_env
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, HubServer
-from tests.pushes import PER_TAR, QUICK, REPO, command, converted, copy_of, edit_shard, here, push_here, there
+from tests.pushes import (
+    PER_TAR,
+    QUICK,
+    REPO,
+    command,
+    converted,
+    copy_of,
+    edit_shard,
+    everything_written,
+    here,
+    push_here,
+    there,
+)
 
 pytestmark = [
+    pytest.mark.timeout(3000 if "HUB_TEST_ALL" in os.environ else 300),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # the client's way to send a file
 ]
@@ -287,12 +299,6 @@ def test_somebody_elses_commit_in_between_is_kept(inside: HubServer, out: Path) 
     inside.on_request = meddle
     push(str(out), REPO, quiet=True)
     assert there(inside) == here(out) | {"notes.txt": b"theirs"}
-
-
-def everything_written(folder: Path) -> Iterator[bytes]:
-    for path in folder.rglob("*"):
-        if path.is_file() and "hub-storage" not in path.parts:
-            yield path.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ from builder.run.push import push
 from builder.run.stream_out import convert_and_push
 from builder.run.verify import describe_verification, verify
 from builder.store.pushed import PushRecords
-from tests.hub.server import HubServer
-from tests.pushes import MB, REPO, command, here, push_here, there, wide_source
+from tests.hub.server import WRITE_TOKEN, HubServer
+from tests.pushes import MB, REPO, command, everything_written, here, push_here, there, wide_source
+from tests.run.test_push import TABLE
 
 pytestmark = [
+    pytest.mark.timeout(3000 if "HUB_TEST_ALL" in os.environ else 300),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
@@ -40,6 +42,11 @@ OPTIONS = ConvertOptions(max_shard_size=MB)
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wide_source(tmp_path_factory.mktemp("source"), SHARDS)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wide_source(tmp_path_factory.mktemp("few"), 3)
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +303,55 @@ def test_a_hub_that_fails_for_good_ends_the_conversion_with_one_error(
     _, pushed = run(source, tmp_path / "out")
     assert pushed.ok
     assert same_data(there(inside), whole)
+
+
+@pytest.mark.parametrize("delete", [True, False])
+@pytest.mark.parametrize(
+    ("route", "fault"), TABLE if ALL else TABLE[::17], ids=lambda value: value if isinstance(value, str) else None
+)
+def test_a_fault_at_a_route_is_ridden_out(
+    route: str,
+    fault: dict[str, Any],
+    delete: bool,
+    inside: HubServer,
+    few: Path,
+    tmp_path: Path,
+) -> None:
+    """Of an earlier dataset whose card is to be read and to lose its claims meanwhile."""
+    convert(str(few), str(tmp_path / "local"), OPTIONS, num_proc=1, quiet=True)
+    if route == "resolve":
+        push(str(tmp_path / "local"), REPO, quiet=True)
+        rename_data(inside)
+    ordered = inside.faults.add(route, **fault)
+    _, pushed = run(few, tmp_path / "out", delete_pushed=delete)
+    assert ordered.hits == 1
+    assert pushed.ok
+    assert same_data(there(inside), here(tmp_path / "local"))
+    for commit in inside.store.commits(REPO):
+        card = commit.files.get("README.md")
+        if card and "dataset_info" in take_apart(inside.store.path_of(card).read_bytes(), "").values:
+            assert "meta/manifest.json" in commit.files, "no claims while shards are on their way"
+
+
+def rename_data(hub: HubServer) -> None:
+    """Have the repository hold another dataset: the same, in more shards by their names."""
+    repo = hub.store.repo(REPO)
+    files = {name.replace("-of-00003", "-of-00009"): file for name, file in repo.commit("main").files.items()}
+    hub.store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], files, "as it was")
+
+
+@pytest.mark.parametrize("trouble", [None, "put", "commit", "killed"])
+def test_the_token_is_nowhere_to_be_seen(trouble: str | None, hub: HubServer, few: Path, tmp_path: Path) -> None:
+    """Not where all goes well, nor where it fails, nor in what a killed run leaves."""
+    arguments = ["convert", few, tmp_path / "out", "--max-shard-size", "1MB", "--num-proc", 2, "--delete-pushed"]
+    arguments += ["--push-to", REPO, "--token", WRITE_TOKEN, "--json"]
+    if trouble in ("put", "commit"):
+        hub.faults.add(trouble, "fail_before", times=10_000)
+    done = command(hub, tmp_path, *arguments, token=None, kill_at="commit" if trouble == "killed" else None)
+    assert done.code == {None: 0, "killed": -signal.SIGKILL}.get(trouble, 1), done.stderr
+    assert WRITE_TOKEN not in done.stdout + done.stderr
+    assert not any(WRITE_TOKEN.encode() in content for content in everything_written(tmp_path))
+    assert any(record.authenticated for record in hub.requests("preupload"))
 
 
 @pytest.mark.parametrize("option", [["--delete-pushed"], ["--public"], ["--revision", "x"], ["--token", "hf_x"]])
