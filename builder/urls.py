@@ -201,6 +201,17 @@ def filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any,
     return system, path
 
 
+def read_range(system: Any, path: str, start: int, end: int) -> bytes:
+    """One request for bytes ``start`` to ``end`` (exclusive) and no others."""
+    if system.async_impl:
+        data: bytes = system.cat_file(path, start=start, end=end)
+        return data
+    # Of the others, hf:// among them, cat_file opens the file with a cache that reads on for 5 MiB.
+    with system.open(path, "rb", cache_type="none") as handle:
+        handle.seek(start)
+        return bytes(handle.read(end - start))
+
+
 def serve(protocol: str, read: Callable[[str], bytes]) -> None:
     """Make ``protocol://address`` openable by all that opens files through fsspec, in this process: ``read`` gives the
     bytes for what stands behind ``://``."""

@@ -15,7 +15,7 @@ from builder import schema
 from builder.errors import SourceError
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
-from builder.urls import TRIES, filesystem
+from builder.urls import TRIES, filesystem, read_range
 
 Answer = TypeVar("Answer")
 
@@ -68,8 +68,7 @@ class RemoteHandle:
         self.size: int = size
 
     def read(self, offset: int, size: int) -> bytes:
-        data: bytes = self._ask(lambda system, path: system.cat_file(path, start=offset, end=offset + size))
-        return data
+        return self._ask(lambda system, path: read_range(system, path, offset, offset + size))
 
     @property
     def mtime_ns(self) -> int | None:

@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 import builder
 from builder import schema
 from builder.arrays import numbers_of
+from builder.errors import OutputError
 from builder.options import ConvertOptions
 from builder.publish.card import write_card
 from builder.records import Reason, Totals
@@ -66,7 +68,8 @@ def add_up(receipts: Iterable[Receipt], lost: Mapping[str, int] = MappingProxyTy
 
 
 def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], options: ConvertOptions) -> Totals:
-    """Write meta/ and README.md for a complete set of shards. Writes the same bytes however often it is called."""
+    """Write meta/ and README.md for a complete set of shards. Writes the same bytes however often it is called; of a
+    README.md that is there, the owner's text stays. Raises OutputError where that cannot be told apart."""
     totals = tally(survey, receipts.values(), planned_rejects=True)
     suffix = schema.SUFFIXES[options.format]
     names = {number: schema.ShardName(number, survey.plan.shards, suffix) for number in receipts}
@@ -81,13 +84,12 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
     versions = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
     facts = totals_json(totals)
     text = sum(int(numbers_of(ledger.index_part(number).column("annotation_size")).sum()) for number in numbers)
-    card = write_card(
-        facts, options.to_json(), versions, totals.image_bytes + 2 * text, sum(receipt.size for receipt in ordered)
-    )
-    files[schema.CARD] = {
-        "size": len(card),
-        "xxh3_128": write(ledger.folder, schema.CARD, [card]),
-    }
+    size = sum(receipt.size for receipt in ordered)
+    card = write_card(facts, options.to_json(), versions, totals.image_bytes + 2 * text, size)
+    files[schema.CARD] = {"size": len(card), "xxh3_128": xxhash.xxh3_128_hexdigest(card)}  # as it was made
+    if existing := _card_that_is_there(ledger):  # what its owner wrote into it, or a push brought here, stays
+        card = write_card(facts, options.to_json(), versions, totals.image_bytes + 2 * text, size, existing)
+    write(ledger.folder, schema.CARD, [card])
     if options.format == "arrow":
         files |= _write_saved_dataset(ledger, [os.path.join(*names[number].path.split("/")) for number in numbers])
     formats: Counter[str] = Counter()
@@ -104,6 +106,15 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
     write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
     ledger.clear_temporary()
     return totals
+
+
+def _card_that_is_there(ledger: Ledger) -> bytes | None:
+    try:
+        return ledger.folder.read(schema.CARD)
+    except IsADirectoryError:
+        return None  # writing it says what is wrong
+    except OSError as error:
+        raise OutputError(f"cannot read {ledger.folder.root}/{schema.CARD}: {error.strerror}") from error
 
 
 def describe(survey: Survey) -> dict[str, Any]:
