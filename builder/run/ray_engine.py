@@ -11,6 +11,7 @@ when it is given up.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -27,6 +28,8 @@ import builder
 from builder.errors import ClusterError, MissingExtraError, WorkerDiedError
 from builder.options import default_num_proc
 from builder.run.engines import Report, Result, Task, Work, answer_to, describe, pack, unpack
+
+_log = logging.getLogger(__name__)
 
 TRIES = 3
 """How often a task is begun when nodes or workers die under it: once is an accident, three times is the task's own
@@ -177,6 +180,7 @@ class RayEngine:
             name = "its node ran out of memory" if out_of_memory else type(error).__name__
             flight.reasons.append(name)
             if len(flight.reasons) < TRIES:
+                _log.warning("%s: %s. It is begun again.", describe(flight.task), name)
                 return None
             reasons = f"begun {TRIES} times: {', '.join(flight.reasons)}"
             raise WorkerDiedError(describe(flight.task), reasons) from error
