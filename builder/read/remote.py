@@ -44,7 +44,7 @@ class RemoteStorage:
 
     def for_arrow(self, path: str) -> Any:
         system, place = self.system(path)
-        return system.open(place, "rb")
+        return system.open(place, "rb", cache_type="none")  # pyarrow asks for what it needs; a cache reads on for 5 MiB
 
     def system(self, url: str) -> tuple[Any, str]:
         """The file system of a URL, of this process, and the path in it."""

@@ -276,6 +276,21 @@ def test_a_sample_is_one_request_for_just_its_bytes(pushed: HubServer, client_py
     assert others < 20_000, "the index and the shard's footer"
 
 
+def test_an_annotation_costs_its_column_of_a_row_group(pushed: HubServer, client_python: str, out: Path) -> None:
+    code = """
+        from builder import open_dataset
+        rows = open_dataset("hf://datasets/user/laion6m")
+        print(rows[4].annotation)
+        print(rows[5].annotation)
+    """
+    before = len(pushed.requests("cdn_get"))
+    said = run_ok(pushed, code, client_python)
+    assert said.splitlines() == [row["annotation"] for row in local_rows(out)[4:6]]
+    ranges = [record for record in pushed.requests("cdn_get")[before:] if record.status == 206]
+    shard = out / "data" / "train-00001-of-00003.parquet"
+    assert sum(record.bytes_out for record in ranges) < 3 * 65_536 + 10_000 < shard.stat().st_size / 3
+
+
 PRIVATE = """
     import sys
     from datasets import load_dataset
