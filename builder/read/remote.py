@@ -15,7 +15,7 @@ from builder import schema
 from builder.errors import SourceError
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
-from builder.urls import TRIES, filesystem, read_range
+from builder.urls import TRIES, filesystem, read_range, say
 
 Answer = TypeVar("Answer")
 
@@ -86,7 +86,7 @@ class RemoteHandle:
                 raise SourceError(f"{self.path}: not found") from None
             except Exception as error:  # noqa: BLE001 - HTTP and S3 clients have no common base; raised in the end
                 problem = error
-        raise SourceError(f"{self.path}: {type(problem).__name__}: {problem} (tried {TRIES} times)") from problem
+        raise SourceError(f"{self.path}: {type(problem).__name__}: {say(problem)} (tried {TRIES} times)") from problem
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:
