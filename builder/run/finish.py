@@ -19,7 +19,6 @@ from builder import schema
 from builder.arrays import numbers_of
 from builder.errors import OutputError
 from builder.options import ConvertOptions
-from builder.publish.card import write_card
 from builder.records import Reason, Totals
 from builder.run.survey import Survey
 from builder.store.folders import write
@@ -42,7 +41,7 @@ def tally(survey: Survey, receipts: Iterable[Receipt], planned_rejects: bool) ->
     """Add up. ``planned_rejects``: count what was lost before anything was read (left out for a slice of the
     source)."""
     lost: Counter[str] = Counter()
-    if planned_rejects:
+    if planned_rejects and survey.plan.rejects.num_rows:  # counting imports pyarrow.compute, 30 ms
         counts = survey.plan.rejects.column("reason").value_counts()
         lost.update({item["values"]: item["counts"] for item in counts.to_pylist()})
     return add_up(receipts, lost, survey.plan.unlisted if planned_rejects else 0)
@@ -84,6 +83,8 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
     versions = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
     facts = totals_json(totals)
     text = sum(int(numbers_of(ledger.index_part(number).column("annotation_size")).sum()) for number in numbers)
+    from builder.publish.card import write_card  # an index has none
+
     size = sum(receipt.size for receipt in ordered)
     card = write_card(facts, options.to_json(), versions, totals.image_bytes + 2 * text, size)
     files[schema.CARD] = {"size": len(card), "xxh3_128": xxhash.xxh3_128_hexdigest(card)}  # as it was made
@@ -151,6 +152,8 @@ def examples_of(tables: Iterable[pa.Table]) -> dict[str, str]:
     """One reject of each reason, in words."""
     examples: dict[str, str] = {}
     for table in tables:
+        if not table.num_rows:
+            continue
         for reason in table.column("reason").unique().to_pylist():
             if reason not in examples:
                 row = table.slice(table.column("reason").to_pylist().index(reason), 1).to_pylist()[0]
