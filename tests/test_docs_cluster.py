@@ -154,7 +154,9 @@ def test_the_array_of_slices_ends_in_one_output_and_the_last_run_finds_nothing_t
     assert output_bytes(out) == output_bytes(tmp_path / "local")
 
 
-def test_the_ray_script_starts_a_head_and_the_others_and_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ray_script_starts_a_head_and_the_others_and_converts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'laion6m[ray]'")
     import tempfile
 
