@@ -344,12 +344,20 @@ def keep(data: bytes, problem: str) -> None:
 
 
 def main() -> int:
-    options = arguments(__doc__ or "", 900, 20_000, every=(40, "every so many trials goes through convert (40)"))
+    options = arguments(
+        __doc__ or "",
+        900,
+        20_000,
+        every=(40, "every so many trials goes through convert (40)"),
+        corpus=(1, "0: without the tars of other projects' test suites, where they lie beside the repository (1)"),
+    )
     figures: Counter[str] = Counter(
         dict.fromkeys(("trials", "corpus", "converted", "members", "must be found", "untouched", "rows", "rejects"), 0)
     )
     with tempfile.TemporaryDirectory(prefix="fuzz-tar-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
-        work: list[Callable[[], Counter[str]]] = [lambda: corpus(name)] if (CORPUS / "tars").is_dir() else []
+        work: list[Callable[[], Counter[str]]] = (
+            [lambda: corpus(name)] if options.corpus and (CORPUS / "tars").is_dir() else []
+        )
         jobs = [*work]
         for first, count in batches(options.trials, BATCH, float("inf")):
             jobs.append(lambda first=first, count=count: batch(options.seed, first, count, options.every, name))

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 pytest_plugins = ["tests.hub.fixtures"]
 
-# The same examples each time: what fails, fails for everybody. `HYPOTHESIS_PROFILE=random pytest` looks for others.
+# The same examples each time: what fails, fails for everybody. `HYPOTHESIS_PROFILE=random pytest` looks for more.
 settings.register_profile("fixed", deadline=None, derandomize=True)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

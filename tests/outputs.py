@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from tests.sources import picture
 
 ROOT = Path(__file__).parents[1]
+ALL = "LAION6M_TEST_ALL" in os.environ
+"""Whether to take all of what the tests otherwise take a fixed part of (CONTRIBUTING.md)."""
 
 
 class OutRow(NamedTuple):

@@ -1,9 +1,8 @@
 import pickle
-import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import OptionError
@@ -83,13 +82,13 @@ def test_different_seeds_and_epochs_give_different_orders() -> None:
 
 
 def test_small_shuffles_come_up_equally_often() -> None:
-    """24 orders of four rows, 24,000 seeds: 1,000 each, more or less. χ² of 23 degrees passes 49.7 once in 1,000."""
+    """24 orders of four rows, 9,600 seeds: 400 each, more or less. χ² of 23 degrees passes 49.7 once in 1,000."""
     seen: dict[tuple[int, ...], int] = {}
-    for seed in range(24_000):
+    for seed in range(9_600):
         order = tuple(Permutation(4, seed).take(positions(4)).tolist())
         seen[order] = seen.get(order, 0) + 1
     assert len(seen) == 24
-    assert sum((count - 1000) ** 2 / 1000 for count in seen.values()) < 49.7
+    assert sum((count - 400) ** 2 / 400 for count in seen.values()) < 49.7
 
 
 def test_a_shuffle_leaves_no_trace_of_the_order_of_rows() -> None:
@@ -139,7 +138,8 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("name", ORDERS)
-@given(start=st.integers(0, 10**12), count=st.integers(1, 300), world=st.integers(1, 8))
+@settings(max_examples=40)
+@given(start=st.integers(0, 10**12), count=st.integers(1, 150), world=st.integers(1, 8))
 def test_ranks_together_take_the_order_of_one(name: str, start: int, count: int, world: int) -> None:
     order = ORDERS[name]
     alone = list(walk(order, start, 1, start + count))
@@ -151,16 +151,14 @@ def test_ranks_together_take_the_order_of_one(name: str, start: int, count: int,
 def test_walking_on_is_the_same_as_starting_there(name: str) -> None:
     order = pickle.loads(pickle.dumps(ORDERS[name]))
     endless = walk(order, 3, 2)
-    taken = [next(endless) for _ in range(5000)]
+    taken = [next(endless) for _ in range(1400)]
     resumed = walk(ORDERS[name], 3 + 2 * 1234, 2)
     assert [next(resumed) for _ in range(100)] == taken[1234:1334]
 
 
-def test_the_first_index_of_six_million_comes_at_once() -> None:
-    """The goal is 5 ms; ten times that here, as other work may have the machine. A list would take a second."""
-    start = time.perf_counter()
-    next(walk(ShuffledOrder(6_000_000, 1), 5_000_000_000, 8))
-    assert time.perf_counter() - start < 0.05
+def test_the_first_index_of_as_many_rows_as_there_can_be_comes_at_once() -> None:
+    """No list of them could be made, nor could the epochs before be walked through."""
+    assert 0 <= next(walk(ShuffledOrder(2**62, 1), 5_000_000_000 * 2**30, 8)) < 2**62
 
 
 def test_a_mixture_keeps_its_weights_in_every_turn_and_its_parts_their_epochs() -> None:
