@@ -216,6 +216,16 @@ def test_opening_a_folder_without_its_shards_says_where_they_are(
         _ = open_dataset(out)[5].image
 
 
+def test_converting_without_a_push_brings_the_shards_back(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    run(source, tmp_path / "out")
+    convert(str(source), str(tmp_path / "out"), OPTIONS, num_proc=1, quiet=True)
+    assert same_data(here(tmp_path / "out"), whole)
+    result = verify(str(tmp_path / "out"), num_proc=1, quiet=True)
+    assert (result.problems, result.notes, result.away) == ((), (), 0)
+
+
 def test_a_shard_that_the_hub_has_lost_is_made_anew(
     inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
