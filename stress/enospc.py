@@ -2,8 +2,10 @@
 
     python stress/enospc.py [--seconds 900] [--trials 100000] [--seed 6]
 
-A shim in front of the C library (faulty.c, compiled here with cc) fails the n-th call that writes below OUT, for every
-n there is, with ENOSPC or EIO, once or from then on; and the n-th read of the source with EIO. Where root may mount,
+A shim in front of the C library (faulty.c, compiled here with cc) fails the n-th call that writes below OUT, of all
+processes of a run together, for every n there is, with ENOSPC or EIO, once or from then on; and the n-th read of the
+source with EIO. It tells whether it did: a run with exit code 0 has survived an error, or has not reached it (two
+processes do not make the same number of calls each time; a real disk may have had room). Where root may mount,
 also real tmpfs of growing size and of few inodes, and read-only ones. Every time: exit code 1, one line that names a
 file and the system's reason, no file under a final name that is not whole, and the same command afterwards, on a disk
 that works, ends with the same bytes, doing nothing twice.
@@ -25,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ from tests.outputs import leftovers, output_bytes
 
 WRITES, READS = 1, 2
 PATIENCE = 60.0
+ENDINGS = ("refused", "survived", "not reached")
 
 
 def with_shim(scratch: Path) -> ctypes.CDLL | None:
@@ -92,9 +96,11 @@ class Trials:
         num_proc: int = 1,
         mend: Any = None,
         note: str = "",
+        fired: Callable[[], int] | None = None,
     ) -> None:
-        """One run in which something fails, then ``mend``, then one in which nothing does."""
-        ending = in_process(lambda: run_cli(*self.command(out, num_proc), before=before), PATIENCE)
+        """One run in which something fails, then ``mend``, then one in which nothing does. ``fired``: how many calls
+        failed; None: nobody knows."""
+        ending = in_process(lambda: run_cli(*self.command(out, num_proc), before=before, after=fired), PATIENCE)
         self.figures["trials"] += 1
         self.kinds[kind] += 1
         try:
@@ -114,14 +120,18 @@ class Trials:
         if ending.hung or ending.crashed:
             self.figures["hangs" if ending.hung else "crashes"] += 1
             raise LostError(f"{ending}")
-        code, words, _ = ending.value
+        code, words, failed = ending.value
         if out.is_dir() and (wrong := half_named(out, self.whole)):
             raise LostError(f"half a file under a final name: {wrong}")
-        if code == 0:  # an error in tidying up, which nobody needs to hear of
+        if code == 0:
             if output_bytes(out) != self.whole:
                 raise LostError(f"exit 0 without all of the output: {words!r}")
-            self.figures["survived"] += 1
+            # An error in tidying up, which nobody needs to hear of; or none at all.
+            self.figures["survived" if failed else "not reached"] += 1
             return
+        if failed == 0:
+            raise LostError(f"exit {code} though nothing failed: {words!r}")
+        self.figures["refused"] += 1
         lines = [line for line in words.splitlines() if line.startswith("laion6m: ")]
         if code != 1 or "Traceback" in words or len(lines) != 1:
             raise LostError(f"exit {code}, said: {words!r}")
@@ -140,29 +150,31 @@ class Trials:
 
 def by_shim(trials: Trials, shim: ctypes.CDLL) -> list[Trial]:
     """Every n, both errors, once and from then on, in one process and in two."""
-    armed = partial(arm, shim)
-    counts = {}
-    for which, folder in ((WRITES, trials.scratch / "count"), (READS, trials.source)):
-        out = trials.scratch / "count"
-        before = partial(armed, folder, which, 0, 0, False)
-        ending = in_process(partial(run_cli, *trials.command(out, 1), before=before, after=shim.fault_count), PATIENCE)
-        counts[which] = ending.value[2]
-        shutil.rmtree(out)
-    print(f"{counts[WRITES]} writing calls and {counts[READS]} reading ones in a run", flush=True)
     out = trials.scratch / "out"
     found: list[Trial] = []
-    for n in range(1, counts[WRITES] + 1):
-        for code in (errno.ENOSPC, errno.EIO):
-            for sticky in (False, True):
-                for num_proc in (1, 2):
-                    kind, note = f"{errno.errorcode[code]} on write", f"call {n}, {sticky=}, {num_proc=}"
-                    before = partial(armed, out, WRITES, n, code, sticky)
-                    found.append(partial(trials.fail, kind, out, before, num_proc, note=note))
-    for n in range(1, counts[READS] + 1):
-        for sticky in (False, True):
-            before = partial(armed, trials.source, READS, n, errno.EIO, sticky)
-            found.append(partial(trials.fail, "EIO on read", out, before, note=f"call {n}, {sticky=}"))
+    for num_proc in (1, 2):
+        for which, folder, codes in (
+            (WRITES, out, (errno.ENOSPC, errno.EIO)),
+            (READS, trials.source, (errno.EIO,)),
+        ):
+            calls = count_calls(trials, shim, which, folder, num_proc)
+            what = "write" if which == WRITES else "read"
+            print(f"{calls} calls that {what} in a run of {num_proc} processes", flush=True)
+            for n, code, sticky in product(range(1, calls + 1), codes, (False, True)):
+                kind, note = f"{errno.errorcode[code]} on {what}", f"call {n}, {sticky=}, {num_proc=}"
+                before = partial(arm, shim, folder, which, n, code, sticky)
+                found.append(partial(trials.fail, kind, out, before, num_proc, note=note, fired=shim.fault_fired))
     return found
+
+
+def count_calls(trials: Trials, shim: ctypes.CDLL, which: int, folder: Path, num_proc: int) -> int:
+    """Calls of a run in which none fails."""
+    out = trials.scratch / "out"
+    before = partial(arm, shim, folder, which, 0, 0, False)
+    line = trials.command(out, num_proc)
+    ending = in_process(partial(run_cli, *line, before=before, after=shim.fault_count), PATIENCE)
+    shutil.rmtree(out)
+    return int(ending.value[2])
 
 
 def arm(shim: ctypes.CDLL, folder: Path, which: int, n: int, code: int, sticky: bool) -> None:
@@ -227,7 +239,7 @@ def main() -> int:
             trial()
             shutil.rmtree(scratch / "out", ignore_errors=True)
         figures = {"trials": trials.figures["trials"], "of": len(todo)} | dict(sorted(trials.kinds.items()))
-        figures |= {name: trials.figures[name] for name in ("survived", "rows", "rejects", "crashes", "hangs", "lost")}
+        figures |= {name: trials.figures[name] for name in (*ENDINGS, "rows", "rejects", "crashes", "hangs", "lost")}
     if library := os.environ.get("LAION6M_FAULTY"):  # of the process that started this one anew
         shutil.rmtree(Path(library).parent)
     return close("enospc", figures)

@@ -3,6 +3,9 @@
  *     cc -shared -fPIC -O1 -o faulty.so faulty.c -ldl;  LD_PRELOAD=./faulty.so python …
  *     fault_arm("/out", kinds, n, errno, sticky)   the n-th call of these kinds fails; sticky: and all after it
  *     fault_count()                                calls of these kinds so far
+ *     fault_fired()                                how many of them failed
+ *
+ * Calls are counted over the process that was armed and all that it forks, in memory that they share.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,7 +13,9 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -20,15 +25,19 @@ enum { WRITES = 1, READS = 2 };
 #define MOST_FDS 4096
 
 static char prefix[4096];
-static int kinds, nth, code, sticky, counted;
+static int kinds, nth, code, sticky;
+static struct { int counted, fired; } *shared;
 static unsigned char ours[MOST_FDS];
 
 void fault_arm(const char *folder, int which, int n, int error, int all) {
     strncpy(prefix, folder, sizeof prefix - 1);
-    kinds = which, nth = n, code = error, sticky = all, counted = 0;
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) abort();
+    kinds = which, nth = n, code = error, sticky = all;
 }
 
-int fault_count(void) { return counted; }
+int fault_count(void) { return shared->counted; }
+int fault_fired(void) { return shared->fired; }
 
 static int inside(int dir, const char *path) {
     char where[4096], link[64];
@@ -43,9 +52,11 @@ static int inside(int dir, const char *path) {
 
 static int fails(int kind) {
     if (!(kinds & kind)) return 0;
-    counted++;
-    if (counted == nth || (sticky && nth && counted > nth)) { errno = code; return 1; }
-    return 0;
+    int now = __atomic_add_fetch(&shared->counted, 1, __ATOMIC_SEQ_CST);
+    if (!nth || now < nth || (now > nth && !sticky)) return 0;
+    __atomic_add_fetch(&shared->fired, 1, __ATOMIC_SEQ_CST);
+    errno = code;
+    return 1;
 }
 
 #define REAL(type, name, ...) static type (*real)(__VA_ARGS__); if (!real) real = dlsym(RTLD_NEXT, name)

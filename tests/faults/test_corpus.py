@@ -65,8 +65,9 @@ def by_tarfile(path: Path) -> dict[str, bytes] | None:
     return found
 
 
-def by_gnu_tar(path: Path, folder: Path) -> dict[str, bytes] | None:
-    """Files that GNU tar extracts; None where it is not happy."""
+def by_gnu_tar(path: Path, folder: Path, ours: dict[str, bytes | None]) -> dict[str, bytes] | None:
+    """Files that GNU tar extracts, those left out that are not whole for us: one is 8 GB of holes. None where it is not
+    happy."""
     folder.mkdir()
     done = subprocess.run(
         ["tar", "--no-same-owner", "-xf", path.resolve(), "-C", folder], capture_output=True, check=False
@@ -75,7 +76,7 @@ def by_gnu_tar(path: Path, folder: Path) -> dict[str, bytes] | None:
         return None
     files = (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink())
     names = {each: os.fsencode(each.relative_to(folder)).decode("utf-8", "backslashreplace") for each in files}
-    return {name: each.read_bytes() for each, name in names.items()}
+    return {name: each.read_bytes() for each, name in names.items() if ours.get(name, b"") is not None}
 
 
 OTHERWISE = {
@@ -102,7 +103,7 @@ def test_tars_hold_all_that_tarfile_and_gnu_tar_find_in_them(tmp_path: Path) -> 
             continue
         others = [by_tarfile(path)]
         if shutil.which("tar") and len(found) < _MANY:
-            others.append(by_gnu_tar(path, tmp_path / path.name))
+            others.append(by_gnu_tar(path, tmp_path / path.name, found))
         for name, data in ((name, data) for other in others if other for name, data in other.items()):
             compared += 1
             if name not in found or found[name] not in (data, None):
