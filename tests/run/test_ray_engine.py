@@ -248,6 +248,7 @@ def test_ctrl_c_ends_a_cluster_of_our_own_and_the_same_command_goes_on(tmp_path:
         patch.delenv("RAY_AUTH_MODE")
         patch.delenv("RAY_AUTH_TOKEN")
         patch.setenv("HOME", str(home))
+        patch.setenv("RAY_TMPDIR", cluster.folder)
         process = start(*words, "--json", leaks=False)
         wait_until(lambda: receipts(out), 120)
         os.killpg(process.pid, signal.SIGINT)
