@@ -25,9 +25,12 @@ from builder.run import engines, ray_engine
 from builder.run.engines import EngineChoice, make_engine
 from builder.run.extract import extract
 from builder.run.index import index
+from builder.run.stream_out import convert_and_push
 from builder.urls import Storage
 from stress.common import receipts, session_of
+from tests.hub.server import HubServer
 from tests.outputs import leftovers, make_large_source, output_bytes, start, wait_until
+from tests.pushes import REPO, here, push_here, there
 from tests.run.ray_work import counted, endless, refused, stuck_at_first, suicidal
 from tests.servers import s3
 
@@ -221,6 +224,29 @@ def test_from_bucket_to_bucket_the_bytes_are_the_local_engines(cluster: Cluster,
         assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
         again = convert("s3://cluster/src", "s3://cluster/out", SMALL, quiet=True, **there)
         assert again.did == 0
+
+
+def test_shards_that_the_nodes_make_are_pushed_by_the_driver(
+    cluster: Cluster, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_large_source(tmp_path / "src", tars=3)
+    convert(str(tmp_path / "src"), str(tmp_path / "local"), SMALL, num_proc=1, quiet=True)
+    push_here(hub, monkeypatch)
+    _, pushed = convert_and_push(
+        str(tmp_path / "src"),
+        str(tmp_path / "out"),
+        SMALL,
+        push_to=REPO,
+        delete_pushed=True,
+        engine="ray",
+        address=cluster.address,
+        quiet=True,
+    )
+    assert pushed is not None
+    assert pushed.ok
+    made, expected = there(hub), here(tmp_path / "local")
+    assert {**made, "README.md": b""} == {**expected, "README.md": b""}, "the card names the repository"
+    assert not list((tmp_path / "out" / "data").glob("*.parquet"))
 
 
 def test_a_run_that_is_given_up_leaves_nothing_at_work(cluster: Cluster, tmp_path: Path) -> None:
