@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder.cli import main
-from builder.errors import InterruptedRunError, WorkerDiedError
+from builder.errors import InterruptedRunError, SourceError, WorkerDiedError
 from builder.run import build as building
 from tests.outputs import Ran, environment, output_bytes, run_command, run_python, start
 from tests.sources import Source, faults_of, make_source
@@ -245,6 +245,28 @@ def test_an_end_from_outside_has_its_exit_code(
     ran = run("convert", source.path, tmp_path / "out", "--num-proc", 1, "--json")
     assert (ran.code, ran.stdout) == (code, "")
     assert words in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("https://me:hunter2@host/src is not there", "https://…@host/src is not there"),
+        ("https://hunter2@host:80/src: 404", "https://…@host:80/src: 404"),
+        ("https://host/a?X-Amz-Signature=hunter2&b=1: 403", "https://host/a?X-Amz-Signature=…&b=1: 403"),
+        ("https://host/a?sv=1&sig=hunter2 no", "https://host/a?sv=1&sig=… no"),
+        ("https://host/a?X-Amz-Security-Token=hunter2", "https://host/a?X-Amz-Security-Token=…"),
+        ("a@b.tar: s3://bucket/a@b.tar is not there", "a@b.tar: s3://bucket/a@b.tar is not there"),
+        ("a\x1b[2Jb\rc\nd.tar is damaged", "a\\x1b[2Jb\\rc\\nd.tar is damaged"),  # a name from a stranger's tar
+    ],
+)
+def test_an_error_shows_no_password_and_does_not_steer_the_terminal(
+    said: str, shown: str, source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise SourceError(said)
+
+    monkeypatch.setattr(building, "survey", fail)
+    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).stderr == f"laion6m: {shown}\n"
 
 
 def test_sigterm_is_answered_like_an_interrupt(
