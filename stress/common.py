@@ -213,8 +213,8 @@ class Ending:
 
 
 def in_process(work: Callable[[], Any], timeout: float) -> Ending:
-    """Run ``work`` in a forked child: an abort, a segmentation fault or a hang is counted, not suffered. ``timeout``: in
-    seconds of this process's own waiting, so that no hang is seen where all of us were stopped for a while."""
+    """Run ``work`` in a forked child: an abort, a segmentation fault or a hang is counted, not suffered. ``timeout``:
+    seconds that this process itself waits, so that no hang is seen where all of us were stopped for a while."""
     theirs, ours = os.pipe()
     child = os.fork()
     if child == 0:
