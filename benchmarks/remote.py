@@ -4,8 +4,8 @@
 
 SOURCE (card layout) is put into moto's S3 in a process of its own on 127.0.0.1, which waits ``--delay`` seconds before
 each answer. Then, in turn: as many processes as ``--num-proc`` fetch its tars whole, one GET each, and throw them
-away; ``laion6m convert s3://… DIR`` with the same number of processes. ``--to-s3``: OUT is on that S3 too. Needs the
-extra ``test``.
+away; ``laion6m convert s3://… DIR`` with the same number of processes. ``--to-s3``: OUT is on that S3 too, and the
+plain processes put what they got under another name, in parts of 16 MiB as ``convert`` does. Needs the extra ``test``.
 """
 
 from __future__ import annotations
@@ -25,25 +25,33 @@ from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUCKET = "remote"
+PART = 16 << 20  # bytes
 
 
 def serve(delay: float) -> None:
     """An S3 until standard input ends. Prints what s3fs takes to reach it."""
     from tests.servers import s3
 
-    with s3(BUCKET) as server:
+    with s3(BUCKET, in_memory=True) as server:
         print(json.dumps(server.options), flush=True)
         for line in sys.stdin:  # "slow": from here on answers wait
             server.weather.delay = delay if line.strip() == "slow" else 0.0
             print("ok", flush=True)
 
 
-def fetch(options: dict[str, Any], paths: list[str]) -> int:
-    """GET objects, whole, one after the other; bytes in all. Runs in a process of its own."""
+def fetch(options: dict[str, Any], paths: list[str], back: str | None) -> int:
+    """GET objects, whole, one after the other, and PUT them into the folder ``back`` if there is one; bytes in all.
+    Runs in a process of its own."""
     import s3fs
 
     system = s3fs.S3FileSystem(**options, skip_instance_cache=True)
-    return sum(len(system.cat_file(path)) for path in paths)
+    size = 0
+    for path in paths:
+        data = system.cat_file(path)
+        size += len(data)
+        if back:
+            system.pipe_file(f"{back}/{path.replace('/', '-')}", data, chunksize=PART)
+    return size
 
 
 def main() -> None:
@@ -80,13 +88,15 @@ def main() -> None:
         server.stdin.write("slow\n")
         server.stdin.flush()
         server.stdout.readline()
-        taken: dict[str, list[float]] = {"GET": [], "convert": []}
+        plain = "GET+PUT" if arguments.to_s3 else "GET"
+        taken: dict[str, list[float]] = {plain: [], "convert": []}
         for number in range(arguments.rounds):
             started = time.perf_counter()
             with multiprocessing.get_context("spawn").Pool(arguments.num_proc) as pool:
-                shares = [(options, tars[first :: arguments.num_proc]) for first in range(arguments.num_proc)]
+                back = f"{BUCKET}/back" if arguments.to_s3 else None
+                shares = [(options, tars[first :: arguments.num_proc], back) for first in range(arguments.num_proc)]
                 assert sum(pool.starmap(fetch, shares)) == size
-            taken["GET"].append(time.perf_counter() - started)
+            taken[plain].append(time.perf_counter() - started)
             out = f"s3://{BUCKET}/out{number}" if arguments.to_s3 else os.path.join(scratch, "out")
             command = [sys.executable, "-m", "builder.cli", "convert", f"s3://{BUCKET}/src", out, "--json"]
             command += ["--num-proc", str(arguments.num_proc), "--max-shard-size", "200MB"]
@@ -100,7 +110,7 @@ def main() -> None:
             )
             taken["convert"].append(time.perf_counter() - started)
             if arguments.to_s3:
-                system.rm(out, recursive=True)
+                system.rm([out, f"{BUCKET}/back"], recursive=True)
             else:
                 shutil.rmtree(out)
     finally:
@@ -110,7 +120,7 @@ def main() -> None:
     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
     for name, seconds in middle.items():
         print(f"{name:8} {seconds:7.2f} s {size / seconds / 1e6:8.0f} MB/s")
-    print(f"convert has {middle['GET'] / middle['convert']:.0%} of the bandwidth of plain GETs")
+    print(f"convert has {middle[plain] / middle['convert']:.0%} of the bandwidth of plain {plain}")
 
 
 if __name__ == "__main__":

@@ -350,9 +350,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     _add_processes(parser)
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="who does the work (local)")
-    parser.add_argument(
-        "--address", metavar="ADDR", help="of a Ray cluster: auto, HOST:PORT or ray://HOST:PORT (one of its own, here)"
-    )
+    parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster: auto or HOST:PORT (one of its own, here)")
 
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:

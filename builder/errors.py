@@ -11,6 +11,7 @@
     - LockedError           another process is writing into OUT
     - WriteError            the disk refused (full, read-only, failing)
   x IndexMismatchError      an index no longer fits the files it points into
+    - RemovedShardError     a shard was removed here once the Hub had it
   x DamagedFileError        a file of ours, or a Parquet file, is not what it claims
   x WorkerDiedError         a worker process ended without an answer
   x ClusterError            a Ray cluster cannot be used
@@ -112,6 +113,17 @@ class IndexMismatchError(Laion6mError):
         return (
             f"{path} is not the file the index was made for: {difference}. Make the index again, restore the file, "
             "or say where it is: open_dataset(PATH, source=FOLDER)."
+        )
+
+
+class RemovedShardError(IndexMismatchError):
+    """A shard is on the Hub only. Args: its path here, the repository as hf:// URL."""
+
+    def __str__(self) -> str:
+        path, url = self.args
+        return (
+            f"{path} was removed after it had been pushed; {url} has it. Open that instead, open_dataset({url!r}), or "
+            "convert again without --delete-pushed."
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -122,12 +123,12 @@ class Storage:
             except (FileNotFoundError, SourceError):
                 raise
             except _FINAL as error:
-                raise SourceError(f"{url}: {type(error).__name__}: {error}") from error
+                raise SourceError(f"{url}: {type(error).__name__}: {say(error)}") from error
             # What a request raises is its library's business (aiohttp, httpx, botocore have no common base); whatever
             # it is, it is raised in the end.
             except Exception as error:  # noqa: BLE001
                 problem = error
-        raise SourceError(f"{url}: {type(problem).__name__}: {problem} (tried {TRIES} times)") from problem
+        raise SourceError(f"{url}: {type(problem).__name__}: {say(problem)} (tried {TRIES} times)") from problem
 
     def look(self, url: str) -> Entry:
         """What there is under a URL. Raises FileNotFoundError, SourceError."""
@@ -199,6 +200,23 @@ def filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any,
     except (ValueError, TypeError) as error:  # an unknown scheme; options that it does not take
         raise SourceError(f"{url}: {error}") from error
     return system, path
+
+
+def say(error: object) -> str:
+    """What an error says in one line, without what gives access: tokens, and the queries of signed addresses."""
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\")]+", r"\1", " ".join(str(error).split()))
+    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "hf_…", text)[:500]
+
+
+def read_range(system: Any, path: str, start: int, end: int) -> bytes:
+    """One request for bytes ``start`` to ``end`` (exclusive) and no others."""
+    if system.async_impl:
+        data: bytes = system.cat_file(path, start=start, end=end)
+        return data
+    # Of the others, hf:// among them, cat_file opens the file with a cache that reads on for 5 MiB.
+    with system.open(path, "rb", cache_type="none") as handle:
+        handle.seek(start)
+        return bytes(handle.read(end - start))
 
 
 def serve(protocol: str, read: Callable[[str], bytes]) -> None:

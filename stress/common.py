@@ -317,6 +317,18 @@ def receipts(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.json"))} if folder.is_dir() else {}
 
 
+def session_of(leader: int) -> list[int]:
+    """Living processes that ``leader`` started, itself included."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == leader and fields[0] not in "ZX":
+                    found.append(int(name))
+    return sorted(found)
+
+
 def half_named(out: Path, whole: Mapping[str, str]) -> list[str]:
     """Files under a final name that are not what a whole run gives (``whole``: of ``output_bytes``)."""
     return [name for name, digest in output_bytes(out).items() if whole.get(name) != digest]

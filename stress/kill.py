@@ -26,24 +26,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import builder.run.convert  # noqa: F401 - before the forks, so that what is killed is a conversion, not its imports
 from builder.cli import main as cli
-from stress.common import LostError, account, arguments, close, half_named, receipts, shard_source
+from stress.common import LostError, account, arguments, close, half_named, receipts, session_of, shard_source
 from tests.outputs import leftovers, output_bytes
 
 SHARDS, PER_SHARD = 8, 5
 PATIENCE = 60.0
 WAYS = ("worker", "parent", "all", "sigint", "sigterm")
-
-
-def session_of(leader: int) -> list[int]:
-    """Living processes that ``leader`` started, itself included."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError):
-                fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == leader and fields[0] not in "ZX":
-                    found.append(int(name))
-    return sorted(found)
 
 
 class Run:

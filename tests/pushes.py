@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +103,13 @@ def here(out: Path) -> dict[str, bytes]:
     """All files of OUT that are to be pushed."""
     paths = (path for path in out.rglob("*") if path.is_file() and ".laion6m" not in path.parts)
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(paths)}
+
+
+def everything_written(folder: Path) -> Iterator[bytes]:
+    """The content of all files but the server's."""
+    for path in folder.rglob("*"):
+        if path.is_file() and "hub-storage" not in path.parts:
+            yield path.read_bytes()
 
 
 def copy_of(out: Path, to: Path) -> Path:

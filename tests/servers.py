@@ -127,6 +127,39 @@ class Weather:
         return [body]
 
 
+class InMemory:
+    """Keeps the objects that moto gives and answers GETs of them, ranges too: moto copies a whole object for each range
+    of it, which no store does, and which would be all that a measurement shows. For objects that do not change."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._kept: dict[str, tuple[list[tuple[str, str]], memoryview]] = {}
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] != "GET" or environ.get("QUERY_STRING") or not path.endswith(".tar"):
+            answer: Iterable[bytes] = self._app(environ, start_response)
+            return answer
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", environ.pop("HTTP_RANGE", ""))
+        if path not in self._kept:
+            told: list[list[tuple[str, str]]] = []
+            body = b"".join(self._app(environ, lambda status, headers, *_: told.append(headers)))
+            own = [
+                (name, value) for name, value in told[0] if not name.lower().startswith(("content-l", "x-amz-checksum"))
+            ]
+            self._kept[path] = own, memoryview(body)
+        headers, whole = self._kept[path]
+        first, last = (int(match[1]), int(match[2] or len(whole) - 1)) if match else (0, len(whole) - 1)
+        part = whole[first : last + 1]
+        length = ("Content-Length", str(len(part)))
+        if not match:
+            start_response("200 OK", [*headers, length])
+        else:
+            place = ("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(whole)}")
+            start_response("206 Partial Content", [*headers, length, place])
+        return [bytes(part)]  # werkzeug takes nothing else
+
+
 @dataclass(frozen=True)
 class S3:
     """A running S3. ``options``: what s3fs takes to reach it."""
@@ -143,8 +176,8 @@ def s3_server(bucket: str) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def s3(bucket: str) -> Iterator[S3]:
-    """The same, with weather."""
+def s3(bucket: str, *, in_memory: bool = False) -> Iterator[S3]:
+    """The same, with weather; ``in_memory``: with tars as a store of its own size would serve them."""
     import s3fs
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from moto.server import MotoRequestHandler
@@ -156,7 +189,8 @@ def s3(bucket: str) -> Iterator[S3]:
 
     before = {name: os.environ.get(name) for name in REGION}
     os.environ.update(REGION)
-    weather = Weather(DomainDispatcherApplication(create_backend_app))
+    moto = DomainDispatcherApplication(create_backend_app)
+    weather = Weather(InMemory(moto) if in_memory else moto)
     server = make_server("127.0.0.1", 0, weather, threaded=True, request_handler=Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

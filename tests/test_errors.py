@@ -22,6 +22,7 @@ from builder.errors import (
     MissingExtraError,
     OptionError,
     OutputError,
+    RemovedShardError,
     SourceChangedError,
     SourceError,
     WorkerDiedError,
@@ -41,6 +42,10 @@ TABLE: dict[type[Laion6mError], tuple[tuple[object, ...], list[str]]] = {
     LockedError: (("OUT", "process 7 on here"), ["OUT", "process 7 on here", "Wait"]),
     WriteError: (("OUT/x", "No space left"), ["OUT/x", "No space left", "same command"]),
     IndexMismatchError: (("data/a.parquet", "9 bytes, not 8"), ["data/a.parquet", "9 bytes, not 8", "source="]),
+    RemovedShardError: (
+        ("data/a.parquet", "hf://datasets/a/b"),
+        ["data/a.parquet", "open_dataset('hf://datasets/a/b')"],
+    ),
     DamagedFileError: (("x.parquet", "footer", "no magic"), ["x.parquet", "footer", "no magic"]),
     WorkerDiedError: (("shard 3", "signal 9"), ["shard 3", "signal 9", "--num-proc"]),
     ClusterError: (("host:6379", "no answer", "Start it."), ["host:6379", "no answer", "Start it."]),

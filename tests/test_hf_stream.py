@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import logging
+import subprocess
 import tarfile
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from builder import hf_source, load_dataset
 from builder.errors import HubError, LayoutError
 from builder.hf_stream import PairUnit, plan_pairs
 from builder.options import SamplePolicy
-from tests.hub.client import client_env, run_ok
+from tests.hub.client import PROJECT, client_env, run_ok
 from tests.hub.server import HubServer
 from tests.hub.storage import File
 from tests.sources import Source, make_source, picture
@@ -70,24 +72,99 @@ def expected(source: Source) -> list[list[str]]:
     return [[key, r.caption, r.document, hashlib.sha256(r.image).hexdigest()] for key, r in source.rows.items()]
 
 
-def test_without_data_dir_the_hub_is_downloaded_once(hub: HubServer, source: Source, tmp_path: Path) -> None:
+def test_without_data_dir_the_hub_is_downloaded_once(
+    hub: HubServer, source: Source, tmp_path: Path, client_python: str
+) -> None:
     env = client_env(hub, tmp_path)
-    first = run_ok(hub, LOAD.replace("OPTIONS", ""), env=env)
+    first = run_ok(hub, LOAD.replace("OPTIONS", ""), client_python, env=env)
     assert json.loads(first.splitlines()[-1]) == expected(source)
     assert f"of {source.listed} listed samples {len(source.rejects)} are no rows" in first
     sent = len(hub.requests("cdn_get"))
     assert sent == 7  # three raw tars, three captions tars, the listing
-    offline = run_ok(hub, LOAD.replace("OPTIONS", ""), env=env | {"HF_HUB_OFFLINE": "1"})
+    offline = run_ok(hub, LOAD.replace("OPTIONS", ""), client_python, env=env | {"HF_HUB_OFFLINE": "1"})
     assert offline.splitlines()[-1] == first.splitlines()[-1]
     assert len(hub.requests("cdn_get")) == sent
 
 
-def test_the_hub_is_streamed_pair_of_tars_by_pair(hub: HubServer, source: Source) -> None:
-    out = run_ok(hub, LOAD.replace("OPTIONS", ", streaming=True"))
+def test_the_hub_is_streamed_pair_of_tars_by_pair(hub: HubServer, source: Source, client_python: str) -> None:
+    out = run_ok(hub, LOAD.replace("OPTIONS", ", streaming=True"), client_python)
     assert json.loads(out.splitlines()[-1]) == expected(source)
     assert "image_missing 1" in out
     assert "aspect_ratio 1" in out
     assert not any("data.json" in record.path for record in hub.requests("resolve"))
+
+
+PLAIN = """
+    import json, sys
+    SETUP
+    import datasets
+    rows = datasets.load_dataset("laion6m.py", split="train", **EXTRA)
+    stream = datasets.load_dataset("laion6m.py", split="train", streaming=True, **EXTRA)
+    assert rows.features == stream.features
+    print(json.dumps([[row["key"], row["caption"]] for row in rows.select_columns(["key", "caption"])]))
+    print(json.dumps([[row["key"], row["caption"]] for row in stream.select_columns(["key", "caption"])]))
+"""
+
+
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_the_plain_call_without_data_dir_does_the_same(
+    how: str, hub: HubServer, source: Source, client_python: str
+) -> None:
+    """``load_dataset("laion6m.py")`` in the checkout: of datasets from 4 on after ``import laion6m``, below 4 as a
+    script."""
+    if how == "script" and datasets_of(client_python) >= 4:
+        pytest.skip("this version of datasets runs no scripts")
+    setup, extra = ("import laion6m", "{}") if how == "module" else ("", "{'trust_remote_code': True}")
+    code = PLAIN.replace("SETUP", setup).replace("EXTRA", extra)
+    mapped, streamed = run_ok(hub, code, client_python, cwd=PROJECT).splitlines()[-2:]
+    assert json.loads(mapped) == json.loads(streamed) == [[key, row.caption] for key, row in source.rows.items()]
+
+
+def datasets_of(python: str) -> int:
+    said = run_python(python, "from importlib.metadata import version; print(version('datasets'))")
+    return int(said.split(".")[0])
+
+
+def run_python(python: str, code: str) -> str:
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+SHARED = """
+    import json, sys
+    from builder import load_dataset
+    import datasets
+    from datasets.distributed import split_dataset_by_node
+    stream = load_dataset("laion6m.py", split="train", streaming=True)
+    stream = stream.cast_column("image", datasets.Image(decode=False))
+    assert stream.num_shards == 3
+    plain = lambda row: (row["key"], row["image"]["bytes"], row["caption"])
+    whole = [plain(row) for row in stream]
+    shuffled = [plain(row) for row in stream.shuffle(seed=1, buffer_size=4)]
+    assert shuffled != whole and sorted(shuffled) == sorted(whole)
+    for size in (2, 3):
+        nodes = [split_dataset_by_node(stream, rank=rank, world_size=size) for rank in range(size)]
+        parts = [[plain(row) for row in node] for node in nodes]
+        assert sorted(sum(parts, [])) == sorted(whole) and all(parts)
+    try:
+        from torch.utils.data import DataLoader
+    except ImportError:
+        print("no torch")
+        sys.exit()
+    for workers in (1, 2, 3):
+        for rows in (stream, stream.shuffle(seed=2, buffer_size=4)):
+            loader = DataLoader(rows, batch_size=None, num_workers=workers)
+            assert sorted(map(plain, loader)) == sorted(whole), workers
+    print("read", len(whole))
+"""
+
+
+def test_the_stream_from_the_hub_is_shuffled_split_and_shared(
+    hub: HubServer, source: Source, client_python: str
+) -> None:
+    said = run_ok(hub, ["-W", "ignore", "-c", textwrap.dedent(SHARED)], client_python)
+    if "no torch" in said:
+        pytest.skip("torch is not installed there; all else was shared")
+    assert f"read {len(source.rows)}" in said
 
 
 def test_a_stream_that_breaks_goes_on(hub: HubServer, source: Source) -> None:

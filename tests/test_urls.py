@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from builder.errors import OptionError, SourceError
-from builder.urls import Entry, Storage, StorageOptions, is_url, join, serve, state_of
+from builder.urls import Entry, Storage, StorageOptions, is_url, join, say, serve, state_of
 from tests.servers import FileServer, s3_server
 
 
@@ -98,3 +98,8 @@ def test_served_bytes_open_like_files() -> None:
 def test_options_are_json_that_a_command_line_can_hold() -> None:
     options = {"client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
     assert StorageOptions.of(json.loads(json.dumps(options))).for_scheme("s3") == options
+
+
+def test_nothing_that_gives_access_is_repeated() -> None:
+    text = say("PUT https://cdn.hf.co/lfs/12?X-Amz-Signature=abc&y=1 by\n hf_abcDEF123456 failed")
+    assert text == "PUT https://cdn.hf.co/lfs/12 by hf_… failed"

@@ -12,7 +12,7 @@ from typing import Any
 
 from builder import schema
 from builder.options import MAX_PIXELS
-from builder.publish.card_merge import PLACEHOLDER, Own, compose, own_part, take_apart
+from builder.publish.card_merge import PLACEHOLDER, Card, Own, agree, compose, own_part, take_apart, unnamed
 from builder.records import Reason
 
 _MEANING = {
@@ -72,20 +72,36 @@ def write_card(
 
 def make_card(facts: Facts, own: Own, repo: str) -> bytes:
     """A card for a repository ("user/name")."""
-    rows = facts.totals["rows"]
-    size = next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")
-    metadata = {
-        "size_categories": f"size_categories:\n- {size}\n",
-        "dataset_info": _dataset_info(facts),
-        "configs": _configs(facts.suffix),
-    }
-    return compose(metadata, _body(facts, repo), own, repo)
+    return compose(_metadata(facts), _body(facts, repo), own, repo)
+
+
+def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], versions: dict[str, str]) -> bytes | None:
+    """A converted folder's card as it was made, out of one that has been edited or pushed since; None where its made
+    metadata are not those of ``totals`` and ``options``. Its made text is taken as it stands, whatever version made it:
+    compare what comes out with the checksum of what was made."""
+    try:
+        info = card.values["dataset_info"]
+        sizes = int(info["splits"][0]["num_bytes"]), int(info["download_size"])
+        metadata = _metadata(Facts(totals, options, versions, *sizes, schema.FEATURES))
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    return compose(metadata, unnamed(card), Own(), PLACEHOLDER) if agree(card, metadata) else None
 
 
 def make_interim_card(own: Own, repo: str, suffix: str) -> bytes:
     """A card for while shards come one by one: it claims no counts that do not hold yet."""
     body = "An upload of this dataset is under way: not all of its shards are here yet, and no counts are given until they are."
     return compose({"configs": _configs(suffix)}, body, own, repo)
+
+
+def _metadata(facts: Facts) -> dict[str, str]:
+    rows = facts.totals["rows"]
+    size = next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")
+    return {
+        "size_categories": f"size_categories:\n- {size}\n",
+        "dataset_info": _dataset_info(facts),
+        "configs": _configs(facts.suffix),
+    }
 
 
 def _dataset_info(facts: Facts) -> str:

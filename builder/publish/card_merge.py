@@ -104,11 +104,21 @@ def generated_part(card: bytes) -> bytes:
     if parts.inside is None:
         return b""
     facts = {key: parts.values.get(key) for key in FACTS}
-    body = parts.inside
-    for name in named(parts.repo):
-        body = body.replace(name, name.replace(parts.repo, PLACEHOLDER))
     document = json.dumps(facts, sort_keys=True, ensure_ascii=False, default=str)
-    return f"{document}\n{body}".encode("utf-8", "surrogateescape")
+    return f"{document}\n{unnamed(parts)}".encode("utf-8", "surrogateescape")
+
+
+def unnamed(card: Card) -> str:
+    """The made text, as it is in a card that has not been pushed. Empty where there is none."""
+    body = card.inside or ""
+    for name in named(card.repo):
+        body = body.replace(name, name.replace(card.repo, PLACEHOLDER))
+    return body
+
+
+def agree(card: Card, facts: dict[str, str]) -> bool:
+    """Whether the made metadata of a card are these (key → its YAML), however they are laid out."""
+    return {key: card.values[key] for key in FACTS if key in card.values} == _load("".join(facts.values()), "")
 
 
 def named(repo: str) -> tuple[str, ...]:

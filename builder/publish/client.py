@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import OptionError
+from builder.urls import say
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -175,10 +176,10 @@ def explain(error: BaseException) -> Refusal | None:
         response = getattr(each, "response", None)
         if response is not None and hasattr(response, "status_code"):
             headers, status = response.headers, int(response.status_code)
-            said = _clean(f"{getattr(each, 'server_message', None) or headers.get('X-Error-Message') or each}")
+            said = say(f"{getattr(each, 'server_message', None) or headers.get('X-Error-Message') or each}")
             wait = _asked_wait(headers)
             return Refusal(status, headers.get("X-Error-Code", ""), f"HTTP {status}, {said}", wait, status in _PASSING)
-    said = _clean(f"{type(chain[-1]).__name__}: {chain[-1]}")
+    said = say(f"{type(chain[-1]).__name__}: {chain[-1]}")
     stated = re.search(r"(?:status client error|HTTP status) \((\d{3})", said)  # as hf_xet puts it
     if stated:
         return Refusal(int(stated[1]), "", said, 0, int(stated[1]) in _PASSING)
@@ -238,12 +239,6 @@ def _asked_wait(headers: Any) -> float:
         r"\s*(\d+)\s*", headers.get("Retry-After", "")
     )
     return float(stated[1]) if stated else 0.0
-
-
-def _clean(text: str) -> str:
-    """One line, without what gives access: tokens, and the queries of signed addresses."""
-    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\")]+", r"\1", " ".join(text.split()))
-    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "hf_…", text)[:500]
 
 
 _operation: type[CommitOperationAdd] | None = None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import xxhash
 
-from builder.errors import DamagedFileError, IndexMismatchError, SourceError
+from builder.errors import DamagedFileError, IndexMismatchError, RemovedShardError, SourceError
 from builder.read.threads import ForkLock
 from builder.schema import IndexedFile
 
@@ -121,7 +121,8 @@ class Handles:
         return self._inside(self.files[number].path)
 
     def get(self, number: int) -> Handle:
-        """The file, opened and checked. Raises IndexMismatchError when it is not the one indexed."""
+        """The file, opened and checked. Raises IndexMismatchError when it is not the one indexed, RemovedShardError
+        when only the Hub has it."""
         with self._lock:
             handle = self._open.get(number)
             if handle is not None:
@@ -129,7 +130,12 @@ class Handles:
                 return handle
         if not 0 <= number < len(self.files):
             raise DamagedFileError(self.root, "index", f"it names file {number} of {len(self.files)}")
-        handle = self._checked(self.path(number), self.files[number].check)
+        try:
+            handle = self._checked(self.path(number), self.files[number].check)
+        except IndexMismatchError as error:
+            if url := self._pushed_to(number):
+                raise RemovedShardError(self.path(number), url) from error
+            raise
         with self._lock:
             self._open[number] = handle
             while len(self._open) > MOST_OPEN:
@@ -160,6 +166,16 @@ class Handles:
         if ".." in path.split("/"):  # an index may be a stranger's, and be there to be read out
             raise DamagedFileError(self.root, "index", f"it names {path!r}, which leads out of it")
         return self.storage.join(self.root, path)
+
+    def _pushed_to(self, number: int) -> str | None:
+        """The repository that has file ``number``, where it was removed here for that reason."""
+        name = self.files[number].path
+        if not isinstance(self.storage, LocalStorage) or os.path.exists(self.path(number)):
+            return None
+        from builder.store.pushed import PushRecords  # what a reader that finds its files has no use for
+
+        mark = PushRecords(self.root).marks().get(name)
+        return mark.url if mark else None
 
     def _checked(self, path: str, check: dict[str, Any]) -> Handle:
         try:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, overload
 
 import numpy as np
@@ -226,33 +229,49 @@ class Reader(Sequence[Sample]):
         that lives for as long as one sample of it does.
         """
         keep_freed_memory()
-        places = [self._index.place(row) for row in rows]
-        images: list[bytes | None] = [None] * len(rows)
-        by_file: dict[int, list[int]] = {}
-        for number, (batch, at) in enumerate(places):
-            file = batch.file[at]
-            if batch.size[at] < 0 or (self._any_odd and self._odd[file]):
-                images[number] = self._read(batch, at)
+        place, odd = self._index.place, self._odd if self._any_odd else None
+        samples: list[Sample] = []
+        wanted: list[tuple[int, int, int, int]] = []
+        for number, row in enumerate(rows):
+            batch, at = place(row)
+            sample = Sample(self, row, batch, at)
+            samples.append(sample)
+            file, size = batch.file[at], batch.size[at]
+            if size < 0 or (odd is not None and odd[file]):
+                sample._image = self._read_odd(batch, at)
             else:
-                by_file.setdefault(file, []).append(number)
-        work: list[tuple[int, Read, list[int], list[int]]] = []
+                wanted.append((file, batch.offset[at], size, number))
+        wanted.sort()
+        if self._files.storage.gap < 0:
+            in_threads(partial(self._fill, samples), wanted, self._files.storage.threads)
+        else:
+            in_threads(partial(self._fill_merged, samples), self._merged(wanted), self._files.storage.threads)
+        return samples
+
+    def _fill(self, samples: list[Sample], wanted: list[tuple[int, int, int, int]]) -> None:
+        """Read images (file, offset, size, number of the sample), in file order; one wanted twice is read once."""
+        read, last, image = self._files.read, (-1, 0, 0), b""
+        for file, offset, size, number in wanted:
+            if last != (file, offset, size):
+                image, last = read(file, offset, size), (file, offset, size)
+            samples[number]._image = image
+
+    def _merged(self, wanted: list[tuple[int, int, int, int]]) -> list[tuple[Read, list[tuple[int, int, int, int]]]]:
+        """The same in as few reads as storage likes them."""
+        work: list[tuple[Read, list[tuple[int, int, int, int]]]] = []
         gap = self._files.storage.gap
-        for file, numbers in sorted(by_file.items()):
-            offsets = [places[number][0].offset[places[number][1]] for number in numbers]
-            sizes = [places[number][0].size[places[number][1]] for number in numbers]
-            for read in merge_ranges(offsets, sizes, max_gap=gap, max_size=_MOST):
-                starts = [offsets[item] - read.start for item in read.items]
-                work.append((file, read, starts, [numbers[item] for item in read.items]))
+        for _, same in groupby(wanted, key=itemgetter(0)):
+            some = list(same)
+            offsets, sizes = [each[1] for each in some], [each[2] for each in some]
+            reads = merge_ranges(offsets, sizes, max_gap=gap, max_size=_MOST)
+            work += [(read, [some[item] for item in read.items]) for read in reads]
+        return work
 
-        def fill(some: list[tuple[int, Read, list[int], list[int]]]) -> None:
-            for file, (start, end, _), starts, numbers in some:
-                data = self._files.read(file, start, end - start)
-                for first, number in zip(starts, numbers, strict=True):
-                    batch, at = places[number]
-                    images[number] = data[first : first + batch.size[at]]  # bytes: all of it is data itself
-
-        in_threads(fill, work, self._files.storage.threads)
-        return [Sample(self, row, *place, image) for row, place, image in zip(rows, places, images, strict=True)]
+    def _fill_merged(self, samples: list[Sample], work: list[tuple[Read, list[tuple[int, int, int, int]]]]) -> None:
+        for (start, end, _), wanted in work:
+            data = self._files.read(wanted[0][0], start, end - start)
+            for _, offset, size, number in wanted:
+                samples[number]._image = data[offset - start : offset - start + size]  # bytes: all of it is data itself
 
 
 class View(Sequence[Sample]):

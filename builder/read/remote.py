@@ -15,7 +15,7 @@ from builder import schema
 from builder.errors import SourceError
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
-from builder.urls import TRIES, filesystem
+from builder.urls import TRIES, filesystem, read_range, say
 
 Answer = TypeVar("Answer")
 
@@ -44,7 +44,7 @@ class RemoteStorage:
 
     def for_arrow(self, path: str) -> Any:
         system, place = self.system(path)
-        return system.open(place, "rb")
+        return system.open(place, "rb", cache_type="none")  # pyarrow asks for what it needs; a cache reads on for 5 MiB
 
     def system(self, url: str) -> tuple[Any, str]:
         """The file system of a URL, of this process, and the path in it."""
@@ -68,8 +68,7 @@ class RemoteHandle:
         self.size: int = size
 
     def read(self, offset: int, size: int) -> bytes:
-        data: bytes = self._ask(lambda system, path: system.cat_file(path, start=offset, end=offset + size))
-        return data
+        return self._ask(lambda system, path: read_range(system, path, offset, offset + size))
 
     @property
     def mtime_ns(self) -> int | None:
@@ -87,7 +86,7 @@ class RemoteHandle:
                 raise SourceError(f"{self.path}: not found") from None
             except Exception as error:  # noqa: BLE001 - HTTP and S3 clients have no common base; raised in the end
                 problem = error
-        raise SourceError(f"{self.path}: {type(problem).__name__}: {problem} (tried {TRIES} times)") from problem
+        raise SourceError(f"{self.path}: {type(problem).__name__}: {say(problem)} (tried {TRIES} times)") from problem
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from builder.options import ConvertOptions, Slice
 from builder.records import Totals
 from builder.run.engines import Engine, EngineChoice, Report, make_engine
 from builder.run.finish import add_up, examples_of, tally, totals_json
-from builder.run.passes import Passing, confirmed, cuts_of, stretches
+from builder.run.plan import cuts_of
 from builder.run.progress import Progress
 from builder.run.shard import Unit
 from builder.run.survey import Survey, describe_source, load_survey, save_survey, shard_rows, survey
@@ -27,6 +27,9 @@ from builder.store.folders import LocalFolder, open_folder
 from builder.store.ledger import Ledger, Passed, Receipt
 from builder.store.output import make_folder
 from builder.urls import StorageOptions, is_url, join
+
+if TYPE_CHECKING:
+    from builder.run.passes import Passing  # imported when a source behind a URL needs it
 
 
 class Outlet(Protocol):
@@ -44,8 +47,8 @@ class Outlet(Protocol):
 class Kind:
     """What a job makes. ``work``: one unit to its receipt. ``stands``: whether a receipt's output is still there (it is
     told the shard's name, and the sizes of the files in data/). ``accept``: refuses a source it cannot do. ``finish``:
-    writes what spans all shards. ``lasting``: unfinished work is kept for the next run. ``outlet``: is handed the
-    shards."""
+    writes what spans all shards. ``lasting``: unfinished work is kept for the next run. ``shapes``: the work reads no
+    image that the scan can tell enough of. ``outlet``: is handed the shards."""
 
     verb: str
     work: Callable[[Unit, Report], Receipt]
@@ -53,6 +56,7 @@ class Kind:
     accept: Callable[[Survey], None]
     finish: Callable[[Ledger, Survey, dict[int, Receipt], ConvertOptions], Totals]
     lasting: bool
+    shapes: bool = False
     outlet: Outlet | None = None
 
 
@@ -130,13 +134,15 @@ class _Job:
             ledger.begin(job_of(describe_source(self.layout), self.options))
             plan = load_survey(self.layout, ledger)
             if plan is None and not self.layout.is_remote:
-                plan = survey(self.layout, self.options, self.crew)
+                plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes)
                 self.kind.accept(plan)
                 save_survey(plan, ledger)
                 plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows need not stay in memory
         passed: dict[int, Passed] = {}
         did = 0
         if self.layout.is_remote:
+            from builder.run.passes import stretches
+
             passing = self._passing()
             before = len(passing.done())
             if plan is None:
@@ -201,7 +207,11 @@ class _Job:
     def _receipts(self, plan: Survey, passed: dict[int, Passed]) -> dict[int, Receipt]:
         """Of shards that are done and still there."""
         stands, shards = self._stands(), plan.plan.shards
-        made = confirmed(plan, passed, len(cuts_of(self.layout, self.options))) if passed else {}
+        made: dict[int, Receipt] = {}
+        if passed:
+            from builder.run.passes import confirmed
+
+            made = confirmed(plan, passed, len(cuts_of(self.layout, self.options)))
         return {n: r for n, r in (made | self.ledger.receipts()).items() if stands(r, shards)}
 
     def _stands(self) -> Callable[[Receipt, int], bool]:
@@ -233,6 +243,8 @@ class _Job:
         )
 
     def _passing(self) -> Passing:
+        from builder.run.passes import Passing
+
         return Passing(
             layout=self.layout,
             options=self.options,

@@ -46,7 +46,15 @@ def index(
     The same rows, rejects and counts as :func:`convert` with the same options. ``digest``: read every image and note
     its xxh3-128. Makes the index anew each time. Raises SourceError (a compressed tar among others), OutputError.
     """
-    kind = Kind("index", _with_digests if digest else _without_digests, _stands, _accept, _finish, lasting=False)
+    kind = Kind(
+        "index",
+        _with_digests if digest else _without_digests,
+        _stands,
+        _accept,
+        _finish,
+        lasting=False,
+        shapes=not digest,
+    )
     target = source if out is None else out
     for place in (source, target):
         if is_url(place):

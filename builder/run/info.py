@@ -23,6 +23,7 @@ from builder.source.tars import walk_tar
 from builder.store.ledger import Ledger
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.pages import check_claims
+from builder.store.pushed import PushRecords
 
 _HEAD = 1 << 20  # bytes looked at: of a listing to guess its length, of a tar for names
 _SAMPLES = 3  # members named as samples
@@ -82,7 +83,10 @@ def _made(path: str, manifest: Manifest) -> Info:
     shards = {name: facts["size"] for name, facts in manifest.files.items() if name.startswith(f"{schema.DATA}/")}
     rejected = totals["rejected"]
     examples = _examples(path)
-    missing = [name for name in manifest.files if not os.path.exists(os.path.join(path, *name.split("/")))]
+    absent = [name for name in manifest.files if not os.path.exists(os.path.join(path, *name.split("/")))]
+    marks = PushRecords(path).marks() if absent else {}
+    away = {name: marks[name].url for name in absent if name in marks}
+    missing = [name for name in absent if name not in away]
     facts = {
         "totals": totals,
         "examples": examples,
@@ -91,6 +95,7 @@ def _made(path: str, manifest: Manifest) -> Info:
         "source": manifest.source,
         "shards": shards,
         "missing": missing,
+        "away": away,
     }
     what = "an index over tars" if manifest.kind == "index" else f"a dataset in {manifest.kind.capitalize()} shards"
     lines = [
@@ -115,10 +120,15 @@ def _made(path: str, manifest: Manifest) -> Info:
         f"{name.replace('_', '-')} {value}" for name, value in sorted(manifest.options["policy"].items())
     )
     lines.append(f"options   {policy}")
-    following = [f"laion6m verify {path}", _python(path)]
+    if away:
+        lines.append(f"removed   {len(away):>13,} shards, once {', '.join(sorted(set(away.values())))} had them")
+        place = sorted(set(away.values()))[0]
+        following = [f"laion6m verify {path}", _python(place)]
+    else:
+        following = [f"laion6m verify {path}", _python(path)]
     if missing:
         lines.append(f"missing   {len(missing):,} files, e.g. {missing[0]}: run the same command again")
-    elif manifest.kind in schema.SUFFIXES:
+    elif manifest.kind in schema.SUFFIXES and not away:
         following.append(f"laion6m push {path} USER/NAME")
     return Info(path, manifest.kind, facts, tuple(lines), tuple(following))
 

@@ -14,8 +14,8 @@ from builder.errors import DamagedFileError, OutputError
 from builder.publish.card import Facts
 from builder.publish.items import Item
 from builder.read.index import Index
-from builder.store.ledger import Ledger, PushedMark
 from builder.store.manifest import Manifest
+from builder.store.pushed import PushedMark, PushRecords
 
 _SAVED_DATASET = ("state.json", "dataset_info.json")  # of --format arrow
 
@@ -40,12 +40,12 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str) -> Pa
     """
     if manifest.kind not in schema.SUFFIXES:
         raise OutputError(f"{out} is an index over tars, which holds no image. Convert the source, and push that.")
-    ledger = Ledger(out)
+    records = PushRecords(out)
     items = {}
     for path, noted in sorted(manifest.files.items(), key=lambda entry: (not is_shard(entry[0]), entry[0])):
         if path != schema.CARD:
             name = schema.ShardName.parse(os.path.basename(path)) if is_shard(path) else None
-            mark = ledger.pushed(name.number, repo, revision) if name else None
+            mark = records.mark(name.number, repo, revision) if name else None
             items[path] = _item(out, path, noted["xxh3_128"], mark)
     items[schema.MANIFEST] = _item(out, schema.MANIFEST, "", None)
     index = Index(os.path.join(out, schema.INDEX), out)

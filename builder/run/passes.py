@@ -15,7 +15,7 @@ from builder.arrays import chunks_of, number_array, numbers_of, take_text, to_ip
 from builder.options import ConvertOptions
 from builder.run.engines import Engine, Report
 from builder.run.one_pass import EXPECTED, Pass, run_pass
-from builder.run.plan import Cut, cut_shards, endings_kept
+from builder.run.plan import Cut, cuts_of, endings_kept
 from builder.run.survey import Survey, listed, plan_survey, scans_wanted
 from builder.source.layouts import Archive, Layout, without_ending
 from builder.source.listing import Listing, column_ids
@@ -49,12 +49,6 @@ def stretches(cuts: tuple[Cut, ...]) -> list[Stretch]:
         else:
             found.append(Stretch(number, (cut,)))
     return found
-
-
-def cuts_of(layout: Layout, options: ConvertOptions) -> tuple[Cut, ...]:
-    """How a plan would cut a source of tars that are not compressed."""
-    text = sum(archive.size for archive in layout.captions)
-    return cut_shards([archive.size for archive in layout.raw], text, options.max_shard_size)
 
 
 @dataclass(frozen=True, slots=True)

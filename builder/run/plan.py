@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from builder.arrays import chunks_of, number_array, numbers_of, take_text
-from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
+from builder.arrays import bool_array, chunks_of, number_array, numbers_of, take_text
+from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
 from builder.run.losses import Losses
 from builder.source.layouts import Layout
 from builder.source.listing import Listing, path_ids
@@ -50,6 +50,9 @@ PLAN_ROW = pa.schema(
     ]
 )
 """A sample to be read: where its image and its annotation lie, and what they are called."""
+
+SHAPE = pa.field("shape", pa.uint32())
+"""One more column where the archives' scans noted it (source/glance.py); 0: not known."""
 
 BATCH_ROWS = 1 << 16
 """Rows of a plan that are in memory at a time while it is written."""
@@ -124,6 +127,12 @@ def cut_shards(sizes: Sequence[int], text_bytes: int, max_shard_size: int) -> tu
     if first < len(sizes) or not cuts:
         cuts.append(Cut(first, 0, max(first, len(sizes) - 1), sizes[-1] if sizes else 0))
     return tuple(cuts)
+
+
+def cuts_of(layout: Layout, options: ConvertOptions) -> tuple[Cut, ...]:
+    """How a plan would cut a source of tars that are not compressed."""
+    text = sum(archive.size for archive in layout.captions)
+    return cut_shards([archive.size for archive in layout.raw], text, options.max_shard_size)
 
 
 def make_plan(
@@ -246,7 +255,7 @@ class PlannedRows:
         return len(self.order)
 
     def slice(self, offset: int, length: int) -> pa.Table:
-        schema = PLAN_ROW
+        schema = PLAN_ROW if self.image.shapes is None else PLAN_ROW.append(SHAPE)
         return pa.Table.from_arrays(
             [self._column(name, self.order[offset : offset + length]) for name in schema.names], schema=schema
         )
@@ -266,7 +275,10 @@ class PlannedRows:
         if name == "position":
             return number_array(order.astype(np.int64))
         if name == "keeps_ending":
-            return number_array(self.keeps_ending[order].view(np.uint8)).cast(pa.bool_())
+            return bool_array(self.keeps_ending[order])
+        if name == SHAPE.name:
+            assert self.image.shapes is not None
+            return number_array(self.image.shapes[order])
         found = self.annotation if name.startswith("annotation") else self.image
         numbers = getattr(found, _NUMBERS[name.removeprefix("annotation_")])[order]
         return number_array(numbers.astype(PLAN_ROW.field(name).type.to_pandas_dtype()))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import xxhash
 
 import builder
 from builder import schema
@@ -28,6 +30,7 @@ from builder.run.transfer import Transfer
 from builder.store.ledger import Ledger
 from builder.store.manifest import read_manifest
 from builder.store.output import write_file
+from builder.store.pushed import PushedCard, PushRecords
 
 THREADS = 4
 """Files on their way at a time: enough to fill a line that one connection does not, few enough to be polite."""
@@ -245,10 +248,10 @@ class _CardKeeper:
 
     def __init__(self, ledger: Ledger, repo: str, parcel: Parcel) -> None:
         self._repo, self._parcel = repo, parcel
-        self._path = ledger.path("pushed-cards.json")
-        self._last: dict[str, Any] = {}
-        with suppress(OSError, ValueError), open(self._path, "rb") as file:
-            self._last = dict(json.loads(file.read()))
+        self._records = PushRecords(ledger.folder)
+        self._manifest = ledger.folder.read(schema.MANIFEST) or b""
+        self._place = os.path.relpath(parcel.card, ledger.out).replace(os.sep, "/")
+        self._last = self._records.cards(self._place).get(repo)
         try:
             with open(parcel.card, "rb") as file:
                 self._here = own_part(file.read(), parcel.card)
@@ -268,13 +271,18 @@ class _CardKeeper:
     def keep(self, card: bytes) -> None:
         """Have the card here as it is there, and remember that it was. A folder that cannot be written stays as it
         is."""
-        document = json.dumps({**self._last, self._repo: asdict(own_part(card, self._repo))}).encode()
+        note = PushedCard(
+            own=asdict(own_part(card, self._repo)),
+            digest=xxhash.xxh3_128_hexdigest(card),
+            made=xxhash.xxh3_128_hexdigest(generated_part(card)),
+            manifest=xxhash.xxh3_128_hexdigest(self._manifest),
+        )
         with suppress(WriteError):
             write_file(self._parcel.card, [card])
-            write_file(self._path, [document])
+            self._records.write_card(self._place, self._repo, note)
 
     def _own(self, there: bytes | None) -> Own:
-        theirs, last = own_part(there, f"{schema.CARD} of {self._repo}"), self._last.get(self._repo)
+        theirs, last = own_part(there, f"{schema.CARD} of {self._repo}"), self._last and self._last.own
         if self._here in (theirs, Own()) or asdict(self._here) == last:
             return self._here if there is None else theirs
         if theirs == Own() or asdict(theirs) == last:

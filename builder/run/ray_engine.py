@@ -11,13 +11,16 @@ when it is given up.
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +31,8 @@ from builder.errors import ClusterError, MissingExtraError, WorkerDiedError
 from builder.options import default_num_proc
 from builder.run.engines import Report, Result, Task, Work, answer_to, describe, pack, unpack
 
+_log = logging.getLogger(__name__)
+
 TRIES = 3
 """How often a task is begun when nodes or workers die under it: once is an accident, three times is the task's own
 doing (it takes more memory than a node has)."""
@@ -35,6 +40,7 @@ _PER_CPU = 2  # tasks sent ahead for each CPU: a node that is done has the next 
 _TICK = 0.2  # seconds between looks at progress, and between reports of a task
 _LOOK = 10.0  # seconds between looks at how large the cluster is now
 _TIMEOUT = 120.0  # seconds that a node may take to answer a question
+_STORE = 256 << 20  # bytes of our own cluster's object store: messages and answers pass through it, images do not
 
 
 @dataclass(slots=True)
@@ -55,8 +61,15 @@ class RayEngine:
     def __init__(self, num_proc: int | None, address: str | None) -> None:
         """``num_proc``: tasks at a time; None: as many as the cluster has CPUs. ``address``: of a cluster that is
         there; None: one of our own, on this machine. Raises MissingExtraError, ClusterError."""
+        if (address or "").startswith("ray://"):
+            way_out = "Give HOST:PORT of its head, or auto, on a machine of the cluster."
+            raise ClusterError(str(address), "Ray Client hides the cluster's nodes", way_out)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each start warns of what will change
+        if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # it looks at import
+            # Our cluster's ports are open to the network. Left to itself, Ray keeps a token in the home folder.
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         try:
             import ray
             import ray.exceptions
@@ -67,10 +80,14 @@ class RayEngine:
         self._address = address or "this machine"
         self._flying: dict[Any, _Flight] = {}
         self._mine = not ray.is_initialized()
+        self._stdout = ExitStack()
         if self._mine:
             self._connect(address)
+            # Ray prints what it hears of nodes that die, and stdout is for --json.
+            self._stdout.enter_context(redirect_stdout(sys.stderr))
         try:
             self._compare_versions()
+            self._setting = (os.getcwd(), versions())
             self._do = ray.remote(num_cpus=1, max_retries=0)(do)
             here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
                 ray.get_runtime_context().get_node_id(), soft=True
@@ -88,6 +105,7 @@ class RayEngine:
             own = {
                 "address": "local",
                 "num_cpus": self._num_proc or default_num_proc(),
+                "object_store_memory": _STORE,
                 "include_dashboard": False,
                 "_node_ip_address": "127.0.0.1",
             }
@@ -105,18 +123,19 @@ class RayEngine:
 
     def _compare_versions(self) -> None:
         """Other versions could write other bytes. Raises ClusterError."""
-        ray = self._ray
+        ray, errors = self._ray, self._ray.exceptions
         mine = versions()
         ask = ray.remote(num_cpus=0, max_retries=0)(versions)
         near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-        answers = {
-            place: ask.options(scheduling_strategy=near(node, soft=False)).remote() for node, place in nodes.items()
-        }
-        for place, answer in answers.items():
+        nodes = [(node["NodeID"], node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]]
+        answers = [(place, ask.options(scheduling_strategy=near(node, soft=False)).remote()) for node, place in nodes]
+        lost = (errors.WorkerCrashedError, errors.NodeDiedError, errors.TaskUnschedulableError)
+        for place, answer in answers:
             try:
                 theirs = ray.get(answer, timeout=_TIMEOUT)
-            except ray.exceptions.RayError as error:
+            except lost:
+                continue  # a moment ago; whoever comes later is asked with its first task
+            except errors.RayError as error:
                 said = str(error).strip().splitlines()[-1]
                 way_out = f"Install laion6m {mine['laion6m']} on every node."
                 raise ClusterError(self._address, f"node {place} cannot do the work: {said}", way_out) from error
@@ -162,7 +181,8 @@ class RayEngine:
         return max(1, int(_PER_CPU * self._ray.cluster_resources().get("CPU", 1)))
 
     def _send(self, flight: _Flight) -> None:
-        self._flying[self._do.remote(flight.message, flight.number, self._counter)] = flight
+        """Begin a task, or begin it again."""
+        self._flying[self._do.remote(flight.message, flight.number, self._counter, self._setting)] = flight
 
     def _answer(self, reference: Any, flight: _Flight) -> tuple[str, Any, int, int] | None:
         """What came of a task; None where it has to be begun again. Raises WorkerDiedError, ClusterError."""
@@ -177,6 +197,7 @@ class RayEngine:
             name = "its node ran out of memory" if out_of_memory else type(error).__name__
             flight.reasons.append(name)
             if len(flight.reasons) < TRIES:
+                _log.warning("%s: %s. It is begun again.", describe(flight.task), name)
                 return None
             reasons = f"begun {TRIES} times: {', '.join(flight.reasons)}"
             raise WorkerDiedError(describe(flight.task), reasons) from error
@@ -208,6 +229,7 @@ class RayEngine:
         self._disconnect()
 
     def _disconnect(self) -> None:
+        self._stdout.close()
         if self._mine:
             self._ray.shutdown()
 
@@ -227,8 +249,15 @@ class Counter:
         return counts
 
 
-def do(message: bytes, number: int, counter: Any) -> tuple[bytes, int, int]:
-    """On a node: the work in a message; its answer, packed, and the images and bytes that it reported."""
+def do(message: bytes, number: int, counter: Any, setting: tuple[str, dict[str, str]]) -> tuple[bytes, int, int]:
+    """On a node: the work in a message; its answer, packed, and the images and bytes that it reported. ``setting``: the
+    driver's working folder, where relative paths start, and its versions. Raises RuntimeError on a node that has
+    others, as one may that joined since the start."""
+    folder, theirs = setting
+    if versions() != theirs:
+        raise RuntimeError(f"a node has {_said(versions())}, the driver {_said(theirs)}: what they write could differ")
+    with suppress(OSError):  # a node without that folder can do work on URLs and absolute paths
+        os.chdir(folder)
     done = [0, 0]
     last = 0.0
 

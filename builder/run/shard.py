@@ -13,7 +13,7 @@ import pyarrow as pa
 import xxhash
 
 from builder import schema
-from builder.arrays import binary_array, from_ipc, number_array, string_array, utf8_array
+from builder.arrays import binary_array, bool_array, from_ipc, number_array, string_array, utf8_array
 from builder.options import ConvertOptions
 from builder.records import Reject
 from builder.source.samples import Chunk, Sample, Stock, read_samples
@@ -154,7 +154,7 @@ def index_part(
         numbers(annotation_files, np.int32),
         numbers([sample.annotation_offset for sample in samples], np.int64),
         numbers([len(sample.annotation) for sample in samples], np.int64),
-        numbers([sample.bom for sample in samples], np.uint8).cast(pa.bool_()),
+        bool_array(np.array([sample.bom for sample in samples], dtype=np.bool_)),
         pa.nulls(count, pa.binary(16)) if digests is None else binary_array(digests).cast(pa.binary(16)),
         string_array([sample.key for sample in samples]),
         string_array([sample.path for sample in samples]),

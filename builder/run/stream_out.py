@@ -21,8 +21,9 @@ from builder.run.engines import EngineChoice
 from builder.run.parcel import dataset_parcel, is_ours, is_shard
 from builder.run.push import THREADS, Pushed, Session, interim_card
 from builder.source.layouts import recognise
-from builder.store.ledger import Ledger, PushedMark, Receipt
+from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import read_manifest
+from builder.store.pushed import PushedMark, PushRecords
 from builder.urls import StorageOptions, is_url
 
 BACKLOG_SHARDS = 16
@@ -122,7 +123,7 @@ class _Stream:
         """Whether a receipt's shard is there: here, or, removed here, on the Hub."""
         if CONVERT.stands(ledger, receipt, name, sizes):
             return True
-        mark = ledger.pushed(receipt.number, self._repo, self._revision)
+        mark = PushRecords(ledger.folder).mark(receipt.number, self._repo, self._revision)
         if mark is None or mark.digest != receipt.digest:
             return False
         if receipt.number not in self._known:  # removed by this run, or by that of another slice
@@ -171,7 +172,7 @@ class _Stream:
                 continue
             sha256 = self._session.digests.of(item)
             mark = PushedMark(name.number, item.path, item.size, item.digest, sha256, self._repo, self._revision)
-            self._session.ledger.write_pushed(mark)
+            PushRecords(self._session.ledger.folder).write_mark(mark)
             try:
                 os.unlink(item.file)
             except OSError as error:

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from builder.arrays import Pool
+from builder.arrays import Pool, numbers_of
 from builder.errors import DamagedFileError
 from builder.options import ConvertOptions
 from builder.records import Damage
 from builder.run.engines import Engine, Report
-from builder.run.plan import BATCH_ROWS, PLAN_ROW, Plan, plan_joined, rows_digests
+from builder.run.plan import BATCH_ROWS, Plan, plan_joined, rows_digests
 from builder.source.implied import listing_of_annotations, listing_of_recaptions, wants_urls
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, read_listing
@@ -50,9 +51,9 @@ class _NumberedScan:
         return self.request.archive
 
 
-def survey(layout: Layout, options: ConvertOptions, engine: Engine) -> Survey:
-    """Scan and plan. Raises SourceError, ListingError."""
-    return plan_survey(layout, options, scan_all(layout, engine))
+def survey(layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False) -> Survey:
+    """Scan and plan. ``shapes``: note of images what their scan shows in passing. Raises SourceError, ListingError."""
+    return plan_survey(layout, options, scan_all(layout, engine, shapes=shapes))
 
 
 def scans_wanted(layout: Layout) -> tuple[bool, bool]:
@@ -78,11 +79,12 @@ def plan_survey(layout: Layout, options: ConvertOptions, scanned: list[ArchiveTa
     return Survey(layout, plan, damage, compressed, digests)
 
 
-def scan_all(layout: Layout, engine: Engine) -> list[ArchiveTable]:
+def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False) -> list[ArchiveTable]:
     """The tables of all archives, those of captions/ behind those of raw/. Raises SourceError."""
     names, urls = scans_wanted(layout)
-    archives = [*layout.raw, *layout.captions]
-    tasks = [_NumberedScan(number, ScanRequest(archive, names, urls)) for number, archive in enumerate(archives)]
+    requests = [ScanRequest(archive, names, urls, shapes) for archive in layout.raw]
+    requests += [ScanRequest(archive, names, urls) for archive in layout.captions]
+    tasks = [_NumberedScan(number, request) for number, request in enumerate(requests)]
     largest_first = sorted(tasks, key=lambda task: -task.archive.size)
     ids = Pool()
     tables: dict[int, ArchiveTable] = {}
@@ -119,7 +121,7 @@ def save_survey(survey: Survey, ledger: Ledger) -> None:
         "compressed": survey.compressed,
         "digests": survey.digests,
     }
-    schema = PLAN_ROW.with_metadata({b"plan": json.dumps(facts).encode()})
+    schema = plan.rows.slice(0, 0).schema.with_metadata({b"plan": json.dumps(facts).encode()})
     stretches = (plan.rows.slice(first, BATCH_ROWS) for first in range(0, len(plan.rows), BATCH_ROWS))
     whole = (rows.replace_schema_metadata(schema.metadata) for rows in stretches)
     digests["plan.arrow"] = _save_table(ledger, "plan.arrow", schema, whole)
@@ -175,7 +177,10 @@ def shard_rows(survey: Survey, number: int) -> tuple[pa.Table, Stock]:
     """The planned rows of one shard, and the archives they lie in."""
     plan, layout = survey.plan, survey.layout
     rows = plan.rows.slice(plan.bounds[number], plan.bounds[number + 1] - plan.bounds[number]).combine_chunks()
-    used = {name: set(rows.column(name).unique().to_pylist()) - {-1} for name in ("archive", "annotation_archive")}
+    used = {
+        name: set(np.unique(numbers_of(rows.column(name))).tolist()) - {-1}
+        for name in ("archive", "annotation_archive")
+    }
     stock = Stock(
         layout.raw_root,
         layout.captions_root,

@@ -6,7 +6,9 @@ manifest → files → index, rejects, counts → every shard, or every row in t
 from __future__ import annotations
 
 import os
+import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +23,7 @@ from builder.run.engines import Engine, EngineChoice, make_engine
 from builder.run.findings import MAKE_META, OTHER_SOURCE, Finding, Findings
 from builder.run.progress import Progress, duration
 from builder.run.report import size as in_words
+from builder.run.verify_card import check_card
 from builder.run.verify_meta import (
     Accounts,
     FileCheck,
@@ -44,6 +47,7 @@ from builder.run.verify_source import (
 )
 from builder.run.verify_tars import RowsCheck, check_rows
 from builder.store.manifest import Manifest, read_manifest
+from builder.store.pushed import PushedMark
 
 _SLICE_BYTES = 256 << 20  # of images, about, that one unit of work over tars reads
 _SHOWN = 20  # problems printed for people
@@ -52,6 +56,7 @@ _SHOWN = 20  # problems printed for people
 @dataclass(frozen=True, slots=True)
 class Verification:
     """``problems``: sentences with file, place, rows and the way out; none where ``ok``. ``rows``: by the manifest.
+    ``notes``: sentences on what is no problem: an edited card, shards that only the Hub has. ``away``: rows of those.
     ``bytes``: that were read of images and shards."""
 
     ok: bool
@@ -61,10 +66,13 @@ class Verification:
     decoded: bool = False
     bytes: int = 0
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    away: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``--json``."""
-        return {"ok": self.ok, "rows": self.rows, "problems": list(self.problems)}
+        """The contract of ``--json``; ``notes`` only where there are any."""
+        facts: dict[str, Any] = {"ok": self.ok, "rows": self.rows, "problems": list(self.problems)}
+        return facts | ({"notes": list(self.notes)} if self.notes else {})
 
 
 def verify(
@@ -80,7 +88,8 @@ def verify(
 ) -> Verification:
     """Check a folder that ``convert`` or ``index`` made. Damage of any kind is a problem in the answer, not an error.
 
-    Every file against the manifest (presence, size, xxh3-128; nothing unknown in data/ and meta/); the counts against
+    Every file against the manifest (presence, size, xxh3-128; nothing unknown in data/ and meta/); shards that were
+    removed after a push are left to ``push(…, verify_only=True)``; of README.md what the tool made; the counts against
     each other; every shard against the index: schema, rows, text columns, where the images lie; every image's checksum.
     ``source``: survey it again with OUT's options and compare rows, order, rejects, image bytes and annotations.
     ``recaptions``: Parquet files of that source, where they are not found by their names. ``decode``: decode every
@@ -115,6 +124,8 @@ def verify(
         decoded=decode,
         bytes=run.bytes,
         seconds=time.monotonic() - started,
+        notes=tuple(run.notes),
+        away=run.away_rows,
     )
 
 
@@ -122,16 +133,24 @@ def describe_verification(result: Verification) -> str:
     """For people: what was shown, or what is wrong."""
     pace = f"{in_words(result.bytes)} read in {duration(result.seconds)}"
     if result.ok:
-        shown = ["every file is there and has its checksum", "every row is as the index has it"]
-        shown += ["every row equals its source members"] if result.against_source else []
-        shown += ["every image decodes"] if result.decoded else []
-        return f"{result.rows:,} rows are sound: {', '.join(shown)} ({pace})"
+        here = " that is here" if result.away else ""
+        shown = [
+            f"every file {here.strip() or 'is there and'} has its checksum",
+            f"every row{here} is as the index has it",
+        ]
+        by_size = " (where its shard is not here, the annotation's size only)" if result.away else ""
+        shown += [f"every row equals its source members{by_size}"] if result.against_source else []
+        shown += [f"every image{here} decodes"] if result.decoded else []
+        rows = f"{result.rows:,} rows are sound"
+        if result.away:
+            rows = f"{result.rows - result.away:,} of {result.rows:,} rows are here, and sound"
+        return "\n".join([f"{rows}: {', '.join(shown)} ({pace})", *result.notes])
     count = len(result.problems)
     lines = [f"{count:,} problem{'s' if count > 1 else ''} ({pace}):"]
     lines += [f"  {problem}" for problem in result.problems[:_SHOWN]]
     if count > _SHOWN:
         lines.append(f"  and {count - _SHOWN:,} more; --json lists all")
-    return "\n".join(lines)
+    return "\n".join([*lines, *result.notes])
 
 
 class _Run:
@@ -140,20 +159,33 @@ class _Run:
     def __init__(self, out: str, manifest: Manifest, decode: bool, quiet: bool) -> None:
         self.out, self.manifest, self.decode, self.quiet = out, manifest, decode, quiet
         self.findings: list[Finding] = []
+        self.notes: list[str] = []
+        self.away: set[str] = set()  # shards that were removed here once the Hub had them
         self.bytes = 0
         self.accounts = Accounts()
         self.rejects: pa.Table | None = None
         policy = manifest.options.get("policy")
         self.caption_key = str(policy.get("caption_key", "auto")) if isinstance(policy, dict) else "auto"
 
+    @property
+    def away_rows(self) -> int:
+        files = self.accounts.header.files if self.accounts.header is not None else ()
+        return sum(file.rows for file in files if file.path in self.away)
+
     def check(self, crew: Engine) -> None:
         """OUT by itself."""
         out, manifest = self.out, self.manifest
-        present, found = check_presence(out, manifest)
+        present, marks, found = check_presence(out, manifest)
         self.findings += found
+        self.away = {mark.path for mark in marks}
+        self.notes += _away_notes(out, marks, sum(map(is_shard, manifest.files)))
+        if schema.CARD in present:
+            found, notes = check_card(out, manifest)
+            self.findings += found
+            self.notes += notes
         columns, found = check_columns(out)
         self.findings += found
-        small = [name for name in sorted(present) if not is_shard(name)]
+        small = [name for name in sorted(present) if not is_shard(name) and name != schema.CARD]
         checks = chain((FileCheck(out, name, manifest.files[name]["xxh3_128"]) for name in small), columns)
         found = [finding for findings in crew.run(check_file, checks, self._count) for finding in findings]
         self.findings += sorted(found, key=lambda finding: finding.place)
@@ -192,7 +224,7 @@ class _Run:
                 findings.add("its samples are others, or in another order")
         self.findings += findings.found
         if kept is not None and self.rejects is not None:
-            tasks = source_checks(again, options, self.out, kept, self.rejects)
+            tasks = source_checks(again, options, self.out, kept, self.rejects, self.away)
             self._work(crew, check_source, tasks, int(self.accounts.sizes.sum()))
 
     def _work(self, crew: Engine, work: Callable[..., list[Finding]], tasks: Iterator[Any], size: int) -> None:
@@ -221,7 +253,7 @@ class _Run:
             if file.path in present:
                 digest = files[file.path]["xxh3_128"]
                 yield ShardCheck(self.out, file, digest, first, True, self.decode, self.caption_key)
-            else:
+            elif file.path not in self.away:
                 self._lost(file, first)
             first += file.rows
 
@@ -238,3 +270,12 @@ class _Run:
             last = max(first + 1, int(np.searchsorted(ends, begin + _SLICE_BYTES, side="right")))
             yield RowsCheck(self.out, first, last - first, self.caption_key, self.decode)
             first = last
+
+
+def _away_notes(out: str, marks: list[PushedMark], shards: int) -> list[str]:
+    """Where the shards are that are not here, and who checks those."""
+    return [
+        f"{count:,} of {shards:,} shards are not here but in {url}, which was not asked: "
+        f"`laion6m push {shlex.quote(out)} {command} --verify-only` checks those."
+        for (url, command), count in Counter((mark.url, mark.command) for mark in marks).items()
+    ]

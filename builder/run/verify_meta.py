@@ -24,6 +24,7 @@ from builder.run.index_rows import index_rows, rows_not_utf8
 from builder.source.files import LocalFile
 from builder.store.manifest import Manifest
 from builder.store.pages import check_claims
+from builder.store.pushed import PushedMark, PushRecords
 from builder.store.seals import seal, unseal
 
 Int64s = npt.NDArray[np.int64]
@@ -117,18 +118,23 @@ def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
     return checks, found
 
 
-def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[Finding]]:
-    """The named files that are there; what is missing, of another size, or in data/ or meta/ without being named."""
-    present, found = set(), []
+def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedMark], list[Finding]]:
+    """The named files that are there; marks of the shards that were removed once the Hub had them; what is missing, of
+    another size, or in data/ or meta/ without being named."""
+    present, away, found = set(), [], []
+    marks = PushRecords(out).marks()
     for name, facts in manifest.files.items():
         path = os.path.join(out, *name.split("/"))
         findings = Findings(name, _ABSENT if is_shard(name) else MAKE_META)
-        if not os.path.isfile(path):
-            findings.add("is missing")
-        else:
+        mark = marks.get(name)
+        if os.path.isfile(path):
             present.add(name)
-            if os.path.getsize(path) != facts["size"]:
+            if os.path.getsize(path) != facts["size"] and name != schema.CARD:  # which may be edited
                 findings.add(f"{os.path.getsize(path):,} bytes, {facts['size']:,} by the manifest")
+        elif mark is not None and (mark.size, mark.digest) == (facts["size"], facts["xxh3_128"]):
+            away.append(mark)
+        else:
+            findings.add("is missing")
         found += findings.found
     known = {*manifest.files, schema.MANIFEST}
     for folder in (schema.DATA, schema.META):
@@ -140,7 +146,7 @@ def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[Finding
                 found.append(
                     Finding(name, "is not in the manifest", "Move it elsewhere, it is no part of the dataset.")
                 )
-    return present, found
+    return present, away, found
 
 
 def check_manifest(out: str, manifest: Manifest) -> list[Finding]:

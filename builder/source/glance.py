@@ -1,15 +1,24 @@
-"""An image's verdict from its two ends: for an index, which copies no image."""
+"""An image's verdict from its two ends: for an index, which copies no image.
+
+``glance`` reads the ends of one image. ``Glances`` goes along with the scan of a tar, whose headers lie between the end
+of one image and the beginning of the next: one read gives all three.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
 from builder.errors import SourceChangedError
-from builder.records import ImageInfo
+from builder.records import ImageInfo, Member
 from builder.source import jpegs
 from builder.source.files import ByteFile
 from builder.source.images import PILLOW_PIXEL_LIMIT, probe
 
 HEAD = 16 << 10  # bytes: EXIF with a thumbnail and a colour profile fit before nearly all photos' first scan
 TAIL = 4 << 10  # bytes: where the end marker is looked for first
+_BEFORE = 576  # bytes: the padding of a tar member, 511 at most, and an end marker with little behind it
+_AHEAD = 4 << 10  # bytes: a header and, of most JPEGs, all before the first scan, a colour profile (3 KB) included
 
 
 def glance(file: ByteFile, offset: int, size: int) -> ImageInfo:
@@ -29,6 +38,69 @@ def glance(file: ByteFile, offset: int, size: int) -> ImageInfo:
             if tail.rfind(b"\xff\xd9") >= 0:
                 return ImageInfo("JPEG", width, height, 1, True)
     return probe(_read(file, offset, size))
+
+
+class Glances:
+    """A tar as its scan reads it, and what can be said of the JPEGs that it passes. To be scanned as a ``ByteFile``,
+    with ``watch`` told of each member.
+
+    What it says is what ``glance`` and ``probe`` say; of images that it cannot tell enough of from what the scan has
+    read (an end marker far from the end, kilobytes of EXIF, other formats) it says nothing.
+    """
+
+    def __init__(self, file: ByteFile) -> None:
+        self.name, self.size = file.name, file.size
+        self._read_at = file.read_at
+        self._data, self._base = b"", 0
+        self._shapes: dict[int, int] = {}
+        self._offset, self._end, self._scan, self._shape = 0, -1, 0, 0  # the last image, while its end is to be seen
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The bytes asked for. What lies around them, where an image may end and the next begin, is read along."""
+        if 0 <= self._end <= self._base + len(self._data):
+            self._settle()
+        before = min(offset, _BEFORE)
+        self._data = data = self._read_at(offset - before, before + max(length, _AHEAD))
+        self._base = offset - before
+        if self._end >= 0:
+            self._settle()
+        return data[before : before + length]
+
+    def close(self) -> None:
+        """The file is closed by who opened it."""
+
+    def watch(self, member: Member) -> None:
+        """A member was met; its header, and mostly the beginning of its data, was read last."""
+        if self._end >= 0:
+            self._settle()
+        data, offset, size = self._data, member.offset, member.size
+        start = offset - self._base
+        if 0 <= start < len(data) and data.startswith(jpegs.MAGIC, start):
+            width, height, scan, sure = jpegs.read_header(data, start, min(len(data), start + size))
+            if sure and width * height <= PILLOW_PIXEL_LIMIT:
+                self._offset, self._end, self._scan = offset, offset + size, self._base + scan
+                self._shape = width << 16 | height
+
+    def _settle(self) -> None:
+        """Note the last image as whole if the end marker is in what there is of its last bytes; then it is the last no
+        more."""
+        data, end = self._data, self._end - self._base
+        if 0 < end <= len(data) and data.rfind(b"\xff\xd9", max(self._scan - self._base, end - TAIL, 0), end) >= 0:
+            self._shapes[self._offset] = self._shape
+        self._end = -1
+
+    def shapes(self, members: Iterable[Member]) -> Iterator[int]:
+        """Of each member ``width << 16 | height`` if it is a JPEG, still and whole; else 0: nobody knows yet."""
+        if self._end >= 0:
+            self._settle()
+        known = self._shapes.get
+        return (known(member.offset, 0) for member in members)
+
+
+@lru_cache(1 << 12)  # many images share a size
+def shape_info(shape: int) -> ImageInfo:
+    """What ``probe`` says of an image of this shape, which is not 0."""
+    return ImageInfo("JPEG", shape >> 16, shape & 0xFFFF, 1, True)
 
 
 def _read(file: ByteFile, offset: int, size: int) -> bytes:

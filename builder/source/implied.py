@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.arrays import MOST_TEXT, TextColumn, number_array, take_text
+from builder.arrays import MOST_TEXT, TextColumn, bool_array, take_text
 from builder.errors import ListingError
 from builder.source.captions import AUTO_KEYS
 from builder.source.listing import Ids, Listing, path_ids
@@ -185,4 +185,4 @@ def _images(names: pa.ChunkedArray, at: Integers) -> list[str]:
 
 
 def _mask(mask: npt.NDArray[np.bool_]) -> pa.BooleanArray:
-    return number_array(mask.view(np.uint8)).cast(pa.bool_())
+    return bool_array(mask)

@@ -58,7 +58,7 @@ def path_ids(paths: Iterable[str] | pa.StringArray) -> Ids:
     documents: Iterator[bytes]
     if isinstance(paths, pa.StringArray):
         parts = (paths.slice(first, _TOGETHER) for first in range(0, len(paths), _TOGETHER))
-        documents = (path for part in parts for path in part.cast(pa.binary()).to_pylist())
+        documents = (path for part in parts for path in part.view(pa.binary()).to_pylist())
     else:
         documents = map(str.encode, paths)
     while some := b"".join(map(xxhash.xxh3_128_digest, islice(documents, _TOGETHER))):

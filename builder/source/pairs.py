@@ -48,6 +48,7 @@ class Found:
     offsets: Integers  # bytes in the archive
     sizes: Integers
     states: npt.NDArray[np.uint8]
+    shapes: npt.NDArray[np.uint32] | None = None  # of images, where their scan noted them
 
     @property
     def there(self) -> Bools:
@@ -161,7 +162,13 @@ def places(tables: Sequence[ArchiveTable], at: Integers) -> Found:
 
     counts = [len(table.offsets) for table in tables]
     archives = _at(np.repeat(np.arange(len(tables), dtype=np.int32), counts), at, NOT_FOUND)
-    return Found(archives, of("offsets", 0), of("sizes", 0), of("states", WHOLE))  # type: ignore[arg-type]
+    noted = any(table.shapes is not None for table in tables)
+    shapes = _at(np.concatenate([_shapes(table) for table in tables]), at, 0) if noted else None
+    return Found(archives, of("offsets", 0), of("sizes", 0), of("states", WHOLE), shapes)  # type: ignore[arg-type]
+
+
+def _shapes(table: ArchiveTable) -> npt.NDArray[np.uint32]:
+    return np.zeros(len(table.offsets), np.uint32) if table.shapes is None else table.shapes
 
 
 def _at(column: npt.NDArray[np.generic], at: Integers, absent: int) -> npt.NDArray[np.generic]:

@@ -18,14 +18,19 @@ def merge_ranges(offsets: Sequence[int], sizes: Sequence[int], *, max_gap: int, 
     """Reads that cover all ranges, in file order. Ranges no more than ``max_gap`` bytes apart share a read while it
     stays within ``max_size`` bytes; a larger range is a read of its own. Ranges may repeat and overlap."""
     reads: list[Read] = []
+    first = last = 0
+    items: list[int] = []
     for item in sorted(range(len(offsets)), key=offsets.__getitem__):
-        start, end = offsets[item], offsets[item] + sizes[item]
-        if reads:
-            last = reads[-1]
-            whole = max(last.end, end)
-            if start - last.end <= max_gap and (whole - last.start <= max_size or whole == last.end):
-                last.items.append(item)
-                reads[-1] = last._replace(end=whole)
+        start = offsets[item]
+        end = start + sizes[item]
+        if items:
+            whole = end if end > last else last
+            if start - last <= max_gap and (whole - first <= max_size or whole == last):
+                items.append(item)
+                last = whole
                 continue
-        reads.append(Read(start, end, [item]))
+            reads.append(Read(first, last, items))
+        first, last, items = start, end, [item]
+    if items:
+        reads.append(Read(first, last, items))
     return reads

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from builder.errors import HubError, SourceError
-from builder.urls import Storage, StorageOptions
+from builder.urls import Storage, StorageOptions, read_range
 
 BLOCK = 8 << 20
 """Bytes asked for at once: long enough that a round trip of 50 ms costs less than the transfer, short enough to be read
@@ -98,7 +98,7 @@ class RemoteFile:
         def more(system: Any, path: str) -> bytes:
             nonlocal data
             while len(data) < end - start:
-                piece = _range(system, path, start + len(data), end)
+                piece = read_range(system, path, start + len(data), end)
                 if not piece:
                     raise EOFError(f"nothing came from byte {start + len(data):,} of {self._length:,} on")
                 data += piece
@@ -108,13 +108,3 @@ class RemoteFile:
             return self._storage.ask(self.name, more, self._pause)
         except FileNotFoundError:
             raise SourceError(f"{self.name}: it is no longer there") from None
-
-
-def _range(system: Any, path: str, start: int, end: int) -> bytes:
-    """One request for bytes ``start`` to ``end`` (exclusive)."""
-    if system.async_impl:
-        data: bytes = system.cat_file(path, start=start, end=end)
-        return data
-    with system.open(path, "rb", cache_type="none") as handle:  # fsspec's own caches would ask for more than this
-        handle.seek(start)
-        return bytes(handle.read(end - start))

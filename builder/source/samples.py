@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from builder.options import SamplePolicy
 from builder.records import ImageInfo, Reason, Reject, SampleProblem
 from builder.source.captions import merge_recaption, read_annotation
 from builder.source.files import ByteFile, LocalFile
-from builder.source.glance import glance
+from builder.source.glance import glance, shape_info
 from builder.source.images import judge, probe
 from builder.source.layouts import Archive
 from builder.source.ranges import merge_ranges
@@ -139,6 +138,7 @@ class _ChunkReader:
         self.annotation_offsets, self.annotation_sizes = columns["annotation_offset"], columns["annotation_size"]
         self.annotation_paths, self.recaptions = columns["annotation_path"], columns["recaption"]
         self.keeps_ending = columns["keeps_ending"]
+        self.shapes = columns.get("shape") or [0] * len(self.sizes)
         self.stock, self.policy, self.images, self.annotations = stock, policy, images, annotations
         self.with_images = with_images
         self._buffers = buffers
@@ -239,6 +239,9 @@ class _ChunkReader:
 
     def _glance(self, row: int) -> ImageInfo:
         """The verdict of ``probe`` on an image that is not in memory."""
+        if self.shapes[row]:
+            self.images.note(self.archives[row])
+            return shape_info(self.shapes[row])
         archive, size = self.stock.raw[self.archives[row]], self.sizes[row]
         if archive.is_folder:
             file: ByteFile = open_file(os.path.join(self.stock.raw_root, self.paths[row]), size)
@@ -295,6 +298,10 @@ class _Handles:
         self._open[number] = file
         self._used.add(number)
 
+    def note(self, number: int) -> None:
+        """What is known of this one was read before: it too must be the one that was planned with."""
+        self._used.add(number)
+
     def open(self, number: int) -> ByteFile:
         file = self._open.get(number)
         if file is None:
@@ -313,6 +320,8 @@ class _Handles:
             for archive in used:
                 _check(archive)
         else:
+            from concurrent.futures import ThreadPoolExecutor
+
             with ThreadPoolExecutor(16) as pool:  # a round trip each
                 list(pool.map(_check, used))
 

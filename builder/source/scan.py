@@ -18,6 +18,7 @@ from builder.records import WHOLE, Damage, Member, TarScan
 from builder.source.captions import excess
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.files import ByteFile, LocalFile
+from builder.source.glance import Glances
 from builder.source.layouts import Archive
 from builder.source.listing import Ids, path_ids
 from builder.source.tar_headers import normal_name
@@ -52,6 +53,7 @@ class ScanRequest:
     archive: Archive
     names: bool = False  # the members' names, where there is no listing to take paths from
     urls: bool = False  # the url field of JSON members, for recaptions joined by url
+    shapes: bool = False  # width and height of images, as far as reading the headers shows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class ArchiveTable:
     names: pa.StringArray | None = None
     stem_ids: Ids | None = None
     url_ids: Ids | None = None  # zero rows where a member has no url
+    shapes: npt.NDArray[np.uint32] | None = None  # see source/glance.py: 0 where it was not to be seen
 
     def without_names(self) -> ArchiveTable:
         """The same with nothing of the members' names, which is most of its memory."""
@@ -124,7 +127,12 @@ def scan_open(
 ) -> ArchiveTable:
     """The same for a tar that is open already. ``watch`` is told of each member as it is met, and may read of the
     file."""
-    return _table(request, scan_tar(file, watch), compression, file)
+    if not request.shapes or compression is not None:
+        return _table(request, scan_tar(file, watch), compression, file)
+    glances = Glances(file)
+    scan = scan_tar(glances, glances.watch)
+    shapes = np.fromiter(glances.shapes(scan.members), np.uint32, len(scan.members))
+    return replace(_table(request, scan, compression, file), shapes=shapes)
 
 
 def stem_of(path: str) -> str:

@@ -7,7 +7,7 @@ OUT/.laion6m/
 ├── receipts/00003.index.arrow, 00003.rejects.arrow
 ├── scans/raw-00007.arrow   where the members of raw archive 7 lie, of a source behind a URL; captions-00007.arrow
 ├── passed/00003.json       the stretch that begins with shard 3 was read once; written last of all that belongs to it
-├── pushed/00003.json       shard 3 is on the Hub, as the Hub has confirmed: its file here may be gone
+├── pushed/, pushed-cards.json    store/pushed.py; captions-only/: run/captions_only.py; sha256.jsonl: publish/items.py
 ├── locks/0-16              who works on raw archives 0 to 16 (exclusive)
 └── tmp/                    files that are not whole yet
 """
@@ -51,20 +51,6 @@ class Receipt:
     rejected: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
     animated: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PushedMark:
-    """A shard that the Hub has. ``digest``: xxh3-128 of the file, hex; ``sha256``: the same file's, as the Hub states
-    it."""
-
-    number: int
-    path: str
-    size: int
-    digest: str
-    sha256: str
-    repo: str
-    revision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,18 +182,6 @@ class Ledger:
         if int(number) not in self._passed_parts:
             self.passed()  # notes the checksums of all
         return self._passed_parts.get(int(number), {})
-
-    def write_pushed(self, mark: PushedMark) -> None:
-        """Note that the Hub has a shard. Only then may its file be removed."""
-        self._write(f"pushed/{mark.number:05d}.json", seal(asdict(mark)))
-
-    def pushed(self, number: int, repo: str, revision: str) -> PushedMark | None:
-        """The mark that a repository has a shard. One that cannot be read is none: then the shard is made again."""
-        with suppress(ValueError, TypeError):
-            mark = PushedMark(**unseal(self.read(f"pushed/{number:05d}.json") or b""))
-            if (mark.number, mark.repo, mark.revision) == (number, repo, revision):
-                return mark
-        return None
 
     def index_part(self, number: int) -> pa.Table:
         """Index rows of a finished shard, memory-mapped."""

@@ -31,6 +31,7 @@ def client_env(
         "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_XET_TELEMETRY_ENABLED": "0",
+        "LAION6M_CACHE": str(tmp_path / "laion6m-cache"),
         "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": str(PROJECT),
     }
@@ -48,7 +49,7 @@ def run_client(
     *,
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
-    timeout: float = 120,
+    timeout: float = 280,
     kill_at: int | str | None = None,
     kill_when: str = "response",
 ) -> subprocess.CompletedProcess[str]:

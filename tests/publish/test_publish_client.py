@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from builder.errors import HubError, OptionError
 from builder.publish import patience
-from builder.publish.client import HubClient, Refusal, _clean, _CountingFile, explain, quiet_client
+from builder.publish.client import HubClient, Refusal, _CountingFile, explain, quiet_client
 from builder.publish.patience import Patience
 
 
@@ -144,11 +144,6 @@ def test_a_failure_met_while_another_was_handled_is_judged_by_itself() -> None:
     caught.value.__suppress_context__ = False
     found = explain(caught.value)
     assert (found and (found.status, found.passing)) == (0, True)
-
-
-def test_nothing_that_gives_access_is_repeated() -> None:
-    text = _clean("PUT https://cdn.hf.co/lfs/12?X-Amz-Signature=abc&y=1 by\n hf_abcDEF123456 failed")
-    assert text == "PUT https://cdn.hf.co/lfs/12 by hf_… failed"
 
 
 def test_a_name_that_cannot_be_is_refused_before_anything_is_asked() -> None:

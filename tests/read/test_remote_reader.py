@@ -136,5 +136,4 @@ assert [s.image for s in far] == [s.image for s in local]
 assert far[3].annotation == local[3].annotation
 print("equal", len(far))
 """
-    env = client_env(hub, tmp_path) | {"LAION6M_CACHE": str(tmp_path / "cache")}
-    assert "equal 24" in run_ok(hub, code, env=env)
+    assert "equal 24" in run_ok(hub, code, env=client_env(hub, tmp_path))

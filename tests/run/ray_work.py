@@ -34,3 +34,9 @@ def stuck_at_first(task: tuple[str, int], report: Report) -> str:
     if Path(folder, node).exists():
         time.sleep(120)
     return node
+
+
+def endless(task: str, report: Report) -> None:
+    """Says which process it is in, and waits."""
+    Path(task).write_text(str(os.getpid()))
+    time.sleep(120)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder import convert
 from builder.options import ConvertOptions
-from tests.hub.server import HubServer
+from tests.hub.server import OTHER_TOKEN, WRITE_TOKEN, Account, HubServer
 from tests.hub.storage import File
 from tests.outputs import output_bytes
-from tests.pushes import command
+from tests.pushes import command, everything_written
 from tests.sources import Source, make_source
+
+pytestmark = pytest.mark.timeout(3000 if "HUB_TEST_ALL" in os.environ else 300)
+
+ALL = "HUB_TEST_ALL" in os.environ
+URL = "hf://datasets/wusize/laion6m"
 
 
 @pytest.fixture
@@ -66,3 +74,64 @@ def test_tars_on_the_hub_are_converted_and_pushed_without_either_on_the_disk(
     convert(str(source.path), str(tmp_path / "local"), ConvertOptions(max_shard_size=1_000_000), num_proc=1, quiet=True)
     for shard in (tmp_path / "local" / "data").iterdir():
         assert hub.store.read("user/laion6m", f"data/{shard.name}") == shard.read_bytes()
+
+
+FAULTS: list[dict[str, Any]] = [
+    {"kind": "fail_before", "status": 503},
+    {"kind": "fail_after", "status": None},
+    {"kind": "drop"},
+    {"kind": "truncate"},
+    {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}},
+]
+ROUTES = ["info", "tree", "resolve", "cdn_get"]
+TABLE = [(route, fault) for route in ROUTES for fault in FAULTS]
+
+
+@pytest.mark.parametrize(
+    ("route", "fault"), TABLE if ALL else TABLE[3::6], ids=lambda value: value if isinstance(value, str) else None
+)
+def test_a_fault_at_a_route_is_ridden_out(
+    route: str, fault: dict[str, Any], source: Source, hub: HubServer, tmp_path: Path, client_python: str
+) -> None:
+    convert(str(source.path), str(tmp_path / "local"), ConvertOptions(max_shard_size=1_000_000), num_proc=1, quiet=True)
+    ordered = hub.faults.add(route, **fault)
+    arguments = ["--max-shard-size", "1MB", "--num-proc", 1, "--max-reject-ratio", 1]
+    done = command(hub, tmp_path, "convert", URL, tmp_path / "out", *arguments, python=client_python)
+    assert done.code == 0, done.stderr
+    assert ordered.hits == 1
+    assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
+
+
+def test_killed_at_a_request_and_run_again_it_ends_the_same(
+    source: Source, hub: HubServer, tmp_path: Path, client_python: str
+) -> None:
+    convert(str(source.path), str(tmp_path / "local"), ConvertOptions(max_shard_size=1_000_000), num_proc=1, quiet=True)
+    arguments = ["--max-shard-size", "1MB", "--num-proc", 1, "--max-reject-ratio", 1]
+    command(hub, tmp_path, "convert", URL, tmp_path / "trial", *arguments, python=client_python)
+    count = len(hub.requests())
+    for number in range(1, count + 1) if ALL else (count - 2, count):
+        out = tmp_path / f"out-{number}"
+        killed = command(hub, tmp_path, "convert", URL, out, *arguments, python=client_python, kill_at=number)
+        assert killed.code == -signal.SIGKILL, number
+        done = command(hub, tmp_path, "convert", URL, out, *arguments, python=client_python)
+        assert done.code == 0, (number, done.stderr)
+        assert output_bytes(out) == output_bytes(tmp_path / "local"), number
+
+
+def test_a_private_source_is_read_with_the_token_that_is_shown_nowhere(
+    source: Source, hub: HubServer, tmp_path: Path, client_python: str
+) -> None:
+    repo = hub.store.repo("wusize/laion6m")
+    repo.private = True
+    repo.save()
+    arguments = ["--max-shard-size", "1MB", "--num-proc", 1, "--max-reject-ratio", 1]
+    hub.accounts[WRITE_TOKEN] = Account("wusize")
+    for token, code in ((WRITE_TOKEN, 0), (OTHER_TOKEN, 1), (None, 1)):
+        out = tmp_path / f"out-{code}"
+        done = command(hub, tmp_path, "convert", URL, out, *arguments, python=client_python, token=token)
+        assert done.code == code, done.stderr
+        assert not token or token not in done.stdout + done.stderr
+        assert not any(token and token.encode() in content for content in everything_written(tmp_path))
+        if code:
+            assert len(done.stderr.splitlines()) == 1, "one clear error"
+            assert "Traceback" not in done.stderr

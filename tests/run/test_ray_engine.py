@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +23,13 @@ from builder.errors import ClusterError, MissingExtraError, OptionError, WorkerD
 from builder.options import ConvertOptions
 from builder.run import engines, ray_engine
 from builder.run.engines import EngineChoice, make_engine
-from tests.outputs import make_large_source, output_bytes
-from tests.run.ray_work import counted, refused, stuck_at_first, suicidal
+from builder.run.extract import extract
+from builder.run.index import index
+from builder.urls import Storage
+from stress.common import receipts, session_of
+from tests.outputs import leftovers, make_large_source, output_bytes, start, wait_until
+from tests.run.ray_work import counted, endless, refused, stuck_at_first, suicidal
+from tests.servers import s3
 
 SMALL = ConvertOptions(max_shard_size=1_000_000)
 
@@ -42,18 +55,20 @@ def test_a_choice_that_cannot_be_is_refused(choice: dict[str, Any], words: str) 
 
 
 class Cluster:
-    """Two nodes of one CPU each. The driver is with the first."""
+    """Two nodes of one CPU each, without a dashboard. The driver is with the first."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster as RayCluster
 
-        head = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.2"}
+        # Not pytest's: paths of sockets have at most 107 bytes. Removed in the end: a session is megabytes of logs.
+        self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        head = {**NODE, "include_dashboard": False, "temp_dir": self.folder}
         self._cluster = RayCluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self.grow()
 
     def grow(self) -> None:
-        self.second = self._cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2")
+        self.second = self._cluster.add_node(**NODE)
         self._cluster.wait_for_nodes()
 
     def lose_second(self) -> None:
@@ -62,14 +77,32 @@ class Cluster:
 
     def stop(self) -> None:
         self._cluster.shutdown()
+        wait_until(lambda: not self._processes(), 60)
+        shutil.rmtree(self.folder)
+
+    def _processes(self) -> list[str]:
+        """Command lines of all that was started for it."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    found.append((entry / "cmdline").read_text(errors="replace").replace("\0", " "))
+        return [line for line in found if self.folder in line]
+
+
+NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.2", "object_store_memory": 100_000_000}
+"""Not 127.0.0.1: Ray puts the machine's own address in its place."""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    pytest.importorskip("ray", reason="ray is not installed: pip install 'laion6m[ray]'")
-    running = Cluster()
-    yield running
-    running.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")  # before Ray is imported: its ports are open to the network
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        pytest.importorskip("ray", reason="ray is not installed: pip install 'laion6m[ray]'")
+        running = Cluster()
+        yield running
+        running.stop()
 
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own are no business of ours
@@ -110,7 +143,9 @@ def test_a_task_that_dies_each_time_is_named_with_its_reasons(cluster: Cluster) 
     assert str(caught.value).count("WorkerCrashedError") == ray_engine.TRIES
 
 
-def test_what_a_lost_node_was_at_is_done_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
+def test_what_a_lost_node_was_at_is_done_elsewhere_and_the_reason_is_said(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lost = str(cluster.second.node_id)
     (tmp_path / lost).touch()
 
@@ -129,6 +164,9 @@ def test_what_a_lost_node_was_at_is_done_elsewhere(cluster: Cluster, tmp_path: P
         cluster.grow()
     assert len(nodes) == 6
     assert lost not in nodes
+    said = [record for record in caplog.records if record.name == "builder.run.ray_engine"]
+    assert {record.levelno for record in said} == {logging.WARNING}
+    assert "NodeDiedError. It is begun again." in said[0].getMessage()
 
 
 def test_two_nodes_write_the_bytes_of_the_local_engine(cluster: Cluster, tmp_path: Path) -> None:
@@ -144,10 +182,119 @@ def test_two_nodes_write_the_bytes_of_the_local_engine(cluster: Cluster, tmp_pat
     assert checked.problems == ()
 
 
+def test_relative_paths_are_the_drivers(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_large_source(tmp_path / "src", tars=2)
+    convert(str(tmp_path / "src"), str(tmp_path / "local"), SMALL, num_proc=1, quiet=True)
+    monkeypatch.chdir(tmp_path)
+    convert("src", "out", SMALL, engine="ray", address=cluster.address, quiet=True)
+    assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
+
+
+def test_index_and_extract_do_there_what_they_do_here(cluster: Cluster, tmp_path: Path) -> None:
+    make_large_source(tmp_path / "src", tars=3)
+    source, there = str(tmp_path / "src"), {"engine": "ray", "address": cluster.address}
+    index(source, str(tmp_path / "local" / "index"), digest=True, num_proc=1, quiet=True)
+    index(source, str(tmp_path / "out" / "index"), digest=True, **there, quiet=True)
+    extract(source, str(tmp_path / "local" / "files"), num_proc=1, quiet=True)
+    extract(source, str(tmp_path / "out" / "files"), **there, quiet=True)
+    assert len(output_bytes(tmp_path / "out")) > 72 * 2
+    assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
+
+
+def test_from_bucket_to_bucket_the_bytes_are_the_local_engines(cluster: Cluster, tmp_path: Path) -> None:
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto.server")
+    make_large_source(tmp_path / "src", tars=3)
+    convert(str(tmp_path / "src"), str(tmp_path / "local"), SMALL, num_proc=1, quiet=True)
+    with s3("cluster") as server:
+        # the nodes were started before there were keys in the environment: they have them of the options alone
+        options = {"s3": {**server.options, "key": "test", "secret": "test"}}
+        system, bucket = Storage(options).system("s3://cluster")
+        system.put(str(tmp_path / "src"), f"{bucket}/src", recursive=True)
+        there: dict[str, Any] = {"engine": "ray", "address": cluster.address, "storage_options": options}
+        server.weather.every = 20
+        summary = convert("s3://cluster/src", "s3://cluster/out", SMALL, quiet=True, **there)
+        assert server.weather.failed > 0
+        server.weather.every = 0
+        assert (summary.totals.rows, summary.complete) == (72, True)
+        system.get(f"{bucket}/out", str(tmp_path / "out"), recursive=True)
+        assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
+        again = convert("s3://cluster/src", "s3://cluster/out", SMALL, quiet=True, **there)
+        assert again.did == 0
+
+
+def test_a_run_that_is_given_up_leaves_nothing_at_work(cluster: Cluster, tmp_path: Path) -> None:
+    notes = [tmp_path / "a", tmp_path / "b"]
+    crew = make_engine(EngineChoice("ray", address=cluster.address))
+
+    def interrupt(images: int, size: int) -> None:
+        if all(note.exists() and note.read_text() for note in notes):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), crew:
+        list(crew.run(endless, map(str, notes), interrupt))
+    for note in notes:
+        wait_until(lambda: not Path("/proc", note.read_text()).exists(), 30)  # noqa: B023 - called at once
+
+
+def test_ctrl_c_ends_a_cluster_of_our_own_and_the_same_command_goes_on(tmp_path: Path, cluster: Cluster) -> None:
+    """A real SIGINT, to the whole group, as from a terminal. Ray's own processes are in its session."""
+    make_large_source(tmp_path / "src", tars=12, per_tar=48)
+    convert(str(tmp_path / "src"), str(tmp_path / "local"), SMALL, num_proc=1, quiet=True)
+    out, home = tmp_path / "out", tmp_path / "home"
+    home.mkdir()
+    words = ("convert", tmp_path / "src", out, "--max-shard-size", "1MB", "--engine", "ray", "--num-proc", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_AUTH_MODE")
+        patch.delenv("RAY_AUTH_TOKEN")
+        patch.setenv("HOME", str(home))
+        process = start(*words, "--json", leaks=False)
+        wait_until(lambda: receipts(out), 120)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130, stderr
+        assert (stdout, "Traceback" in stderr) == ("", False)
+        assert "to go on" in stderr
+        assert list(home.iterdir()) == [], "Ray keeps a token there unless it is given one"
+        wait_until(lambda: not session_of(process.pid), 60)
+        done = receipts(out)
+        assert 0 < len(done) < len(list((tmp_path / "local" / "data").iterdir()))
+        process = start(*words, "--json", leaks=False)
+        stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    assert json.loads(stdout)["rows"] == 12 * 48
+    assert done.items() <= receipts(out).items(), "shards that were done are not made again"
+    assert output_bytes(out) == output_bytes(tmp_path / "local")
+    assert leftovers(out) == []
+    wait_until(lambda: not session_of(process.pid), 60)
+
+
+def test_what_ray_prints_goes_to_stderr(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    with make_engine(EngineChoice("ray", address=cluster.address)):
+        print("a node died")
+    print("the result")
+    assert capsys.readouterr() == ("the result\n", "a node died\n")
+
+
 def test_a_node_with_other_versions_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine.builder, "__version__", "0.0.0")
     with pytest.raises(ClusterError, match=r"has laion6m .*, this process laion6m 0\.0\.0"):
         make_engine(EngineChoice("ray", address=cluster.address))
+
+
+def test_a_node_that_joins_later_with_other_versions_is_refused_too(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine.builder, "__version__", "0.0.0")
+    monkeypatch.setattr(ray_engine.RayEngine, "_compare_versions", lambda self: None)
+    crew = make_engine(EngineChoice("ray", address=cluster.address))
+    with pytest.raises(ClusterError, match=r"a node has laion6m .*, the driver laion6m 0\.0\.0"), crew:
+        list(crew.run(counted, [1], lambda images, size: None))
+
+
+def test_a_ray_client_address_is_refused_with_the_way_out(cluster: Cluster) -> None:
+    with pytest.raises(ClusterError, match="Give HOST:PORT"):
+        make_engine(EngineChoice("ray", address="ray://127.0.0.2:10001"))
 
 
 def test_a_cluster_that_is_not_there_is_an_error(cluster: Cluster) -> None:

@@ -1,26 +1,35 @@
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.errors import HubError
+from builder.cli import main
+from builder.errors import HubError, IndexMismatchError, RemovedShardError
 from builder.options import ConvertOptions, Slice
 from builder.publish.card_merge import take_apart
+from builder.read.reader import open_dataset
 from builder.run import stream_out
 from builder.run.convert import convert
 from builder.run.push import push
 from builder.run.stream_out import convert_and_push
-from tests.hub.server import HubServer
-from tests.pushes import MB, REPO, command, here, push_here, there, wide_source
+from builder.run.verify import describe_verification, verify
+from builder.store.pushed import PushRecords
+from tests.hub.server import WRITE_TOKEN, HubServer
+from tests.pushes import MB, REPO, command, everything_written, here, push_here, there, wide_source
+from tests.run.test_push import TABLE
 
 pytestmark = [
+    pytest.mark.timeout(3000 if "HUB_TEST_ALL" in os.environ else 300),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
@@ -33,6 +42,11 @@ OPTIONS = ConvertOptions(max_shard_size=MB)
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wide_source(tmp_path_factory.mktemp("source"), SHARDS)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wide_source(tmp_path_factory.mktemp("few"), 3)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +131,86 @@ def test_run_again_it_has_nothing_to_do(inside: HubServer, source: Path, tmp_pat
     assert {record.route for record in inside.requests()[known:]} == {"info", "tree", "resolve"}
     assert push(str(tmp_path / "out"), REPO, quiet=True).changed == 0, "a plain push knows what was removed, too"
     assert push(str(tmp_path / "out"), REPO, verify_only=True, quiet=True).ok
+
+
+def test_verifying_leaves_the_removed_shards_to_the_hub(
+    inside: HubServer, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run(source, out, revision="v/2")
+    result = verify(str(out), num_proc=1, quiet=True)
+    (note,) = result.notes
+    assert (result.ok, result.problems, result.rows, result.away) == (True, (), 24, 24)
+    assert note.startswith("8 of 8 shards are not here but in hf://datasets/user/laion6m@v%2F2")
+    words = shlex.split(note.split("`")[1])  # which does check them
+    assert main(words[1:]) == 0
+    said = describe_verification(result)
+    assert said.startswith("0 of 24 rows are here, and sound: every file that is here has its checksum")
+    assert said.endswith(note)
+    capsys.readouterr()
+    assert main(["info", str(out)]) == 0
+    assert "removed               8 shards, once hf://datasets/user/laion6m@v%2F2 had them" in capsys.readouterr().err
+    forgotten = sorted((out / ".laion6m" / "pushed").iterdir())[3]
+    forgotten.unlink()
+    assert [problem.partition(":")[0] for problem in verify(str(out), num_proc=1, quiet=True).problems] == [
+        "data/train-00003-of-00008.parquet"
+    ] * 2, "it is missing, and its rows with it"
+
+
+def test_shards_that_are_here_are_verified_beside_those_that_are_not(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(source, out)
+    back = out / "data" / "train-00002-of-00008.parquet"  # as `hf download` leaves it
+    back.parent.mkdir(exist_ok=True)
+    back.write_bytes(whole[f"data/{back.name}"])
+    result = verify(str(out), source=str(source), decode=True, num_proc=1, quiet=True)
+    assert (result.problems, result.away) == ((), 21)
+    assert describe_verification(result).startswith("3 of 24 rows are here, and sound: ")
+    assert "7 of 8 shards are not here" in result.notes[0]
+    other = wide_source(tmp_path / "other", SHARDS)
+    with tarfile.open(other / "raw" / "00005.tar") as tar:
+        at = tar.getmembers()[1].offset_data + 1000
+    with open(other / "raw" / "00005.tar", "r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    problems = verify(str(out), source=str(other), num_proc=1, quiet=True).problems
+    assert len(problems) == 1, "what the index has of removed shards is compared with the source"
+    assert "the image's bytes are others there: row 16 (00005/000000001)" in problems[0]
+    back.write_bytes(back.read_bytes().replace(b"\xff\xd8\xff", b"\xff\xd8\xfe", 1))
+    problems = verify(str(out), num_proc=1, quiet=True).problems
+    assert {problem.partition(":")[0] for problem in problems} == {f"data/{back.name}"}
+    assert any("row 6 (00002/000000000)" in problem for problem in problems)
+
+
+def test_a_mark_of_another_shard_excuses_none(inside: HubServer, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(source, out)
+    records = PushRecords(str(out))
+    mark = records.marks()["data/train-00004-of-00008.parquet"]
+    records.write_mark(dataclasses.replace(mark, digest="0" * 32))
+    assert {problem.partition(":")[0] for problem in verify(str(out), num_proc=1, quiet=True).problems} == {mark.path}
+
+
+def test_opening_a_folder_without_its_shards_says_where_they_are(
+    inside: HubServer, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(source, out, revision="v/2")
+    rows = open_dataset(out)
+    assert rows[5].caption.startswith("00001/000000002"), "the index has these"
+    for read in (lambda: rows[5].image, lambda: rows[5].annotation, lambda: rows[[5, 6]], lambda: list(rows[4:6])):
+        with pytest.raises(RemovedShardError) as caught:
+            read()
+        assert f"{out}/data/train-0000" in str(caught.value)
+        assert "open_dataset('hf://datasets/user/laion6m@v%2F2')" in str(caught.value)
+    (out / "data").mkdir(exist_ok=True)
+    (out / "data" / "train-00001-of-00008.parquet").write_bytes(b"another file")
+    with pytest.raises(IndexMismatchError, match="is not the file the index was made for"):
+        _ = open_dataset(out)[5].image
 
 
 def test_a_shard_that_the_hub_has_lost_is_made_anew(
@@ -209,6 +303,55 @@ def test_a_hub_that_fails_for_good_ends_the_conversion_with_one_error(
     _, pushed = run(source, tmp_path / "out")
     assert pushed.ok
     assert same_data(there(inside), whole)
+
+
+@pytest.mark.parametrize("delete", [True, False])
+@pytest.mark.parametrize(
+    ("route", "fault"), TABLE if ALL else TABLE[::17], ids=lambda value: value if isinstance(value, str) else None
+)
+def test_a_fault_at_a_route_is_ridden_out(
+    route: str,
+    fault: dict[str, Any],
+    delete: bool,
+    inside: HubServer,
+    few: Path,
+    tmp_path: Path,
+) -> None:
+    """Of an earlier dataset whose card is to be read and to lose its claims meanwhile."""
+    convert(str(few), str(tmp_path / "local"), OPTIONS, num_proc=1, quiet=True)
+    if route == "resolve":
+        push(str(tmp_path / "local"), REPO, quiet=True)
+        rename_data(inside)
+    ordered = inside.faults.add(route, **fault)
+    _, pushed = run(few, tmp_path / "out", delete_pushed=delete)
+    assert ordered.hits == 1
+    assert pushed.ok
+    assert same_data(there(inside), here(tmp_path / "local"))
+    for commit in inside.store.commits(REPO):
+        card = commit.files.get("README.md")
+        if card and "dataset_info" in take_apart(inside.store.path_of(card).read_bytes(), "").values:
+            assert "meta/manifest.json" in commit.files, "no claims while shards are on their way"
+
+
+def rename_data(hub: HubServer) -> None:
+    """Have the repository hold another dataset: the same, in more shards by their names."""
+    repo = hub.store.repo(REPO)
+    files = {name.replace("-of-00003", "-of-00009"): file for name, file in repo.commit("main").files.items()}
+    hub.store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], files, "as it was")
+
+
+@pytest.mark.parametrize("trouble", [None, "put", "commit", "killed"])
+def test_the_token_is_nowhere_to_be_seen(trouble: str | None, hub: HubServer, few: Path, tmp_path: Path) -> None:
+    """Not where all goes well, nor where it fails, nor in what a killed run leaves."""
+    arguments = ["convert", few, tmp_path / "out", "--max-shard-size", "1MB", "--num-proc", 2, "--delete-pushed"]
+    arguments += ["--push-to", REPO, "--token", WRITE_TOKEN, "--json"]
+    if trouble in ("put", "commit"):
+        hub.faults.add(trouble, "fail_before", times=10_000)
+    done = command(hub, tmp_path, *arguments, token=None, kill_at="commit" if trouble == "killed" else None)
+    assert done.code == {None: 0, "killed": -signal.SIGKILL}.get(trouble, 1), done.stderr
+    assert WRITE_TOKEN not in done.stdout + done.stderr
+    assert not any(WRITE_TOKEN.encode() in content for content in everything_written(tmp_path))
+    assert any(record.authenticated for record in hub.requests("preupload"))
 
 
 @pytest.mark.parametrize("option", [["--delete-pushed"], ["--public"], ["--revision", "x"], ["--token", "hf_x"]])

@@ -132,7 +132,8 @@ def test_a_flipped_bit_anywhere_is_found(made: dict[str, Path], tmp_path: Path, 
             offset, bit = rng.randrange(len(sound)), rng.randrange(8)
             flip(path, offset, bit)
             result = check(out)
-            assert not result.ok, (path, offset, bit)
+            edited = path.name == "README.md" and result.notes  # as its owner may
+            assert not result.ok or edited, (path, offset, bit)
             if "data" in path.parts:
                 assert rows_named(result), (path, offset, bit, result.problems)
             path.write_bytes(sound)

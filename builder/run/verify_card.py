@@ -1,0 +1,55 @@
+"""Verify README.md, which is partly made and partly its owner's.
+
+It may be as the manifest has it; as a push left it, which brings the Hub's here; or edited since by its owner, with
+what the tool made intact.
+"""
+
+from __future__ import annotations
+
+import os
+
+import xxhash
+
+from builder import schema
+from builder.errors import OutputError
+from builder.publish.card import restore_card
+from builder.publish.card_merge import generated_part, take_apart
+from builder.run.findings import Finding, printable
+from builder.store.manifest import Manifest
+from builder.store.pushed import PushRecords
+
+_MAKE_CARD = "Run the same laion6m convert again: that part is made anew, and the text around it stays."
+_MEND_CARD = "Mend it, or remove the file and run the same laion6m convert again."
+
+
+def check_card(out: str, manifest: Manifest) -> tuple[list[Finding], list[str]]:
+    """What is wrong with the card that is there, and what is worth saying though it is not. Raises nothing."""
+    try:
+        with open(os.path.join(out, schema.CARD), "rb") as handle:
+            card = handle.read()
+    except OSError as error:
+        return [Finding(schema.CARD, f"cannot be read: {error.strerror}")], []
+    mine = xxhash.xxh3_128_hexdigest(manifest.to_json())
+    pushed = [each for each in PushRecords(out).cards(schema.CARD).values() if each.manifest == mine]
+    digest = xxhash.xxh3_128_hexdigest(card)
+    noted = manifest.files[schema.CARD]["xxh3_128"]
+    if digest == noted or any(digest == each.digest for each in pushed):
+        return [], []
+    try:
+        parts = take_apart(card, schema.CARD)
+    except OutputError as error:
+        problem = str(error).partition(": ")[2].removesuffix(". Mend it, or remove the file")
+        return [Finding(schema.CARD, printable(f"its YAML cannot be read: {problem}"), _MEND_CARD)], []
+    made = xxhash.xxh3_128_hexdigest(generated_part(card))
+    restored = restore_card(parts, manifest.totals, manifest.options, manifest.versions)
+    intact = restored is not None and xxhash.xxh3_128_hexdigest(restored) == noted
+    if not intact and not any(made == each.made for each in pushed):
+        problem = (
+            "what stands between the laion6m comments, or dataset_info, configs or size_categories, is not as made"
+            if parts.inside is not None
+            else "the part that the tool makes, with the laion6m comments around it, is not in it"
+        )
+        return [Finding(schema.CARD, problem, _MAKE_CARD)], []
+    return [], [
+        f"{schema.CARD} was edited (or pushed elsewhere) since it was made; what the tool made of it is intact."
+    ]
