@@ -13,6 +13,7 @@ import pytest
 from builder.cli import main
 from builder.errors import InterruptedRunError, SourceError, WorkerDiedError
 from builder.run import build as building
+from builder.store import ledger
 from tests.outputs import Ran, environment, output_bytes, run_command, run_python, start
 from tests.sources import Source, faults_of, make_source
 
@@ -219,6 +220,17 @@ def test_an_out_of_another_job_is_exit_code_1(source: Source, tmp_path: Path, ru
     ran = run("convert", source.path, tmp_path / "out", "--num-proc", 1, "--format", "arrow")
     assert ran.code == 1
     assert "was begun as another job: options.format was" in ran.stderr
+
+
+def test_a_second_run_into_one_out_is_exit_code_1_and_says_who_is_at_it(
+    source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_PATIENCE", 0.0)
+    with ledger.Ledger(str(tmp_path / "out")).locked(0, 4):
+        ran = run("convert", source.path, tmp_path / "out", "--num-proc", 1)
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert f"process {os.getpid()} on " in ran.stderr
+    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 0
 
 
 @pytest.mark.parametrize(
