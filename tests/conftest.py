@@ -23,6 +23,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if not whole or "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist"):
         return
     option = config.option
-    if option.numprocesses is None and not option.tx and not option.usepdb and not option.collectonly:
+    alone = option.tx or option.usepdb or option.collectonly or option.capture == "no"
+    if option.numprocesses is None and not alone:
         option.numprocesses, option.dist = 2, "loadfile"
         option.loadscopereorder = False  # in their order the long files come first

@@ -388,7 +388,7 @@ def end_group(process: subprocess.Popen[str]) -> tuple[str, str]:
     """What it said; fails if anything of it lives on."""
     try:
         said = process.communicate(timeout=30)
-        wait_until(lambda: not group_members(process.pid), 10)
+        wait_until(lambda: not group_members(process.pid))
     finally:
         if group_members(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
