@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from builder import __version__
 from builder.errors import InterruptedRunError, Laion6mError, OptionError, OutputError
 from builder.options import MAX_PIXELS, ConvertOptions, SamplePolicy, Slice, parse_size
 from builder.records import Totals
+from builder.run.findings import printable
 
 DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -35,16 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except OptionError as error:
-        _say(f"laion6m: {error}")
+        _say(f"laion6m: {printable(str(error))}")
         return USAGE
     except InterruptedRunError as error:
-        _say(f"laion6m: {error}")
+        _say(f"laion6m: {printable(str(error))}")
         return _INTERRUPTED
     except KeyboardInterrupt:
         _say("laion6m: interrupted. Run the same command again to go on.")
         return _INTERRUPTED
     except Laion6mError as error:
-        _say(f"laion6m: {error}")
+        _say(f"laion6m: {printable(str(error))}")
         return FAILED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         _discard_stdout()
@@ -70,8 +72,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+_SECRETS = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?i:(?<=signature=)|(?<=[?&]sig=)|(?<=token=))[^&\s]+")
+"""What a URL may hold that no log should: a user's password, a signature, a token."""
+
+
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(_SECRETS.sub("…", text) + "\n")
     sys.stderr.flush()
 
 

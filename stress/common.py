@@ -39,6 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT.parent / "shared" / "corpus"
 """Where odd tars and images lie, on machines that have them: not part of this project."""
 
+_LOOK = 0.005  # seconds between looks at a child
+
 REASONS = {reason.value for reason in Reason}
 
 
@@ -211,7 +213,8 @@ class Ending:
 
 
 def in_process(work: Callable[[], Any], timeout: float) -> Ending:
-    """Run ``work`` in a forked child: an abort, a segmentation fault or a hang is counted, not suffered."""
+    """Run ``work`` in a forked child: an abort, a segmentation fault or a hang is counted, not suffered. ``timeout``:
+    seconds that this process itself waits, so that no hang is seen where all of us were stopped for a while."""
     theirs, ours = os.pipe()
     child = os.fork()
     if child == 0:
@@ -230,16 +233,15 @@ def in_process(work: Callable[[], Any], timeout: float) -> Ending:
             os._exit(code)
     os.close(ours)
     os.set_blocking(theirs, False)
-    deadline = time.monotonic() + timeout
     data, status, usage = b"", 0, None
-    while time.monotonic() < deadline:
+    for _ in range(int(timeout / _LOOK)):
         with contextlib.suppress(BlockingIOError):
             while piece := os.read(theirs, 1 << 20):
                 data += piece
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
             break
-        time.sleep(0.005)
+        time.sleep(_LOOK)
     else:
         os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)

@@ -27,11 +27,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import builder.cli
 import builder.run.convert  # noqa: F401 - before the forks: the code of all of them is that of now
 from stress.common import (
     ROOT,
@@ -68,7 +69,11 @@ def with_shim(scratch: Path) -> ctypes.CDLL | None:
     return os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
-Trial = Callable[[], None]
+class Trial(NamedTuple):
+    """``kind``: of what fails."""
+
+    kind: str
+    run: Callable[[], None]
 
 
 class Trials:
@@ -163,7 +168,8 @@ def by_shim(trials: Trials, shim: ctypes.CDLL) -> list[Trial]:
             for n, code, sticky in product(range(1, calls + 1), codes, (False, True)):
                 kind, note = f"{errno.errorcode[code]} on {what}", f"call {n}, {sticky=}, {num_proc=}"
                 before = partial(arm, shim, folder, which, n, code, sticky)
-                found.append(partial(trials.fail, kind, out, before, num_proc, note=note, fired=shim.fault_fired))
+                run = partial(trials.fail, kind, out, before, num_proc, note=note, fired=shim.fault_fired)
+                found.append(Trial(kind, run))
     return found
 
 
@@ -190,8 +196,9 @@ def by_limit(trials: Trials) -> list[Trial]:
 
     out = trials.scratch / "out"
     limits = (0, 100, 4096, 100_000, 900_000)
+    kind = "file too large"
     return [
-        partial(trials.fail, "file too large", out, partial(before, limit), note=f"limit {limit}") for limit in limits
+        Trial(kind, partial(trials.fail, kind, out, partial(before, limit), note=f"limit {limit}")) for limit in limits
     ]
 
 
@@ -216,10 +223,20 @@ def by_mount(trials: Trials) -> list[Trial]:
             subprocess.run(["umount", place], check=True)
 
     sizes = (4, 64, 400, 1000, 1300, 2000, 2600, 3300, 4100, 4200, 5000)
-    found: list[Trial] = [partial(on, f"size={size}k", "size=64m", "full tmpfs") for size in sizes]
     inodes = (2, 3, 5, 8, 12, 14, 17, 20, 25)
-    found += [partial(on, f"size=64m,nr_inodes={number}", "nr_inodes=1000", "no inodes") for number in inodes]
-    return [*found, partial(on, "size=64m", "rw", "read-only")]
+    found = [("full tmpfs", f"size={size}k", "size=64m") for size in sizes]
+    found += [("no inodes", f"size=64m,nr_inodes={number}", "nr_inodes=1000") for number in inodes]
+    found.append(("read-only", "size=64m", "rw"))
+    return [Trial(kind, partial(on, options, mend, kind)) for kind, options, mend in found]
+
+
+def by_turns(trials: list[Trial], seed: int) -> list[Trial]:
+    """In random order, but one of each kind after the other: the first few are of all kinds."""
+    random.Random(seed).shuffle(trials)
+    kinds: dict[str, list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.kind):
+        kinds.setdefault(trial.kind, []).append(trial)
+    return [trial for turn in zip_longest(*kinds.values()) for trial in turn if trial is not None]
 
 
 def main() -> int:
@@ -230,13 +247,12 @@ def main() -> int:
         trials = Trials(shard_source(scratch / "source"), scratch)
         mounts = by_mount(trials)
         todo = by_limit(trials) + mounts + (by_shim(trials, shim) if shim else [])
-        random.Random(options.seed).shuffle(todo)
         print(f"shim: {'yes' if shim else 'no C compiler'}; tmpfs: {'yes' if mounts else 'mounting is not allowed'}")
         deadline = time.monotonic() + options.seconds
-        for trial in todo[: options.trials]:
+        for trial in by_turns(todo, options.seed)[: options.trials]:
             if time.monotonic() > deadline:
                 break
-            trial()
+            trial.run()
             shutil.rmtree(scratch / "out", ignore_errors=True)
         figures = {"trials": trials.figures["trials"], "of": len(todo)} | dict(sorted(trials.kinds.items()))
         figures |= {name: trials.figures[name] for name in (*ENDINGS, "rows", "rejects", "crashes", "hangs", "lost")}

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before numpy, torch and OpenCV are there. What the tests compute is small: threads that wait for each other on a busy
-# machine take many times as long as one.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ["tests.hub.fixtures"]
@@ -16,3 +13,17 @@ pytest_plugins = ["tests.hub.fixtures"]
 settings.register_profile("fixed", deadline=None, derandomize=True)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """All tests, which is what is asked for where nothing is named, go to two processes, file by file; `-n 0` or a
+    path: to this one. So they do without pytest-xdist."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if not whole or "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist"):
+        return
+    option = config.option
+    alone = option.tx or option.usepdb or option.collectonly or option.capture == "no"
+    if option.numprocesses is None and not alone:
+        option.numprocesses, option.dist = 2, "loadfile"
+        option.loadscopereorder = False  # in their order the long files come first

@@ -138,8 +138,8 @@ def group_members(group: int) -> list[int]:
     return sorted(found)
 
 
-def wait_until(true: Callable[[], object], seconds: float = 15.0) -> None:
-    """Wait for a condition; AssertionError when it does not come about."""
+def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for a condition; AssertionError when it does not come about. As long as a busy machine may take."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "waited in vain"

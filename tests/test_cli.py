@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from builder.cli import main
-from builder.errors import InterruptedRunError, WorkerDiedError
+from builder.errors import InterruptedRunError, SourceError, WorkerDiedError
 from builder.run import build as building
+from builder.store import ledger
 from tests.outputs import Ran, environment, output_bytes, run_command, run_python, start
 from tests.sources import Source, faults_of, make_source
 
@@ -221,6 +222,17 @@ def test_an_out_of_another_job_is_exit_code_1(source: Source, tmp_path: Path, ru
     assert "was begun as another job: options.format was" in ran.stderr
 
 
+def test_a_second_run_into_one_out_is_exit_code_1_and_says_who_is_at_it(
+    source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_PATIENCE", 0.0)
+    with ledger.Ledger(str(tmp_path / "out")).locked(0, 4):
+        ran = run("convert", source.path, tmp_path / "out", "--num-proc", 1)
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert f"process {os.getpid()} on " in ran.stderr
+    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 0
+
+
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
@@ -245,6 +257,28 @@ def test_an_end_from_outside_has_its_exit_code(
     ran = run("convert", source.path, tmp_path / "out", "--num-proc", 1, "--json")
     assert (ran.code, ran.stdout) == (code, "")
     assert words in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("https://me:hunter2@host/src is not there", "https://…@host/src is not there"),
+        ("https://hunter2@host:80/src: 404", "https://…@host:80/src: 404"),
+        ("https://host/a?X-Amz-Signature=hunter2&b=1: 403", "https://host/a?X-Amz-Signature=…&b=1: 403"),
+        ("https://host/a?sv=1&sig=hunter2 no", "https://host/a?sv=1&sig=… no"),
+        ("https://host/a?X-Amz-Security-Token=hunter2", "https://host/a?X-Amz-Security-Token=…"),
+        ("a@b.tar: s3://bucket/a@b.tar is not there", "a@b.tar: s3://bucket/a@b.tar is not there"),
+        ("a\x1b[2Jb\rc\nd.tar is damaged", "a\\x1b[2Jb\\rc\\nd.tar is damaged"),  # a name from a stranger's tar
+    ],
+)
+def test_an_error_shows_no_password_and_does_not_steer_the_terminal(
+    said: str, shown: str, source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise SourceError(said)
+
+    monkeypatch.setattr(building, "survey", fail)
+    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).stderr == f"laion6m: {shown}\n"
 
 
 def test_sigterm_is_answered_like_an_interrupt(

@@ -19,7 +19,7 @@ from builder.source.tars import scan_tar
 from stress.common import MemoryFile, account
 from tests.sources import make_source
 
-SECONDS = 5.0  # for what takes some hundredths
+SECONDS = 5.0  # of this process, for what takes some hundredths
 
 
 def refused(document: bytes) -> str:
@@ -46,9 +46,9 @@ def refused(document: bytes) -> str:
     ],
 )
 def test_a_document_made_to_be_slow_is_refused_quickly(document: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert refused(document)
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
 
 
 def test_values_are_counted_outside_of_strings_alone() -> None:
@@ -81,10 +81,10 @@ def test_a_listing_may_have_blanks_before_its_commas(
 @pytest.mark.parametrize("item", [b"[],", b"{},", b"1,", b'"x",', b"}"])
 def test_a_listing_without_entries_is_an_error_before_it_is_all_in_memory(item: bytes) -> None:
     endless = MemoryFile(b"[" + item * (24 << 20))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ListingError):
         read_listing([endless])
-    assert time.perf_counter() - started < 4 * SECONDS
+    assert time.process_time() - started < 4 * SECONDS
     assert endless.taken <= 3 * (8 << 20)
 
 

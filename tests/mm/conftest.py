@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the training side needs torch")
+torch.set_num_threads(1)  # threads that wait for each other on a busy machine take many times as long as one
 
 
 def torchvision_operators() -> Any:

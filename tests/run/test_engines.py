@@ -170,7 +170,7 @@ def test_leaving_an_engine_ends_its_processes_busy_or_not(name: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             list(running)
     assert not any(process.is_alive() for process in processes)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 12  # of the 30 that the work would take
 
 
 SCRIPT = """
@@ -223,7 +223,7 @@ def test_orphans_end_when_their_parent_is_killed(work: str, tasks: str) -> None:
         assert len(group_members(process.pid)) == 4
         process.kill()
         process.wait()
-        wait_until(lambda: not group_members(process.pid), 8)
+        wait_until(lambda: not group_members(process.pid))
     finally:
         process.kill()
         process.wait()

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,6 +156,28 @@ def test_a_run_that_ended_anywhere_is_finished_by_the_next(
     convert(url, str(out), SMALL, num_proc=1, quiet=True)
     assert output_bytes(out) == expected
     assert not (out / ".laion6m" / "tmp").exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_storage_is_opened_with_is_kept_nowhere(
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither options nor what stands in the URL: not in OUT, nor in the bookkeeping of a run that is to be resumed."""
+    make_source(tmp_path / "src", faults=["blank_caption", "image_missing"])
+    if not whole:
+        monkeypatch.setattr(building, "examples_of", None)
+    with FileServer(tmp_path) as server:
+        places = {
+            f"{server.url.replace('//', '//me:hunter2@')}/src": {"http": {"client_kwargs": {"skip_auto_headers": []}}},
+            in_memory(tmp_path / "src"): {"memory": {"secret": "hunter2"}},
+        }
+        for number, (url, options) in enumerate(places.items()):
+            out = tmp_path / f"out{number}"
+            with nullcontext() if whole else pytest.raises(TypeError):
+                convert(url, str(out), SMALL, num_proc=1, quiet=True, storage_options=options)
+            files = [path for path in out.rglob("*") if path.is_file()]
+            assert (out / "data") in {path.parent for path in files}
+            assert not [path for path in files if b"hunter2" in path.read_bytes()]
 
 
 def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
