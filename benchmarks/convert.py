@@ -108,18 +108,20 @@ def webdataset(source: str, out: str, num_proc: int, file_format: str) -> None:
     builder.download_and_prepare(f"{out}/rows", file_format=file_format, num_proc=num_proc)
 
 
-def ours(source: str, out: str, num_proc: int) -> None:
-    from builder.cli import main
+def as_command(verb: str, source: str, out: str, num_proc: int) -> None:
+    """What the installed ``laion6m`` does."""
+    from builder.cli import command
 
-    if code := main(["convert", source, out, "--num-proc", str(num_proc), "--json"]):
-        sys.exit(code)
+    sys.argv = ["laion6m", verb, source, out, "--num-proc", str(num_proc), "--json"]
+    command()
+
+
+def ours(source: str, out: str, num_proc: int) -> None:
+    as_command("convert", source, out, num_proc)
 
 
 def index(source: str, out: str, num_proc: int) -> None:
-    from builder.cli import main
-
-    if code := main(["index", source, out, "--num-proc", str(num_proc), "--json"]):
-        sys.exit(code)
+    as_command("index", source, out, num_proc)
 
 
 PEERS: dict[str, Callable[[str, str, int], None]] = {

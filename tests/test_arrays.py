@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.arrays import binary_array, from_ipc, number_array, string_array, to_ipc, utf8_array
+from builder.arrays import (
+    binary_array,
+    bool_array,
+    from_ipc,
+    number_array,
+    string_array,
+    take_text,
+    to_ipc,
+    utf8_array,
+)
 
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=30)
 
@@ -60,6 +69,32 @@ def test_text_that_32_bit_offsets_cannot_hold_is_refused_before_it_is_put_togeth
     piece = bytes(1 << 20)
     with pytest.raises(OverflowError, match="2,147,483,648 bytes"):
         binary_array([piece] * 2048)
+
+
+@given(st.lists(st.lists(st.text(max_size=3), max_size=5), max_size=4), st.data())
+def test_strings_are_taken_by_their_positions_in_a_row_or_not(chunks: list[list[str]], data: st.DataObject) -> None:
+    column = pa.chunked_array([string_array(chunk) for chunk in chunks], type=pa.string())
+    strings = [text for chunk in chunks for text in chunk]
+    first = data.draw(st.integers(0, len(strings)))
+    last = data.draw(st.integers(first, len(strings)))
+    some = data.draw(st.lists(st.integers(0, len(strings) - 1), max_size=6)) if strings else []
+    for positions in (list(range(first, last)), some, sorted(some)):
+        taken = take_text(column, np.array(positions, dtype=np.int64))
+        taken.validate(full=True)
+        assert taken.to_pylist() == [strings[position] for position in positions]
+
+
+def test_strings_in_a_row_are_not_copied() -> None:
+    column = pa.chunked_array([string_array(["a", "b", "c"]), string_array(["d"])])
+    taken = take_text(column, np.arange(1, 4))
+    assert taken.chunk(0).buffers()[2].address == column.chunk(0).buffers()[2].address
+
+
+@given(st.lists(st.booleans()))
+def test_bools_come_back(values: list[bool]) -> None:
+    array = bool_array(np.array(values, dtype=np.bool_))
+    array.validate(full=True)
+    assert array.to_pylist() == values
 
 
 def test_a_slice_sent_as_ipc_leaves_the_rest_behind() -> None:

@@ -250,7 +250,7 @@ def test_an_end_from_outside_has_its_exit_code(
     run: Callable[..., Ran],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr(building, "survey", fail)
@@ -342,6 +342,24 @@ def test_any_name_fits_any_stdout(encoding: str, source: Source, tmp_path: Path)
     )
     assert json.loads(done.stdout)["out"] == str(out)
     assert done.stderr == b""
+
+
+def test_a_process_ends_at_once_but_after_what_was_to_be_done_at_its_end(source: Source, tmp_path: Path) -> None:
+    script = (
+        "import atexit, sys, threading, time, weakref; from builder.cli import command\n"
+        "class Kept: pass\n"
+        "kept = Kept(); weakref.finalize(kept, print, 'finalized')\n"
+        "threading.Timer(0.3, print, ['thread']).start()\n"
+        "sys.argv[0] = 'laion6m'\n"
+        "import builder.cli as cli\n"
+        "cli.main = lambda: atexit.register(print, 'handler') and 3\n"
+        "command()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.splitlines() == ["thread", "handler"]
 
 
 def test_relative_paths_and_trailing_slashes_mean_the_same(

@@ -97,6 +97,8 @@ def build(
     """
     started = time.monotonic()
     folder = open_folder(out, storage)
+    if isinstance(folder, LocalFolder) and not kind.lasting:
+        folder = LocalFolder(out, work_lasts=False)
     with make_engine(engine) as crew:  # first of all: connections to a source do not outlive a fork
         layout = recognise(source, options.recaptions, storage)
         if isinstance(folder, LocalFolder):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,7 +54,45 @@ class _NumberedScan:
 
 def survey(layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False) -> Survey:
     """Scan and plan. ``shapes``: note of images what their scan shows in passing. Raises SourceError, ListingError."""
-    return plan_survey(layout, options, scan_all(layout, engine, shapes=shapes))
+    with _Ahead(layout) as listing:
+        scanned = scan_all(layout, engine, shapes=shapes)
+        return plan_survey(layout, options, scanned, listing.get if listing.wanted else None)
+
+
+class _Ahead:
+    """data.json, read while others scan: this process only waits for them. What is wrong with it is raised by ``get``:
+    what is wrong with the archives comes first, as it does where nothing is read ahead."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.wanted = bool(layout.listing and not layout.recaptions)
+        self._listing: Listing | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def _read(self) -> None:
+        try:
+            self._listing = listed(self._layout)
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is asked for
+            self._error = error
+
+    def __enter__(self) -> _Ahead:
+        if self.wanted:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.wanted:
+            self._thread.join()
+
+    def get(self) -> Listing:
+        """Raises ListingError, SourceError."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._listing is not None
+        listing, self._listing = self._listing, None
+        return listing
 
 
 def scans_wanted(layout: Layout) -> tuple[bool, bool]:
@@ -61,9 +100,15 @@ def scans_wanted(layout: Layout) -> tuple[bool, bool]:
     return not layout.listing, bool(layout.recaptions) and wants_urls(layout.recaptions)
 
 
-def plan_survey(layout: Layout, options: ConvertOptions, scanned: list[ArchiveTable]) -> Survey:
-    """Plan with the tables of all raw archives, then all captions archives. Raises SourceError, ListingError."""
-    listing = _listing(layout, *_sides(layout, scanned), options)
+def plan_survey(
+    layout: Layout,
+    options: ConvertOptions,
+    scanned: list[ArchiveTable],
+    listing_read: Callable[[], Listing] | None = None,
+) -> Survey:
+    """Plan with the tables of all raw archives, then all captions archives. ``listing_read``: gives what data.json
+    lists, where somebody has read it. Raises SourceError, ListingError."""
+    listing = listing_read() if listing_read is not None else _listing(layout, *_sides(layout, scanned), options)
     joined = join(listing, *_sides(layout, scanned))
     scanned = [table.without_names() for table in scanned]  # of 6 million samples 0.2 GB, and more without a listing
     plan = plan_joined(layout, listing, joined, *_sides(layout, scanned), options.max_shard_size)

@@ -7,7 +7,6 @@ of one image and the beginning of the next: one read gives all three.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 from builder.errors import SourceChangedError
 from builder.records import ImageInfo, Member
@@ -17,6 +16,7 @@ from builder.source.images import PILLOW_PIXEL_LIMIT, probe
 
 HEAD = 16 << 10  # bytes: EXIF with a thumbnail and a colour profile fit before nearly all photos' first scan
 TAIL = 4 << 10  # bytes: where the end marker is looked for first
+_LAST = 256
 _BEFORE = 576  # bytes: the padding of a tar member, 511 at most, and an end marker with little behind it
 _AHEAD = 4 << 10  # bytes: a header and, of most JPEGs, all before the first scan, a colour profile (3 KB) included
 
@@ -34,9 +34,9 @@ def glance(file: ByteFile, offset: int, size: int) -> ImageInfo:
     if head.startswith(jpegs.MAGIC):
         width, height, _, sure = jpegs.read_header(head, 0, HEAD)
         if sure and width * height <= PILLOW_PIXEL_LIMIT:
-            tail = _read(file, offset + size - TAIL, TAIL)
-            if tail.rfind(b"\xff\xd9") >= 0:
-                return ImageInfo("JPEG", width, height, 1, True)
+            for length in (_LAST, TAIL):  # the marker is mostly all there is at the end
+                if _read(file, offset + size - length, length).rfind(b"\xff\xd9") >= 0:
+                    return ImageInfo("JPEG", width, height, 1, True)
     return probe(_read(file, offset, size))
 
 
@@ -97,7 +97,6 @@ class Glances:
         return (known(member.offset, 0) for member in members)
 
 
-@lru_cache(1 << 12)  # many images share a size
 def shape_info(shape: int) -> ImageInfo:
     """What ``probe`` says of an image of this shape, which is not 0."""
     return ImageInfo("JPEG", shape >> 16, shape & 0xFFFF, 1, True)

@@ -138,7 +138,11 @@ class _ChunkReader:
         self.annotation_offsets, self.annotation_sizes = columns["annotation_offset"], columns["annotation_size"]
         self.annotation_paths, self.recaptions = columns["annotation_path"], columns["recaption"]
         self.keeps_ending = columns["keeps_ending"]
-        self.shapes = columns.get("shape") or [0] * len(self.sizes)
+        # What the scan has seen of images, which serves where they are not read; the shapes that were judged well.
+        self.shapes = [0] * len(self.sizes) if with_images else columns.get("shape", [0] * len(self.sizes))
+        self.fine: dict[int, ImageInfo] = {}
+        for number in {archive for archive, shape in zip(self.archives, self.shapes, strict=True) if shape}:
+            images.note(number)
         self.stock, self.policy, self.images, self.annotations = stock, policy, images, annotations
         self.with_images = with_images
         self._buffers = buffers
@@ -162,6 +166,7 @@ class _ChunkReader:
         samples: list[Sample] = []
         rejects: list[Reject] = []
         policy = self.policy
+        shapes, fine = self.shapes, self.fine
         for row in range(first, last):
             start = starts[row - first]
             end = start + self.sizes[row]
@@ -172,13 +177,19 @@ class _ChunkReader:
                 if self.recaptions[row] is not None:
                     document = merge_recaption(document, self.recaptions[row])
                 caption, annotation, bom = read_annotation(document or b"", policy.caption_key)
-                info = probe(buffer, start, end) if self.with_images else self._glance(row)
-                judge(
-                    info,
-                    max_pixels=policy.max_pixels,
-                    min_side=policy.min_side,
-                    max_aspect_ratio=policy.max_aspect_ratio,
-                )
+                shape = shapes[row]
+                if shape not in fine:
+                    info = probe(buffer, start, end) if self.with_images else self._glance(row)
+                    judge(
+                        info,
+                        max_pixels=policy.max_pixels,
+                        min_side=policy.min_side,
+                        max_aspect_ratio=policy.max_aspect_ratio,
+                    )
+                    if shape:
+                        fine[shape] = info
+                else:
+                    info = fine[shape]
             except SampleProblem as problem:
                 rejects.append(
                     Reject(self.positions[row], key, problem.reason, problem.detail, self._place(row, problem))
@@ -240,7 +251,6 @@ class _ChunkReader:
     def _glance(self, row: int) -> ImageInfo:
         """The verdict of ``probe`` on an image that is not in memory."""
         if self.shapes[row]:
-            self.images.note(self.archives[row])
             return shape_info(self.shapes[row])
         archive, size = self.stock.raw[self.archives[row]], self.sizes[row]
         if archive.is_folder:

@@ -42,10 +42,12 @@ class Folder(Protocol):
 
 
 class LocalFolder:
-    """A folder on this machine's disks, which others may share."""
+    """A folder on this machine's disks, which others may share. ``work_lasts``: a later run may go on with what lies in
+    its bookkeeping, which must be on disk before a receipt says so; else nothing there is worth waiting for a disk."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, work_lasts: bool = True) -> None:
         self.root = root
+        self._work_lasts = work_lasts
 
     def path(self, name: str) -> str:
         return os.path.join(self.root, *name.split("/"))
@@ -55,7 +57,8 @@ class LocalFolder:
         mine = f"{name.replace('/', '-')}.{socket.gethostname()}-{os.getpid()}"
         temporary = os.path.join(self.root, schema.WORK, "tmp", mine)
         make_folder(os.path.dirname(temporary))
-        return OutputFile(temporary, self.path(name))
+        lasts = self._work_lasts or not name.startswith(f"{schema.WORK}/")
+        return OutputFile(temporary, self.path(name), sync=lasts)
 
     def read(self, name: str) -> bytes | None:
         try:

@@ -33,10 +33,12 @@ class NewFile(Protocol):
 
 class OutputFile:
     """A new file on this machine's disks, digested on the way. Grows up as ``path``; with a ``final`` name it gets that
-    when it is closed, and is removed when it is given up. Raises WriteError when the system refuses."""
+    when it is closed, and is removed when it is given up. ``sync``: it is on disk before it has that name; without, it
+    is whole for all processes, but not after a power cut. Raises WriteError when the system refuses."""
 
-    def __init__(self, path: str, final: str | None = None) -> None:
+    def __init__(self, path: str, final: str | None = None, *, sync: bool = True) -> None:
         self.path = path
+        self._sync = sync
         self.position = 0
         self._final = final
         self._digest = xxhash.xxh3_128()
@@ -67,17 +69,18 @@ class OutputFile:
                 rest = rest[os.write(self._fd, rest) :]
 
     def close(self) -> str:
-        """Sync to disk, then give it its final name; returns the xxh3-128 of all that was written, hex."""
+        """Sync to disk, give it its final name; returns the xxh3-128 of all that was written, hex."""
         fd, self._fd = self._fd, -1
         try:
             try:
-                os.fsync(fd)
+                if self._sync:
+                    os.fsync(fd)
             finally:
                 os.close(fd)  # where network disks report a full quota at the latest
         except OSError as error:
             raise WriteError(self.path, error.strerror) from error
         if self._final is not None:
-            publish(self.path, self._final)
+            publish(self.path, self._final, sync=self._sync)
         return self._digest.hexdigest()
 
     def abort(self) -> None:
@@ -113,11 +116,13 @@ class ArrowSink:
         """The file is closed by who opened it."""
 
 
-def publish(temporary: str, final: str) -> None:
+def publish(temporary: str, final: str, *, sync: bool = True) -> None:
     """Give a whole, synced file its final name, and sync the name."""
     try:
         os.makedirs(os.path.dirname(final), exist_ok=True)
         os.replace(temporary, final)
+        if not sync:
+            return
         folder = os.open(os.path.dirname(final), os.O_RDONLY)
         try:
             os.fsync(folder)

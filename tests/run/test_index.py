@@ -3,19 +3,24 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import xxhash
 
 from builder import schema
-from builder.errors import JobMismatchError, SourceError, WriteError
+from builder.errors import JobMismatchError, SourceChangedError, SourceError, WriteError
 from builder.options import ConvertOptions
 from builder.read.reader import open_dataset
+from builder.records import Member
+from builder.run import survey
 from builder.run.build import Summary
 from builder.run.convert import convert
 from builder.run.index import index
+from builder.source.glance import Glances
 from tests.outputs import leftovers, make_large_source, output_bytes, read_rejects
 from tests.sources import LAYOUTS, Source, faults_of, make_source
 
@@ -74,6 +79,64 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> N
         found.append(output_bytes(tmp_path / "out"))
     assert found[0] == found[1] == found[2]
     assert set(found[0]) == {schema.INDEX, schema.REJECTS, schema.MANIFEST}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_scan_sees_of_images_in_passing_changes_nothing(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = whole_source(tmp_path / "src", layout)
+    make_index(source, tmp_path / "out")
+    found = output_bytes(tmp_path / "out")
+    seen: list[int] = []
+
+    def nothing(self: Glances, members: Sequence[Member]) -> Iterator[int]:
+        seen.append(sum(map(bool, shapes(self, members))))
+        return iter([0] * len(members))
+
+    shapes = Glances.shapes
+    monkeypatch.setattr(Glances, "shapes", nothing)
+    make_index(source, tmp_path / "out")
+    assert output_bytes(tmp_path / "out") == found
+    assert sum(seen) > 0 or layout == "extracted"
+
+
+def test_a_tar_that_changes_behind_the_scan_is_noticed_though_no_image_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_source(tmp_path / "src", shards=2, per_shard=3)
+    plan = survey.plan_survey
+
+    def plan_and_change(*arguments: Any) -> Any:
+        os.utime(source.path / "raw" / "00001.tar", ns=(1, 1))
+        return plan(*arguments)
+
+    monkeypatch.setattr(survey, "plan_survey", plan_and_change)
+    with pytest.raises(SourceChangedError, match=r"00001\.tar"):
+        make_index(source, tmp_path / "out")
+
+
+def test_only_what_stays_is_synced_and_all_of_it_before_the_manifest_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_source(tmp_path / "src", shards=2, per_shard=3)
+    events: list[tuple[str, str]] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        sync(handle)
+        events.append(("sync", os.path.basename(os.readlink(f"/proc/self/fd/{handle}")).split(".")[0]))
+
+    def rename(old: str, new: str) -> None:
+        replace(old, new)
+        if ".laion6m" not in Path(new).parts:
+            events.append(("name", os.path.basename(new).split(".")[0]))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    make_index(source, tmp_path / "out")
+    steps = [[("sync", f"meta-{name}"), ("name", name), ("sync", "meta")] for name in ("index", "rejects", "manifest")]
+    assert events == [event for step in steps for event in step]
 
 
 def test_a_large_source_is_indexed_without_reading_its_images(tmp_path: Path) -> None:

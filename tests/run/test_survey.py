@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from builder.errors import DamagedFileError, SourceError
+from builder.errors import DamagedFileError, ListingError, SourceError
 from builder.options import ConvertOptions
 from builder.run.engines import SerialEngine
 from builder.run.survey import Survey, describe_source, load_survey, save_survey, shard_rows, survey
@@ -33,6 +33,22 @@ def test_every_layout_is_planned_in_full(layout: str, tmp_path: Path) -> None:
     assert found.plan.unlisted == source.unlisted
     assert found.plan.rows.num_rows == source.listed - len(lost)
     assert found.compressed == ()
+
+
+def test_what_is_wrong_with_a_listing_is_raised_though_it_is_read_beside_the_scan(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    (source.path / "data.json").write_text('[{"image": 3}]')
+    with pytest.raises(ListingError, match="entry 0"):
+        survey_of(source)
+
+
+def test_what_is_wrong_with_the_archives_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path / "src")
+    layout = recognise(str(source.path))
+    (source.path / "data.json").write_text("[")
+    (source.path / "raw" / "00000.tar").unlink()
+    with pytest.raises(SourceError, match=r"cannot open .*00000\.tar"):
+        survey(layout, ConvertOptions(), SerialEngine())
 
 
 def test_damage_is_noted_by_side_and_archive(tmp_path: Path) -> None:

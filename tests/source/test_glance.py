@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import random
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from builder.errors import SourceChangedError
 from builder.records import ImageInfo, SampleProblem
 from builder.source import glance as module
 from builder.source.files import LocalFile
-from builder.source.glance import HEAD, TAIL, glance
+from builder.source.glance import HEAD, TAIL, Glances, glance, shape_info
 from builder.source.images import probe
+from builder.source.tars import scan_tar
 from tests.sources import picture
 
 SHARED = Path(__file__).parents[2] / "../shared"
@@ -134,7 +136,76 @@ def test_so_it_is_for_damaged_images(data: st.DataObject) -> None:
 
 def test_of_a_sound_jpeg_only_the_ends_are_read() -> None:
     sound = JPEG[:-2] + bytes(2_000_000) + b"\xff\xd9"
-    assert same(sound).read == HEAD + TAIL
+    assert same(sound).read == HEAD + module._LAST
+    assert same(sound + bytes(1000)).read == HEAD + module._LAST + TAIL
+
+
+def tar_of(images: Iterable[bytes]) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for number, image in enumerate(images):
+            entry = tarfile.TarInfo(f"{number:06d}.jpg")
+            entry.size = len(image)
+            tar.addfile(entry, io.BytesIO(image))
+    return sink.getvalue()
+
+
+def in_passing(images: list[bytes]) -> list[int]:
+    """What a scan of a tar of these images says of each; it is none, or what ``probe`` says."""
+    glances = Glances(Held(tar_of(images)))
+    scan = scan_tar(glances, glances.watch)
+    assert scan == scan_tar(Held(tar_of(images)))
+    shapes = list(glances.shapes(scan.members))
+    for image, shape in zip(images, shapes, strict=True):
+        assert not shape or shape_info(shape) == probe(image)
+    return shapes
+
+
+def test_a_scan_says_of_its_images_what_they_are_or_nothing() -> None:
+    shapes = in_passing(list(IMAGES.values()))
+    told = {name for name, shape in zip(IMAGES, shapes, strict=True) if shape}
+    assert {"JPEG", "progressive", "as large as Pillow bears", "EXIF with a thumbnail's end marker in it"} <= told
+    assert not told & {"a bomb to Pillow", "cut", "cut in half", "cut with a marker's half", "PNG", "small, cut"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_so_it_does_of_the_first_and_the_last_and_of_small_ones_that_one_read_holds_many_of(order: int) -> None:
+    small = [picture(seed) for seed in range(40)]
+    told = in_passing([JPEG, *small][::order])
+    assert sum(map(bool, told)) > 30  # but for those that a read ends within
+    assert all(told[::order][:1])
+    assert in_passing([image[:-2] for image in small]) == [0] * 40
+    assert all(in_passing([JPEG + bytes(length) for length in (0, 1, 50, 60)]))
+
+
+@pytest.mark.parametrize(("before", "ahead"), [(0, 0), (1, 600), (511, 700), (513, 1200), (5000, 70_000)])
+def test_so_it_does_however_much_is_read_along(before: int, ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEFORE", before)
+    monkeypatch.setattr(module, "_AHEAD", ahead)
+    for name in IMAGES:
+        in_passing([JPEG, IMAGES[name], JPEG, picture(2)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_so_it_does_of_damaged_ones(data: st.DataObject) -> None:
+    images = []
+    for _ in range(data.draw(st.integers(1, 6))):
+        image = bytearray(
+            data.draw(st.sampled_from([JPEG, picture(1), IMAGES["small, cut"], IMAGES["bytes behind the end"]]))
+        )
+        for _ in range(data.draw(st.integers(0, 3))):
+            near_an_end = data.draw(st.integers(0, 700)) * data.draw(st.sampled_from([1, -1]))
+            image[near_an_end % len(image)] = data.draw(st.sampled_from([0, 0xFF, 0xD8, 0xD9, 0xDA, 0xC0, 17]))
+        images.append(bytes(image[: len(image) - data.draw(st.sampled_from([0, 0, 1, 2, 300]))]))
+    in_passing(images)
+
+
+def test_a_scan_reads_a_few_kilobytes_of_a_large_image() -> None:
+    file = Held(tar_of([JPEG[:-2] + bytes(500_000) + b"\xff\xd9"] * 20))
+    glances = Glances(file)
+    assert all(glances.shapes(scan_tar(glances, glances.watch).members))
+    assert file.read < 20 * 6000 + 20_000
 
 
 def test_what_has_gone_from_the_file_is_noticed(tmp_path: Path) -> None:
@@ -156,3 +227,5 @@ def test_so_it_is_for_every_image_of_the_corpus(monkeypatch: pytest.MonkeyPatch)
     for path in paths:
         if path.stat().st_size < 1 << 20:
             same(path.read_bytes())
+    monkeypatch.undo()
+    in_passing([path.read_bytes() for path in paths if path.stat().st_size < 1 << 20])
