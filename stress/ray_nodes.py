@@ -38,6 +38,7 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # else Ray kills tasks when others fill this machine
     "RAY_AUTH_MODE": "token",  # a cluster opens ports; nobody else is to use them
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
