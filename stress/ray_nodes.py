@@ -38,6 +38,7 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # else Ray kills tasks when others fill this machine
     "RAY_AUTH_MODE": "token",  # a cluster opens ports; nobody else is to use them
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
@@ -166,15 +167,15 @@ class Trial:
     def _node_killed(self, nodes: list[Node], words: list[str]) -> None:
         process, said = self._start(*words)
         second = nodes.pop()
-        self._halfway(process, second.is_working)
+        self._halfway(process, said, second.is_working)
         second.kill()
         self.figures["nodes killed"] += 1
         self._judge(process.wait(timeout=PATIENCE), said)
         self.figures["begun again"] += said.read_text().count("begun again")
 
     def _driver_killed(self, _: list[Node], words: list[str]) -> None:
-        process, _ = self._start(*words)
-        self._halfway(process)
+        process, said = self._start(*words)
+        self._halfway(process, said)
         process.kill()
         process.wait()
         done = receipts(self.out)
@@ -190,11 +191,12 @@ class Trial:
             raise LostError("a finished shard was made again")
         self.figures["shards kept"] += len(done)
 
-    def _halfway(self, process: subprocess.Popen[bytes], also: Callable[[], bool] = lambda: True) -> None:
+    def _halfway(self, process: subprocess.Popen[bytes], said: Path, also: Callable[[], bool] = lambda: True) -> None:
         def true() -> bool:
             if process.poll() is not None:
                 if process.returncode:
-                    raise LostError(f"exit {process.returncode} before it was disturbed")
+                    text = said.read_text()
+                    raise LostError(f"exit {process.returncode} before it was disturbed, said {text!r}")
                 raise EndedBefore
             return len(receipts(self.out)) >= self.shards // 2 and also()
 

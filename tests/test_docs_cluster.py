@@ -162,6 +162,7 @@ def test_the_ray_script_starts_a_head_and_the_others_and_converts(
 
     with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as name:  # Ray's sockets need short paths
         slurm = Slurm(Path(name), monkeypatch)
+        monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # else Ray kills tasks when others fill this machine
         make_large_source(slurm.shared / "laion6m", tars=3)
         convert(str(slurm.shared / "laion6m"), str(tmp_path / "local"), SMALL, num_proc=1, quiet=True)
         ran = slurm.run(

@@ -129,12 +129,13 @@ class RayEngine:
         near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         nodes = [(node["NodeID"], node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]]
         answers = [(place, ask.options(scheduling_strategy=near(node, soft=False)).remote()) for node, place in nodes]
-        lost = (errors.WorkerCrashedError, errors.NodeDiedError, errors.TaskUnschedulableError)
+        died = (errors.WorkerCrashedError, errors.NodeDiedError, errors.TaskUnschedulableError)
+        lost = (*died, errors.OutOfMemoryError)
         for place, answer in answers:
             try:
                 theirs = ray.get(answer, timeout=_TIMEOUT)
             except lost:
-                continue  # a moment ago; whoever comes later is asked with its first task
+                continue  # a moment ago, or short of memory for one; each task asks again where it is
             except errors.RayError as error:
                 said = str(error).strip().splitlines()[-1]
                 way_out = f"Install laion6m {mine['laion6m']} on every node."

@@ -102,6 +102,7 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")  # before Ray is imported: its ports are open to the network
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # else Ray kills tasks when others fill this machine
         pytest.importorskip("ray", reason="ray is not installed: pip install 'laion6m[ray]'")
         running = Cluster()
         yield running
