@@ -123,7 +123,7 @@ class RemovedShardError(IndexMismatchError):
         path, url = self.args
         return (
             f"{path} was removed after it had been pushed; {url} has it. Open that instead, open_dataset({url!r}), or "
-            "convert again without --delete-pushed."
+            "run the same laion6m convert without --push-to: it makes the shard anew."
         )
 
 

@@ -44,7 +44,7 @@ DOORS: dict[str, list[str]] = {
     "fsspec": ["builder/urls.py"],
     "huggingface_hub": ["builder/publish/*.py", "builder/hf*.py"],
     "multiprocess": ["builder/run/engines.py"],
-    "ray": ["builder/run/engines.py", "builder/run/ray*.py"],
+    "ray": ["builder/run/ray_engine.py"],
     "zstandard": ["builder/source/compressed.py"],
     "PIL": ["builder/source/images.py", "builder/read/transforms.py", "builder/run/demo_images.py", "builder/mm*.py"],
     "pandas": [],

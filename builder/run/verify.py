@@ -133,24 +133,28 @@ def describe_verification(result: Verification) -> str:
     """For people: what was shown, or what is wrong."""
     pace = f"{in_words(result.bytes)} read in {duration(result.seconds)}"
     if result.ok:
-        here = " that is here" if result.away else ""
-        shown = [
-            f"every file {here.strip() or 'is there and'} has its checksum",
-            f"every row{here} is as the index has it",
-        ]
-        by_size = " (where its shard is not here, the annotation's size only)" if result.away else ""
-        shown += [f"every row equals its source members{by_size}"] if result.against_source else []
-        shown += [f"every image{here} decodes"] if result.decoded else []
-        rows = f"{result.rows:,} rows are sound"
-        if result.away:
-            rows = f"{result.rows - result.away:,} of {result.rows:,} rows are here, and sound"
-        return "\n".join([f"{rows}: {', '.join(shown)} ({pace})", *result.notes])
+        return "\n".join([f"{_shown(result)} ({pace})", *result.notes])
     count = len(result.problems)
     lines = [f"{count:,} problem{'s' if count > 1 else ''} ({pace}):"]
     lines += [f"  {problem}" for problem in result.problems[:_SHOWN]]
     if count > _SHOWN:
         lines.append(f"  and {count - _SHOWN:,} more; --json lists all")
     return "\n".join([*lines, *result.notes])
+
+
+def _shown(result: Verification) -> str:
+    here = " that is here" if result.away else ""
+    shown = [f"every file{here or ' is there and'} has its checksum", f"every row{here} is as the index has it"]
+    if result.against_source:
+        shown.append("every row equals its source members" + (", by the index where it is not here" if here else ""))
+    if result.decoded:
+        shown.append(f"every image{here} decodes")
+    rows = f"{result.rows:,} rows are sound"
+    if result.away:
+        rows = f"{result.rows - result.away:,} of {result.rows:,} rows are here, and sound"
+    if 0 < result.away == result.rows:
+        rows, shown[1:2] = f"none of {result.rows:,} rows is here, the rest is sound", []
+    return f"{rows}: {', '.join(shown)}"
 
 
 class _Run:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import tarfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from builder.run.push import push
 from builder.run.stream_out import convert_and_push
 from builder.run.verify import describe_verification, verify
 from builder.store.pushed import PushRecords
+from tests.hub.client import run_ok
 from tests.hub.server import WRITE_TOKEN, HubServer
 from tests.pushes import MB, REPO, command, everything_written, here, push_here, there, wide_source
 from tests.run.test_push import TABLE
@@ -145,7 +148,7 @@ def test_verifying_leaves_the_removed_shards_to_the_hub(
     words = shlex.split(note.split("`")[1])  # which does check them
     assert main(words[1:]) == 0
     said = describe_verification(result)
-    assert said.startswith("0 of 24 rows are here, and sound: every file that is here has its checksum")
+    assert said.startswith("none of 24 rows is here, the rest is sound: every file that is here has its checksum (")
     assert said.endswith(note)
     capsys.readouterr()
     assert main(["info", str(out)]) == 0
@@ -211,6 +214,16 @@ def test_opening_a_folder_without_its_shards_says_where_they_are(
     (out / "data" / "train-00001-of-00008.parquet").write_bytes(b"another file")
     with pytest.raises(IndexMismatchError, match="is not the file the index was made for"):
         _ = open_dataset(out)[5].image
+
+
+def test_converting_without_a_push_brings_the_shards_back(
+    inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    run(source, tmp_path / "out")
+    convert(str(source), str(tmp_path / "out"), OPTIONS, num_proc=1, quiet=True)
+    assert same_data(here(tmp_path / "out"), whole)
+    result = verify(str(tmp_path / "out"), num_proc=1, quiet=True)
+    assert (result.problems, result.notes, result.away) == ((), (), 0)
 
 
 def test_a_shard_that_the_hub_has_lost_is_made_anew(
@@ -331,6 +344,35 @@ def test_a_fault_at_a_route_is_ridden_out(
         card = commit.files.get("README.md")
         if card and "dataset_info" in take_apart(inside.store.path_of(card).read_bytes(), "").values:
             assert "meta/manifest.json" in commit.files, "no claims while shards are on their way"
+
+
+STATES = """
+    import json, sys
+    from datasets import load_dataset
+    for sha in sys.argv[1:]:
+        rows = load_dataset("user/laion6m", split="train", streaming=True, revision=sha)
+        print(json.dumps([row["key"] for row in rows.select_columns(["key"])]))
+"""
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_at_every_moment_the_repository_loads_or_is_empty(
+    earlier: bool, inside: HubServer, client_python: str, source: Path, few: Path, tmp_path: Path
+) -> None:
+    if earlier:
+        convert(str(few), str(tmp_path / "few"), OPTIONS, num_proc=1, quiet=True)
+        push(str(tmp_path / "few"), REPO, quiet=True)
+    run(source, tmp_path / "out")
+    states = [commit for commit in inside.store.commits(REPO) if any(name.startswith("data/") for name in commit.files)]
+    code = ["-c", textwrap.dedent(STATES), *(commit.oid for commit in states)]
+    found = [json.loads(line) for line in run_ok(inside, code, client_python).splitlines()]
+    every = [f"{shard:05d}/{number:09d}" for shard in range(SHARDS) for number in range(3)]
+    shards = [[name for name in commit.files if name.startswith("data/")] for commit in states]
+    assert [len(keys) for keys in found] == [3 * len(names) for names in shards]
+    assert len(states) >= 3 + earlier
+    assert found[0] == every
+    for keys in found:
+        assert set(keys) <= set(every)
 
 
 def rename_data(hub: HubServer) -> None:
