@@ -22,6 +22,7 @@ from builder.errors import (
     WriteError,
 )
 from builder.options import ConvertOptions, SamplePolicy, Slice
+from builder.publish import card
 from builder.run import build as building
 from builder.run import finish as finishing
 from builder.run import shard as shard_module
@@ -108,7 +109,7 @@ class Stop(BaseException):
         (ledgers, "write", 9),
         (finishing, "write_index", 0),
         (finishing, "write_rejects", 0),
-        (finishing, "write_card", 0),
+        (card, "write_card", 0),
         (finishing, "write", 1),  # all but the manifest
         (building, "save_survey", 0),
         (building, "survey", 0),

@@ -97,7 +97,7 @@ def test_a_conversion_that_stopped_before_it_had_a_plan_is_unfinished_too(
 ) -> None:
     made = make_source(tmp_path / "src", "card", per_shard=2)
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise InterruptedRunError(0, 1)
 
     monkeypatch.setattr("builder.run.build.survey", stop)
