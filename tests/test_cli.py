@@ -250,7 +250,7 @@ def test_an_end_from_outside_has_its_exit_code(
 def test_sigterm_is_answered_like_an_interrupt(
     source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "survey", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(building, "survey", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 130
 
 
