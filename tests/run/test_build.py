@@ -533,10 +533,10 @@ def test_an_error_of_one_shard_keeps_the_others(
 ) -> None:
     real = outputs.publish
 
-    def refuse(temporary: str, final: str) -> None:
+    def refuse(temporary: str, final: str, *, sync: bool) -> None:
         if "data/train-00006" in final:
             raise WriteError(final, "No space left on device")
-        real(temporary, final)
+        real(temporary, final, sync=sync)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
