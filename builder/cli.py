@@ -447,6 +447,8 @@ def command() -> None:
     seconds. The system takes back all of it at once. Threads have been waited for and other exit handlers have run by
     then: the one that is registered first runs last.
     """
+    # numpy starts threads for products of matrices when it is imported, 50 ms of processor time: no command has any.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code: list[Any] = [FAILED]
     atexit.register(_leave, code)
     try:
