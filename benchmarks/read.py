@@ -195,6 +195,8 @@ def synthetic_index(folder: str, count: int) -> None:
             keys = [f"{row // 10_000:05d}/{row:09d}" for row in range(first, min(first + step, count))]
             size = len(keys)
             columns = {
+                "file": np.zeros(size, dtype=np.int32),
+                "annotation_file": np.full(size, schema.IN_SHARD, dtype=np.int32),
                 "offset": np.arange(size, dtype=np.int64),
                 "size": np.full(size, 100_000, dtype=np.int64),
                 "position": np.arange(first, first + size, dtype=np.int64),
