@@ -38,16 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except OptionError as error:
-        _say(f"laion6m: {printable(str(error))}")
+        _complain(error)
         return USAGE
     except InterruptedRunError as error:
-        _say(f"laion6m: {printable(str(error))}")
+        _complain(error)
         return _INTERRUPTED
     except KeyboardInterrupt:
         _say("laion6m: interrupted. Run the same command again to go on.")
         return _INTERRUPTED
     except Laion6mError as error:
-        _say(f"laion6m: {printable(str(error))}")
+        _complain(error)
         return FAILED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         _discard_stdout()
@@ -75,6 +75,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 _SECRETS = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?i:(?<=signature=)|(?<=[?&]sig=)|(?<=token=))[^&\s]+")
 """What a URL may hold that no log should: a user's password, a signature, a token."""
+
+
+def _complain(error: Laion6mError) -> None:
+    """Names in it may be a stranger's: what does not print is escaped."""
+    _say(f"laion6m: {printable(str(error))}")
 
 
 def _say(text: str) -> None:

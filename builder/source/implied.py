@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -166,7 +165,7 @@ def _of(tables: Sequence[ArchiveTable], which: str | None) -> tuple[pa.ChunkedAr
         if table.names is None or table.stem_ids is None:
             raise ValueError("these archives were scanned without names")
         mask = np.ones(len(table.offsets), np.bool_) if which is None else getattr(table, which)
-        names.append(table.names.filter(_mask(mask)))
+        names.append(table.names.filter(bool_array(mask)))
         stems.append(table.stem_ids[mask])
     return _few_chunks(names), np.concatenate(stems)
 
@@ -182,7 +181,3 @@ def _images(names: pa.ChunkedArray, at: Integers) -> list[str]:
     found = at != NOT_FOUND
     there = iter(take_text(names, at[found]).to_pylist())
     return [next(there) if known else "" for known in found.tolist()]
-
-
-def _mask(mask: npt.NDArray[np.bool_]) -> pa.BooleanArray:
-    return bool_array(mask)
