@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import gc
 import json
 import os
 import re
@@ -26,15 +27,12 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code. Its signals are not touched."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     for text in _texts(arguments):
         if not _is_utf8(text):  # from a shell in another encoding; Arrow and JSON have no place for it
             parser.error(f"{text!r} is not UTF-8")
-    signal.signal(signal.SIGTERM, _stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored, behind a nohup
-        signal.signal(signal.SIGINT, _stop)
     try:
         code: int = arguments.run(arguments)
     except OptionError as error:
@@ -53,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_stdout()
         return FAILED
     return code
+
+
+def take_signals() -> None:
+    """Have this process end by SIGTERM as by Ctrl-C. For a process that is the command: others want to keep theirs."""
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored, behind a nohup
+        signal.signal(signal.SIGINT, _stop)
 
 
 def _discard_stdout() -> None:
@@ -170,18 +175,24 @@ def _push(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from builder.run.index import index
-    from builder.run.report import describe_summary
+    from builder.run.ahead import scan_ahead
 
-    summary = index(
-        arguments.source,
-        arguments.out,
-        _options(arguments, "parquet"),
-        digest=arguments.digest,
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-    )
+    options = _options(arguments, "parquet")
+    processes = arguments.num_proc if arguments.engine == "local" else 1
+    with scan_ahead(arguments.source, options.recaptions, processes, shapes=not arguments.digest) as ahead:
+        from builder.run.index import index
+        from builder.run.report import describe_summary
+
+        summary = index(
+            arguments.source,
+            arguments.out,
+            options,
+            digest=arguments.digest,
+            num_proc=arguments.num_proc,
+            engine=arguments.engine,
+            address=arguments.address,
+            ahead=ahead,
+        )
     _show(arguments, summary.to_json(), describe_summary(summary))
     return _verdict(arguments, summary.totals, summary.complete)
 
@@ -454,6 +465,10 @@ def command() -> None:
     """
     # numpy starts threads for products of matrices when it is imported, 50 ms of processor time: no command has any.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # What importing makes stays, and so do most rows: looking through them for circles at every 700th new object is a
+    # tenth of a short command's time.
+    gc.set_threshold(20_000)
+    take_signals()
     code: list[Any] = [FAILED]
     atexit.register(_leave, code)
     try:

@@ -1,6 +1,6 @@
 """What is on disk, described once: writers and readers meet only here.
 
-Names of files, the columns of a row, of the index and of the rejects table, and the metadata keys that go with them.
+The columns of a row, of the index and of the rejects table, and the metadata keys that go with them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-_T = TypeVar("_T")
+from builder.names import CARD as CARD
+from builder.names import DATA as DATA
+from builder.names import INDEX as INDEX
+from builder.names import MANIFEST as MANIFEST
+from builder.names import META as META
+from builder.names import REJECTS as REJECTS
+from builder.names import WORK as WORK
 
-META = "meta"
-DATA = "data"
-WORK = ".laion6m"
-INDEX = f"{META}/index.arrow"
-REJECTS = f"{META}/rejects.parquet"
-MANIFEST = f"{META}/manifest.json"
-CARD = "README.md"
+_T = TypeVar("_T")
 
 SPLIT = "train"
 SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow"}

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +115,7 @@ def run_command(*arguments: object, **options: Any) -> Ran:
 def run_python(script: str, *arguments: object) -> Ran:
     """A script in a fresh process."""
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment(),

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from builder.cli import main
+from builder.cli import main, take_signals
 from builder.errors import InterruptedRunError, SourceError, WorkerDiedError
 from builder.run import build as building
 from builder.store import ledger
@@ -18,13 +18,6 @@ from tests.outputs import Ran, environment, output_bytes, run_command, run_pytho
 from tests.sources import Source, faults_of, make_source
 
 FIELDS = {"rows", "listed", "rejected", "unlisted", "shards", "image_bytes", "seconds", "out"}
-
-
-@pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -285,7 +278,19 @@ def test_sigterm_is_answered_like_an_interrupt(
     source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(building, "survey", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 130
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        take_signals()
+        assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 130
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+
+def test_who_calls_main_keeps_their_signals(source: Source, run: Callable[..., Ran]) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    assert run("info", source.path).code == 0
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -294,7 +299,7 @@ def test_an_interrupt_that_meets_a_destructor_is_not_lost(name: str, tmp_path: P
     script = f"""
 import os, signal, sys, time
 import builder.run.info as module
-from builder.cli import main
+from builder.cli import main, take_signals
 
 class Late:
     def __del__(self):
@@ -306,6 +311,7 @@ def info(path):
     time.sleep(20)
 
 module.info = info
+take_signals()
 sys.exit(main(["info", sys.argv[1]]))
 """
     ran = run_python(script, tmp_path)

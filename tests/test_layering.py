@@ -16,7 +16,15 @@ FLOORS: list[tuple[str, list[str]]] = [
     # floor and from those below
     (
         "bottom",
-        ["builder.errors", "builder.records", "builder.schema", "builder.options", "builder.arrays", "builder.urls"],
+        [
+            "builder.errors",
+            "builder.records",
+            "builder.names",
+            "builder.schema",
+            "builder.options",
+            "builder.arrays",
+            "builder.urls",
+        ],
     ),
     ("source", ["builder.source"]),
     ("store", ["builder.store"]),

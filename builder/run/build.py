@@ -16,6 +16,7 @@ from builder.arrays import numbers_of, to_ipc
 from builder.errors import InterruptedRunError, SourceError
 from builder.options import ConvertOptions, Slice
 from builder.records import Totals
+from builder.run.ahead import Ahead
 from builder.run.engines import Engine, EngineChoice, Report, make_engine
 from builder.run.finish import add_up, examples_of, tally, totals_json
 from builder.run.plan import cuts_of
@@ -90,8 +91,10 @@ def build(
     engine: EngineChoice,
     storage: StorageOptions,
     quiet: bool,
+    ahead: Ahead | None = None,
 ) -> Summary:
     """Do a job, or go on where an earlier run stopped. The bytes of OUT depend on the source and on ``options`` alone.
+    ``ahead``: who has begun to scan the source.
 
     Raises SourceError, OutputError, OptionError, WorkerDiedError, InterruptedRunError.
     """
@@ -103,7 +106,7 @@ def build(
         layout = recognise(source, options.recaptions, storage)
         if isinstance(folder, LocalFolder):
             make_folder(out)
-        job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet)
+        job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet, ahead)
         taken = job.taken
         with job.ledger.locked(taken.start, max(taken.start + 1, taken.stop)):
             return job.run(started)
@@ -121,9 +124,10 @@ class _Job:
         ledger: Ledger,
         crew: Engine,
         quiet: bool,
+        ahead: Ahead | None,
     ) -> None:
         self.kind, self.layout, self.options, self.part = kind, layout, options, part
-        self.ledger, self.crew, self.quiet = ledger, crew, quiet
+        self.ledger, self.crew, self.quiet, self.ahead = ledger, crew, quiet, ahead
         self.taken = part.of(len(layout.raw))
         self._put: set[int] = set()  # shards that the outlet has been handed
 
@@ -136,7 +140,7 @@ class _Job:
             ledger.begin(job_of(describe_source(self.layout), self.options))
             plan = load_survey(self.layout, ledger)
             if plan is None and not self.layout.is_remote:
-                plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes)
+                plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, ahead=self.ahead)
                 self.kind.accept(plan)
                 save_survey(plan, ledger)
                 plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows need not stay in memory

@@ -23,7 +23,7 @@ Report = Callable[[int, int], None]
 Work = Callable[[Task, Report], Result]
 
 _TICK = 0.2  # seconds between looks at progress, and between reports of a worker
-_STOPS = {signal.SIGINT, signal.SIGTERM}
+STOPS = {signal.SIGINT, signal.SIGTERM}
 ENGINES = ("local", "ray")
 
 
@@ -138,7 +138,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.task: Any = None
         self.process = context.Process(target=_serve, args=(self.connection, theirs, os.getpid()), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the worker has handlers of its own
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until the worker has handlers of its own
         try:
             self.process.start()
         finally:
@@ -195,7 +195,7 @@ def _serve(theirs: Any, connection: Any, parent: int) -> None:
     """A worker's life: task in, result out, until the parent closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     gc.freeze()  # what came along with the fork is not to be looked through again and again,
     gc.set_threshold(20_000)  # nor are ten thousands of rows, which have no circles among them: 6 % of an index's time
     theirs.close()  # the parent's end, which a forked worker has too: while it is open, a send to nobody only waits

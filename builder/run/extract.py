@@ -34,7 +34,8 @@ from builder.source.files import ByteFile, LocalFile
 from builder.source.layouts import Archive, Layout, recognise
 from builder.source.listing import path_ids
 from builder.source.pairs import IdLookup
-from builder.source.scan import ArchiveTable, ScanRequest, open_archive, scan_archive
+from builder.source.scan import ScanRequest, open_archive
+from builder.source.tables import ArchiveTable, scan_archive
 from builder.store.tree import NameRefusedError, Tree
 
 _BLOCK = 8 << 20  # bytes of a member in memory at a time

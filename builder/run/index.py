@@ -16,6 +16,7 @@ from builder.arrays import from_ipc
 from builder.errors import SourceError
 from builder.options import ConvertOptions, Slice
 from builder.records import Reject, Totals
+from builder.run.ahead import Ahead
 from builder.run.build import Kind, Summary, build, refuse_overlap
 from builder.run.engines import EngineChoice, Report
 from builder.run.finish import describe, note_rejects, tally, totals_json
@@ -40,11 +41,13 @@ def index(
     engine: str = "local",
     address: str | None = None,
     quiet: bool = False,
+    ahead: Ahead | None = None,
 ) -> Summary:
     """Index a source: meta/ in OUT, or beside the tars in SOURCE/meta/ when there is no OUT.
 
     The same rows, rejects and counts as :func:`convert` with the same options. ``digest``: read every image and note
-    its xxh3-128. Makes the index anew each time. Raises SourceError (a compressed tar among others), OutputError.
+    its xxh3-128. ``ahead``: who has begun to scan the source. Makes the index anew each time. Raises SourceError (a
+    compressed tar among others), OutputError.
     """
     kind = Kind(
         "index",
@@ -75,6 +78,7 @@ def index(
         engine=EngineChoice(engine, num_proc, address),
         storage=StorageOptions(),
         quiet=quiet,
+        ahead=ahead,
     )
 
 

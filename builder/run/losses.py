@@ -16,7 +16,8 @@ from builder.schema import REJECT_ROW
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing
 from builder.source.pairs import Bools, Found, Int64s
-from builder.source.scan import ArchiveTable, stem_of
+from builder.source.scan import stem_of
+from builder.source.tables import ArchiveTable
 
 _TOGETHER = 1 << 16  # losses put into words at a time
 

@@ -29,8 +29,8 @@ from builder.source.files import ByteFile
 from builder.source.layouts import Archive, without_ending
 from builder.source.listing import Ids, path_ids
 from builder.source.samples import CHUNK_BYTES, CHUNK_ROWS, SampleReader, Stock
-from builder.source.scan import ArchiveTable, ScanRequest, open_with_compression, scan_open
-from builder.source.tables import table_to_ipc
+from builder.source.scan import ScanRequest, open_with_compression, scan_open
+from builder.source.tables import ArchiveTable, table_of, table_to_ipc
 from builder.store.folders import Folder
 from builder.store.ledger import Ledger, Passed, Receipt
 
@@ -80,7 +80,7 @@ def run_pass(work: Pass, report: Report) -> Passed:
                 request = ScanRequest(archive, names=work.names, urls=work.urls)
                 if side == "captions":
                     reader.lend(number, file, annotations=True)
-                    table = scan_open(request, file, compression)
+                    table = table_of(scan_open(request, file, compression))
                     making.meet_annotations(number, table)
                 else:
                     reader.lend(number, file)
@@ -88,7 +88,7 @@ def run_pass(work: Pass, report: Report) -> Passed:
                         reader.lend(number, file, annotations=True)
                     if compression is not None:  # where its shards begin and end is not known before its end
                         making.give_up()
-                    table = scan_open(request, file, compression, making.watch(number))
+                    table = table_of(scan_open(request, file, compression, making.watch(number)))
                     making.flush()
                 ledger.write_scan(side, number, table_to_ipc(table))
             making.finish()

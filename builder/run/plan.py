@@ -32,7 +32,8 @@ from builder.source.pairs import (
     shared,
     suspects,
 )
-from builder.source.scan import ArchiveTable, stem_of
+from builder.source.scan import stem_of
+from builder.source.tables import ArchiveTable
 
 PLAN_ROW = pa.schema(
     [

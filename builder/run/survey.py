@@ -16,14 +16,16 @@ from builder.arrays import Pool, numbers_of
 from builder.errors import DamagedFileError
 from builder.options import ConvertOptions
 from builder.records import Damage
+from builder.run.ahead import Ahead, scan_requests
 from builder.run.engines import Engine, Report
 from builder.run.plan import BATCH_ROWS, Plan, plan_joined, rows_digests
-from builder.source.implied import listing_of_annotations, listing_of_recaptions, wants_urls
+from builder.source.implied import listing_of_annotations
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, read_listing
 from builder.source.pairs import join
 from builder.source.samples import Stock
-from builder.source.scan import ArchiveTable, ScanRequest, open_bytes, scan_archive
+from builder.source.scan import ScanRequest, open_bytes
+from builder.source.tables import ArchiveTable, scan_archive, table_of
 from builder.store.ledger import Ledger
 from builder.store.output import ArrowSink, write_whole
 from builder.store.seals import file_digest, seal, unseal
@@ -52,14 +54,17 @@ class _NumberedScan:
         return self.request.archive
 
 
-def survey(layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False) -> Survey:
-    """Scan and plan. ``shapes``: note of images what their scan shows in passing. Raises SourceError, ListingError."""
-    with _Ahead(layout) as listing:
-        scanned = scan_all(layout, engine, shapes=shapes)
+def survey(
+    layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False, ahead: Ahead | None = None
+) -> Survey:
+    """Scan and plan. ``shapes``: note of images what their scan shows in passing. ``ahead``: who has begun to scan.
+    Raises SourceError, ListingError."""
+    with _ListingRead(layout) as listing:
+        scanned = scan_all(layout, engine, shapes=shapes, ahead=ahead)
         return plan_survey(layout, options, scanned, listing.get if listing.wanted else None)
 
 
-class _Ahead:
+class _ListingRead:
     """data.json, read while others scan: this process only waits for them. What is wrong with it is raised by ``get``:
     what is wrong with the archives comes first, as it does where nothing is read ahead."""
 
@@ -76,7 +81,7 @@ class _Ahead:
         except BaseException as error:  # noqa: BLE001 - it is raised where it is asked for
             self._error = error
 
-    def __enter__(self) -> _Ahead:
+    def __enter__(self) -> _ListingRead:
         if self.wanted:
             self._thread.start()
         return self
@@ -93,11 +98,6 @@ class _Ahead:
         assert self._listing is not None
         listing, self._listing = self._listing, None
         return listing
-
-
-def scans_wanted(layout: Layout) -> tuple[bool, bool]:
-    """Whether scans must note the members' names, and the urls in JSON members."""
-    return not layout.listing, bool(layout.recaptions) and wants_urls(layout.recaptions)
 
 
 def plan_survey(
@@ -124,18 +124,21 @@ def plan_survey(
     return Survey(layout, plan, damage, compressed, digests)
 
 
-def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False) -> list[ArchiveTable]:
+def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False, ahead: Ahead | None = None) -> list[ArchiveTable]:
     """The tables of all archives, those of captions/ behind those of raw/. Raises SourceError."""
-    names, urls = scans_wanted(layout)
-    requests = [ScanRequest(archive, names, urls, shapes) for archive in layout.raw]
-    requests += [ScanRequest(archive, names, urls) for archive in layout.captions]
-    tasks = [_NumberedScan(number, request) for number, request in enumerate(requests)]
-    largest_first = sorted(tasks, key=lambda task: -task.archive.size)
+    requests = scan_requests(layout, shapes=shapes)
+    numbers = {request: number for number, request in enumerate(requests)}
     ids = Pool()
     tables: dict[int, ArchiveTable] = {}
+    for request, scanned in ahead.scanned() if ahead is not None else ():
+        if request in numbers:  # else the tar has changed since
+            table = table_of(scanned)
+            tables[numbers[request]] = replace(table, ids=ids.keep(table.ids))
+    tasks = [_NumberedScan(number, request) for request, number in numbers.items() if number not in tables]
+    largest_first = sorted(tasks, key=lambda task: -task.archive.size)
     for number, table in engine.run(_scan, largest_first, _unheard):
         tables[number] = replace(table, ids=ids.keep(table.ids))
-    return [tables[number] for number in range(len(tasks))]
+    return [tables[number] for number in range(len(requests))]
 
 
 def describe_source(layout: Layout) -> dict[str, Any]:
@@ -247,6 +250,8 @@ def _listing(
     layout: Layout, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable], options: ConvertOptions
 ) -> Listing:
     if layout.recaptions:
+        from builder.source.recaptions import listing_of_recaptions  # with pyarrow's Parquet reader, 20 ms
+
         return listing_of_recaptions(layout.recaptions, raw, options.policy.caption_key)
     if not layout.listing:
         return listing_of_annotations(raw, captions)

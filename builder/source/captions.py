@@ -94,11 +94,14 @@ def merge_recaption(sidecar: bytes | None, recaption: str) -> bytes:
 
 
 def excess(document: bytes) -> str:
-    """What makes JSON in UTF-8 too much to be parsed, in words; "" for nothing, which takes three searches to see.
+    """What makes JSON in UTF-8 too much to be parsed, in words; "" for nothing, which takes three searches
+    of a long one to see.
 
     Escaped quotes are taken out first: a pattern that knew of them would take quadratic time over a string that never
     ends.
     """
+    if len(document) <= DEEPEST:
+        return ""  # each bracket and comma is a byte of it
     brackets = document.count(b"{") + document.count(b"[")
     if brackets <= DEEPEST and brackets + document.count(b",") <= MOST_VALUES:
         return ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from builder import schema
 from builder.errors import LayoutError, SourceError
+from builder.names import DATA, MANIFEST
 from builder.urls import NO_OPTIONS, StorageOptions, is_url
 
 TAR_ENDINGS = (
@@ -77,7 +77,7 @@ def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptio
         return recognise_url(path, recaptions, storage or StorageOptions())
     if not os.path.isdir(path):
         raise SourceError(f"{path} is not there" if not os.path.exists(path) else f"{path} is not a folder. {EXPECTED}")
-    if os.path.exists(os.path.join(path, schema.MANIFEST)) and os.path.isdir(os.path.join(path, schema.DATA)):
+    if os.path.exists(os.path.join(path, MANIFEST)) and os.path.isdir(os.path.join(path, DATA)):
         raise LayoutError(path, "a converted folder (it has meta/ and data/)", "Give the folder it was made from.")
     raw_root, captions_root = os.path.join(path, "raw"), os.path.join(path, "captions")
     if not os.path.isdir(raw_root):

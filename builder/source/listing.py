@@ -11,17 +11,16 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xxhash
 
 from builder.arrays import TextColumn, chunks_of
 from builder.errors import ListingError
 from builder.source.files import ByteFile
+from builder.source.scan import digests_of, name_digests
 from builder.source.tar_headers import normal_name
 
 Ids = npt.NDArray[np.uint64]
@@ -32,7 +31,7 @@ _WHOLE = 8 << 20
 """Bytes within which an entry has to end, and which are parsed at once to find the place of an error: three bytes of
 JSON can become 80 in memory."""
 _TRIES = 1000  # braces looked at for a comma behind them: in a listing it is one of the last few
-_TOGETHER = 1 << 16  # paths hashed at a time: ``b"".join`` keeps all its pieces until its end
+_TOGETHER = 1 << 16  # paths that are Python objects at a time
 _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _COMMA_BEHIND = re.compile(_COMMA.pattern.encode())
 
@@ -54,15 +53,14 @@ class Listing:
 
 def path_ids(paths: Iterable[str] | pa.StringArray) -> Ids:
     """xxh3-128 of each path's UTF-8 bytes, shape (n, 2)."""
-    digests = bytearray()
-    documents: Iterator[bytes]
     if isinstance(paths, pa.StringArray):
         parts = (paths.slice(first, _TOGETHER) for first in range(0, len(paths), _TOGETHER))
-        documents = (path for part in parts for path in part.view(pa.binary()).to_pylist())
-    else:
-        documents = map(str.encode, paths)
-    while some := b"".join(map(xxhash.xxh3_128_digest, islice(documents, _TOGETHER))):
-        digests += some
+        return ids_of(digests_of(path for part in parts for path in part.view(pa.binary()).to_pylist()))
+    return ids_of(name_digests(paths))
+
+
+def ids_of(digests: bytes) -> Ids:
+    """Digests that lie one behind the other, as an array over the same memory."""
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from builder.records import WHOLE
 from builder.source.listing import Ids, Listing, column_ids
-from builder.source.scan import ArchiveTable
+from builder.source.tables import ArchiveTable
 
 NOT_FOUND = -1
 

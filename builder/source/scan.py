@@ -1,17 +1,20 @@
-"""Where every member of an archive lies, as columns: what pairing works on."""
+"""Where every member of an archive lies, in columns of plain bytes.
+
+Nothing here needs numpy or pyarrow: scanners can be at work before those are imported (``run/ahead.py``).
+``tables.py`` makes arrays of the columns.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+import xxhash
 
-from builder.arrays import string_array
 from builder.errors import SourceError
 from builder.options import MAX_ANNOTATION_BYTES
 from builder.records import WHOLE, Damage, Member, TarScan
@@ -20,10 +23,14 @@ from builder.source.compressed import compression_of, open_compressed
 from builder.source.files import ByteFile, LocalFile
 from builder.source.glance import Glances
 from builder.source.layouts import Archive
-from builder.source.listing import Ids, path_ids
 from builder.source.tar_headers import normal_name
 from builder.source.tars import scan_tar
 from builder.urls import StorageOptions, is_url
+
+_TOGETHER = 1 << 16  # names hashed at a time: ``b"".join`` keeps all its pieces until its end
+
+_UINT32, _INT64 = "I", "q"
+assert array(_UINT32).itemsize == 4  # as wide as C's unsigned int, which is 4 bytes wherever Python runs today
 
 IMAGE_ENDINGS = (
     ".jpg",
@@ -57,32 +64,26 @@ class ScanRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ArchiveTable:
-    """Members of one archive, columns of length n in archive order. The last of several equal names is the one that
-    counts.
+class Scanned:
+    """Members of one archive, a column each, in archive order. The last of several equal names is the one that counts.
 
-    ``offsets`` and ``sizes`` are bytes in the archive, uint32 where that is enough and else int64: the tables of 6,000
-    tars are in memory at the same time. For a folder, offsets are those its files would have one behind the other, in
-    the order of their paths.
+    ``offsets`` and ``sizes`` are bytes in the archive. For a folder, offsets are those its files would have one behind
+    the other, in the order of their paths.
     """
 
-    ids: Ids
-    offsets: npt.NDArray[np.integer]
-    sizes: npt.NDArray[np.integer]
-    states: npt.NDArray[np.uint8]
-    is_image: npt.NDArray[np.bool_]
-    is_json: npt.NDArray[np.bool_]
+    ids: bytes  # name_digests of the names
+    offsets: array[int]  # 32 bits where that is enough, else 64
+    sizes: array[int]  # the same
+    states: bytes
+    is_image: bytes  # 0 or 1
+    is_json: bytes
     size: int  # of the archive, bytes, uncompressed
     damage: tuple[Damage, ...]
     compression: str | None
-    names: pa.StringArray | None = None
-    stem_ids: Ids | None = None
-    url_ids: Ids | None = None  # zero rows where a member has no url
-    shapes: npt.NDArray[np.uint32] | None = None  # see source/glance.py: 0 where it was not to be seen
-
-    def without_names(self) -> ArchiveTable:
-        """The same with nothing of the members' names, which is most of its memory."""
-        return replace(self, ids=np.zeros((0, 2), dtype="<u8"), names=None, stem_ids=None, url_ids=None)
+    names: list[str] | None = None
+    stem_ids: bytes | None = None
+    url_ids: bytes | None = None  # of an empty string where a member has none
+    shapes: array[int] | None = None  # 32 bits, see source/glance.py: 0 where it was not to be seen
 
 
 def open_archive(archive: Archive, *, in_order: bool = True) -> ByteFile:
@@ -110,11 +111,11 @@ def open_with_compression(archive: Archive, *, in_order: bool = True) -> tuple[B
     return (file, None) if compression is None else (open_compressed(file), compression)
 
 
-def scan_archive(request: ScanRequest) -> ArchiveTable:
+def scan_members(request: ScanRequest) -> Scanned:
     """Find every member. Damage is noted, never raised; what cannot be opened at all is a SourceError."""
     archive = request.archive
     if archive.is_folder:
-        return _table(request, _scan_folder(archive), None, None)
+        return _columns(request, _scan_folder(archive), None, None)
     file, compression = open_with_compression(archive)
     try:
         return scan_open(request, file, compression)
@@ -124,15 +125,28 @@ def scan_archive(request: ScanRequest) -> ArchiveTable:
 
 def scan_open(
     request: ScanRequest, file: ByteFile, compression: str | None, watch: Callable[[Member], None] | None = None
-) -> ArchiveTable:
+) -> Scanned:
     """The same for a tar that is open already. ``watch`` is told of each member as it is met, and may read of the
     file."""
     if not request.shapes or compression is not None:
-        return _table(request, scan_tar(file, watch), compression, file)
+        return _columns(request, scan_tar(file, watch), compression, file)
     glances = Glances(file)
     scan = scan_tar(glances, glances.watch)
-    shapes = np.fromiter(glances.shapes(scan.members), np.uint32, len(scan.members))
-    return replace(_table(request, scan, compression, file), shapes=shapes)
+    shapes = array(_UINT32, glances.shapes(scan.members))
+    return replace(_columns(request, scan, compression, file), shapes=shapes)
+
+
+def name_digests(names: Iterable[str]) -> bytes:
+    """xxh3-128 of each name's UTF-8 bytes, 16 bytes each, one behind the other."""
+    return digests_of(map(str.encode, names))
+
+
+def digests_of(documents: Iterable[bytes]) -> bytes:
+    """xxh3-128 of each, 16 bytes, one behind the other."""
+    digests, documents = bytearray(), iter(documents)
+    while some := b"".join(map(xxhash.xxh3_128_digest, islice(documents, _TOGETHER))):
+        digests += some
+    return bytes(digests)
 
 
 def stem_of(path: str) -> str:
@@ -141,25 +155,24 @@ def stem_of(path: str) -> str:
     return stem if dot and "/" not in ending and stem and not stem.endswith("/") else path
 
 
-def _table(request: ScanRequest, scan: TarScan, compression: str | None, file: ByteFile | None) -> ArchiveTable:
-    members, count = scan.members, len(scan.members)
-    places = np.uint32 if scan.size < 1 << 32 else np.int64
+def _columns(request: ScanRequest, scan: TarScan, compression: str | None, file: ByteFile | None) -> Scanned:
+    members = scan.members
+    places = _UINT32 if scan.size < 1 << 32 else _INT64
     names = [member.name for member in members]
-    urls = path_ids(_urls(request.archive, members, file)) if request.urls else None
     # From generators: a tar of a million tiny members costs enough without lists of what goes into the columns.
-    return ArchiveTable(
-        ids=path_ids(names),
-        offsets=np.fromiter((member.offset for member in members), places, count),
-        sizes=np.fromiter((member.size for member in members), places, count),
-        states=np.fromiter((member.state for member in members), np.uint8, count),
-        is_image=np.fromiter((name.lower().endswith(IMAGE_ENDINGS) for name in names), np.bool_, count),
-        is_json=np.fromiter((name.lower().endswith(".json") for name in names), np.bool_, count),
+    return Scanned(
+        ids=name_digests(names),
+        offsets=array(places, (member.offset for member in members)),
+        sizes=array(places, (member.size for member in members)),
+        states=bytes(member.state for member in members),
+        is_image=bytes(name.lower().endswith(IMAGE_ENDINGS) for name in names),
+        is_json=bytes(name.lower().endswith(".json") for name in names),
         size=scan.size,
         damage=scan.damage,
         compression=compression,
-        names=string_array(names) if request.names else None,
-        stem_ids=path_ids(map(stem_of, names)) if request.names else None,
-        url_ids=urls,
+        names=names if request.names else None,
+        stem_ids=name_digests(map(stem_of, names)) if request.names else None,
+        url_ids=name_digests(_urls(request.archive, members, file)) if request.urls else None,
     )
 
 

@@ -1,21 +1,77 @@
-"""Scanned archives as files: what a scan found, kept for a plan that is made later or elsewhere."""
+"""Where every member of an archive lies, as arrays: what pairing works on. And as files, for a plan that is made later
+or elsewhere."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from builder.arrays import number_array, numbers_of, to_ipc
+from builder.arrays import number_array, numbers_of, string_array, to_ipc
 from builder.errors import DamagedFileError
 from builder.records import Damage
-from builder.source.listing import Ids
-from builder.source.scan import ArchiveTable
+from builder.source.listing import Ids, ids_of
+from builder.source.scan import Scanned, ScanRequest, scan_members
 
 _NUMBERS = {"offsets": np.int64, "sizes": np.int64, "states": np.uint8, "is_image": np.uint8, "is_json": np.uint8}
+_KINDS = {"I": np.uint32, "q": np.int64}  # of array.array's type codes
 _IDS = ("ids", "stem_ids", "url_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveTable:
+    """Members of one archive, columns of length n in archive order. The last of several equal names is the one that
+    counts.
+
+    ``offsets`` and ``sizes`` are bytes in the archive, uint32 where that is enough and else int64: the tables of 6,000
+    tars are in memory at the same time. For a folder, offsets are those its files would have one behind the other, in
+    the order of their paths.
+    """
+
+    ids: Ids
+    offsets: npt.NDArray[np.integer]
+    sizes: npt.NDArray[np.integer]
+    states: npt.NDArray[np.uint8]
+    is_image: npt.NDArray[np.bool_]
+    is_json: npt.NDArray[np.bool_]
+    size: int  # of the archive, bytes, uncompressed
+    damage: tuple[Damage, ...]
+    compression: str | None
+    names: pa.StringArray | None = None
+    stem_ids: Ids | None = None
+    url_ids: Ids | None = None  # zero rows where a member has no url
+    shapes: npt.NDArray[np.uint32] | None = None  # see source/glance.py: 0 where it was not to be seen
+
+    def without_names(self) -> ArchiveTable:
+        """The same with nothing of the members' names, which is most of its memory."""
+        return replace(self, ids=np.zeros((0, 2), dtype="<u8"), names=None, stem_ids=None, url_ids=None)
+
+
+def scan_archive(request: ScanRequest) -> ArchiveTable:
+    """Find every member. Damage is noted, never raised; what cannot be opened at all is a SourceError."""
+    return table_of(scan_members(request))
+
+
+def table_of(scanned: Scanned) -> ArchiveTable:
+    """The columns as arrays over the same memory."""
+    return ArchiveTable(
+        ids=ids_of(scanned.ids),
+        offsets=np.frombuffer(scanned.offsets, _KINDS[scanned.offsets.typecode]),
+        sizes=np.frombuffer(scanned.sizes, _KINDS[scanned.sizes.typecode]),
+        states=np.frombuffer(scanned.states, np.uint8),
+        is_image=np.frombuffer(scanned.is_image, np.bool_),
+        is_json=np.frombuffer(scanned.is_json, np.bool_),
+        size=scanned.size,
+        damage=scanned.damage,
+        compression=scanned.compression,
+        names=None if scanned.names is None else string_array(scanned.names),
+        stem_ids=None if scanned.stem_ids is None else ids_of(scanned.stem_ids),
+        url_ids=None if scanned.url_ids is None else ids_of(scanned.url_ids),
+        shapes=None if scanned.shapes is None else np.frombuffer(scanned.shapes, np.uint32),
+    )
 
 
 def table_to_ipc(table: ArchiveTable) -> bytes:

@@ -12,7 +12,7 @@ from builder.records import CUT, SPARSE, WHOLE, Damage
 from builder.run.plan import make_plan
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, path_ids
-from builder.source.scan import ArchiveTable
+from builder.source.tables import ArchiveTable
 
 
 class Loss(NamedTuple):

@@ -16,7 +16,8 @@ from builder.run import plan as planning
 from builder.run.plan import Cut, Plan, cut_shards, make_plan
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, path_ids
-from builder.source.scan import IMAGE_ENDINGS, ArchiveTable
+from builder.source.scan import IMAGE_ENDINGS
+from builder.source.tables import ArchiveTable
 
 MB = 1_000_000
 

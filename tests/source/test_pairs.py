@@ -22,7 +22,7 @@ from builder.source.pairs import (
     shared,
     suspects,
 )
-from builder.source.scan import ArchiveTable
+from builder.source.tables import ArchiveTable
 
 # Halves from a handful of numbers: equal ids, and ids that share one half only, which hashes hardly ever do.
 halves = st.sampled_from([0, 1, 2, 2**64 - 1])

@@ -21,11 +21,13 @@ from builder.records import Reject
 from builder.run.plan import make_plan
 from builder.source import samples as module
 from builder.source.files import LocalFile
-from builder.source.implied import listing_of_annotations, listing_of_recaptions, wants_urls
+from builder.source.implied import listing_of_annotations
 from builder.source.layouts import recognise
 from builder.source.listing import read_listing
+from builder.source.recaptions import listing_of_recaptions, wants_urls
 from builder.source.samples import Chunk, Sample, Stock, read_samples
-from builder.source.scan import ScanRequest, scan_archive
+from builder.source.scan import ScanRequest
+from builder.source.tables import scan_archive
 from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
 
 POLICY = SamplePolicy()

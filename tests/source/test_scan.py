@@ -19,7 +19,8 @@ from builder.errors import SourceError
 from builder.records import CUT, WHOLE
 from builder.source.layouts import Archive
 from builder.source.listing import path_ids
-from builder.source.scan import ArchiveTable, ScanRequest, open_archive, scan_archive, stem_of
+from builder.source.scan import ScanRequest, open_archive, stem_of
+from builder.source.tables import ArchiveTable, scan_archive
 
 
 def archive(path: Path) -> Archive:

@@ -1,0 +1,11 @@
+"""What files and folders are called on disk."""
+
+from __future__ import annotations
+
+META = "meta"
+DATA = "data"
+WORK = ".laion6m"
+INDEX = f"{META}/index.arrow"
+REJECTS = f"{META}/rejects.parquet"
+MANIFEST = f"{META}/manifest.json"
+CARD = "README.md"

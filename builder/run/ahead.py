@@ -1,0 +1,154 @@
+"""Scan while numpy and pyarrow are being imported.
+
+Importing them takes one core longer than scanning a dozen tars takes the others, and a scan needs neither. So a command
+forks its scanners first, imports, and finds the members there. What they did not get to, or could not do, is scanned as
+ever: whoever is ahead only saves time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import selectors
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+
+from builder.errors import Laion6mError
+from builder.options import default_num_proc
+from builder.run.engines import STOPS, pack, unpack
+from builder.source.layouts import Layout, recognise
+from builder.source.scan import Scanned, ScanRequest, scan_members
+from builder.urls import is_url
+
+_LENGTH = 8  # bytes in front of each message
+_PIPE = 1 << 20
+"""Bytes that a scanner is ahead of its reader, at most: 25 tars of a thousand images. More takes privileges, pipe(7)
+says."""
+_IMPORTED = "numpy"  # forking is cheap and safe before its threads are there; afterwards there is nothing to gain
+
+
+def scan_requests(layout: Layout, *, shapes: bool) -> list[ScanRequest]:
+    """What is to be scanned, the archives of captions/ behind those of raw/. ``shapes``: note of images what their scan
+    shows in passing. Raises ListingError."""
+    names, urls = scans_wanted(layout)
+    requests = [ScanRequest(archive, names, urls, shapes) for archive in layout.raw]
+    return requests + [ScanRequest(archive, names, urls) for archive in layout.captions]
+
+
+def scans_wanted(layout: Layout) -> tuple[bool, bool]:
+    """Whether scans must note the members' names, and the urls in JSON members. Raises ListingError."""
+    if not layout.recaptions:
+        return not layout.listing, False
+    from builder.source.recaptions import wants_urls
+
+    return not layout.listing, wants_urls(layout.recaptions)
+
+
+class Ahead:
+    """Scanners at work. As a context they are gone in the end, whatever they were doing."""
+
+    def __init__(self, requests: list[ScanRequest], processes: int) -> None:
+        """Each scanner takes every ``processes``-th archive, the largest first. Forks: no other thread may run."""
+        self._requests = sorted(requests, key=lambda request: -request.archive.size)
+        self._scanners: dict[int, int] = {}  # what it is read from → its process
+        for first in range(min(processes, len(requests))):
+            self._start(first, processes)
+
+    def scanned(self) -> Iterator[tuple[ScanRequest, Scanned]]:
+        """What they find, as it comes, until they have ended."""
+        pending = {source: bytearray() for source in self._scanners}
+        with selectors.DefaultSelector() as selector:
+            for source in pending:
+                selector.register(source, selectors.EVENT_READ)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    source = key.fd
+                    data = os.read(source, _PIPE)
+                    if not data:  # with a message cut off in it, if somebody killed it
+                        selector.unregister(source)
+                        self._end(source)
+                    pending[source] += data
+                    for message in _messages(pending[source]):
+                        number, scanned = unpack(message)
+                        yield self._requests[number], scanned
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for source in list(self._scanners):
+            self._end(source)
+
+    def _start(self, first: int, step: int) -> None:
+        source, sink = os.pipe()
+        with suppress(OSError):  # whoever has many pipes is refused larger ones
+            fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, _PIPE)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until the scanner has handlers of its own
+        parent = os.getpid()
+        try:
+            process = os.fork()
+            if process == 0:
+                self._scan(sink, parent, first, step)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(sink)
+        self._scanners[source] = process
+
+    def _scan(self, sink: int, parent: int, first: int, step: int) -> None:
+        """A scanner's life. It never returns: what is wrong with an archive is for the parent to find again, and to
+        say."""
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            gc.disable()  # ten thousands of members with no circles among them: a third of the time
+            for other in self._scanners:
+                os.close(other)
+            with open(sink, "wb", _PIPE) as out:
+                for number in range(first, len(self._requests), step):
+                    if os.getppid() != parent:
+                        break
+                    with suppress(Laion6mError):
+                        message = pack((number, scan_members(self._requests[number])))
+                        out.write(len(message).to_bytes(_LENGTH, "little") + message)
+                        out.flush()
+        finally:
+            os._exit(0)
+
+    def _end(self, source: int) -> None:
+        process = self._scanners.pop(source)
+        os.close(source)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def scan_ahead(source: str, recaptions: tuple[str, ...], num_proc: int | None, *, shapes: bool) -> Ahead:
+    """Scanners at the tars of a source. None where they would gain nothing (a source behind a URL, of folders, with
+    recaptions, which take pyarrow to read; one process; no fork), or something is wrong that will be told in its own
+    time."""
+    processes = num_proc or default_num_proc()
+    if processes < 2 or recaptions or is_url(source) or _IMPORTED in sys.modules or sys.platform != "linux":
+        return Ahead([], 0)
+    try:
+        requests = scan_requests(recognise(source), shapes=shapes)
+    except Laion6mError:
+        requests = []
+    return Ahead([request for request in requests if not request.archive.is_folder], processes)
+
+
+def _messages(pending: bytearray) -> Iterator[bytes]:
+    """The whole messages at the front, which are taken off."""
+    while len(pending) >= _LENGTH:
+        end = _LENGTH + int.from_bytes(pending[:_LENGTH], "little")
+        if len(pending) < end:
+            return
+        message = bytes(pending[_LENGTH:end])
+        del pending[:end]
+        yield message

@@ -1,0 +1,229 @@
+"""Scanners that are at work before the libraries are there: what they find is what a scan finds, or it is not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.errors import SourceError
+from builder.options import ConvertOptions
+from builder.run import ahead as ahead_module
+from builder.run.ahead import Ahead, scan_ahead, scan_requests
+from builder.run.engines import SerialEngine
+from builder.run.index import index
+from builder.run.survey import scan_all, shard_rows, survey
+from builder.source.layouts import recognise
+from builder.source.scan import Scanned, ScanRequest, scan_members
+from tests.outputs import output_bytes, run_python, wait_until
+from tests.sources import LAYOUTS, faults_of, make_source
+
+TARS = [layout for layout in LAYOUTS if layout != "extracted"]
+
+
+@pytest.fixture
+def too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if numpy had not been imported yet: here it was."""
+    monkeypatch.setattr(ahead_module, "_IMPORTED", "a module that nobody imports")
+
+
+def requests_of(path: Path) -> list[ScanRequest]:
+    return scan_requests(recognise(str(path)), shapes=True)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("layout", ["card", "openuni"])
+@pytest.mark.parametrize("processes", [1, 2, 3, 50])
+def test_what_scanners_find_is_what_a_scan_finds(layout: str, processes: int, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", layout, faults=faults_of(layout), shards=4)
+    requests = requests_of(source.path)
+    with Ahead(requests, processes) as ahead:
+        found = dict(ahead.scanned())
+    assert found == {request: scan_members(request) for request in requests}
+
+
+def test_an_archive_that_cannot_be_scanned_is_left_to_who_can_say_why(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", shards=3)
+    layout = recognise(str(source.path))
+    requests = scan_requests(layout, shapes=False)
+    (source.path / "raw" / "00001.tar").unlink()
+    with Ahead(requests, 2) as ahead:
+        found = dict(ahead.scanned())
+    assert set(requests) - set(found) == {requests[1]}
+    with Ahead(requests, 2) as ahead, pytest.raises(SourceError, match=r"cannot open .*00001\.tar"):
+        scan_all(layout, SerialEngine(), ahead=ahead)
+
+
+def test_what_a_killed_scanner_owes_is_scanned_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path / "src", shards=4)
+    layout, me = recognise(str(source.path)), os.getpid()
+    whole = survey(layout, ConvertOptions(), SerialEngine())
+    done: list[ScanRequest] = []
+
+    def scan(request: ScanRequest) -> Scanned:
+        if os.getpid() != me and done:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.append(request)
+        return scan_members(request)
+
+    monkeypatch.setattr(ahead_module, "scan_members", scan)
+    requests = scan_requests(layout, shapes=False)
+    with Ahead(requests, 2) as ahead:
+        found = list(ahead.scanned())
+    assert len(found) == 2  # one of each scanner
+    with Ahead(requests, 2) as ahead:
+        again = survey(layout, ConvertOptions(), SerialEngine(), ahead=ahead)
+    assert again.plan.bounds == whole.plan.bounds
+    for number in range(whole.plan.shards):
+        assert shard_rows(again, number)[0].equals(shard_rows(whole, number)[0])
+    assert again.plan.rejects.equals(whole.plan.rejects)
+
+
+def test_a_message_cut_off_by_a_kill_is_no_message() -> None:
+    message = (3).to_bytes(8, "little") + b"abc"
+    pending = bytearray(message + message[:5])
+    assert list(ahead_module._messages(pending)) == [b"abc"]
+    assert pending == message[:5]
+
+
+def test_a_tar_that_changed_after_its_scan_is_scanned_again(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", shards=2)
+    with Ahead(requests_of(source.path), 2) as ahead:
+        stale = dict(ahead.scanned())
+    tar = source.path / "raw" / "00000.tar"
+    os.utime(tar, ns=(0, 1))
+    layout = recognise(str(source.path))
+    scanned: list[str] = []
+
+    class Noting(SerialEngine):
+        def run(self, work, tasks, report):  # type: ignore[no-untyped-def]
+            taken = list(tasks)
+            scanned.extend(task.archive.path for task in taken)
+            return super().run(work, taken, report)
+
+    class Stale(Ahead):
+        def scanned(self) -> Iterator[tuple[ScanRequest, Scanned]]:
+            yield from stale.items()
+
+    scan_all(layout, Noting(), shapes=True, ahead=Stale([], 0))
+    assert scanned == [str(tar)]
+
+
+def test_scanners_are_gone_when_nobody_wants_to_know_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path / "src", shards=4)
+    large = Scanned(b"x" * (4 << 20), *[b""] * 5, 0, (), None)  # type: ignore[arg-type] # more than a pipe holds
+    monkeypatch.setattr(ahead_module, "scan_members", lambda request: large)
+    with Ahead(requests_of(source.path), 3) as ahead:
+        processes = list(ahead._scanners.values())
+        assert len(processes) == 3
+        assert all(map(is_alive, processes))  # blocked: nobody reads
+    assert not any(map(is_alive, processes))
+
+
+def test_scanners_stop_when_their_parent_is_gone(tmp_path: Path) -> None:
+    make_source(tmp_path / "src", shards=4)
+    ran = run_python(
+        """
+        import os, signal, sys, time
+        from builder.run import ahead
+        ahead.scan_members = lambda request: time.sleep(0.2)
+        mine = ahead.scan_ahead(sys.argv[1], (), 2, shapes=True)
+        print(*mine._scanners.values(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        tmp_path / "src",
+    )
+    processes = [int(number) for number in ran.stdout.split()]
+    assert len(processes) == 2
+    wait_until(lambda: not any(map(is_alive, processes)))
+
+
+@pytest.mark.usefixtures("too_early")
+@pytest.mark.parametrize(
+    ("source", "recaptions", "num_proc"),
+    [
+        ("s3://bucket/laion6m", (), 2),
+        ("nowhere", (), 2),  # which recognise will say again, to somebody
+        ("src", ("captions.parquet",), 2),  # takes pyarrow to know what to scan for
+        ("src", (), 1),
+        ("extracted", (), 2),  # folders: nothing to scan
+    ],
+)
+def test_where_nothing_is_gained_nobody_is_ahead(
+    source: str, recaptions: tuple[str, ...], num_proc: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_source(tmp_path / "src")
+    make_source(tmp_path / "extracted", "extracted")
+    monkeypatch.chdir(tmp_path)
+    with scan_ahead(source, recaptions, num_proc, shapes=True) as ahead:
+        assert ahead._scanners == {}
+        assert list(ahead.scanned()) == []
+
+
+def test_where_numpy_is_there_already_nobody_is_ahead(tmp_path: Path) -> None:
+    make_source(tmp_path / "src")
+    assert "numpy" in sys.modules
+    with scan_ahead(str(tmp_path / "src"), (), 2, shapes=True) as ahead:
+        assert ahead._scanners == {}
+
+
+@pytest.mark.parametrize("layout", TARS)
+def test_the_command_needs_no_other_scan_and_makes_the_same_index(layout: str, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", layout, faults=faults_of(layout), shards=3)
+    options = ["--recaptions", *source.recaptions] if source.recaptions else []
+    index(str(source.path), str(tmp_path / "plain"), ConvertOptions(recaptions=source.recaptions), num_proc=1)
+    ran = run_python(
+        """
+        import sys
+        from builder import cli
+        from builder.run import ahead
+        before = ahead.scan_ahead
+        def scan_ahead(*arguments, **options):
+            scanners = before(*arguments, **options)
+            print(len(scanners._scanners), "scanners")
+            from builder.run import engines, survey
+            run = engines.LocalEngine.run
+            def noting(self, work, tasks, report):
+                tasks = list(tasks)
+                if work is survey._scan:
+                    print(len(tasks), "tasks")
+                return run(self, work, tasks, report)
+            engines.LocalEngine.run = noting
+            return scanners
+        ahead.scan_ahead = scan_ahead
+        sys.exit(cli.main(["index", *sys.argv[1:], "--num-proc", "2", "--max-reject-ratio", "1"]))
+        """,
+        source.path,
+        tmp_path / "ahead",
+        *options,
+    )
+    assert (ran.code, ran.stderr.count("Traceback")) == (0, 0), ran.stderr
+    tars = len(list(source.path.rglob("*.tar")))
+    assert ran.stdout == (f"0 scanners\n{tars} tasks\n" if source.recaptions else "2 scanners\n0 tasks\n")
+    assert output_bytes(tmp_path / "ahead") == output_bytes(tmp_path / "plain")
+
+
+def test_nothing_heavy_is_imported_before_the_scanners_are_at_work(tmp_path: Path) -> None:
+    make_source(tmp_path / "src")
+    ran = run_python(
+        """
+        import sys
+        from builder import cli
+        from builder.run import ahead
+        with ahead.scan_ahead(sys.argv[1], (), 2, shapes=True) as scanners:
+            print(len(scanners._scanners), sorted({"numpy", "pyarrow", "multiprocess"} & set(sys.modules)))
+        """,
+        tmp_path / "src",
+    )
+    assert ran.stdout == "2 []\n"

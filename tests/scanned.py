@@ -1,0 +1,31 @@
+"""Tars made of names, looked over, for tests of what is done with scans."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+from builder.source.layouts import Archive
+from builder.source.listing import Listing
+from builder.source.scan import ScanRequest
+from builder.source.tables import ArchiveTable, scan_archive
+
+
+def scanned(
+    path: Path, members: dict[str, bytes] | list[str], *, urls: bool = False, names: bool = True
+) -> ArchiveTable:
+    """A tar of these members, looked over."""
+    contents = members if isinstance(members, dict) else dict.fromkeys(members, b"{}")
+    with tarfile.open(path, "w") as tar:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    status = path.stat()
+    archive = Archive(path.name, str(path), False, status.st_size, status.st_mtime_ns)
+    return scan_archive(ScanRequest(archive, names, urls))
+
+
+def entries(listing: Listing) -> list[tuple[str, str]]:
+    return list(zip(listing.images.to_pylist(), listing.annotations.to_pylist(), strict=True))
