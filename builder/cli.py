@@ -14,13 +14,17 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder import __version__
 from builder.errors import InterruptedRunError, Laion6mError, OptionError, OutputError
+from builder.names import WORK
 from builder.options import MAX_PIXELS, ConvertOptions, SamplePolicy, Slice, parse_size
 from builder.records import Totals
 from builder.run.findings import printable
+
+if TYPE_CHECKING:
+    from builder.run.ahead import Ahead
 
 DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -108,24 +112,27 @@ def _show(arguments: argparse.Namespace, document: dict[str, Any], text: str) ->
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from builder.run.convert import convert
-    from builder.run.report import describe_summary
-
     if arguments.push_to is not None:
         return _convert_and_push(arguments)
     for name in ("delete_pushed", "public", "revision", "token"):
         if getattr(arguments, name):
             raise OptionError(name, "given", "goes with --push-to")
-    summary = convert(
-        arguments.source,
-        arguments.out,
-        _options(arguments, arguments.format),
-        part=Slice(arguments.start, arguments.end),
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-        storage_options=arguments.storage_options,
-    )
+    options = _options(arguments, arguments.format)
+    with _scanners(arguments, options, shapes=False) as ahead:
+        from builder.run.convert import convert
+        from builder.run.report import describe_summary
+
+        summary = convert(
+            arguments.source,
+            arguments.out,
+            options,
+            part=Slice(arguments.start, arguments.end),
+            num_proc=arguments.num_proc,
+            engine=arguments.engine,
+            address=arguments.address,
+            storage_options=arguments.storage_options,
+            ahead=ahead,
+        )
     _show(arguments, summary.to_json(), describe_summary(summary))
     return _verdict(arguments, summary.totals, summary.complete)
 
@@ -175,11 +182,8 @@ def _push(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from builder.run.ahead import scan_ahead
-
     options = _options(arguments, "parquet")
-    processes = arguments.num_proc if arguments.engine == "local" else 1
-    with scan_ahead(arguments.source, options.recaptions, processes, shapes=not arguments.digest) as ahead:
+    with _scanners(arguments, options, shapes=not arguments.digest) as ahead:
         from builder.run.index import index
         from builder.run.report import describe_summary
 
@@ -195,6 +199,16 @@ def _index(arguments: argparse.Namespace) -> int:
         )
     _show(arguments, summary.to_json(), describe_summary(summary))
     return _verdict(arguments, summary.totals, summary.complete)
+
+
+def _scanners(arguments: argparse.Namespace, options: ConvertOptions, *, shapes: bool) -> Ahead:
+    """Scanners for an engine of this machine's processes, unless there is a plan already that needs no scan."""
+    from builder.run.ahead import Ahead, scan_ahead
+
+    planned = arguments.out is not None and os.path.exists(os.path.join(arguments.out, WORK, "plan.json"))
+    if planned or arguments.engine != "local":
+        return Ahead([], 0)
+    return scan_ahead(arguments.source, options.recaptions, arguments.num_proc, shapes=shapes)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from builder.options import ConvertOptions, Slice
+from builder.run.ahead import Ahead
 from builder.run.build import Kind, Summary, build, refuse_overlap
 from builder.run.engines import EngineChoice
 from builder.run.finish import finish_dataset
@@ -26,6 +27,7 @@ def convert(
     address: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    ahead: Ahead | None = None,
 ) -> Summary:
     """Convert a source into the folder OUT, or go on where an earlier run stopped. Either may be a URL that fsspec
     knows (``s3://``, ``gs://``, ``hf://datasets/…``; a source also ``https://``), opened with ``storage_options``: of
@@ -33,8 +35,9 @@ def convert(
 
     ``part``: which of the sorted raw tars this run takes, so that many can share the work. ``num_proc``: processes, by
     default the cores there are to use. ``engine``: "local", or "ray" for a cluster at ``address`` (without: one of its
-    own on this machine). ``quiet``: no progress on stderr. The bytes of OUT depend on the source and on
-    ``options`` alone. Raises SourceError, OutputError, OptionError, WorkerDiedError, InterruptedRunError.
+    own on this machine). ``quiet``: no progress on stderr. ``ahead``: who has begun to scan the source. The bytes of OUT
+    depend on the source and on ``options`` alone. Raises SourceError, OutputError, OptionError, WorkerDiedError,
+    InterruptedRunError.
     """
     refuse_overlap(source, out)
     return build(
@@ -46,6 +49,7 @@ def convert(
         engine=EngineChoice(engine, num_proc, address),
         storage=StorageOptions.of(storage_options),
         quiet=quiet,
+        ahead=ahead,
     )
 
 

@@ -14,6 +14,7 @@ from builder.errors import SourceError
 from builder.options import ConvertOptions
 from builder.run import ahead as ahead_module
 from builder.run.ahead import Ahead, scan_ahead, scan_requests
+from builder.run.convert import convert
 from builder.run.engines import SerialEngine
 from builder.run.index import index
 from builder.run.survey import scan_all, shard_rows, survey
@@ -178,11 +179,13 @@ def test_where_numpy_is_there_already_nobody_is_ahead(tmp_path: Path) -> None:
         assert ahead._scanners == {}
 
 
+@pytest.mark.parametrize("command", ["index", "convert"])
 @pytest.mark.parametrize("layout", TARS)
-def test_the_command_needs_no_other_scan_and_makes_the_same_index(layout: str, tmp_path: Path) -> None:
+def test_the_command_needs_no_other_scan_and_makes_the_same(layout: str, command: str, tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", layout, faults=faults_of(layout), shards=3)
     options = ["--recaptions", *source.recaptions] if source.recaptions else []
-    index(str(source.path), str(tmp_path / "plain"), ConvertOptions(recaptions=source.recaptions), num_proc=1)
+    make = {"index": index, "convert": convert}[command]
+    make(str(source.path), str(tmp_path / "plain"), ConvertOptions(recaptions=source.recaptions), num_proc=1)
     ran = run_python(
         """
         import sys
@@ -202,8 +205,9 @@ def test_the_command_needs_no_other_scan_and_makes_the_same_index(layout: str, t
             engines.LocalEngine.run = noting
             return scanners
         ahead.scan_ahead = scan_ahead
-        sys.exit(cli.main(["index", *sys.argv[1:], "--num-proc", "2", "--max-reject-ratio", "1"]))
+        sys.exit(cli.main([*sys.argv[1:], "--num-proc", "2", "--max-reject-ratio", "1"]))
         """,
+        command,
         source.path,
         tmp_path / "ahead",
         *options,
@@ -212,6 +216,19 @@ def test_the_command_needs_no_other_scan_and_makes_the_same_index(layout: str, t
     tars = len(list(source.path.rglob("*.tar")))
     assert ran.stdout == (f"0 scanners\n{tars} tasks\n" if source.recaptions else "2 scanners\n0 tasks\n")
     assert output_bytes(tmp_path / "ahead") == output_bytes(tmp_path / "plain")
+
+
+def test_a_conversion_that_goes_on_has_its_plan_and_nobody_is_ahead(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    script = """
+        import sys
+        from builder import cli
+        from builder.run import ahead
+        ahead.scan_ahead = lambda *arguments, **options: print("ahead") or ahead.Ahead([], 0)
+        sys.exit(cli.main(["convert", *sys.argv[1:], "--num-proc", "2"]))
+    """
+    assert run_python(script, source.path, tmp_path / "out").stdout == "ahead\n"
+    assert run_python(script, source.path, tmp_path / "out").stdout == ""
 
 
 def test_nothing_heavy_is_imported_before_the_scanners_are_at_work(tmp_path: Path) -> None:

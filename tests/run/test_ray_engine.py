@@ -104,7 +104,9 @@ def cluster() -> Iterator[Cluster]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # else Ray kills tasks when others fill this machine
         pytest.importorskip("ray", reason="ray is not installed: pip install 'laion6m[ray]'")
+        before = signal.getsignal(signal.SIGTERM)  # Ray puts its own there, and whoever is forked later inherits it
         running = Cluster()
+        signal.signal(signal.SIGTERM, before)
         yield running
         running.stop()
 
