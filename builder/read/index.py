@@ -82,7 +82,7 @@ class IndexBatch:
         if not 0 <= start <= end <= len(data):
             raise DamagedFileError(self.path, f"column {name}, row {at}", "its offsets lie outside its text")
         try:
-            return str(data[start:end], "utf-8")
+            return data[start:end].tobytes().decode()
         except UnicodeDecodeError as error:
             raise DamagedFileError(self.path, f"column {name}, row {at}", str(error)) from None
 

@@ -141,17 +141,17 @@ class Reader(Sequence[Sample]):
     def __getitem__(self, row: int | slice | Sequence[int]) -> Any:
         """A row by number, negative ones from the end; a slice, as a view; rows by a list of numbers, as a list of
         samples whose images have been read already, in file order. Raises IndexError, DamagedFileError."""
+        if isinstance(row, int):  # first: what most rows are asked for with
+            number = row if 0 <= row < self._index.header.rows else self._number(row)
+            batch, at = self._index.place(number)
+            return Sample(self, number, batch, at)
         if isinstance(row, slice):
             return View(self, range(*row.indices(len(self))))
-        if not isinstance(row, int) and hasattr(row, "tolist"):  # a number or an array of numpy's or torch's
+        if hasattr(row, "tolist"):  # a number or an array of numpy's or torch's
             row = row.tolist()
         if isinstance(row, list | tuple | range):
             return self._fetch([self._number(each) for each in row])
-        at = operator.index(row)  # type: ignore[arg-type] # a TypeError for what is no number
-        if not 0 <= at < self._index.header.rows:
-            at = self._number(at)
-        batch, place = self._index.place(at)
-        return Sample(self, at, batch, place)
+        return self[operator.index(row)]  # type: ignore[arg-type] # a TypeError for what is no number
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(View(self, range(len(self))))

@@ -35,8 +35,8 @@ def convert(
 
     ``part``: which of the sorted raw tars this run takes, so that many can share the work. ``num_proc``: processes, by
     default the cores there are to use. ``engine``: "local", or "ray" for a cluster at ``address`` (without: one of its
-    own on this machine). ``quiet``: no progress on stderr. ``ahead``: who has begun to scan the source. The bytes of OUT
-    depend on the source and on ``options`` alone. Raises SourceError, OutputError, OptionError, WorkerDiedError,
+    own on this machine). ``quiet``: no progress on stderr. ``ahead``: who has begun to scan the source. The bytes of
+    OUT depend on the source and on ``options`` alone. Raises SourceError, OutputError, OptionError, WorkerDiedError,
     InterruptedRunError.
     """
     refuse_overlap(source, out)
