@@ -130,14 +130,21 @@ def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False, ahead: Ahe
     numbers = {request: number for number, request in enumerate(requests)}
     ids = Pool()
     tables: dict[int, ArchiveTable] = {}
-    for request, scanned in ahead.scanned() if ahead is not None else ():
-        if request in numbers:  # else the tar has changed since
-            table = table_of(scanned)
-            tables[numbers[request]] = replace(table, ids=ids.keep(table.ids))
-    tasks = [_NumberedScan(number, request) for request, number in numbers.items() if number not in tables]
-    largest_first = sorted(tasks, key=lambda task: -task.archive.size)
-    for number, table in engine.run(_scan, largest_first, _unheard):
-        tables[number] = replace(table, ids=ids.keep(table.ids))
+
+    def scan(wanted: Iterable[ScanRequest]) -> None:
+        tasks = [_NumberedScan(numbers[request], request) for request in wanted]
+        largest_first = sorted(tasks, key=lambda task: -task.archive.size)
+        for number, table in engine.run(_scan, largest_first, _unheard):
+            tables[number] = replace(table, ids=ids.keep(table.ids))
+
+    if ahead is not None:
+        begun = ahead.begun()
+        scan(request for request in requests if request not in begun)
+        for request, scanned in ahead.scanned():
+            if request in numbers:  # else the tar has changed since
+                table = table_of(scanned)
+                tables[numbers[request]] = replace(table, ids=ids.keep(table.ids))
+    scan(request for request, number in numbers.items() if number not in tables)
     return [tables[number] for number in range(len(requests))]
 
 

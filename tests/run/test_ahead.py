@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,37 @@ def test_what_a_killed_scanner_owes_is_scanned_by_the_engine(tmp_path: Path, mon
     assert again.plan.rejects.equals(whole.plan.rejects)
 
 
+def test_what_nobody_has_begun_is_left_to_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path / "src", shards=4)
+    requests, (go, ready) = requests_of(source.path), (os.pipe(), os.pipe())
+
+    def scan(request: ScanRequest) -> Scanned:
+        os.write(ready[1], b"!")
+        os.read(go[0], 1)
+        return scan_members(request)
+
+    monkeypatch.setattr(ahead_module, "scan_members", scan)
+    with Ahead(requests, 2) as ahead:
+        for _ in range(2):  # both have one in hand
+            os.read(ready[0], 1)
+        begun = ahead.begun()
+        os.write(go[1], b"!!")
+        found = dict(ahead.scanned())
+    assert begun == set(found) == set(sorted(requests, key=lambda request: -request.archive.size)[:2])
+    for end in (*go, *ready):
+        os.close(end)
+
+
+def test_of_more_archives_than_a_pipe_holds_numbers_the_rest_is_left(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", shards=1)
+    request = requests_of(source.path)[0]
+    archive = request.archive
+    many = [ScanRequest(replace(archive, size=archive.size + number)) for number in range(20_000)]
+    with Ahead(many, 0) as ahead:
+        assert ahead.begun() == set()
+    assert len(ahead._requests) == 16_384
+
+
 def test_a_message_cut_off_by_a_kill_is_no_message() -> None:
     message = (3).to_bytes(8, "little") + b"abc"
     pending = bytearray(message + message[:5])
@@ -114,6 +146,9 @@ def test_a_tar_that_changed_after_its_scan_is_scanned_again(tmp_path: Path) -> N
             return super().run(work, taken, report)
 
     class Stale(Ahead):
+        def begun(self) -> set[ScanRequest]:
+            return set(stale)
+
         def scanned(self) -> Iterator[tuple[ScanRequest, Scanned]]:
             yield from stale.items()
 
@@ -139,7 +174,7 @@ def test_scanners_stop_when_their_parent_is_gone(tmp_path: Path) -> None:
         import os, signal, sys, time
         from builder.run import ahead
         ahead.scan_members = lambda request: time.sleep(0.2)
-        mine = ahead.scan_ahead(sys.argv[1], (), 2, shapes=True)
+        mine = ahead.scan_ahead(sys.argv[1], (), 3, shapes=True)
         print(*mine._scanners.values(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """,
@@ -181,7 +216,7 @@ def test_where_numpy_is_there_already_nobody_is_ahead(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["index", "convert"])
 @pytest.mark.parametrize("layout", TARS)
-def test_the_command_needs_no_other_scan_and_makes_the_same(layout: str, command: str, tmp_path: Path) -> None:
+def test_a_command_with_scanners_ahead_makes_what_it_makes_without(layout: str, command: str, tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", layout, faults=faults_of(layout), shards=3)
     options = ["--recaptions", *source.recaptions] if source.recaptions else []
     make = {"index": index, "convert": convert}[command]
@@ -195,17 +230,14 @@ def test_the_command_needs_no_other_scan_and_makes_the_same(layout: str, command
         def scan_ahead(*arguments, **options):
             scanners = before(*arguments, **options)
             print(len(scanners._scanners), "scanners")
-            from builder.run import engines, survey
-            run = engines.LocalEngine.run
-            def noting(self, work, tasks, report):
-                tasks = list(tasks)
-                if work is survey._scan:
-                    print(len(tasks), "tasks")
-                return run(self, work, tasks, report)
-            engines.LocalEngine.run = noting
             return scanners
-        ahead.scan_ahead = scan_ahead
-        sys.exit(cli.main([*sys.argv[1:], "--num-proc", "2", "--max-reject-ratio", "1"]))
+        begun = ahead.Ahead.begun
+        def noting(self):
+            found = begun(self)
+            print(len(found) > 0)
+            return found
+        ahead.scan_ahead, ahead.Ahead.begun = scan_ahead, noting
+        sys.exit(cli.main([*sys.argv[1:], "--num-proc", "3", "--max-reject-ratio", "1"]))
         """,
         command,
         source.path,
@@ -213,8 +245,7 @@ def test_the_command_needs_no_other_scan_and_makes_the_same(layout: str, command
         *options,
     )
     assert (ran.code, ran.stderr.count("Traceback")) == (0, 0), ran.stderr
-    tars = len(list(source.path.rglob("*.tar")))
-    assert ran.stdout == (f"0 scanners\n{tars} tasks\n" if source.recaptions else "2 scanners\n0 tasks\n")
+    assert ran.stdout == ("0 scanners\nFalse\n" if source.recaptions else "2 scanners\nTrue\n")
     assert output_bytes(tmp_path / "ahead") == output_bytes(tmp_path / "plain")
 
 
@@ -238,7 +269,7 @@ def test_nothing_heavy_is_imported_before_the_scanners_are_at_work(tmp_path: Pat
         import sys
         from builder import cli
         from builder.run import ahead
-        with ahead.scan_ahead(sys.argv[1], (), 2, shapes=True) as scanners:
+        with ahead.scan_ahead(sys.argv[1], (), 3, shapes=True) as scanners:
             print(len(scanners._scanners), sorted({"numpy", "pyarrow", "multiprocess"} & set(sys.modules)))
         """,
         tmp_path / "src",
