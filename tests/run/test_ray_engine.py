@@ -65,6 +65,7 @@ class Cluster:
 
         # Not pytest's: paths of sockets have at most 107 bytes. Removed in the end: a session is megabytes of logs.
         self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray notes the address wherever its session lies; it makes none
         head = {**NODE, "include_dashboard": False, "temp_dir": self.folder}
         self._cluster = RayCluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
