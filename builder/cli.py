@@ -8,7 +8,6 @@ import atexit
 import gc
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ from builder.names import WORK
 from builder.options import MAX_PIXELS, ConvertOptions, SamplePolicy, Slice, parse_size
 from builder.records import Totals
 from builder.run.findings import printable
+from builder.urls import masked
 
 if TYPE_CHECKING:
     from builder.run.ahead import Ahead
@@ -82,17 +82,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-_SECRETS = re.compile(r"(?<=://)[^/\s@]+(?=@)|(?i:(?<=signature=)|(?<=[?&]sig=)|(?<=token=))[^&\s]+")
-"""What a URL may hold that no log should: a user's password, a signature, a token."""
-
-
 def _complain(error: Laion6mError) -> None:
     """Names in it may be a stranger's: what does not print is escaped."""
     _say(f"laion6m: {printable(str(error))}")
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(_SECRETS.sub("…", text) + "\n")
+    sys.stderr.write(masked(text) + "\n")
     sys.stderr.flush()
 
 

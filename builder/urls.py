@@ -39,6 +39,10 @@ _IDENTITY = ("ETag", "etag", "blob_id", "md5Hash", "LastModified", "last_modifie
 """What storages say of an object that is another when the object is, the surest first: it alone counts, as listings and
 single answers state times to different parts of a second."""
 
+_SECRETS = re.compile(
+    r"(?<=://)[^/\s@]+(?=@)|(?i:(?<=signature=)|(?<=[?&]sig=)|(?<=token=))[^&\s]+|(?<=\bhf_)[A-Za-z0-9]{6,}"
+)
+
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, TypeError)
 """Answers that asking again does not change."""
 
@@ -202,10 +206,16 @@ def filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any,
     return system, path
 
 
+def masked(text: str) -> str:
+    """``text`` without what gives access: in addresses a user's password, a signature, a token; tokens of the Hub."""
+    return _SECRETS.sub("…", text)
+
+
 def say(error: object) -> str:
-    """What an error says in one line, without what gives access: tokens, and the queries of signed addresses."""
+    """What a storage library's error says, masked, in one line, without the queries of addresses: signed ones are long,
+    and their other parts tell nobody anything."""
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\")]+", r"\1", " ".join(str(error).split()))
-    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "hf_…", text)[:500]
+    return masked(text)[:500]
 
 
 def read_range(system: Any, path: str, start: int, end: int) -> bytes:

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from builder.errors import OptionError, SourceError
-from builder.urls import Entry, Storage, StorageOptions, is_url, join, say, serve, state_of
+from builder.urls import Entry, Storage, StorageOptions, is_url, join, masked, say, serve, state_of
 from tests.servers import FileServer, s3_server
 
 
@@ -103,3 +103,20 @@ def test_options_are_json_that_a_command_line_can_hold() -> None:
 def test_nothing_that_gives_access_is_repeated() -> None:
     text = say("PUT https://cdn.hf.co/lfs/12?X-Amz-Signature=abc&y=1 by\n hf_abcDEF123456 failed")
     assert text == "PUT https://cdn.hf.co/lfs/12 by hf_… failed"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@host/bucket is gone", "s3://…@host/bucket is gone"),
+        ("https://x/y?X-Amz-Signature=abc&z=1", "https://x/y?X-Amz-Signature=…&z=1"),
+        ("https://x/y?sv=1&sig=a%2Fb", "https://x/y?sv=1&sig=…"),
+        ("https://x/y?token=abc", "https://x/y?token=…"),
+        ("hf_abcDEF123456 was refused", "hf_… was refused"),
+        ("half_abcdef123456 is a name", "half_abcdef123456 is a name"),
+        ("mail me@example.org", "mail me@example.org"),
+    ],
+)
+def test_nothing_that_gives_access_is_shown(text: str, shown: str) -> None:
+    assert masked(text) == shown
+    assert masked(shown) == shown
