@@ -54,19 +54,21 @@ class Ahead:
 
     def __init__(self, requests: list[ScanRequest], processes: int) -> None:
         """Each scanner takes the next archive when it is done with one, the largest first. Forks: no other thread may
-        run."""
-        # Of more archives than a pipe holds numbers (pipe(7): 64 KiB), the rest is not for us.
-        self._requests = sorted(requests, key=lambda request: -request.archive.size)[: (64 << 10) // _NUMBER]
+        run. Where the system has no process or pipe to spare, fewer scanners start."""
         self._scanners: dict[int, int] = {}  # what it is read from → its process
         self._numbers, feed = os.pipe()
-        os.write(feed, b"".join(number.to_bytes(_NUMBER, "little") for number in range(len(self._requests))))
+        os.set_blocking(feed, False)  # a pipe holds 16,384 numbers, or fewer (pipe(7)); the archives behind wait
+        numbers = b"".join(number.to_bytes(_NUMBER, "little") for number in range(len(requests)))
+        fed = os.write(feed, numbers) // _NUMBER if numbers else 0
         os.close(feed)
-        for _ in range(min(processes, len(self._requests))):
-            self._start()
+        self._requests = sorted(requests, key=lambda request: -request.archive.size)[:fed]
+        with suppress(OSError):
+            for _ in range(min(processes, fed)):
+                self._start()
 
     def begun(self) -> set[ScanRequest]:
         """What they have begun. From now on they begin no other."""
-        left = os.read(self._numbers, 64 << 10)
+        left = os.read(self._numbers, len(self._requests) * _NUMBER) if self._requests else b""
         return set(self._requests[: len(self._requests) - len(left) // _NUMBER])
 
     def scanned(self) -> Iterator[tuple[ScanRequest, Scanned]]:
@@ -108,10 +110,13 @@ class Ahead:
             process = os.fork()
             if process == 0:
                 self._scan(sink, parent)
+            self._scanners[source] = process
+        except OSError:
+            os.close(source)
+            raise
         finally:
+            os.close(sink)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(sink)
-        self._scanners[source] = process
 
     def _scan(self, sink: int, parent: int) -> None:
         """A scanner's life: an archive's number from one pipe, what is in it into another. It never returns: what is

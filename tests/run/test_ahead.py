@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -113,14 +114,46 @@ def test_what_nobody_has_begun_is_left_to_the_engine(tmp_path: Path, monkeypatch
         os.close(end)
 
 
-def test_of_more_archives_than_a_pipe_holds_numbers_the_rest_is_left(tmp_path: Path) -> None:
+def test_of_more_archives_than_a_pipe_holds_numbers_the_rest_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = make_source(tmp_path / "src", shards=1)
     request = requests_of(source.path)[0]
     archive = request.archive
     many = [ScanRequest(replace(archive, size=archive.size + number)) for number in range(20_000)]
     with Ahead(many, 0) as ahead:
+        assert len(ahead._requests) == 16_384
         assert ahead.begun() == set()
-    assert len(ahead._requests) == 16_384
+
+    real = os.pipe
+
+    def small() -> tuple[int, int]:  # as who has many pipes gets them
+        ends = real()
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
+        return ends
+
+    monkeypatch.setattr(os, "pipe", small)
+    with Ahead(many, 0) as ahead:
+        assert len(ahead._requests) == 1024
+        assert ahead.begun() == set()
+
+
+def test_where_there_is_no_process_to_spare_the_engine_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path / "src", shards=2)
+    layout, real, left = recognise(str(source.path)), os.fork, [0]
+
+    def fork() -> int:
+        if not left:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        left.pop()
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    before = len(os.listdir("/proc/self/fd"))
+    with Ahead(scan_requests(layout, shapes=False), 3) as ahead:
+        assert len(ahead._scanners) == 1
+        assert len(scan_all(layout, SerialEngine(), ahead=ahead)) == 4
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_message_cut_off_by_a_kill_is_no_message() -> None:
