@@ -23,7 +23,6 @@ from builder.source.tables import ArchiveTable
 _FREE_ROWS = 1 << 22
 """pyarrow makes room for the rows that are claimed: so many, and one for each byte of the file, are believed."""
 
-
 _MOST_CHARACTERS = 1 << 28  # of one Arrow array: at 4 bytes each, half of what its 32-bit offsets hold
 
 
