@@ -16,6 +16,9 @@ _KEPT_BYTES = 128 << 20
 """Of decoded columns. Annotations of a row group are a few MB; images that had to be compressed, up to all of it."""
 
 
+_NO_THREADS = pa.ipc.IpcReadOptions(use_threads=False)
+
+
 class GroupColumns:
     """Reads single values of Parquet and Arrow shards by row group. Thread-safe; picklable, without what it keeps."""
 
@@ -70,16 +73,18 @@ class GroupColumns:
     def _decode(self, file: int, path: str, group: int, column: str) -> pa.ChunkedArray:
         import pyarrow.parquet as pq
 
+        # Without pyarrow's threads: one that still lets go of a file object of Python's when Python ends is a crash
+        # ("terminate called without an active exception"), and a single column keeps no second one busy.
         name, _, field = column.partition(".")
         try:
             if self._files.files[file].kind == "arrow":
                 place = self._files.storage.for_arrow(path)
                 with pa.memory_map(place) if isinstance(place, str) else pa.PythonFile(place) as source:
-                    table = pa.ipc.open_stream(source).read_all().select([name])
+                    table = pa.ipc.open_stream(source, options=_NO_THREADS).read_all().select([name])
                     table.validate(full=True)  # offsets that lie would read memory that is not the file's
             else:
                 with pq.ParquetFile(self._files.storage.for_arrow(path)) as parquet:
-                    table = parquet.read_row_group(group, columns=[column])
+                    table = parquet.read_row_group(group, columns=[column], use_threads=False)
             values = table.column(name)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DamagedFileError(path, f"row group {group}, column {column}", str(error)) from None
