@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import __version__
 from builder.errors import InterruptedRunError, Laion6mError, OptionError, OutputError
-from builder.names import WORK
+from builder.names import PLAN, WORK
 from builder.options import MAX_PIXELS, ConvertOptions, SamplePolicy, Slice, parse_size
 from builder.records import Totals
 from builder.run.findings import printable
@@ -31,13 +31,13 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Its signals are not touched."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    for text in _texts(arguments):
-        if not _is_utf8(text):  # from a shell in another encoding; Arrow and JSON have no place for it
-            parser.error(f"{text!r} is not UTF-8")
+    """Run one command; returns the exit code. This process keeps its signal handlers."""
     try:
+        parser = _parser()
+        arguments = parser.parse_args(argv)
+        for text in _texts(arguments):
+            if not _is_utf8(text):  # from a shell in another encoding; Arrow and JSON have no place for it
+                parser.error(f"{text!r} is not UTF-8")
         code: int = arguments.run(arguments)
     except OptionError as error:
         _complain(error)
@@ -201,7 +201,7 @@ def _scanners(arguments: argparse.Namespace, options: ConvertOptions, *, shapes:
     """Scanners for an engine of this machine's processes, unless there is a plan already that needs no scan."""
     from builder.run.ahead import Ahead, scan_ahead
 
-    planned = arguments.out is not None and os.path.exists(os.path.join(arguments.out, WORK, "plan.json"))
+    planned = arguments.out is not None and os.path.exists(os.path.join(arguments.out, WORK, PLAN))
     if planned or arguments.engine != "local":
         return Ahead([], 0)
     return scan_ahead(arguments.source, options.recaptions, arguments.num_proc, shapes=shapes)

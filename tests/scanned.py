@@ -12,6 +12,14 @@ from builder.source.scan import ScanRequest
 from builder.source.tables import ArchiveTable, scan_archive
 
 
+def archive(path: Path) -> Archive:
+    """A tar, or a folder that stands for one."""
+    status = path.stat()
+    if path.is_dir():
+        return Archive(path.name, str(path), True, 0, 0)
+    return Archive(path.name, str(path), False, status.st_size, status.st_mtime_ns)
+
+
 def scanned(
     path: Path, members: dict[str, bytes] | list[str], *, urls: bool = False, names: bool = True
 ) -> ArchiveTable:
@@ -22,9 +30,7 @@ def scanned(
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    status = path.stat()
-    archive = Archive(path.name, str(path), False, status.st_size, status.st_mtime_ns)
-    return scan_archive(ScanRequest(archive, names, urls))
+    return scan_archive(ScanRequest(archive(path), names, urls))
 
 
 def entries(listing: Listing) -> list[tuple[str, str]]:

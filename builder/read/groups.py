@@ -15,7 +15,8 @@ from builder.read.threads import ForkLock
 _KEPT_BYTES = 128 << 20
 """Of decoded columns. Annotations of a row group are a few MB; images that had to be compressed, up to all of it."""
 
-
+# A single column keeps no second thread busy. One of pyarrow's that lets go of a file object of Python's while Python
+# ends would be a crash ("terminate called without an active exception").
 _NO_THREADS = pa.ipc.IpcReadOptions(use_threads=False)
 
 
@@ -73,8 +74,6 @@ class GroupColumns:
     def _decode(self, file: int, path: str, group: int, column: str) -> pa.ChunkedArray:
         import pyarrow.parquet as pq
 
-        # Without pyarrow's threads: one that still lets go of a file object of Python's when Python ends is a crash
-        # ("terminate called without an active exception"), and a single column keeps no second one busy.
         name, _, field = column.partition(".")
         try:
             if self._files.files[file].kind == "arrow":

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from builder.errors import Laion6mError
 from builder.options import default_num_proc
-from builder.run.engines import STOPS, pack, unpack
+from builder.run.engines import pack, stop_when_told, stops_held, unpack
 from builder.source.layouts import Layout, recognise
 from builder.source.scan import Scanned, ScanRequest, scan_members
 from builder.urls import is_url
@@ -104,27 +104,24 @@ class Ahead:
         source, sink = os.pipe()
         with suppress(OSError):  # whoever has many pipes is refused larger ones
             fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, _PIPE)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until the scanner has handlers of its own
         parent = os.getpid()
         try:
-            process = os.fork()
-            if process == 0:
-                self._scan(sink, parent)
-            self._scanners[source] = process
+            with stops_held():
+                process = os.fork()
+                if process == 0:
+                    self._scan(sink, parent)
+                self._scanners[source] = process
         except OSError:
             os.close(source)
             raise
         finally:
             os.close(sink)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _scan(self, sink: int, parent: int) -> None:
         """A scanner's life: an archive's number from one pipe, what is in it into another. It never returns: what is
         wrong with an archive is for the parent to find again, and to say."""
         try:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            stop_when_told()
             gc.disable()  # ten thousands of members with no circles among them: a third of the time
             for other in self._scanners:
                 os.close(other)

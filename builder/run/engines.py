@@ -8,7 +8,7 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import TracebackType
@@ -23,7 +23,7 @@ Report = Callable[[int, int], None]
 Work = Callable[[Task, Report], Result]
 
 _TICK = 0.2  # seconds between looks at progress, and between reports of a worker
-STOPS = {signal.SIGINT, signal.SIGTERM}
+_STOPS = {signal.SIGINT, signal.SIGTERM}
 ENGINES = ("local", "ray")
 
 
@@ -138,11 +138,8 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.task: Any = None
         self.process = context.Process(target=_serve, args=(self.connection, theirs, os.getpid()), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until the worker has handlers of its own
-        try:
+        with stops_held():
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def give(self, work: Any, task: Any) -> None:
@@ -191,11 +188,26 @@ def describe(task: Any) -> str:
     return type(task).__name__
 
 
-def _serve(theirs: Any, connection: Any, parent: int) -> None:
-    """A worker's life: task in, result out, until the parent closes the pipe or is gone."""
+@contextmanager
+def stops_held() -> Iterator[None]:
+    """SIGINT and SIGTERM wait. For starting a process, which inherits that and is to call :func:`stop_when_told`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def stop_when_told() -> None:
+    """In a process started by :func:`stops_held`: not the parent's handlers, but the end by SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+def _serve(theirs: Any, connection: Any, parent: int) -> None:
+    """A worker's life: task in, result out, until the parent closes the pipe or is gone."""
+    stop_when_told()
     gc.freeze()  # what came along with the fork is not to be looked through again and again,
     gc.set_threshold(20_000)  # nor are ten thousands of rows, which have no circles among them: 6 % of an index's time
     theirs.close()  # the parent's end, which a forked worker has too: while it is open, a send to nobody only waits

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from builder.arrays import Pool, numbers_of
 from builder.errors import DamagedFileError
+from builder.names import PLAN
 from builder.options import ConvertOptions
 from builder.records import Damage
 from builder.run.ahead import Ahead, scan_requests
@@ -42,16 +43,6 @@ class Survey:
     damage: dict[str, list[str]]
     compressed: tuple[str, ...]
     digests: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _NumberedScan:
-    number: int
-    request: ScanRequest
-
-    @property
-    def archive(self) -> Archive:
-        return self.request.archive
 
 
 def survey(
@@ -127,25 +118,23 @@ def plan_survey(
 def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False, ahead: Ahead | None = None) -> list[ArchiveTable]:
     """The tables of all archives, those of captions/ behind those of raw/. Raises SourceError."""
     requests = scan_requests(layout, shapes=shapes)
-    numbers = {request: number for number, request in enumerate(requests)}
     ids = Pool()
-    tables: dict[int, ArchiveTable] = {}
+    tables: dict[ScanRequest, ArchiveTable] = {}
+
+    def keep(found: Iterable[tuple[ScanRequest, ArchiveTable]]) -> None:
+        for request, table in found:
+            tables[request] = replace(table, ids=ids.keep(table.ids))
 
     def scan(wanted: Iterable[ScanRequest]) -> None:
-        tasks = [_NumberedScan(numbers[request], request) for request in wanted]
-        largest_first = sorted(tasks, key=lambda task: -task.archive.size)
-        for number, table in engine.run(_scan, largest_first, _unheard):
-            tables[number] = replace(table, ids=ids.keep(table.ids))
+        largest_first = sorted(wanted, key=lambda request: -request.archive.size)
+        keep(engine.run(_scan, largest_first, _unheard))
 
     if ahead is not None:
         begun = ahead.begun()
         scan(request for request in requests if request not in begun)
-        for request, scanned in ahead.scanned():
-            if request in numbers:  # else the tar has changed since
-                table = table_of(scanned)
-                tables[numbers[request]] = replace(table, ids=ids.keep(table.ids))
-    scan(request for request, number in numbers.items() if number not in tables)
-    return [tables[number] for number in range(len(requests))]
+        keep((request, table_of(scanned)) for request, scanned in ahead.scanned())
+    scan(request for request in requests if request not in tables)  # of a tar that has changed since, it is another
+    return [tables[request] for request in requests]
 
 
 def describe_source(layout: Layout) -> dict[str, Any]:
@@ -180,7 +169,7 @@ def save_survey(survey: Survey, ledger: Ledger) -> None:
     stretches = (plan.rows.slice(first, BATCH_ROWS) for first in range(0, len(plan.rows), BATCH_ROWS))
     whole = (rows.replace_schema_metadata(schema.metadata) for rows in stretches)
     digests["plan.arrow"] = _save_table(ledger, "plan.arrow", schema, whole)
-    write_whole(ledger.create("plan.json"), [seal(digests)])  # last: with it there is a plan
+    write_whole(ledger.create(PLAN), [seal(digests)])  # last: with it there is a plan
 
 
 def _save_table(ledger: Ledger, name: str, schema: pa.Schema, stretches: Iterable[pa.Table]) -> str:
@@ -199,14 +188,14 @@ def _save_table(ledger: Ledger, name: str, schema: pa.Schema, stretches: Iterabl
 def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
     """What :func:`save_survey` kept; None where there is none. The rows stay on disk, memory-mapped. Raises
     DamagedFileError."""
-    text = ledger.read("plan.json")
+    text = ledger.read(PLAN)
     if text is None:
         return None
     try:
         path, rejects_path = ledger.local("plan.arrow"), ledger.local("plan-rejects.arrow")
         digests = unseal(text)
         if wrong := [name for name, digest in digests.items() if file_digest(ledger.local(name)) != digest]:
-            raise ValueError(f"{', '.join(wrong)}: another checksum than plan.json has")
+            raise ValueError(f"{', '.join(wrong)}: another checksum than {PLAN} has")
         with pa.memory_map(path) as source:
             rows = pa.ipc.open_stream(source).read_all()
         with pa.memory_map(rejects_path) as source:
@@ -245,8 +234,8 @@ def shard_rows(survey: Survey, number: int) -> tuple[pa.Table, Stock]:
     return rows, stock
 
 
-def _scan(task: _NumberedScan, report: Report) -> tuple[int, ArchiveTable]:
-    return task.number, scan_archive(task.request)
+def _scan(request: ScanRequest, report: Report) -> tuple[ScanRequest, ArchiveTable]:
+    return request, scan_archive(request)
 
 
 def _unheard(images: int, size: int) -> None:

@@ -17,19 +17,13 @@ from builder.source.listing import Ids, ids_of
 from builder.source.scan import Scanned, ScanRequest, scan_members
 
 _NUMBERS = {"offsets": np.int64, "sizes": np.int64, "states": np.uint8, "is_image": np.uint8, "is_json": np.uint8}
-_KINDS = {"I": np.uint32, "q": np.int64}  # of array.array's type codes
 _IDS = ("ids", "stem_ids", "url_ids")
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveTable:
-    """Members of one archive, columns of length n in archive order. The last of several equal names is the one that
-    counts.
-
-    ``offsets`` and ``sizes`` are bytes in the archive, uint32 where that is enough and else int64: the tables of 6,000
-    tars are in memory at the same time. For a folder, offsets are those its files would have one behind the other, in
-    the order of their paths.
-    """
+    """The columns of :class:`Scanned`, of length n. ``offsets`` and ``sizes`` are uint32 where that is enough and else
+    int64: the tables of 6,000 tars are in memory at the same time."""
 
     ids: Ids
     offsets: npt.NDArray[np.integer]
@@ -59,8 +53,8 @@ def table_of(scanned: Scanned) -> ArchiveTable:
     """The columns as arrays over the same memory."""
     return ArchiveTable(
         ids=ids_of(scanned.ids),
-        offsets=np.frombuffer(scanned.offsets, _KINDS[scanned.offsets.typecode]),
-        sizes=np.frombuffer(scanned.sizes, _KINDS[scanned.sizes.typecode]),
+        offsets=np.asarray(scanned.offsets),
+        sizes=np.asarray(scanned.sizes),
         states=np.frombuffer(scanned.states, np.uint8),
         is_image=np.frombuffer(scanned.is_image, np.bool_),
         is_json=np.frombuffer(scanned.is_json, np.bool_),
@@ -70,7 +64,7 @@ def table_of(scanned: Scanned) -> ArchiveTable:
         names=None if scanned.names is None else string_array(scanned.names),
         stem_ids=None if scanned.stem_ids is None else ids_of(scanned.stem_ids),
         url_ids=None if scanned.url_ids is None else ids_of(scanned.url_ids),
-        shapes=None if scanned.shapes is None else np.frombuffer(scanned.shapes, np.uint32),
+        shapes=None if scanned.shapes is None else np.asarray(scanned.shapes),
     )
 
 

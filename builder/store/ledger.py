@@ -29,6 +29,7 @@ import pyarrow as pa
 from builder import schema
 from builder.arrays import to_ipc
 from builder.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
+from builder.names import PLAN
 from builder.store.folders import Folder, LocalFolder, open_folder, write
 from builder.store.output import NewFile, make_folder
 from builder.store.seals import file_digest, seal, unseal
@@ -211,7 +212,7 @@ class Ledger:
             "job.json",
             "plan.arrow",
             "plan-rejects.arrow",
-            "plan.json",
+            PLAN,
             "receipts",
             "passed",
             "scans",

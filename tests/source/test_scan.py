@@ -21,13 +21,7 @@ from builder.source.layouts import Archive
 from builder.source.listing import path_ids
 from builder.source.scan import ScanRequest, open_archive, stem_of
 from builder.source.tables import ArchiveTable, scan_archive
-
-
-def archive(path: Path) -> Archive:
-    status = path.stat()
-    if path.is_dir():
-        return Archive(path.name, str(path), True, 0, 0)
-    return Archive(path.name, str(path), False, status.st_size, status.st_mtime_ns)
+from tests.scanned import archive
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
