@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__
+from builder.arguments import make_parser
 from builder.errors import InterruptedRunError, Laion6mError, OptionError, OutputError
 from builder.names import PLAN, WORK
-from builder.options import MAX_PIXELS, ConvertOptions, SamplePolicy, Slice, parse_size
+from builder.options import ConvertOptions, SamplePolicy, Slice, parse_size
 from builder.records import Totals
 from builder.run.findings import printable
 from builder.urls import masked
@@ -33,7 +33,8 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. This process keeps its signal handlers."""
     try:
-        parser = _parser()
+        argv = sys.argv[1:] if argv is None else argv
+        parser = make_parser(_RUNS, argv)
         arguments = parser.parse_args(argv)
         for text in _texts(arguments):
             if not _is_utf8(text):  # from a shell in another encoding; Arrow and JSON have no place for it
@@ -291,166 +292,16 @@ def _options(arguments: argparse.Namespace, format: str) -> ConvertOptions:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="laion6m",
-        description="Pair image tars with recaption tars: convert to Parquet, index, verify, extract, publish.",
-        epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 done but more rejects than --max-reject-ratio.",
-    )
-    parser.add_argument("--version", action="version", version=f"laion6m {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(run=run)
-        sub.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-        return sub
-
-    convert = command("convert", _convert, "turn a source (raw/*.tar, captions/*.tar, data.json) into Parquet or Arrow")
-    convert.add_argument("source", metavar="SOURCE")
-    convert.add_argument("out", metavar="OUT")
-    convert.add_argument("--format", choices=["parquet", "arrow"], default="parquet")
-    convert.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="of each file in data/ (500MB)")
-    convert.add_argument("--push-to", metavar="REPO_ID", help="push the shards to the Hub as they are made")
-    convert.add_argument("--delete-pushed", action="store_true", help="remove each shard once the Hub has it")
-    _add_hub(convert)
-    _add_storage(convert)
-    _add_workers(convert)
-    _add_slice(convert)
-    _add_policy(convert)
-
-    index = command("index", _index, "the same rows without copying an image: an index into the source's own tars")
-    index.add_argument("source", metavar="SOURCE")
-    index.add_argument("out", metavar="OUT", nargs="?", help="where meta/ goes (default: SOURCE)")
-    index.add_argument("--digest", action="store_true", help="read every image and note its checksum")
-    _add_workers(index)
-    _add_policy(index)
-
-    verify = command("verify", _verify, "prove that OUT is whole, and with --source that it is what the source holds")
-    verify.add_argument("out", metavar="OUT")
-    verify.add_argument("--source", metavar="SOURCE", help="compare every row with its source members")
-    verify.add_argument("--decode", action="store_true", help="decode every image")
-    verify.add_argument(
-        "--recaptions", nargs="+", default=[], metavar="FILE", help="the source's, where they lie elsewhere than by it"
-    )
-    _add_workers(verify)
-
-    extract = command(
-        "extract", _extract, "raw/, captions/ and data.json as files, from a source or a converted folder"
-    )
-    extract.add_argument("path", metavar="PATH")
-    extract.add_argument("out", metavar="OUT")
-    _add_workers(extract)
-    _add_slice(extract)
-
-    push = command("push", _push, "a converted folder as a dataset repository on the Hub; again sends what differs")
-    push.add_argument("out", metavar="OUT")
-    push.add_argument("repo_id", metavar="REPO_ID", help="user/name")
-    push.add_argument("--captions-only", action="store_true", help="everything but the image bytes")
-    push.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
-    push.add_argument("--verify-only", action="store_true", help="compare with what the Hub states, change nothing")
-    push.add_argument("--num-proc", type=_positive, metavar="N", help="files sent at a time (4)")
-    _add_hub(push)
-
-    column = command("add-column", _add_column, "pack one .pt, .npy or .safetensors for each image beside the images")
-    column.add_argument("out", metavar="OUT", help="a converted folder")
-    column.add_argument("name", metavar="NAME", help="of the column, as CaptionDataset(image_latents=NAME) asks for it")
-    column.add_argument(
-        "--from", dest="source", metavar="FOLDER", required=True, help="holds <image path>.pt and so on"
-    )
-    _add_processes(column)
-
-    info = command("info", _info, "what a folder is, what is in it and what to do next; reads no image")
-    info.add_argument("path", metavar="PATH")
-
-    demo = command("demo", _demo, "a small source made on the spot, converted, verified and read; offline")
-    demo.add_argument("dir", metavar="DIR", nargs="?", help="a folder to make it in (laion6m-demo)")
-    return parser
-
-
-def _add_processes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--num-proc", type=_positive, metavar="N", help="processes (default: the cores there are to use)"
-    )
-
-
-def _add_workers(parser: argparse.ArgumentParser) -> None:
-    _add_processes(parser)
-    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="who does the work (local)")
-    parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster: auto or HOST:PORT (one of its own, here)")
-
-
-def _add_storage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--storage-options",
-        type=_options_of_storage,
-        metavar="JSON",
-        help='of the file systems behind URLs, or by scheme {"s3": {…}}; keys are better left to the environment',
-    )
-
-
-def _add_hub(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--public", action="store_true", help="where the repository is new: let everybody see it")
-    parser.add_argument("--revision", metavar="R", help="branch to push to; made where it is missing (main)")
-    parser.add_argument("--token", metavar="T", help="of the Hub (better: HF_TOKEN, or `hf auth login`)")
-
-
-def _add_slice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--start", type=int, default=0, metavar="I", help="first of the sorted raw tars to take (0)")
-    parser.add_argument("--end", type=int, default=-1, metavar="J", help="tar to stop before; -1 means all (-1)")
-
-
-def _add_policy(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--caption-key", default="auto", metavar="NAME", help="the caption's field (re_caption, else caption)"
-    )
-    parser.add_argument(
-        "--max-aspect-ratio", type=float, default=3.0, metavar="R", help="longer ÷ shorter side; 0 is off (3.0)"
-    )
-    parser.add_argument("--min-side", type=int, metavar="N", help="pixels of the shorter side, at least (off)")
-    parser.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help=f"width × height, at most ({MAX_PIXELS:,})"
-    )
-    parser.add_argument(
-        "--recaptions",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="Parquet files with captions, joined by url or key (img2dataset)",
-    )
-    parser.add_argument(
-        "--max-reject-ratio",
-        type=_share,
-        default=0.05,
-        metavar="R",
-        help="share of rejects above which the exit code is 3 (0.05)",
-    )
-
-
-def _options_of_storage(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError('not a JSON object, such as {"endpoint_url": "http://…"}')
-    return value
-
-
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-    return value
+_RUNS = {
+    "convert": _convert,
+    "index": _index,
+    "verify": _verify,
+    "extract": _extract,
+    "push": _push,
+    "add-column": _add_column,
+    "info": _info,
+    "demo": _demo,
+}
 
 
 def _texts(arguments: argparse.Namespace) -> Iterator[str]:

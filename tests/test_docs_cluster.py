@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.cli import _parser
+from builder.arguments import make_parser
+from builder.cli import _RUNS
 from builder.options import ConvertOptions
 from builder.run.convert import convert
 from stress.common import receipts, session_of
@@ -38,6 +40,10 @@ def commands() -> Iterator[str]:
             yield found.strip()
 
 
+def _parse(argv: list[str]) -> argparse.Namespace:
+    return make_parser(_RUNS, argv).parse_args(argv)
+
+
 def test_the_page_has_a_command_for_each_way() -> None:
     found = list(commands())
     assert len(found) >= 7
@@ -48,12 +54,12 @@ def test_the_page_has_a_command_for_each_way() -> None:
 def test_each_command_parses(command: str) -> None:
     for name, value in {"$((first + 50))": "100", "$first": "50", "$SLURM_CPUS_PER_TASK": "8"}.items():
         command = command.replace(name, value)
-    _parser().parse_args(shlex.split(command)[1:])
+    _parse(shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize("name", ["index", "verify", "extract"])
 def test_what_the_page_says_takes_an_engine_does(name: str) -> None:
-    arguments = _parser().parse_args([name, "here", *(["there"] if name == "extract" else []), "--engine", "ray"])
+    arguments = _parse([name, "here", *(["there"] if name == "extract" else []), "--engine", "ray"])
     assert (arguments.engine, arguments.address) == ("ray", None)
 
 

@@ -31,7 +31,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     ("read", ["builder.read"]),
     ("publish", ["builder.publish"]),  # the card's text and the Hub's client: both know counts and files, but no run
     ("run", ["builder.run"]),
-    ("doors", ["builder.api", "builder.cli", "builder.hf", "builder.mm", "builder", "laion6m"]),
+    ("doors", ["builder.api", "builder.arguments", "builder.cli", "builder.hf", "builder.mm", "builder", "laion6m"]),
 ]
 
 APART = {("source", "store"), ("store", "source")}

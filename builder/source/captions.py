@@ -66,10 +66,11 @@ def read_annotation(document: bytes, caption_key: str = "auto") -> Annotation:
     except ValueError as error:
         raise _invalid(f"not JSON: {_brief(str(error))}") from None
     caption = _caption_of(value, caption_key)
-    try:
-        caption.encode()
-    except UnicodeEncodeError:
-        caption = caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if not caption.isascii():
+        try:
+            caption.encode()
+        except UnicodeEncodeError:
+            caption = caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return Annotation(caption, document, bom)
 
 
@@ -103,7 +104,8 @@ def excess(document: bytes) -> str:
     if len(document) <= DEEPEST:
         return ""  # each bracket and comma is a byte of it
     brackets = document.count(b"{") + document.count(b"[")
-    if brackets <= DEEPEST and brackets + document.count(b",") <= MOST_VALUES:
+    # Each comma is a byte of it as well.
+    if brackets <= DEEPEST and (len(document) <= MOST_VALUES or brackets + document.count(b",") <= MOST_VALUES):
         return ""
     depth = values = 0
     for match in _MARKS.finditer(document.replace(rb"\\", b"").replace(rb"\"", b"")):

@@ -45,7 +45,7 @@ class Glances:
     with ``watch`` told of each member.
 
     What it says is what ``glance`` and ``probe`` say; of images that it cannot tell enough of from what the scan has
-    read (an end marker far from the end, kilobytes of EXIF, other formats) it says nothing.
+    read (an end marker far from the end, more than 16 KiB of EXIF, other formats) it says nothing.
     """
 
     def __init__(self, file: ByteFile) -> None:
@@ -57,42 +57,45 @@ class Glances:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """The bytes asked for. What lies around them, where an image may end and the next begin, is read along."""
-        if 0 <= self._end <= self._base + len(self._data):
-            self._settle()
         before = min(offset, _BEFORE)
-        self._data = data = self._read_at(offset - before, before + max(length, _AHEAD))
         self._base = offset - before
-        if self._end >= 0:
-            self._settle()
+        self._data = data = self._read_at(offset - before, before + max(length, _AHEAD))
         return data[before : before + length]
 
     def close(self) -> None:
         """The file is closed by who opened it."""
 
     def watch(self, member: Member) -> None:
-        """A member was met; its header, and mostly the beginning of its data, was read last."""
+        """A member was met. What was read last has its header in it, before that the end of the last member, and
+        mostly all that comes before an image's first scan; if that is longer, it is read now."""
+        data, base = self._data, self._base
         if self._end >= 0:
-            self._settle()
-        data, offset, size = self._data, member.offset, member.size
-        start = offset - self._base
-        if 0 <= start < len(data) and data.startswith(jpegs.MAGIC, start):
-            width, height, scan, sure = jpegs.read_header(data, start, min(len(data), start + size))
-            if sure and width * height <= PILLOW_PIXEL_LIMIT:
-                self._offset, self._end, self._scan = offset, offset + size, self._base + scan
-                self._shape = width << 16 | height
+            self._settle(data, base)
+        offset, size = member.offset, member.size
+        start = offset - base
+        if start < 0 or not data.startswith(jpegs.MAGIC, start):
+            return
+        width, height, scan, sure = jpegs.read_header(data, start, min(len(data), start + size))
+        if scan < 0 and len(data) - start < min(size, HEAD):
+            base, start = offset, 0
+            data = self._read_at(offset, min(size, HEAD))
+            width, height, scan, sure = jpegs.read_header(data, 0, len(data))
+        if sure and width * height <= PILLOW_PIXEL_LIMIT:
+            self._offset, self._end, self._scan, self._shape = offset, offset + size, base + scan, width << 16 | height
 
-    def _settle(self) -> None:
-        """Note the last image as whole if the end marker is in what there is of its last bytes; then it is the last no
-        more."""
-        data, end = self._data, self._end - self._base
-        if 0 < end <= len(data) and data.rfind(b"\xff\xd9", max(self._scan - self._base, end - TAIL, 0), end) >= 0:
+    def _settle(self, data: bytes, base: int) -> None:
+        """Note the last image as whole if the end marker is in what ``data`` has of its last bytes; then it is the last
+        no more."""
+        end = self._end - base
+        if 0 < end <= len(data) and data.rfind(b"\xff\xd9", max(self._scan - base, end - TAIL, 0), end) >= 0:
             self._shapes[self._offset] = self._shape
         self._end = -1
 
     def shapes(self, members: Iterable[Member]) -> Iterator[int]:
         """Of each member ``width << 16 | height`` if it is a JPEG, still and whole; else 0: nobody knows yet."""
         if self._end >= 0:
-            self._settle()
+            first = max(self._scan, self._end - _LAST)
+            self._settle(self._read_at(first, self._end - first), first)
         known = self._shapes.get
         return (known(member.offset, 0) for member in members)
 

@@ -238,7 +238,8 @@ def suspects(hashes: npt.NDArray[np.uint64], among: Bools) -> Int64s:
 def _twice(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Those that occur more than once, ascending."""
     hashes.sort()
-    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    again: npt.NDArray[np.uint64] = hashes[1:][hashes[1:] == hashes[:-1]]
+    return np.concatenate([again[:1], again[1:][again[1:] != again[:-1]]])  # np.unique imports numpy.ma, 15 ms
 
 
 def unlisted_images(tables: Sequence[ArchiveTable], lookup: IdLookup, named: Integers) -> int:

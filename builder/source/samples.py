@@ -165,20 +165,45 @@ class _ChunkReader:
         buffer, starts = self._images(first, last) if self.with_images else (b"", [0] * (last - first))
         samples: list[Sample] = []
         rejects: list[Reject] = []
-        policy = self.policy
-        shapes, fine = self.shapes, self.fine
-        for row in range(first, last):
-            start = starts[row - first]
-            end = start + self.sizes[row]
-            path = self.paths[row]
-            key = path if self.keeps_ending[row] else stem_of(path)
+        policy, fine = self.policy, self.fine
+        columns = (
+            self.positions,
+            self.paths,
+            self.keeps_ending,
+            self.sizes,
+            self.shapes,
+            self.recaptions,
+            self.archives,
+            self.offsets,
+            self.annotation_paths,
+            self.annotation_archives,
+            self.annotation_offsets,
+            self.annotation_sizes,
+        )
+        rows = zip(range(first, last), documents, starts, *(column[first:last] for column in columns), strict=True)
+        for (
+            row,
+            document,
+            start,
+            position,
+            path,
+            keeps_ending,
+            size,
+            shape,
+            recaption,
+            archive,
+            offset,
+            annotation_path,
+            *annotation_place,
+        ) in rows:
+            end = start + size
+            key = path if keeps_ending else stem_of(path)
             try:
-                document = documents[row - first]
-                if self.recaptions[row] is not None:
-                    document = merge_recaption(document, self.recaptions[row])
+                if recaption is not None:
+                    document = merge_recaption(document, recaption)
                 caption, annotation, bom = read_annotation(document or b"", policy.caption_key)
-                shape = shapes[row]
-                if shape not in fine:
+                info = fine.get(shape)
+                if info is None:
                     info = probe(buffer, start, end) if self.with_images else self._glance(row)
                     judge(
                         info,
@@ -188,30 +213,24 @@ class _ChunkReader:
                     )
                     if shape:
                         fine[shape] = info
-                else:
-                    info = fine[shape]
             except SampleProblem as problem:
-                rejects.append(
-                    Reject(self.positions[row], key, problem.reason, problem.detail, self._place(row, problem))
-                )
+                rejects.append(Reject(position, key, problem.reason, problem.detail, self._place(row, problem)))
                 continue
             samples.append(
                 Sample(
-                    self.positions[row],
+                    position,
                     key,
                     path,
-                    self.annotation_paths[row],
+                    annotation_path,
                     start,
                     end,
                     caption,
                     annotation,
                     bom,
                     info,
-                    self.archives[row],
-                    self.offsets[row],
-                    self.annotation_archives[row],
-                    self.annotation_offsets[row],
-                    self.annotation_sizes[row],
+                    archive,
+                    offset,
+                    *annotation_place,
                 )
             )
         return Chunk(buffer, samples, rejects)

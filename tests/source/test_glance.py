@@ -201,6 +201,13 @@ def test_so_it_does_of_damaged_ones(data: st.DataObject) -> None:
     in_passing(images)
 
 
+@pytest.mark.parametrize("header", [3000, 5000, 9000, HEAD - 300])
+def test_it_reads_on_where_a_header_is_longer(header: int) -> None:
+    long = header_up_to(header, JPEG)
+    assert all(in_passing([long, JPEG, long, long]))
+    assert in_passing([long[:-2], JPEG, long[: header - 50]]) == [0, *in_passing([JPEG]), 0]
+
+
 def test_a_scan_reads_a_few_kilobytes_of_a_large_image() -> None:
     file = Held(tar_of([JPEG[:-2] + bytes(500_000) + b"\xff\xd9"] * 20))
     glances = Glances(file)
