@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from builder.run.passes import Passing  # imported when a source behind a URL needs it
 
 
+_FEW = 100_000
+"""Rows of a plan that may stay in memory, 20 MB, where no later run asks for it."""
+
+
 class Outlet(Protocol):
     """Where finished shards go on to while others are being made."""
 
@@ -142,8 +146,9 @@ class _Job:
             if plan is None and not self.layout.is_remote:
                 plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, ahead=self.ahead)
                 self.kind.accept(plan)
-                save_survey(plan, ledger)
-                plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows need not stay in memory
+                if self.kind.lasting or len(plan.plan.rows) > _FEW:
+                    save_survey(plan, ledger)
+                    plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows need not stay in memory
         passed: dict[int, Passed] = {}
         did = 0
         if self.layout.is_remote:
@@ -184,6 +189,7 @@ class _Job:
                 receipts[receipt.number] = receipt
                 self._put.discard(receipt.number)  # what was handed on before was of other rows
                 self._hand_on(receipt, shards)
+            self.crew.dismiss()
         except KeyboardInterrupt:
             raise InterruptedRunError(sum(number in receipts for number in mine), len(mine)) from None
         finally:

@@ -58,6 +58,9 @@ class Engine(Protocol):
         """``report`` is called in the calling process, now and then also with (0, 0). What it is told adds up to what
         the work reported, of tasks that were begun twice once."""
 
+    def dismiss(self) -> None:
+        """No more work will come: processes may end while the caller goes on."""
+
     def __enter__(self) -> Engine: ...
 
     def __exit__(
@@ -75,6 +78,9 @@ class SerialEngine:
             except MemoryError:
                 raise out_of_memory(task) from None
             yield result
+
+    def dismiss(self) -> None:
+        """There is nobody."""
 
     def __enter__(self) -> SerialEngine:
         return self
@@ -125,6 +131,11 @@ class LocalEngine:
                     yield value
             report(0, 0)
 
+    def dismiss(self) -> None:
+        """They take 10 ms to end, and are waited for in ``__exit__``."""
+        for worker in self._workers:
+            worker.dismiss()
+
     def __enter__(self) -> LocalEngine:
         return self
 
@@ -158,10 +169,13 @@ class _Worker:
             self.task = None
         return kind, value
 
+    def dismiss(self) -> None:
+        with suppress(OSError):  # closing the pipe would not do: workers forked later hold copies of its end
+            self.connection.send_bytes(b"")
+
     def stop(self) -> None:
         if self.task is None:
-            with suppress(OSError):  # closing the pipe would not do: workers forked later hold copies of its end
-                self.connection.send_bytes(b"")
+            self.dismiss()
         else:
             self.process.kill()
         self.connection.close()

@@ -217,6 +217,9 @@ class RayEngine:
                 flight.told = (flight.told[0] + more[0], flight.told[1] + more[1])
                 report(*more)
 
+    def dismiss(self) -> None:
+        """The cluster's processes are its own."""
+
     def __enter__(self) -> RayEngine:
         return self
 

@@ -15,6 +15,7 @@ from builder.source.files import ByteFile
 from builder.source.images import PILLOW_PIXEL_LIMIT, probe
 
 HEAD = 16 << 10  # bytes: EXIF with a thumbnail and a colour profile fit before nearly all photos' first scan
+_LONG_HEAD = 64 << 10  # bytes: a Photoshop block as well
 TAIL = 4 << 10  # bytes: where the end marker is looked for first
 _LAST = 256
 _BEFORE = 576  # bytes: the padding of a tar member, 511 at most, and an end marker with little behind it
@@ -45,7 +46,7 @@ class Glances:
     with ``watch`` told of each member.
 
     What it says is what ``glance`` and ``probe`` say; of images that it cannot tell enough of from what the scan has
-    read (an end marker far from the end, more than 16 KiB of EXIF, other formats) it says nothing.
+    read (an end marker far from the end, a header of more than 64 KiB, other formats) it says nothing.
     """
 
     def __init__(self, file: ByteFile) -> None:
@@ -76,10 +77,11 @@ class Glances:
         if start < 0 or not data.startswith(jpegs.MAGIC, start):
             return
         width, height, scan, sure = jpegs.read_header(data, start, min(len(data), start + size))
-        if scan < 0 and len(data) - start < min(size, HEAD):
-            base, start = offset, 0
-            data = self._read_at(offset, min(size, HEAD))
-            width, height, scan, sure = jpegs.read_header(data, 0, len(data))
+        for length in (HEAD, _LONG_HEAD):
+            if scan < 0 and len(data) - start < min(size, length):
+                base, start = offset, 0
+                data = self._read_at(offset, min(size, length))
+                width, height, scan, sure = jpegs.read_header(data, 0, len(data))
         if sure and width * height <= PILLOW_PIXEL_LIMIT:
             self._offset, self._end, self._scan, self._shape = offset, offset + size, base + scan, width << 16 | height
 

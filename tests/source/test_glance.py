@@ -201,7 +201,7 @@ def test_so_it_does_of_damaged_ones(data: st.DataObject) -> None:
     in_passing(images)
 
 
-@pytest.mark.parametrize("header", [3000, 5000, 9000, HEAD - 300])
+@pytest.mark.parametrize("header", [3000, 5000, 9000, HEAD - 300, HEAD + 100, 60_000])
 def test_it_reads_on_where_a_header_is_longer(header: int) -> None:
     long = header_up_to(header, JPEG)
     assert all(in_passing([long, JPEG, long, long]))
