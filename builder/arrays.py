@@ -184,10 +184,15 @@ def _from_buffers(values: list[bytes], kind: pa.DataType) -> pa.Array:
 
 def to_ipc(table: pa.Table | pa.RecordBatch) -> bytes:
     """An Arrow IPC stream. Unlike pickling, it holds only the rows of a slice, not all of what it was cut from."""
+    return ipc_buffer(table).to_pybytes()  # type: ignore[no-any-return]
+
+
+def ipc_buffer(table: pa.Table | pa.RecordBatch) -> pa.Buffer:
+    """The same where it need not be pickled: not copied once more."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write(table)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+    return sink.getvalue()
 
 
 def from_ipc(data: bytes) -> pa.Table:

@@ -165,44 +165,19 @@ class _ChunkReader:
         buffer, starts = self._images(first, last) if self.with_images else (b"", [0] * (last - first))
         samples: list[Sample] = []
         rejects: list[Reject] = []
-        policy, fine = self.policy, self.fine
-        columns = (
-            self.positions,
-            self.paths,
-            self.keeps_ending,
-            self.sizes,
-            self.shapes,
-            self.recaptions,
-            self.archives,
-            self.offsets,
-            self.annotation_paths,
-            self.annotation_archives,
-            self.annotation_offsets,
-            self.annotation_sizes,
-        )
-        rows = zip(range(first, last), documents, starts, *(column[first:last] for column in columns), strict=True)
-        for (
-            row,
-            document,
-            start,
-            position,
-            path,
-            keeps_ending,
-            size,
-            shape,
-            recaption,
-            archive,
-            offset,
-            annotation_path,
-            *annotation_place,
-        ) in rows:
-            end = start + size
-            key = path if keeps_ending else stem_of(path)
+        policy = self.policy
+        shapes, fine = self.shapes, self.fine
+        for row in range(first, last):
+            start = starts[row - first]
+            end = start + self.sizes[row]
+            path = self.paths[row]
+            key = path if self.keeps_ending[row] else stem_of(path)
             try:
-                if recaption is not None:
-                    document = merge_recaption(document, recaption)
+                document = documents[row - first]
+                if self.recaptions[row] is not None:
+                    document = merge_recaption(document, self.recaptions[row])
                 caption, annotation, bom = read_annotation(document or b"", policy.caption_key)
-                info = fine.get(shape)
+                info = fine.get(shapes[row])
                 if info is None:
                     info = probe(buffer, start, end) if self.with_images else self._glance(row)
                     judge(
@@ -211,26 +186,30 @@ class _ChunkReader:
                         min_side=policy.min_side,
                         max_aspect_ratio=policy.max_aspect_ratio,
                     )
-                    if shape:
-                        fine[shape] = info
+                    if shapes[row]:
+                        fine[shapes[row]] = info
             except SampleProblem as problem:
-                rejects.append(Reject(position, key, problem.reason, problem.detail, self._place(row, problem)))
+                rejects.append(
+                    Reject(self.positions[row], key, problem.reason, problem.detail, self._place(row, problem))
+                )
                 continue
             samples.append(
                 Sample(
-                    position,
+                    self.positions[row],
                     key,
                     path,
-                    annotation_path,
+                    self.annotation_paths[row],
                     start,
                     end,
                     caption,
                     annotation,
                     bom,
                     info,
-                    archive,
-                    offset,
-                    *annotation_place,
+                    self.archives[row],
+                    self.offsets[row],
+                    self.annotation_archives[row],
+                    self.annotation_offsets[row],
+                    self.annotation_sizes[row],
                 )
             )
         return Chunk(buffer, samples, rejects)

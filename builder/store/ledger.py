@@ -25,14 +25,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 from builder import schema
-from builder.arrays import to_ipc
+from builder.arrays import ipc_buffer
 from builder.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
 from builder.names import PLAN
 from builder.store.folders import Folder, LocalFolder, open_folder, write
 from builder.store.output import NewFile, make_folder
-from builder.store.seals import file_digest, seal, unseal
+from builder.store.seals import seal, unseal
 from builder.urls import join
 
 _PATIENCE = 10.0  # seconds a lock may stay held: workers of a killed run notice within one that they are orphans
@@ -121,8 +122,11 @@ class Ledger:
 
     def write_parts(self, number: int, index: pa.RecordBatch, rejects: pa.RecordBatch) -> dict[str, str]:
         """What a shard adds to the index and to the rejects; returns the checksums of both."""
-        parts = {"index": to_ipc(index), "rejects": to_ipc(rejects)}
-        return {what: self._write(f"receipts/{number:05d}.{what}.arrow", part) for what, part in parts.items()}
+        parts = {"index": index, "rejects": rejects}
+        return {
+            what: self._write(f"receipts/{number:05d}.{what}.arrow", memoryview(ipc_buffer(part)))
+            for what, part in parts.items()
+        }
 
     def write_passed(self, passed: Passed) -> None:
         """Note a stretch as passed. Its shards, their parts and its scans must be there already."""
@@ -196,12 +200,13 @@ class Ledger:
         path = self.place("receipts", f"{number}.{what}.arrow")
         try:
             local = self.local(f"receipts/{number}.{what}.arrow")
+            with pa.memory_map(local) as source:
+                data = source.read_buffer()
             if path not in self._proved:
-                if file_digest(local) != self._checksums(number).get(what):
+                if xxhash.xxh3_128_hexdigest(data) != self._checksums(number).get(what):
                     raise pa.ArrowInvalid("its checksum is not the one in its receipt")
                 self._proved.add(path)
-            with pa.memory_map(local) as source:
-                return pa.ipc.open_stream(source).read_all()
+            return pa.ipc.open_stream(data).read_all()
         except (pa.ArrowException, OSError) as error:
             receipt = self.place("receipts", f"{number}.json")
             raise DamagedFileError(path, what, f"{error}; remove {receipt} to do its shard again") from None
@@ -225,7 +230,7 @@ class Ledger:
         """Remove what grew up here, or did not."""
         self.folder.remove(f"{schema.WORK}/tmp")
 
-    def _write(self, name: str, data: bytes) -> str:
+    def _write(self, name: str, data: bytes | memoryview) -> str:
         return write(self.folder, f"{schema.WORK}/{name}", [data])
 
     def place(self, *names: str) -> str:

@@ -127,6 +127,17 @@ def test_tasks_and_results_may_be_larger_than_a_pipe_holds(engine: Engine) -> No
     assert sorted(engine.run(answer_at_length, large, nothing)) == sorted(each * 2 for each in large)
 
 
+def test_an_engine_may_be_dismissed_when_it_has_worked_and_when_it_has_not(engine: Engine) -> None:
+    if isinstance(engine, LocalEngine):
+        processes = [worker.process for worker in engine._workers]
+    else:
+        processes = []
+        assert list(engine.run(double, [1], lambda *_: None)) == [2]
+    engine.dismiss()
+    wait_until(lambda: not any(process.is_alive() for process in processes))
+    engine.dismiss()
+
+
 def test_an_error_arrives_as_it_was_raised_and_ends_the_run(engine: Engine) -> None:
     with pytest.raises(SourceChangedError) as caught:
         list(engine.run(fail_at_three, range(1000), nothing))

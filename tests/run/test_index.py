@@ -16,6 +16,7 @@ from builder.errors import JobMismatchError, SourceChangedError, SourceError, Wr
 from builder.options import ConvertOptions
 from builder.read.reader import open_dataset
 from builder.records import Member
+from builder.run import build as building
 from builder.run import survey
 from builder.run.build import Summary
 from builder.run.convert import convert
@@ -99,6 +100,21 @@ def test_what_a_scan_sees_of_images_in_passing_changes_nothing(
     make_index(source, tmp_path / "out")
     assert output_bytes(tmp_path / "out") == found
     assert sum(seen) > 0 or layout == "extracted"
+
+
+def test_a_plan_too_large_for_memory_is_kept_on_disk_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_source(tmp_path / "src", shards=2, per_shard=3)
+    saved: list[object] = []
+    monkeypatch.setattr(building, "save_survey", lambda *given: (saved.append(given), save(*given)))
+    save = survey.save_survey
+    found = []
+    for few in (building._FEW, 5):
+        monkeypatch.setattr(building, "_FEW", few)
+        make_index(source, tmp_path / "out")
+        found.append((len(saved), output_bytes(tmp_path / "out")))
+    assert found == [(0, found[0][1]), (1, found[0][1])]
 
 
 def test_a_tar_that_changes_behind_the_scan_is_noticed_though_no_image_is_read_again(
