@@ -104,8 +104,7 @@ def excess(document: bytes) -> str:
     if len(document) <= DEEPEST:
         return ""  # each bracket and comma is a byte of it
     brackets = document.count(b"{") + document.count(b"[")
-    # Values are counted by bytes that stand before them: there are never more than the document has bytes.
-    if brackets <= DEEPEST and (len(document) <= MOST_VALUES or brackets + document.count(b",") <= MOST_VALUES):
+    if brackets <= DEEPEST and brackets + document.count(b",") <= MOST_VALUES:
         return ""
     depth = values = 0
     for match in _MARKS.finditer(document.replace(rb"\\", b"").replace(rb"\"", b"")):

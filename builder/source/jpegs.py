@@ -31,12 +31,11 @@ _FRAMES = frozenset((*range(0xFFC0, 0xFFD0), 0xFFDE)) - _PASSED - _BARE
 _USUAL = re.compile(
     rb"\xff\xd8\xff\xe0\0\x10.{14}"  # JFIF
     rb"(?:\xff\xdb\0\x43[\0-\x0f].{64}){1,2}"  # quantization tables, of bytes
-    rb"\xff[\xc0-\xc2]\0\x11\x08(.{4})\x03.{9}"  # a frame of three components
+    rb"\xff[\xc0-\xc2]\0\x11(\x08.{4}\x03).{9}"  # a frame of three components
     rb"(?:\xff\xc4\0\x1f.{29}\xff\xc4\0\xb5.{179}){0,2}",  # Huffman tables, of the lengths in annex K
     re.DOTALL,
 )
 """How most files begin. In one step what the walk would take nine for, and nothing that it would doubt."""
-_size = Struct(">HH").unpack
 
 _RISKY_RESOLUTION = re.compile(rb"\x01\x1a\x00[\x01\x02\x07]|\x1a\x01[\x01\x02\x07]\x00")
 
@@ -58,7 +57,7 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
     position = start + 2
     last = end - 4
     if usual := _USUAL.match(buffer, start, end):
-        height, width = _size(usual[1])
+        _, height, width, _ = _frame_header(usual[1])
         resolution_known = _is_known(buffer, position)
         position = usual.end()
     while position <= last:

@@ -127,12 +127,10 @@ def test_tasks_and_results_may_be_larger_than_a_pipe_holds(engine: Engine) -> No
     assert sorted(engine.run(answer_at_length, large, nothing)) == sorted(each * 2 for each in large)
 
 
-def test_an_engine_may_be_dismissed_when_it_has_worked_and_when_it_has_not(engine: Engine) -> None:
-    if isinstance(engine, LocalEngine):
-        processes = [worker.process for worker in engine._workers]
-    else:
-        processes = []
-        assert list(engine.run(double, [1], lambda *_: None)) == [2]
+@pytest.mark.parametrize("tasks", [[], [1]])
+def test_an_engine_may_be_dismissed_whether_it_has_worked_or_not(engine: Engine, tasks: list[int]) -> None:
+    processes = [worker.process for worker in engine._workers] if isinstance(engine, LocalEngine) else []
+    assert list(engine.run(double, tasks, nothing)) == [task * 2 for task in tasks]
     engine.dismiss()
     wait_until(lambda: not any(process.is_alive() for process in processes))
     engine.dismiss()
