@@ -97,6 +97,8 @@ def _show(arguments: argparse.Namespace, document: dict[str, Any], text: str) ->
     """The result, as one JSON object on stdout or as text on stderr."""
     if arguments.json:
         try:
+            if sys.stdout is None:
+                raise OutputError("cannot write the result to stdout: it is closed")
             sys.stdout.write(json.dumps(document) + "\n")  # ASCII: whatever encoding stdout has can hold it
             sys.stdout.flush()
         except BrokenPipeError:
@@ -329,6 +331,7 @@ def command() -> None:
     # What importing makes stays, and so do most rows: looking through them for circles at every 700th new object is a
     # tenth of a short command's time.
     gc.set_threshold(20_000)
+    _hold_standard_files()
     take_signals()
     code: list[Any] = [FAILED]
     atexit.register(_leave, code)
@@ -338,6 +341,16 @@ def command() -> None:
         code[0] = error.code
         raise
     sys.exit(code[0])
+
+
+def _hold_standard_files() -> None:
+    """A daemon may start a command with stdin, stdout or stderr closed. The next files that are opened would take their
+    numbers, and what a library prints would go into them."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # it gets the lowest number that is free
+        pass
+    os.close(spare)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as there is somebody to say something
 
 
 def _leave(code: list[Any]) -> None:

@@ -25,6 +25,9 @@ Facts go to ``Exception.__init__`` as they are and are put into words in ``__str
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class Laion6mError(Exception):
     """Base of all errors raised on purpose. ``args`` are the facts, ``str()`` the message."""
@@ -100,9 +103,9 @@ class WriteError(OutputError):
 
     def __str__(self) -> str:
         path, reason = self.args
-        return (
-            f"cannot write {path}: {reason}. What was finished is kept: make room, then run the same command to go on."
-        )
+        full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+        first = "make room" if full else "mend that"
+        return f"cannot write {path}: {reason}. What was finished is kept: {first}, then run the same command to go on."
 
 
 class IndexMismatchError(Laion6mError):

@@ -105,7 +105,8 @@ class IndexedFile:
     """A file that an index points into.
 
     ``check`` is how to tell that it is still the same one: ``{"size": …, "footer": xxh3-128 hex}`` for Parquet,
-    ``{"size": …, "mtime_ns": …}`` for tars and folders of files.
+    ``{"size": …, "mtime_ns": …}`` for tars, ``{"offset": "mtime_ns"}`` for folders of files: there a row's offset is
+    its file's modification time in ns.
     """
 
     path: str

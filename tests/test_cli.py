@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -328,6 +329,22 @@ def test_the_readers_going_away_is_no_traceback(source: Source, tmp_path: Path) 
     process.stderr.close()
     assert process.wait(timeout=30) == 1
     assert stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_a_daemon_s_closed_streams_stop_no_work(closed: str, source: Source, tmp_path: Path) -> None:
+    arguments = f"convert {shlex.quote(str(source.path))} {shlex.quote(str(tmp_path / 'out'))} --json"
+    command = f"{shlex.quote(sys.executable)} -m builder.cli {arguments} {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, env=environment(), text=True, check=False)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["rows"] == len(source.rows)
+
+
+def test_a_closed_stdout_is_an_error_where_the_result_was_to_go_there(source: Source, tmp_path: Path) -> None:
+    arguments = f"convert {shlex.quote(str(source.path))} {shlex.quote(str(tmp_path / 'out'))} --json"
+    command = f"{shlex.quote(sys.executable)} -m builder.cli {arguments} >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, env=environment(), text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "laion6m: cannot write the result to stdout: it is closed\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

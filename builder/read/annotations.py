@@ -35,7 +35,8 @@ class Annotations:
         if file >= 0:
             size = batch.annotation_size[at] + (len(_BOM) if batch.bom[at].as_py() else 0)
             if self._files.files[file].kind == "folder":
-                return self._files.read_member(file, batch.text("annotation_path", at), size).removeprefix(_BOM)
+                path, offset = batch.text("annotation_path", at), batch.annotation_offset[at]
+                return self._files.read_member(file, path, size, offset).removeprefix(_BOM)
             return self._files.read(file, batch.annotation_offset[at], size).removeprefix(_BOM)
         if file == schema.IN_INDEX:
             return batch.text("annotation", at).encode()

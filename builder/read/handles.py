@@ -155,11 +155,15 @@ class Handles:
             data += more
         return data
 
-    def read_member(self, number: int, path: str, size: int) -> bytes:
-        """A whole file below the side (raw/ or captions/) that file ``number``, a folder, lies in. Raises
-        IndexMismatchError."""
-        side = self.files[number].path.split("/")[0]
-        handle = self._checked(self._inside(f"{side}/{path}"), {"size": size})
+    def read_member(self, number: int, path: str, size: int, offset: int) -> bytes:
+        """A whole file below the side (raw/ or captions/) that file ``number``, a folder, lies in. ``offset``: its
+        row's, which is its modification time where the folder's check says so. Raises IndexMismatchError."""
+        folder = self.files[number]
+        side = folder.path.split("/")[0]
+        timed = folder.check.get("offset") == "mtime_ns"
+        handle = self._checked(
+            self._inside(f"{side}/{path}"), {"size": size, "mtime_ns": offset} if timed else {"size": size}
+        )
         return handle.read(0, size)
 
     def _inside(self, path: str) -> str:

@@ -18,7 +18,7 @@ from builder.errors import DamagedFileError, SourceError
 _SHIFT = schema.INDEX_BATCH_ROWS.bit_length() - 1
 _MASK = schema.INDEX_BATCH_ROWS - 1
 _KINDS = ("parquet", "arrow", "tar", "folder", "rowgroups")
-_CHECKS = {"size": int, "mtime_ns": int, "footer": str, "column": str}
+_CHECKS = {"size": int, "mtime_ns": int, "footer": str, "column": str, "offset": str}
 
 
 class IndexBatch:

@@ -216,7 +216,7 @@ class Reader(Sequence[Sample]):
         number = batch.file[at]
         file = self._index.header.files[number]
         if file.kind == "folder":
-            return self._files.read_member(number, batch.text("path", at), batch.size[at])
+            return self._files.read_member(number, batch.text("path", at), batch.size[at], batch.offset[at])
         image = self._groups.value(number, batch.offset[at], file.check["column"]) if file.kind == "rowgroups" else None
         if image is None:
             raise DamagedFileError(file.path, f"row {batch.position[at]}", "has no image in it")

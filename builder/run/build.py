@@ -13,7 +13,7 @@ import pyarrow as pa
 import builder
 from builder import schema
 from builder.arrays import numbers_of, to_ipc
-from builder.errors import InterruptedRunError, SourceError
+from builder.errors import InterruptedRunError, SourceChangedError, SourceError
 from builder.options import ConvertOptions, Slice
 from builder.records import Totals
 from builder.run.ahead import Ahead
@@ -22,7 +22,15 @@ from builder.run.finish import add_up, examples_of, tally, totals_json
 from builder.run.plan import cuts_of
 from builder.run.progress import Progress
 from builder.run.shard import Unit
-from builder.run.survey import Survey, describe_source, load_survey, save_survey, shard_rows, survey
+from builder.run.survey import (
+    Survey,
+    describe_folders,
+    describe_source,
+    load_survey,
+    save_survey,
+    shard_rows,
+    survey,
+)
 from builder.source.layouts import Layout, recognise
 from builder.store.folders import LocalFolder, open_folder
 from builder.store.ledger import Ledger, Passed, Receipt
@@ -133,6 +141,8 @@ class _Job:
         self.kind, self.layout, self.options, self.part = kind, layout, options, part
         self.ledger, self.crew, self.quiet, self.ahead = ledger, crew, quiet, ahead
         self.taken = part.of(len(layout.raw))
+        # An index notes of each file when it was modified, and is made anew each time.
+        self.folders = describe_folders(layout, crew) if kind.lasting else {}
         self._put: set[int] = set()  # shards that the outlet has been handed
 
     def run(self, started: float) -> Summary:
@@ -141,7 +151,8 @@ class _Job:
         with ledger.guarded():
             if not self.kind.lasting:
                 ledger.clear()
-            ledger.begin(job_of(describe_source(self.layout), self.options))
+            source = describe_source(self.layout)
+            ledger.begin(job_of(source | {"files": self.folders} if self.folders else source, self.options))
             plan = load_survey(self.layout, ledger)
             if plan is None and not self.layout.is_remote:
                 plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, ahead=self.ahead)
@@ -189,6 +200,8 @@ class _Job:
                 receipts[receipt.number] = receipt
                 self._put.discard(receipt.number)  # what was handed on before was of other rows
                 self._hand_on(receipt, shards)
+            if pending:
+                self._check_folders()
             self.crew.dismiss()
         except KeyboardInterrupt:
             raise InterruptedRunError(sum(number in receipts for number in mine), len(mine)) from None
@@ -215,6 +228,14 @@ class _Job:
             missing=shards - len(receipts),
             seconds=time.monotonic() - started,
         )
+
+    def _check_folders(self) -> None:
+        """Raises SourceChangedError where a file was changed since the job began: some rows may have it as it was
+        before, some as it is now."""
+        now = describe_folders(self.layout, self.crew) if self.folders else {}
+        for name, state in self.folders.items():
+            if now.get(name) != state:
+                raise SourceChangedError(join(self.layout.root, name), "a file in it was changed, added or removed")
 
     def _receipts(self, plan: Survey, passed: dict[int, Passed]) -> dict[int, Receipt]:
         """Of shards that are done and still there."""
@@ -305,17 +326,18 @@ class _Job:
 
 
 def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
-    """Raises SourceError where OUT lies in a part of the source that is read, links followed, or is the source itself
-    (which ``beside`` allows)."""
+    """Raises SourceError where OUT lies in a part of the source that is read or has an index in it, links followed, or
+    is the source itself (which ``beside`` allows)."""
     if is_url(source) or is_url(out):
-        read = tuple(f"{join(source, name)}/" for name in ("raw", "captions", "data.json"))
+        read = tuple(f"{join(source, name)}/" for name in ("raw", "captions", "data.json", schema.META))
         if source.rstrip("/") == out.rstrip("/") or f"{out}/".startswith(read):
             raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
         return
     target = os.path.realpath(out)
-    parts = [os.path.realpath(os.path.join(source, name)) for name in ("raw", "captions", "data.json")]
+    parts = [os.path.realpath(os.path.join(source, name)) for name in ("raw", "captions", "data.json", schema.META)]
     within = any(target == part or target.startswith(part + os.sep) for part in parts)
-    if within or (target == os.path.realpath(source) and not beside):
+    converted = target == os.path.realpath(os.path.join(source, schema.DATA))  # with an index's meta/ beside it
+    if within or converted or (target == os.path.realpath(source) and not beside):
         raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
 
 

@@ -11,6 +11,10 @@ MOST_NAMED = 20
 MAKE_SHARD = (
     "Restore the file from a copy, or remove it and run the same laion6m convert again: only this shard is made anew."
 )
+UNDECODABLE = (
+    "If verify does not say that its checksum is wrong, the source has it like that: leave it out of the listing and "
+    "convert again, or have training skip it."
+)
 MAKE_META = "Run the same laion6m convert (or index) again: meta/ is made anew, finished shards are kept."
 OTHER_SOURCE = "Give the source that OUT was made from, as it was then, or convert this one into another OUT."
 
@@ -51,10 +55,11 @@ class Findings:
         """A problem that is not one of rows."""
         self.found.append(Finding(self._place, problem, self._remedy if remedy is None else remedy))
 
-    def rows(self, problem: str, rows: Iterable[int] | Sequence[int]) -> None:
+    def rows(self, problem: str, rows: Iterable[int] | Sequence[int], remedy: str | None = None) -> None:
         """A problem of some rows, by their numbers within the stretch; none of them is no problem."""
         numbers = [int(row) for row in rows]
         if numbers:
             key_of = self._key_of or (lambda row: "?")
             named = tuple((self._first + row, key_of(row)) for row in numbers[:MOST_NAMED])
-            self.found.append(Finding(self._place, problem, self._remedy, named, len(numbers)))
+            remedy = self._remedy if remedy is None else remedy
+            self.found.append(Finding(self._place, problem, remedy, named, len(numbers)))

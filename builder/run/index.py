@@ -95,12 +95,13 @@ def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
     kept: list[Sample] = []
     digests: list[bytes] = []
     rejects: list[Reject] = []
+    in_folders = any(a.is_folder for a in (*unit.stock.raw.values(), *unit.stock.annotations.values()))
     for batch in from_ipc(unit.rows).to_batches():
         for chunk in read_samples(batch, unit.stock, unit.options.policy, with_images=digest):
             if digest:
                 view = memoryview(chunk.buffer)
                 digests += [xxhash.xxh3_128_digest(view[sample.start : sample.end]) for sample in chunk.samples]
-            kept += chunk.samples
+            kept += map(_with_times, chunk.samples) if in_folders else chunk.samples
             rejects += chunk.rejects
             size = sum(sample.end - sample.start for sample in chunk.samples)
             report(len(chunk.samples) + len(chunk.rejects), size)
@@ -117,6 +118,15 @@ def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
     receipt = make_receipt(unit.number, kept, rejects, 0, "", {})
     Ledger(unit.out).write_receipt(receipt, part, reject_batch(rejects))
     return receipt
+
+
+def _with_times(sample: Sample) -> Sample:
+    """An extracted file has no offset to point to: in its place the index has when the file was modified."""
+    image, annotation = sample.image_time, sample.annotation_time
+    return sample._replace(
+        offset=sample.offset if image is None else image,
+        annotation_offset=sample.annotation_offset if annotation is None else annotation,
+    )
 
 
 def _stands(ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
@@ -161,5 +171,5 @@ def _finish(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], option
 def _indexed(archive: Archive, root: str) -> schema.IndexedFile:
     path = os.path.relpath(archive.path, root).replace(os.sep, "/")
     if archive.is_folder:
-        return schema.IndexedFile(path, "folder", 0, {})
+        return schema.IndexedFile(path, "folder", 0, {"offset": "mtime_ns"})
     return schema.IndexedFile(path, "tar", 0, {"size": archive.size, "mtime_ns": archive.version})

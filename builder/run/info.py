@@ -236,7 +236,8 @@ def _side_line(archives: tuple[Archive, ...]) -> str:
         parts.append(f"{side['tars']:,} tars, {in_words(side['bytes'])}")
     if side["folders"]:
         parts.append(f"{side['folders']:,} folders of files")
-    names = f"{archives[0].name} … {archives[-1].name}" if len(archives) > 1 else archives[0].name
+    first, last = (archive.name or "the files in it" for archive in (archives[0], archives[-1]))
+    names = f"{first} … {last}" if len(archives) > 1 else first
     return f"{' and '.join(parts)}: {names}"
 
 
@@ -255,7 +256,8 @@ def _samples(archive: Archive) -> list[str]:
     """Names of the first few files of an archive. Reads a few headers."""
     if archive.is_folder:
         with os.scandir(archive.path) as entries:
-            names = sorted(name for name, _ in zip((entry.name for entry in entries), range(_SAMPLES), strict=False))
+            files = (entry.name for entry in entries if archive.name or entry.is_file())
+            names = sorted(name for name, _ in zip(files, range(_SAMPLES), strict=False))
         return [f"{archive.name}/{name}" if archive.name else name for name in names]
     file = LocalFile(archive.path)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from io import StringIO
 from typing import TextIO
 
 _BAR_EVERY, _LINE_EVERY = 0.1, 5.0  # seconds
@@ -17,7 +18,7 @@ class Progress:
     def __init__(
         self, what: str, images: int | None, size: int, *, quiet: bool = False, stream: TextIO | None = None
     ) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = stream or sys.stderr or StringIO()  # none: a daemon's, closed
         self._what, self._images_total, self._bytes_total = what, images, size
         self._quiet = quiet
         self._terminal = self._stream.isatty()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from io import StringIO
 from typing import TextIO
 
 from builder.run.progress import duration
@@ -18,7 +19,7 @@ class Transfer:
     """Bytes sent, by file, against a total. ``quiet`` shows and says nothing. Thread-safe."""
 
     def __init__(self, what: str, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = stream or sys.stderr or StringIO()  # none: a daemon's, closed
         self._what, self._quiet = what, quiet
         self._terminal = self._stream.isatty()
         self._started = self._shown = time.monotonic()

@@ -22,7 +22,7 @@ from builder import schema
 from builder.errors import DamagedFileError
 from builder.records import SampleProblem
 from builder.run.engines import Report
-from builder.run.findings import MAKE_SHARD, Finding, Findings
+from builder.run.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings
 from builder.run.index_rows import index_rows
 from builder.source.captions import read_annotation
 from builder.source.files import LocalFile
@@ -224,7 +224,7 @@ class _Check:
         whole = _compare_digest(self._file, self._task.digest, places, self._findings, report)
         self._findings.rows("the image's bytes do not have the recorded checksum", places.wrong)
         for problem, rows in sorted(places.undecodable.items()):
-            self._findings.rows(f"does not decode, {problem}", rows)
+            self._findings.rows(f"does not decode, {problem}", rows, UNDECODABLE)
         return whole
 
     def _compare_parquet_text(self) -> None:

@@ -12,7 +12,7 @@ from builder.errors import Laion6mError
 from builder.read.reader import open_dataset
 from builder.records import SampleProblem
 from builder.run.engines import Report
-from builder.run.findings import Finding, Findings
+from builder.run.findings import UNDECODABLE, Finding, Findings
 from builder.run.index_rows import index_rows
 from builder.run.verify_shard import undecodable
 from builder.source.captions import read_annotation
@@ -47,6 +47,7 @@ def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
     columns = {name: rows.column(name).to_pylist() for name in ("key", "digest", "width", "height", "annotation_size")}
     findings = Findings(task.out, _REMEDY, task.first, lambda row: str(columns["key"][row]))
     wrong: dict[str, list[int]] = {}
+    undecoded: dict[str, list[int]] = {}
     for row in range(task.count):
         try:
             sample = reader[task.first + row]
@@ -69,8 +70,10 @@ def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
             wrong.setdefault(f"no longer a row ({problem.reason}: {problem.detail})", []).append(row)
         else:
             if task.decode and (problem_text := undecodable(image, size)):
-                wrong.setdefault(f"does not decode, {problem_text}", []).append(row)
+                undecoded.setdefault(f"does not decode, {problem_text}", []).append(row)
         report(1, len(image))
     for problem_text, numbers in wrong.items():
         findings.rows(problem_text, numbers)
+    for problem_text, numbers in undecoded.items():
+        findings.rows(problem_text, numbers, UNDECODABLE)
     return findings.found

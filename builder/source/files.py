@@ -34,7 +34,9 @@ class LocalFile:
         self._fd = -1
         self.name = path
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size: int | None = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        self.size: int | None = status.st_size
+        self.mtime_ns = status.st_mtime_ns
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Raises SourceError when the disk fails."""

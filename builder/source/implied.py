@@ -18,8 +18,9 @@ TOGETHER = 1 << 16
 
 
 def listing_of_annotations(raw: Sequence[ArchiveTable], annotations: Sequence[ArchiveTable]) -> Listing:
-    """A listing in the order of the annotations' archives and offsets. The image of ``a/b.json`` is the image member
-    ``a/b.*``; where there is none the sample is listed all the same, as ``a/b.jpg``, and will be counted as missing.
+    """A listing in the order of the annotations' archives and offsets. The image of ``a/b.json`` is the member
+    ``a/b.*`` that ends as images do (scan.IMAGE_ENDINGS); where there is none the sample is listed all the same, as
+    ``a/b.jpg``, and will be counted as missing.
 
     Needs tables scanned with names.
     """

@@ -31,7 +31,7 @@ EXPECTED = (
 @dataclass(frozen=True, slots=True)
 class Archive:
     """A tar, or a folder of extracted files that stands for one. ``name`` is relative to its side (raw/ or
-    captions/); ``path`` may be a URL."""
+    captions/), empty for the files that lie in the side itself; ``path`` may be a URL."""
 
     name: str
     path: str
@@ -77,10 +77,10 @@ def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptio
         return recognise_url(path, recaptions, storage or StorageOptions())
     if not os.path.isdir(path):
         raise SourceError(f"{path} is not there" if not os.path.exists(path) else f"{path} is not a folder. {EXPECTED}")
-    if os.path.exists(os.path.join(path, MANIFEST)) and os.path.isdir(os.path.join(path, DATA)):
-        raise LayoutError(path, "a converted folder (it has meta/ and data/)", "Give the folder it was made from.")
     raw_root, captions_root = os.path.join(path, "raw"), os.path.join(path, "captions")
     if not os.path.isdir(raw_root):
+        if os.path.exists(os.path.join(path, MANIFEST)) and os.path.isdir(os.path.join(path, DATA)):
+            raise LayoutError(path, "a converted folder (it has meta/ and data/)", "Give the folder it was made from.")
         raw_root = path
     raw = _archives(raw_root) if raw_root != path else tuple(a for a in _archives(path) if not a.is_folder)
     if not raw:
@@ -114,7 +114,8 @@ def check_recaptions(files: tuple[str, ...]) -> None:
 
 def _archives(root: str) -> tuple[Archive, ...]:
     """Tars and folders of ``root``, by name. A folder beside a tar of its name is what that tar left when it was
-    extracted, and is passed over: the tar is the original."""
+    extracted, and is passed over: the tar is the original. So are single files beside tars; else these are a folder
+    too."""
     tars, folders, loose = [], [], False
     with os.scandir(root) as entries:
         for entry in entries:
@@ -132,8 +133,8 @@ def _archives(root: str) -> tuple[Archive, ...]:
                 loose = True
     stems = {without_ending(archive.name) for archive in tars}
     folders = [folder for folder in folders if folder.name not in stems]
-    if loose and not tars and not folders:
-        folders = [Archive("", root, True, 0, 0)]
+    if loose and not tars:
+        folders.append(Archive("", root, True, 0, 0))
     return tuple(sorted([*tars, *folders], key=lambda archive: os.fsencode(archive.name)))
 
 

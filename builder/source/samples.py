@@ -35,7 +35,8 @@ _OPEN_REMOTE = 4  # each holds blocks of 8 MiB: 7 of them, or 12
 
 
 class Sample(NamedTuple):
-    """A listed sample that is a row. Its image is ``buffer[start:end]`` of the chunk it came in."""
+    """A listed sample that is a row. Its image is ``buffer[start:end]`` of the chunk it came in. ``image_time`` and
+    ``annotation_time``: when extracted files were modified, in ns, as seen when they were read; None in a tar."""
 
     position: int
     key: str
@@ -52,6 +53,8 @@ class Sample(NamedTuple):
     annotation_archive: int
     annotation_offset: int
     annotation_size: int
+    image_time: int | None = None
+    annotation_time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ class _ChunkReader:
         self.stock, self.policy, self.images, self.annotations = stock, policy, images, annotations
         self.with_images = with_images
         self._buffers = buffers
+        self._image_times: dict[int, int] = {}  # by row; of extracted files
+        self._annotation_times: dict[int, int] = {}
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """Row ranges, cut by bytes: first inclusive, last exclusive."""
@@ -167,6 +172,7 @@ class _ChunkReader:
         rejects: list[Reject] = []
         policy = self.policy
         shapes, fine = self.shapes, self.fine
+        image_time, annotation_time = self._image_times.get, self._annotation_times.get
         for row in range(first, last):
             start = starts[row - first]
             end = start + self.sizes[row]
@@ -210,6 +216,8 @@ class _ChunkReader:
                     self.annotation_archives[row],
                     self.annotation_offsets[row],
                     self.annotation_sizes[row],
+                    image_time(row),
+                    annotation_time(row),
                 )
             )
         return Chunk(buffer, samples, rejects)
@@ -227,7 +235,10 @@ class _ChunkReader:
         archive = self.stock.raw[number]
         sizes = self.sizes[first:last]
         if archive.is_folder:
-            pieces = [_read_file(self.stock.raw_root, self.paths[row], self.sizes[row]) for row in range(first, last)]
+            pieces = []
+            for row in range(first, last):
+                piece, self._image_times[row] = _read_file(self.stock.raw_root, self.paths[row], self.sizes[row])
+                pieces.append(piece)
             return b"".join(pieces), [sum(sizes[:count]) for count in range(len(sizes))]
         reads = merge_ranges(self.offsets[first:last], sizes, max_gap=_GAP, max_size=max(CHUNK_BYTES, *sizes))
         needed = sum(read.end - read.start for read in reads)
@@ -252,7 +263,8 @@ class _ChunkReader:
             return shape_info(self.shapes[row])
         archive, size = self.stock.raw[self.archives[row]], self.sizes[row]
         if archive.is_folder:
-            file: ByteFile = open_file(os.path.join(self.stock.raw_root, self.paths[row]), size)
+            file = open_file(os.path.join(self.stock.raw_root, self.paths[row]), size)
+            self._image_times[row] = file.mtime_ns
             try:
                 return glance(file, 0, size)
             finally:
@@ -269,7 +281,7 @@ class _ChunkReader:
         for number, rows in by_archive.items():
             if self.stock.annotations[number].is_folder:
                 for row in rows:
-                    documents[row - first] = _read_file(
+                    documents[row - first], self._annotation_times[row] = _read_file(
                         self.stock.captions_root, self.annotation_paths[row], self.annotation_sizes[row]
                     )
                 continue
@@ -357,7 +369,8 @@ def _fill(file: ByteFile, view: memoryview, offset: int) -> None:
         raise SourceChangedError(file.name, f"its byte {offset + got:,} is gone")
 
 
-def _read_file(root: str, path: str, size: int) -> bytes:
+def _read_file(root: str, path: str, size: int) -> tuple[bytes, int]:
+    """All of an extracted file, and when it was modified, in ns."""
     file = open_file(os.path.join(root, path), size)
     try:
         data = file.read_at(0, size)
@@ -365,7 +378,7 @@ def _read_file(root: str, path: str, size: int) -> bytes:
         file.close()
     if len(data) < size:
         raise SourceChangedError(file.name, f"its byte {len(data):,} is gone")
-    return data
+    return data, file.mtime_ns
 
 
 def open_file(path: str, size: int) -> LocalFile:

@@ -47,10 +47,28 @@ IMAGE_ENDINGS = (
     ".jfif",
     ".ppm",
     ".pgm",
+    ".pbm",
+    ".pnm",
     ".tga",
     ".ico",
+    ".icns",
+    ".apng",
+    ".mpo",
+    ".j2k",
+    ".j2c",
+    ".jpc",
+    ".jpf",
+    ".jpx",
+    ".dib",
+    ".pcx",
+    ".dds",
+    ".qoi",
+    ".heic",
+    ".heif",
+    ".jxl",
 )
-"""Members of raw/ that count as images when the listing does not name them."""
+"""Members of raw/ that count as images when the listing does not name them: what Pillow reads, alone or with a
+plugin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +197,7 @@ def _columns(request: ScanRequest, scan: TarScan, compression: str | None, file:
 def _scan_folder(archive: Archive) -> TarScan:
     members, offset = [], 0
     damage = []
-    try:
-        found = sorted(_walk_folder(archive.path, archive.name))
-    except OSError as error:
-        raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
-    for name, size in found:
+    for name, size, _ in sorted(_files_of(archive)):
         if normal_name(name) == name and _is_utf8(name):
             members.append(Member(name, offset, size))
         else:
@@ -192,14 +206,48 @@ def _scan_folder(archive: Archive) -> TarScan:
     return TarScan(tuple(members), tuple(damage), offset)
 
 
-def _walk_folder(path: str, prefix: str) -> Iterator[tuple[str, int]]:
+def folder_state(archive: Archive) -> str:
+    """Of a folder: another one (32 hex digits) once any file in it was added, removed, renamed, replaced or written to.
+    The sum of xxh3-128 over each file's name, size and modification time: whatever the order they are met in. Raises
+    SourceError."""
+    total = 0
+    for name, size, mtime in _files_of(archive):
+        total += xxhash.xxh3_128_intdigest(os.fsencode(f"{name}\0{size}\0{mtime}"))
+    return f"{total % (1 << 128):032x}"
+
+
+def _files_of(archive: Archive) -> Iterator[tuple[str, int, int]]:
+    """Name, size and modification time (ns) of each file of a folder. Of those that lie in the side itself (``name`` is
+    empty) the folders are archives of their own. Raises SourceError."""
+    try:
+        if archive.name:
+            yield from _walk_folder(archive.path, archive.name, frozenset())
+            return
+        with os.scandir(archive.path) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.is_file():
+                    yield _state(entry, entry.name)
+    except OSError as error:
+        raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _walk_folder(path: str, prefix: str, around: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
+    """``around``: device and inode of the folders that this one lies in. A link back to one of them is not followed."""
+    status = os.stat(path)
+    inside = around | {(status.st_dev, status.st_ino)}
+    if len(inside) == len(around):
+        return
     with os.scandir(path) as entries:
         for entry in entries:
-            name = f"{prefix}/{entry.name}" if prefix else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk_folder(entry.path, name)
+            if entry.is_dir():
+                yield from _walk_folder(entry.path, f"{prefix}/{entry.name}", inside)
             elif entry.is_file():
-                yield name, entry.stat().st_size
+                yield _state(entry, f"{prefix}/{entry.name}")
+
+
+def _state(entry: os.DirEntry[str], name: str) -> tuple[str, int, int]:
+    status = entry.stat()
+    return name, status.st_size, status.st_mtime_ns
 
 
 def _is_utf8(name: str) -> bool:

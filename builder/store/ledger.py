@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -77,6 +78,7 @@ class Ledger:
         self.out = self.folder.root
         self._proved: set[str] = set()  # parts of receipts whose checksums were seen to fit
         self._passed_parts: dict[int, dict[str, str]] = {}
+        self._held: set[str] = set()  # names of the locks that are ours
 
     def path(self, *names: str) -> str:
         """Of a file of the bookkeeping, where OUT is on this machine's disks."""
@@ -95,13 +97,23 @@ class Ledger:
         return self.folder.read(f"{schema.WORK}/{name}")
 
     def begin(self, job: dict[str, Any]) -> None:
-        """Note what the job is, or raise JobMismatchError where another one was begun here."""
-        if self.job is None:
-            if self.folder.sizes(schema.DATA):
-                raise JobMismatchError(self.out, ["it holds data/ that no job of this tool left"])
-            self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
-        elif differences := describe_differences(self.job, json.loads(json.dumps(job))):
+        """Note what the job is, or raise JobMismatchError where another one was begun here. One that came to nothing
+        (its listing could not be read) does not count: the way out of that is to mend the source."""
+        noted = self.job
+        if noted is None and self.folder.sizes(schema.DATA):
+            raise JobMismatchError(self.out, ["it holds data/ that no job of this tool left"])
+        differences = [] if noted is None else describe_differences(noted, json.loads(json.dumps(job)))
+        if differences and not self._came_to_nothing():
             raise JobMismatchError(self.out, differences)
+        if noted is None or differences:
+            self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
+
+    def _came_to_nothing(self) -> bool:
+        """Whether the job left nothing and nobody is at it, which only locks can tell."""
+        if not isinstance(self.folder, LocalFolder) or self.read(PLAN) is not None:
+            return False
+        kept = (schema.DATA, *(f"{schema.WORK}/{name}" for name in ("receipts", "passed", "scans", "pushed")))
+        return not any(map(self.folder.sizes, kept)) and self._overlapping(0, sys.maxsize) is None
 
     @property
     def job(self) -> dict[str, Any] | None:
@@ -263,6 +275,7 @@ class Ledger:
                     except OSError as error:  # full; or a file system without locks
                         _close(handle)
                         raise WriteError(path, error.strerror) from error
+                    self._held.add(os.path.basename(path))
                     break
             if time.monotonic() > deadline:
                 raise LockedError(self.out, holder)
@@ -272,6 +285,7 @@ class Ledger:
         finally:
             with suppress(OSError):  # a lock file left behind is no lock
                 os.unlink(path)
+            self._held.discard(os.path.basename(path))
             _close(handle)
 
     @contextmanager
@@ -293,8 +307,9 @@ class Ledger:
             _close(handle)
 
     def _overlapping(self, first: int, last: int) -> str | None:
-        """Who holds a stretch that overlaps, if anybody alive does."""
-        for name in sorted(os.listdir(self.path("locks"))):
+        """Who else holds a stretch that overlaps, if anybody alive does."""
+        locks = self.path("locks")
+        for name in sorted(set(os.listdir(locks) if os.path.isdir(locks) else []) - self._held):
             edges = name.split("-")
             if len(edges) != 2 or not (int(edges[0]) < last and first < int(edges[1])):
                 continue

@@ -161,11 +161,21 @@ def test_members_of_a_folder_are_read_whole_and_only_as_they_were(tmp_path: Path
     (tmp_path / "raw" / "0").mkdir(parents=True)
     (tmp_path / "raw" / "0" / "a.jpg").write_bytes(b"image")
     files = Handles(str(tmp_path), [IndexedFile("raw/0", "folder", 0, {})])
-    assert files.read_member(0, "0/a.jpg", 5) == b"image"
+    assert files.read_member(0, "0/a.jpg", 5, 99) == b"image"
     with pytest.raises(IndexMismatchError, match="5 bytes, 6 when it was indexed"):
-        files.read_member(0, "0/a.jpg", 6)
+        files.read_member(0, "0/a.jpg", 6, 0)
     with pytest.raises(IndexMismatchError, match="No such file"):
-        files.read_member(0, "0/b.jpg", 6)
+        files.read_member(0, "0/b.jpg", 6, 0)
+
+
+def test_where_offsets_of_a_folder_are_times_another_time_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "0").mkdir(parents=True)
+    (tmp_path / "raw" / "0" / "a.jpg").write_bytes(b"image")
+    os.utime(tmp_path / "raw" / "0" / "a.jpg", ns=(0, 0))  # as reproducible archives have it
+    files = Handles(str(tmp_path), [IndexedFile("raw/0", "folder", 0, {"offset": "mtime_ns"})])
+    assert files.read_member(0, "0/a.jpg", 5, 0) == b"image"
+    with pytest.raises(IndexMismatchError, match="modified since it was indexed"):
+        files.read_member(0, "0/a.jpg", 5, 1)
 
 
 def test_threads_that_open_and_evict_at_once_read_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +202,7 @@ def test_a_path_that_can_be_none_is_an_error_of_ours(tmp_path: Path) -> None:
     """As a damaged index may name one."""
     files = Handles(str(tmp_path), [IndexedFile("raw/0", "folder", 0, {})])
     with pytest.raises(IndexMismatchError):
-        files.read_member(0, "a\0b", 5)
+        files.read_member(0, "a\0b", 5, 0)
 
 
 def test_a_folder_where_a_file_was_is_an_error_of_ours(tmp_path: Path) -> None:

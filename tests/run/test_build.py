@@ -10,14 +10,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.errors import (
     InterruptedRunError,
     JobMismatchError,
+    ListingError,
     LockedError,
     OptionError,
+    SourceChangedError,
     SourceError,
     WriteError,
 )
@@ -28,6 +31,7 @@ from builder.run import finish as finishing
 from builder.run import shard as shard_module
 from builder.run.build import Summary
 from builder.run.convert import convert
+from builder.run.survey import Survey
 from builder.store import ledger as ledgers
 from builder.store import output as outputs
 from builder.store.ledger import Ledger
@@ -307,6 +311,59 @@ def test_another_job_on_the_same_out_is_refused_with_what_differs(
     assert output_bytes(out) == before
 
 
+def test_a_listing_that_was_mended_is_no_other_job(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src").path
+    sound = (source / "data.json").read_bytes()
+    (source / "data.json").write_bytes(sound[: len(sound) // 2])
+    with pytest.raises(ListingError):
+        run(source, tmp_path / "out")
+    (source / "data.json").write_bytes(sound)
+    assert run(source, tmp_path / "out").totals.rows == 24
+
+
+def edited(path: Path) -> None:
+    """The same size, another content."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("side", ["raw", "captions"])
+@pytest.mark.parametrize(
+    "change",
+    [edited, Path.unlink, lambda path: (path.parent / "new.json").write_text("{}")],
+    ids=["edited", "gone", "new"],
+)
+def test_extracted_files_that_changed_make_it_another_job(
+    side: str, change: Callable[[Path], object], tmp_path: Path
+) -> None:
+    source = make_source(tmp_path / "src", "extracted").path
+    run(source, tmp_path / "out")
+    assert run(source, tmp_path / "out").did == 0
+    folders = sorted((source / side).iterdir())
+    change(min(path for path in folders[-1].rglob("*") if path.is_file()))
+    with pytest.raises(JobMismatchError, match=rf"source\.files\.{side}/{folders[-1].name} was"):
+        run(source, tmp_path / "out")
+
+
+def test_an_extracted_file_that_changes_during_the_run_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_source(tmp_path / "src", "extracted").path
+    real = building.survey
+
+    def survey(*args: Any, **rest: Any) -> Survey:
+        made = real(*args, **rest)
+        edited(min(path for path in (source / "captions").rglob("*.json")))
+        return made
+
+    monkeypatch.setattr(building, "survey", survey)
+    with pytest.raises(SourceChangedError, match=r"captions/0.*changed, added or removed"):
+        run(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "meta" / "manifest.json").exists()
+
+
 def test_an_out_with_shards_of_somebody_else_is_refused(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src").path
     (tmp_path / "out" / "data").mkdir(parents=True)
@@ -327,7 +384,9 @@ def test_a_source_moved_as_it_is_goes_on(source: Path, whole: dict[str, str], tm
 # Where OUT must not be
 
 
-@pytest.mark.parametrize("place", ["src", "src/raw", "src/raw/deep/out", "src/captions", "src/data.json", "link"])
+@pytest.mark.parametrize(
+    "place", ["src", "src/raw", "src/raw/deep/out", "src/captions", "src/data.json", "src/data", "src/meta", "link"]
+)
 def test_an_out_within_the_source_is_refused(place: str, tmp_path: Path) -> None:
     source = make_source(tmp_path / "src").path
     (tmp_path / "link").symlink_to(source / "raw")

@@ -12,7 +12,7 @@ import pytest
 import xxhash
 
 from builder import schema
-from builder.errors import JobMismatchError, SourceChangedError, SourceError, WriteError
+from builder.errors import IndexMismatchError, JobMismatchError, SourceChangedError, SourceError, WriteError
 from builder.options import ConvertOptions
 from builder.read.reader import open_dataset
 from builder.records import Member
@@ -260,6 +260,24 @@ def test_a_conversion_may_follow_into_the_folder_of_an_index(tmp_path: Path) -> 
     reader = open_dataset(tmp_path / "out")
     os.rename(source.path, tmp_path / "gone")
     assert all(sample.image == source.rows[sample.key].image for sample in reader)
+
+
+@pytest.mark.parametrize("side", ["raw", "captions"])
+@pytest.mark.parametrize("digest", [False, True])
+def test_an_extracted_file_that_changed_is_an_error_and_no_wrong_row(side: str, digest: bool, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", "extracted")
+    index(str(source.path), str(tmp_path / "out"), digest=digest, num_proc=1, quiet=True)
+    reader = open_dataset(tmp_path / "out")
+    sample = reader[1]
+    assert (sample.image, json.loads(sample.annotation)) != (b"", {})
+    path = source.path / side / (sample.path if side == "raw" else sample.annotation_path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(IndexMismatchError, match="modified since it was indexed"):
+        _ = reader[1].image if side == "raw" else reader[1].annotation
+    assert reader[0].image == source.rows[reader[0].key].image
 
 
 def test_files_are_noted_with_what_tells_that_they_are_the_same(tmp_path: Path) -> None:

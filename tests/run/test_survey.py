@@ -104,7 +104,8 @@ def test_a_damaged_plan_says_what_to_remove(name: str, keep: int, tmp_path: Path
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DamagedFileError, match="remove it") as caught:
         load_survey(made.layout, ledger)
-    assert ledger.path("plan.arrow") in str(caught.value)
+    os.unlink(str(caught.value).partition(":")[0])
+    assert load_survey(made.layout, ledger) is None
 
 
 @pytest.mark.parametrize("name", ["plan.arrow", "plan-rejects.arrow", "plan.json"])

@@ -77,12 +77,19 @@ def test_an_archive_is_known_by_its_name_size_and_time(tmp_path: Path) -> None:
         (["a/1.jpg", "a.b.tar"], ["a", "a.b.tar"]),  # no: a.b.tar leaves a.b
         (["a.b/1.jpg", "a.b.tar"], ["a.b.tar"]),
         (["1.jpg", "2.jpg"], [""]),  # files without a folder: raw/ itself stands for their tar
+        (["1.jpg", "00000/a.jpg"], ["", "00000"]),  # as tars of both kinds leave them
+        (["1.jpg", "0.tar", "00000/a.jpg"], ["0.tar", "00000"]),  # beside tars, single files are what one of them left
         (["é.tar", "z.tar"], ["z.tar", "é.tar"]),
     ],
 )
 def test_archives_of_raw(tmp_path: Path, found: list[str], raw: list[str]) -> None:
     path = folder(tmp_path, *(f"raw/{name}" for name in found), "captions/x.tar")
     assert names(recognise(path).raw) == raw
+
+
+def test_a_source_with_an_index_and_a_folder_data_in_it_is_a_source(tmp_path: Path) -> None:
+    path = folder(tmp_path, "raw/0.tar", "meta/manifest.json", "data/train-00000-of-00001.parquet")
+    assert names(recognise(path).raw) == ["0.tar"]
 
 
 def test_captions_may_be_extracted_where_images_are_not(tmp_path: Path) -> None:

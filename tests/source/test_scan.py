@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from builder.errors import SourceError
 from builder.records import CUT, WHOLE
 from builder.source.layouts import Archive
 from builder.source.listing import path_ids
-from builder.source.scan import ScanRequest, open_archive, stem_of
+from builder.source.scan import ScanRequest, folder_state, open_archive, stem_of
 from builder.source.tables import ArchiveTable, scan_archive
 from tests.scanned import archive
 
@@ -168,15 +169,50 @@ def test_a_file_name_that_is_no_utf8_is_damage(tmp_path: Path) -> None:
     assert [(damage.end - damage.offset, "caf\\xe9" in damage.problem) for damage in table.damage] == [(5, True)]
 
 
-def test_a_folder_is_walked_to_the_bottom_but_not_through_links(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, [("0/1/2/3/a.jpg", b"a"), ("0/b.jpg", b"bb")]) / "0"
+def test_a_folder_is_walked_to_the_bottom_and_through_links_but_not_in_circles(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, [("0/1/2/3/a.jpg", b"a"), ("0/b.jpg", b"bb"), ("elsewhere/d.jpg", b"d")]) / "0"
     (folder / "loop").symlink_to(folder)
+    (folder / "1" / "2" / "up").symlink_to(folder / "1")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
     (folder / "c.jpg").symlink_to(folder / "b.jpg")  # a link to a file reads as that file
     (folder / "nowhere.jpg").symlink_to(folder / "gone.jpg")
     table = scan_archive(ScanRequest(archive(folder), names=True))
     assert table.names is not None
-    assert table.names.to_pylist() == ["0/1/2/3/a.jpg", "0/b.jpg", "0/c.jpg"]
-    assert table.sizes.tolist() == [1, 2, 2]
+    assert table.names.to_pylist() == ["0/1/2/3/a.jpg", "0/b.jpg", "0/c.jpg", "0/linked/d.jpg"]
+    assert table.sizes.tolist() == [1, 2, 2, 1]
+
+
+def test_loose_files_are_scanned_without_the_folders_among_them(tmp_path: Path) -> None:
+    raw = write_folder(tmp_path, [("raw/a.jpg", b"a"), ("raw/.b.jpg", b"b"), ("raw/0/c.jpg", b"c")]) / "raw"
+    table = scan_archive(ScanRequest(Archive("", str(raw), True, 0, 0), names=True))
+    assert table.names is not None
+    assert table.names.to_pylist() == ["a.jpg"]
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "added": lambda folder: (folder / "1" / "new.jpg").write_bytes(b""),
+    "removed": lambda folder: (folder / "1" / "a.jpg").unlink(),
+    "renamed": lambda folder: (folder / "1" / "a.jpg").rename(folder / "1" / "b.jpg"),
+    "moved": lambda folder: (folder / "1" / "a.jpg").rename(folder / "a.jpg"),
+    "longer": lambda folder: (folder / "1" / "a.jpg").write_bytes(b"xxxx"),
+    "another time": lambda folder: os.utime(folder / "1" / "a.jpg", ns=(0, 0)),
+    "swapped": lambda folder: (
+        (folder / "1" / "a.jpg").rename(folder / "x"),
+        (folder / "c.jpg").rename(folder / "1" / "a.jpg"),
+        (folder / "x").rename(folder / "c.jpg"),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_state_of_a_folder_is_another_one_when_any_file_in_it_is(change: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, [("0/1/a.jpg", b"aaa"), ("0/c.jpg", b"ccc")]) / "0"
+    for number, name in enumerate(("1/a.jpg", "c.jpg")):
+        os.utime(folder / name, ns=(number, 1_000_000_000 + number))
+    before = folder_state(archive(folder))
+    assert folder_state(archive(folder)) == before
+    CHANGES[change](folder)
+    assert folder_state(archive(folder)) != before
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ import pytest
 
 from builder.arrays import string_array
 from builder.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
+from builder.names import PLAN
 from builder.store import ledger as module
 from builder.store.ledger import Ledger, Receipt, describe_differences
+from builder.store.output import write_whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +62,11 @@ def changed(**changes: Any) -> dict[str, Any]:
     return {**JOB, **changes}
 
 
+def note_plan(ledger: Ledger) -> None:
+    """With a plan, a job has come to something."""
+    write_whole(ledger.create(PLAN), [b"{}"])
+
+
 @pytest.mark.parametrize(
     ("now", "words"),
     [
@@ -77,11 +84,36 @@ def changed(**changes: Any) -> dict[str, Any]:
 )
 def test_another_job_is_refused_with_what_differs(ledger: Ledger, now: dict[str, Any], words: list[str]) -> None:
     ledger.begin(JOB)
+    note_plan(ledger)
     with pytest.raises(JobMismatchError) as caught:
         ledger.begin(now)
     assert caught.value.args == (ledger.out, words)
     assert all(word in str(caught.value) for word in words)
     assert ledger.job == JOB  # and the old one stands
+
+
+def test_a_job_that_came_to_nothing_gives_way_to_the_next(ledger: Ledger) -> None:
+    ledger.begin(JOB)
+    ledger.begin(changed(options={}))
+    assert ledger.job == changed(options={})
+
+
+def test_a_job_that_somebody_is_at_does_not_give_way(ledger: Ledger) -> None:
+    other = Ledger(ledger.out)
+    ledger.begin(JOB)
+    with other.locked(5, 6), ledger.locked(0, 5), pytest.raises(JobMismatchError):
+        ledger.begin(changed(options={}))
+    with ledger.locked(0, 5):  # its own lock is not in its way
+        ledger.begin(changed(options={}))
+
+
+@pytest.mark.parametrize("left", ["receipts/00000.json", "passed/00000.json", "scans/raw-00000.arrow", "../data/x"])
+def test_a_job_that_left_anything_does_not_give_way(ledger: Ledger, left: str) -> None:
+    ledger.begin(JOB)
+    Path(ledger.path(left)).parent.mkdir(exist_ok=True)
+    Path(ledger.path(left)).write_bytes(b"{}")
+    with pytest.raises(JobMismatchError):
+        ledger.begin(changed(options={}))
 
 
 def test_many_differences_are_counted_not_listed() -> None:
@@ -128,6 +160,7 @@ def test_a_damaged_job_is_an_error_that_names_its_file(ledger: Ledger, text: byt
 
 def test_a_job_that_is_no_object_is_another_job(ledger: Ledger) -> None:
     ledger.begin(JOB)
+    note_plan(ledger)
     Path(ledger.path("job.json")).write_bytes(b"[]")
     with pytest.raises(JobMismatchError):
         ledger.begin(JOB)
