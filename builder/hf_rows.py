@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from urllib.parse import quote, unquote
 
 import datasets
@@ -15,13 +16,14 @@ from builder import schema
 from builder.arrays import number_array
 from builder.errors import SourceError
 from builder.read.reader import Reader, open_dataset
-from builder.urls import serve
+from builder.urls import is_url, serve
 
 PROTOCOL = "laion6m"
 _COLUMNS = ("key", "caption", "width", "height", "path", "annotation_path", "size", "position")
 _AT_ONCE = 1 << 20
 """Rows of a chunk of addresses: far from the 2 GiB that its offsets hold."""
 
+_DIGITS = 8
 _READERS: dict[str, Reader] = {}
 
 
@@ -35,9 +37,11 @@ def reader_dataset(reader: Reader) -> datasets.Dataset:
     see ``reader.find(key).annotation``.
     """
     index, root, source, storage = reader.__getstate__()
-    folder = root if _is_url(root) else os.path.abspath(root)
-    plain = source is None and (storage is None or _is_url(root))  # open_dataset(folder) is the same once more
-    place = folder if plain else f"{folder}@{hashlib.sha256(repr((index, source)).encode()).hexdigest()[:8]}"
+    folder = root if is_url(root) else os.path.abspath(root)
+    options = getattr(storage, "options", {})
+    plain = source is None and not options  # open_dataset(folder) is the same once more
+    opened = repr((index, source, sorted(options.items())))
+    place = folder if plain else f"{folder}@{hashlib.sha256(opened.encode()).hexdigest()[:_DIGITS]}"
     _READERS[place] = reader
     columns = reader.columns(*_COLUMNS)
     prefix = f"{PROTOCOL}://{quote(place, safe='')}#"  # datasets would fold slashes
@@ -73,14 +77,11 @@ def _read(address: str) -> bytes:
     place = unquote(quoted)
     reader = _READERS.get(place)
     if reader is None:
-        if not (_is_url(place) or os.path.isdir(place)):
+        opened_so = re.fullmatch(rf".*@[0-9a-f]{{{_DIGITS}}}", place, re.DOTALL)  # with what only its opener knows
+        if opened_so or not (is_url(place) or os.path.isdir(place)):
             raise SourceError(f"{PROTOCOL}://{address}: no dataset is open at {place}; use to_datasets() again")
         reader = _READERS[place] = open_dataset(place)
     return reader[int(row)].image
-
-
-def _is_url(place: str) -> bool:
-    return "://" in place
 
 
 serve(PROTOCOL, _read)

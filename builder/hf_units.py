@@ -168,6 +168,7 @@ class ShardUnit:
         if self.group is None:
             with pa.memory_map(self.path) as source:
                 for batch in pa.ipc.open_stream(source):
+                    batch.validate(full=True)  # offsets that lie would read memory that is not the file's
                     step = _step(batch.num_rows, batch.nbytes)
                     for first in range(0, batch.num_rows, step):
                         yield pa.Table.from_batches([batch.slice(first, step)])

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from builder.errors import MissingExtraError, OptionError, SourceError
+from builder.errors import Laion6mError, MissingExtraError, OptionError, SourceError
 
 Answer = TypeVar("Answer")
 
@@ -35,7 +35,7 @@ _EXTRAS = {
 }
 """URL scheme → the package that fsspec needs for it, and the extra of ours that brings it."""
 
-_IDENTITY = ("ETag", "etag", "blob_id", "md5Hash", "LastModified", "last_modified", "mtime", "updated", "created")
+IDENTITY = ("ETag", "etag", "blob_id", "md5Hash", "LastModified", "last_modified", "mtime", "updated", "created")
 """What storages say of an object that is another when the object is, the surest first: it alone counts, as listings and
 single answers state times to different parts of a second."""
 
@@ -118,21 +118,7 @@ class Storage:
 
         Raises FileNotFoundError; SourceError with what the storage said.
         """
-        problem: Exception | None = None
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(pause * 2 ** (attempt - 1))
-            try:
-                return what(*self.system(url))
-            except (FileNotFoundError, SourceError):
-                raise
-            except _FINAL as error:
-                raise SourceError(f"{url}: {type(error).__name__}: {say(error)}") from error
-            # What a request raises is its library's business (aiohttp, httpx, botocore have no common base); whatever
-            # it is, it is raised in the end.
-            except Exception as error:  # noqa: BLE001
-                problem = error
-        raise SourceError(f"{url}: {type(problem).__name__}: {say(problem)} (tried {TRIES} times)") from problem
+        return persist(url, lambda: what(*self.system(url)), pause)
 
     def look(self, url: str) -> Entry:
         """What there is under a URL. Raises FileNotFoundError, SourceError."""
@@ -161,6 +147,42 @@ class Storage:
         return data
 
 
+def persist(url: str, attempt: Callable[[], Answer], pause: float = _PAUSE) -> Answer:
+    """What ``attempt`` gives, tried again where the network fails, with growing pauses.
+
+    Raises FileNotFoundError where there is nothing; SourceError with what the storage said.
+    """
+    problem: Exception | None = None
+    for number in range(TRIES):
+        if number:
+            time.sleep(pause * 2 ** (number - 1))
+        try:
+            return attempt()
+        except Laion6mError:
+            raise
+        except FileNotFoundError as error:
+            if not _network_failed(error):
+                raise
+            problem = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        except _FINAL as error:
+            raise SourceError(f"{url}: {type(error).__name__}: {say(error)}") from error
+        # What a request raises is its library's business (aiohttp, httpx, botocore have no common base); whatever
+        # it is, it is raised in the end.
+        except Exception as error:  # noqa: BLE001
+            problem = error
+    raise SourceError(f"{url}: {type(problem).__name__}: {say(problem)} (tried {TRIES} times)") from problem
+
+
+def _network_failed(error: FileNotFoundError) -> bool:
+    """fsspec's HTTP file system says "not found" whatever went wrong (HTTPFileSystem._info); the cause tells: aiohttp's
+    error with a status that may pass, or one without a status, of the connection."""
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    if isinstance(status, int) and status:
+        return status >= 500 or status in (408, 425, 429)
+    return isinstance(cause, TimeoutError | ConnectionError) or type(cause).__module__.startswith("aiohttp")
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file or folder behind a URL. ``size``: bytes, None where the server does not say. ``version``: a number that is
@@ -173,7 +195,7 @@ class Entry:
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
-    fact = next((info[name] for name in _IDENTITY if info.get(name) is not None), None)
+    fact = next((info[name] for name in IDENTITY if info.get(name) is not None), None)
     said = str(fact.timestamp() if isinstance(fact, datetime) else fact)  # a listing may have it as a number
     version = 0 if fact is None else xxhash.xxh3_64_intdigest(said.encode()) >> 1
     name = str(info["name"]).rstrip("/").rpartition("/")[2]
@@ -199,11 +221,20 @@ def filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any,
         system, path = fsspec.core.url_to_fs(url, **(options or {}))
     except ImportError as error:
         scheme = url.partition("://")[0]
-        package, extra = _EXTRAS.get(scheme, (str(error), "s3"))
-        raise MissingExtraError(f"{scheme}://", package, extra) from error
+        if scheme not in _EXTRAS:
+            raise SourceError(f"{url}: {error}") from error
+        raise MissingExtraError(f"{scheme}://", *_EXTRAS[scheme]) from error
     except (ValueError, TypeError) as error:  # an unknown scheme; options that it does not take
         raise SourceError(f"{url}: {error}") from error
     return system, path
+
+
+def refuse_url(place: str, command: str) -> None:
+    """For what works on this machine's disks only. Raises SourceError."""
+    if is_url(place):
+        raise SourceError(
+            f"{place}: laion6m {command} works on folders of this machine. Download it, or copy it here, first."
+        )
 
 
 def masked(text: str) -> str:

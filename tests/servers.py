@@ -19,12 +19,13 @@ REGION = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEF
 class FileServer:
     """Serves a folder with HEAD and GET, single ranges and lists of its folders included. ``requests``: (method, path,
     range) of all requests so far. ``break_next``: how many of the next GETs lose the connection after half their
-    body."""
+    body. ``busy_next``: how many of the next requests are answered with 503."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[tuple[str, str, str | None]] = []
         self.break_next = 0
+        self.busy_next = 0
         handler = type("Handler", (_Handler,), {"files": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -53,6 +54,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         wanted = self.headers.get("Range")
         self.files.requests.append((self.command, self.path, wanted))
+        if self.files.busy_next:
+            self.files.busy_next -= 1
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         path = self.files.folder / self.path.lstrip("/")
         if path.is_dir():
             links = "".join(f'<a href="{name}">{name}</a>' for name in sorted(map(_listed, path.iterdir())))

@@ -107,6 +107,20 @@ def test_a_dataset_behind_a_url_serves_as_well(rows: Any, monkeypatch: pytest.Mo
     assert remote[4]["image"].tobytes() == rows[4]["image"].tobytes()
 
 
+def test_what_only_its_opener_knows_is_not_left_out_by_another_process(
+    rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LAION6M_CACHE", str(tmp_path))
+    folder = next(place for place in _readers() if "://" not in place and "@" not in place)
+    fsspec.filesystem("memory").put(folder, "/hf-rows-with-options", recursive=True)
+    options = {"use_listings_cache": False}
+    remote = open_dataset("memory://hf-rows-with-options", storage_options=options).to_datasets()
+    assert remote[4]["image"].tobytes() == rows[4]["image"].tobytes()
+    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    with pytest.raises(Exception, match="use to_datasets"):
+        _ = remote[4]
+
+
 def test_an_index_of_tars_serves_as_well(source: Source, tmp_path: Path) -> None:
     index(str(source.path), str(tmp_path / "index"), num_proc=1, quiet=True)
     rows = open_dataset(tmp_path / "index").to_datasets()

@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from builder.errors import OptionError, SourceError
-from builder.urls import Entry, Storage, StorageOptions, is_url, join, masked, say, serve, state_of
+from builder.errors import MissingExtraError, OptionError, SourceError
+from builder.urls import Entry, Storage, StorageOptions, is_url, join, masked, persist, refuse_url, say, serve, state_of
 from tests.servers import FileServer, s3_server
 
 
@@ -120,3 +120,61 @@ def test_nothing_that_gives_access_is_repeated() -> None:
 def test_nothing_that_gives_access_is_shown(text: str, shown: str) -> None:
     assert masked(text) == shown
     assert masked(shown) == shown
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_server_that_is_busy_is_asked_again_though_fsspec_says_not_found(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tar").write_bytes(b"abc")
+    with FileServer(tmp_path) as server:
+        storage = Storage()
+        server.busy_next = 2 * times  # it asks by HEAD and, where that fails, by GET
+        entry = storage.ask(f"{server.url}/a.tar", lambda system, path: system.info(path), pause=0.01)
+        assert entry["size"] == 3
+        server.busy_next = 99
+        with pytest.raises(SourceError, match=r"503.*tried 5 times"):
+            storage.ask(f"{server.url}/a.tar", lambda system, path: system.info(path), pause=0.01)
+        server.busy_next = 0
+        with pytest.raises(FileNotFoundError):
+            storage.look(f"{server.url}/b.tar")
+
+
+def test_a_server_that_is_not_there_is_no_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FileServer(tmp_path) as server:
+        url = server.url
+    with pytest.raises(SourceError, match="tried 5 times"):
+        Storage().ask(f"{url}/a.tar", lambda system, path: system.info(path), pause=0.01)
+
+
+def test_a_missing_package_is_said_at_once_and_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def url_to_fs(url: str, **_: object) -> None:
+        asked.append(url)
+        raise ImportError("Install it")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", url_to_fs)
+    with pytest.raises(MissingExtraError, match=r"laion6m\[s3\]"):
+        Storage().look("s3://nobody-s/x")
+    with pytest.raises(SourceError, match="Install it"):  # none of ours brings that one
+        Storage().look("abfs://nobody-s/x")
+    assert len(asked) == 2
+
+
+def test_what_another_try_would_not_change_is_tried_once() -> None:
+    tries: list[int] = []
+
+    def attempt() -> None:
+        tries.append(1)
+        raise PermissionError("no")
+
+    with pytest.raises(SourceError, match="PermissionError: no"):
+        persist("s3://b/x", attempt, 0.01)
+    assert len(tries) == 1
+
+
+def test_what_works_on_this_machine_s_disks_only_says_so() -> None:
+    refuse_url("s3", "verify")
+    with pytest.raises(SourceError, match="s3://b/out: laion6m verify works on folders of this machine"):
+        refuse_url("s3://b/out", "verify")

@@ -85,7 +85,10 @@ class ColumnHeader:
     @staticmethod
     def from_json(text: bytes) -> ColumnHeader:
         """Raises KeyError, TypeError or ValueError for anything but what ``to_json`` writes."""
-        document = json.loads(text)
+        try:
+            document = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if document["version"] != COLUMN_VERSION:
             raise ValueError(f"version {document['version']}; this tool reads {COLUMN_VERSION}")
         files = tuple(IndexedFile(f["path"], f["kind"], int(f["rows"]), dict(f["check"])) for f in document["files"])
@@ -152,9 +155,9 @@ def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
 
 def check_name(name: str) -> str:
     """Raises OptionError for what cannot be a column's name: it becomes a folder and a Parquet field."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name in schema.ROW.names:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) or name in schema.ROW.names:
         taken = ", ".join(schema.ROW.names)
-        raise OptionError("column", name, f"letters, digits and underscores, and none of {taken}")
+        raise OptionError("column", name, f"up to 100 letters, digits and underscores, and none of {taken}")
     return name
 
 

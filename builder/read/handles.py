@@ -61,7 +61,7 @@ class LocalHandle:
         self.fd = -1
         self.path = path
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for its other end
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror}") from error
         except ValueError as error:  # a NUL in the path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -15,12 +14,11 @@ from builder import schema
 from builder.errors import SourceError
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
-from builder.urls import TRIES, filesystem, read_range, say
+from builder.urls import IDENTITY, filesystem, persist, read_range, say
 
 Answer = TypeVar("Answer")
 
 _PAUSE = 0.5  # seconds before the second try; doubled each time
-_IDENTITY = ("ETag", "etag", "blob_id", "LastModified", "mtime", "updated", "created")
 
 
 class RemoteStorage:
@@ -30,11 +28,11 @@ class RemoteStorage:
     gap = 64 << 10  # at 50 MB a second 1.3 ms, less than a request takes
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        self._options = dict(options or {})
+        self.options = dict(options or {})
         self._systems: dict[tuple[int, str], Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_options": self._options, "_systems": {}}
+        return {"options": self.options, "_systems": {}}
 
     def join(self, root: str, path: str) -> str:
         return f"{root.rstrip('/')}/{path}"
@@ -51,7 +49,7 @@ class RemoteStorage:
         key = (os.getpid(), url.partition("://")[0])
         if key not in self._systems:
             # Not the instance that fsspec keeps: its event loop's thread would not be there after a fork.
-            self._systems[key] = filesystem(url, {**self._options, "skip_instance_cache": True})[0]
+            self._systems[key] = filesystem(url, {**self.options, "skip_instance_cache": True})[0]
         system = self._systems[key]
         return system, str(system._strip_protocol(url))
 
@@ -76,17 +74,10 @@ class RemoteHandle:
 
     def _ask(self, what: Callable[[Any, str], Answer]) -> Answer:
         """Ask, and ask again when the network fails. Raises SourceError."""
-        problem: Exception | None = None
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(_PAUSE * 2 ** (attempt - 1))
-            try:
-                return what(*self._storage.system(self.path))
-            except FileNotFoundError:
-                raise SourceError(f"{self.path}: not found") from None
-            except Exception as error:  # noqa: BLE001 - HTTP and S3 clients have no common base; raised in the end
-                problem = error
-        raise SourceError(f"{self.path}: {type(problem).__name__}: {say(problem)} (tried {TRIES} times)") from problem
+        try:
+            return persist(self.path, lambda: what(*self._storage.system(self.path)), _PAUSE)
+        except FileNotFoundError:
+            raise SourceError(f"{self.path}: not found") from None
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:
@@ -94,21 +85,19 @@ def fetch_index(url: str, storage: RemoteStorage) -> str:
     place = storage.join(url, schema.INDEX)
     system, path = storage.system(place)
     try:
-        info = system.info(path)
+        info = persist(place, lambda: system.info(path), _PAUSE)
     except FileNotFoundError:
         raise SourceError(f"{url} has no {schema.INDEX}. Download the folder to read it without one.") from None
-    except Exception as error:
-        raise SourceError(f"cannot look at {place}: {type(error).__name__}: {error}") from error
-    identity = repr([place, info.get("size"), [str(info[name]) for name in _IDENTITY if name in info]])
+    identity = repr([place, info.get("size"), [str(info[name]) for name in IDENTITY if name in info]])
     kept = os.path.join(cache_folder(), f"{xxhash.xxh3_128_hexdigest(identity.encode())}.arrow")
     if not os.path.exists(kept):
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(kept))
         os.close(handle)
         try:
-            system.get_file(path, temporary)
+            persist(place, lambda: system.get_file(path, temporary), _PAUSE)
             os.replace(temporary, kept)
-        except Exception as error:
-            raise SourceError(f"cannot fetch {place}: {type(error).__name__}: {error}") from error
+        except OSError as error:
+            raise SourceError(f"cannot fetch {place}: {type(error).__name__}: {say(error)}") from error
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)

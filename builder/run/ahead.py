@@ -140,7 +140,8 @@ class Ahead:
         os.close(source)
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        with suppress(ChildProcessError):  # whoever started us has SIGCHLD ignored: the system does not keep them
+            os.waitpid(process, 0)
 
 
 def scan_ahead(source: str, recaptions: tuple[str, ...], num_proc: int | None, *, shapes: bool) -> Ahead:

@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -98,10 +99,18 @@ class LocalEngine:
         import multiprocess.connection
 
         # fork is what keeps starting cheap: a worker has everything imported already.
-        methods = multiprocess.get_all_start_methods()
-        self._context = multiprocess.get_context("fork" if "fork" in methods else "spawn")
+        # Not on macOS, whose own libraries have threads that do not outlive one.
+        self._context = multiprocess.get_context("fork" if sys.platform == "linux" else "spawn")
         self._wait = multiprocess.connection.wait
-        self._workers = [_Worker(self._context) for _ in range(num_proc)]
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(num_proc):
+                self._workers.append(_Worker(self._context))
+        except OSError as error:
+            for worker in self._workers:
+                worker.stop()
+            allowed = f"the system allows {len(self._workers)} ({error.strerror}). Give a smaller number"
+            raise OptionError("num_proc", num_proc, allowed) from error
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
         waiting = iter(tasks)

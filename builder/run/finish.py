@@ -6,7 +6,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -26,15 +25,6 @@ from builder.store.index import write_index
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import Manifest
 from builder.store.rejects import write_rejects
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run came to. ``examples``: reason → one reject in words. ``complete``: the output is whole."""
-
-    totals: Totals
-    examples: dict[str, str]
-    complete: bool
 
 
 def tally(survey: Survey, receipts: Iterable[Receipt], planned_rejects: bool) -> Totals:

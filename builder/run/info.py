@@ -24,6 +24,7 @@ from builder.store.ledger import Ledger
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.pages import check_claims
 from builder.store.pushed import PushRecords
+from builder.urls import refuse_url
 
 _HEAD = 1 << 20  # bytes looked at: of a listing to guess its length, of a tar for names
 _SAMPLES = 3  # members named as samples
@@ -69,6 +70,7 @@ def info(path: str) -> Info:
 
     Raises SourceError where it is none of these, DamagedFileError for a manifest that cannot be read.
     """
+    refuse_url(path, "info")
     if not os.path.isdir(path):
         raise SourceError(f"{path} is not a folder" if os.path.exists(path) else f"{path} is not there")
     if os.path.exists(os.path.join(path, schema.MANIFEST)):

@@ -31,6 +31,7 @@ from builder.store.ledger import Ledger
 from builder.store.manifest import read_manifest
 from builder.store.output import write_file
 from builder.store.pushed import PushedCard, PushRecords
+from builder.urls import refuse_url
 
 THREADS = 4
 """Files on their way at a time: enough to fill a line that one connection does not, few enough to be polite."""
@@ -97,10 +98,11 @@ def push(
     ``num_proc``: files sent at a time (4). ``token``: instead of the one that huggingface_hub finds. ``verify_only``:
     compare, and change nothing. ``quiet``: nothing on stderr.
 
-    Raises HubError, OutputError, DamagedFileError, OptionError, InterruptedRunError.
+    Raises HubError, SourceError, OutputError, DamagedFileError, OptionError, InterruptedRunError.
     """
     if num_proc is not None and num_proc < 1:
         raise OptionError("num_proc", num_proc, "1 or more")
+    refuse_url(out, "push")
     branch = revision or "main"
     manifest = read_manifest(out)
     if captions_only:

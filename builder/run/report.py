@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.run.findings import printable
 from builder.run.progress import duration
 
 if TYPE_CHECKING:  # at run time it would bring all of build in
@@ -26,14 +27,14 @@ def describe_summary(summary: Summary) -> str:
     if totals.rejected:
         lines.append(f"{sum(totals.rejected.values()):,} rejected:")
         for reason, count in sorted(totals.rejected.items(), key=lambda item: -item[1]):
-            lines.append(f"  {count:>9,}  {reason:<17} e.g. {_plain(summary.examples.get(reason, ''))}")
+            lines.append(f"  {count:>9,}  {reason:<17} e.g. {printable(summary.examples.get(reason, ''))}")
     else:
         lines.append("none rejected")
     if totals.unlisted:
         lines.append(f"{totals.unlisted:,} images of the source are in no listing; they were left out")
     for name, places in sorted(summary.damage.items())[:5]:
         more = f", and {len(places) - 1} more" if len(places) > 1 else ""
-        lines.append(f"damaged: {_plain(name)}, {_plain(places[0])}{more}")
+        lines.append(f"damaged: {printable(name)}, {printable(places[0])}{more}")
     if len(summary.damage) > 5:
         lines.append(f"damaged: {len(summary.damage) - 5} more archives, see meta/manifest.json")
     if summary.complete:
@@ -57,8 +58,3 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.2f} {unit}"
         value /= 1000
     return f"{value:.2f} TB"
-
-
-def _plain(text: str) -> str:
-    """Without control characters: names in a stranger's tar must not steer the terminal."""
-    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

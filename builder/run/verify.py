@@ -48,6 +48,7 @@ from builder.run.verify_source import (
 from builder.run.verify_tars import RowsCheck, check_rows
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.pushed import PushedMark
+from builder.urls import refuse_url
 
 _SLICE_BYTES = 256 << 20  # of images, about, that one unit of work over tars reads
 _SHOWN = 20  # problems printed for people
@@ -95,9 +96,11 @@ def verify(
     ``recaptions``: Parquet files of that source, where they are not found by their names. ``decode``: decode every
     image.
 
-    Raises SourceError where OUT is no folder.
+    Raises SourceError where OUT is no folder of this machine.
     """
     started = time.monotonic()
+    for place in (out, source or ""):
+        refuse_url(place, "verify")
     if not os.path.isdir(out):
         raise SourceError(f"{out} is not a folder" if os.path.exists(out) else f"{out} is not there")
     try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -310,8 +311,8 @@ class Ledger:
         """Who else holds a stretch that overlaps, if anybody alive does."""
         locks = self.path("locks")
         for name in sorted(set(os.listdir(locks) if os.path.isdir(locks) else []) - self._held):
-            edges = name.split("-")
-            if len(edges) != 2 or not (int(edges[0]) < last and first < int(edges[1])):
+            edges = re.fullmatch(r"(\d+)-(\d+)", name)  # who copies folders leaves files of other names
+            if edges is None or not (int(edges[1]) < last and first < int(edges[2])):
                 continue
             handle = _open(self.path("locks", name))
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import xxhash
 
 from builder import schema
 from builder.errors import DamagedFileError, Laion6mError
-from builder.options import ConvertOptions
+from builder.hf_units import ShardUnit
+from builder.options import ConvertOptions, SamplePolicy
 from builder.read.foreign import _counted
 from builder.read.reader import Reader, open_dataset
 from builder.run.convert import convert
@@ -233,6 +235,8 @@ def test_an_arrow_shard_with_lying_offsets_gives_no_annotation(tmp_path: Path) -
     path.write_bytes(data.replace(ends, lying.tobytes()))
     with pytest.raises(DamagedFileError):
         _ = open_dataset(tmp_path / "out")[0].annotation
+    with pytest.raises(DamagedFileError):  # it was the end of the process once
+        list(ShardUnit(str(path), None).tables(SamplePolicy(), Counter()))
 
 
 @pytest.mark.parametrize("images", [0, 2, 4, 7])

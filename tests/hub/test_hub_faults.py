@@ -118,7 +118,7 @@ def test_a_fault_hits_the_nth_request_as_often_as_ordered(
             seen.append(status)
             assert status == 200 or headers.items() >= {k.lower(): v for k, v in fault.headers.items()}.items()
         if kind == "delay":
-            assert (time.monotonic() - start >= 0.2) == (len(seen) in (2, 3))
+            assert time.monotonic() - start >= 0.2 or len(seen) not in (2, 3)
     assert seen == [200, expected, expected, 200]
     assert fault.hits == 2
     assert [r.fault for r in hub.log] == [None, kind, kind, None]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -127,18 +126,23 @@ def test_several_are_on_their_way_at_a_time() -> None:
 
 def test_what_goes_wrong_is_raised_where_files_are_taken_and_no_further_one_is_begun() -> None:
     begun: list[str] = []
+    told, stopped = threading.Event(), threading.Event()
 
     def send(each: Item) -> None:
         begun.append(each.path)
-        time.sleep(0.05)
+        assert (told if len(begun) == 1 else stopped).wait(30)
         raise OutputError("full")
 
     uploads = Uploads(send, 1)
     for number in range(5):
         uploads.submit(Item(str(number), 0))
     assert uploads.take(wait=False) is None, "not yet"
+    told.set()
     with pytest.raises(OutputError, match="full"):
         uploads.take()
     uploads.stop()
-    time.sleep(0.2)
+    stopped.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("laion6m-push"):
+            thread.join(30)
     assert len(begun) <= 2

@@ -248,6 +248,12 @@ def test_a_damaged_index_of_a_column_is_an_error(length: int, packed: str) -> No
         Column(packed, "latents")
 
 
+@pytest.mark.parametrize("text", [b"[" * 200_000, b"[]", b"{}", b'{"version": 1}'])
+def test_a_header_of_a_column_that_says_nothing_is_a_value_error(text: bytes) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        columns.ColumnHeader.from_json(text)
+
+
 def test_a_replaced_file_of_a_column_is_an_error(packed: str) -> None:
     file = next((Path(packed) / "columns" / "latents").iterdir())
     file.write_bytes(file.read_bytes() + b"x")

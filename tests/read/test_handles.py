@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from builder.errors import DamagedFileError, IndexMismatchError
+from builder.errors import DamagedFileError, IndexMismatchError, SourceError
 from builder.read import handles
 from builder.read.handles import Handles, LocalStorage
 from builder.schema import IndexedFile
@@ -203,6 +203,12 @@ def test_a_path_that_can_be_none_is_an_error_of_ours(tmp_path: Path) -> None:
     files = Handles(str(tmp_path), [IndexedFile("raw/0", "folder", 0, {})])
     with pytest.raises(IndexMismatchError):
         files.read_member(0, "a\0b", 5, 0)
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(SourceError, match="not a file"):
+        handles.LocalHandle(str(tmp_path / "a.tar"))
 
 
 def test_a_folder_where_a_file_was_is_an_error_of_ours(tmp_path: Path) -> None:

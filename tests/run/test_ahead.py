@@ -308,3 +308,13 @@ def test_nothing_heavy_is_imported_before_the_scanners_are_at_work(tmp_path: Pat
         tmp_path / "src",
     )
     assert ran.stdout == "2 []\n"
+
+
+def test_a_caller_that_ignores_the_end_of_children_changes_nothing(too_early: None, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src").path
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with scan_ahead(str(source), (), 2, shapes=False) as scanners:
+            assert len(list(scanners.scanned())) == len(requests_of(source))
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from builder.errors import SourceChangedError, WorkerDiedError
+from builder.errors import OptionError, SourceChangedError, WorkerDiedError
+from builder.run import engines
 from builder.run.engines import Engine, EngineChoice, LocalEngine, Report, SerialEngine, describe, make_engine
 from builder.source.layouts import Archive
 from tests.outputs import ROOT, environment, group_members, wait_until
@@ -286,6 +287,22 @@ def test_when_all_of_a_job_is_told_to_stop_no_worker_is_said_to_have_died() -> N
 )
 def test_work_is_described_by_its_name_or_its_archive(task: object, text: str) -> None:
     assert describe(task) == text
+
+
+def test_workers_that_the_system_does_not_allow_are_an_error_and_leave_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+
+    class Refused(engines._Worker):
+        def __init__(self, context: Any) -> None:
+            if len(begun) == 2:
+                raise OSError(24, "Too many open files")
+            super().__init__(context)
+            begun.append(self)
+
+    monkeypatch.setattr(engines, "_Worker", Refused)
+    with pytest.raises(OptionError, match=r"num_proc=5: the system allows 2 \(Too many open files\)"):
+        engines.LocalEngine(5)
+    assert [worker.process.is_alive() for worker in begun] == [False, False]
 
 
 def test_one_process_needs_no_workers() -> None:

@@ -313,6 +313,14 @@ def test_what_another_process_holds_is_refused_and_what_it_does_not_is_given(
     assert [name for name in os.listdir(ledger.path("locks")) if name not in ("guard", "4-8")] == []
 
 
+def test_what_somebody_left_among_the_locks_is_none(ledger: Ledger) -> None:
+    with ledger.locked(0, 1):
+        Path(ledger.path("locks", "0-1 (conflict)")).touch()
+        Path(ledger.path("locks", "a-b")).touch()
+    with ledger.locked(0, 1):
+        pass
+
+
 def test_a_lock_goes_with_its_process_however_that_ends(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.0)
     with holder(ledger, 0, 4) as process:
