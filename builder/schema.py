@@ -79,6 +79,9 @@ INDEX_ROW = pa.schema(
     ]
 )
 
+INDEX_PART = INDEX_ROW.append(pa.field("key_hash", pa.uint64()))
+"""Index rows of a shard, before they are put together: with xxh3-64 of their keys."""
+
 IN_SHARD, IN_INDEX = -1, -2
 """Where an annotation is when it is in no file of its own: in the shard's column, or (put together from a sidecar and a
 recaption, so that no file holds it) in the index itself."""

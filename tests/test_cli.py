@@ -432,3 +432,27 @@ def test_progress_goes_to_stderr_only(source: Source, tmp_path: Path) -> None:
     )
     assert json.loads(done.stdout)["rows"] == 24
     assert "convert: 100%, 24/24 images" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("extract", "{source}", "s3://b/out"),
+        ("extract", "s3://b/src", "{out}"),
+        ("verify", "s3://b/out"),
+        ("verify", "{out}", "--source", "s3://b/src"),
+        ("info", "s3://b/out"),
+        ("push", "s3://b/out", "user/x"),
+        ("add-column", "s3://b/out", "latents", "--from", "{source}"),
+        ("add-column", "{out}", "latents", "--from", "s3://b/latents"),
+    ],
+    ids=" ".join,
+)
+def test_what_works_on_this_machine_only_says_so_of_a_url(
+    command: tuple[str, ...], source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run(*(part.format(source=source.path, out=tmp_path / "out") for part in command))
+    assert ran.code == 1
+    assert f"laion6m {command[0]} works on folders of this machine" in ran.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]

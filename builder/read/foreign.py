@@ -174,7 +174,7 @@ def _save(
     places: _Places,
 ) -> None:
     tables = list(_part_batches(number, columns, _counted(path, batches, len(places.offsets)), places))
-    table = pa.Table.from_batches(tables, schema=tables[0].schema if tables else _part_schema())
+    table = pa.Table.from_batches(tables, schema=tables[0].schema if tables else schema.INDEX_PART)
     with open(part, "wb") as handle:
         handle.write(to_ipc(table))
 
@@ -232,17 +232,13 @@ def _part_batches(
                 pa.nulls(count, pa.string()),
                 number_array(np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], dtype=np.uint64)),
             ],
-            schema=_part_schema(),
+            schema=schema.INDEX_PART,
         )
         first += count
 
 
 def _pixels(value: int | None) -> int:
     return value if value is not None and 0 <= value < 2**31 else 0
-
-
-def _part_schema() -> pa.Schema:
-    return schema.INDEX_ROW.append(pa.field("key_hash", pa.uint64()))
 
 
 def _paths(batch: pa.RecordBatch, columns: ImageColumns, first: int) -> list[str]:

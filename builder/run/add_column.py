@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -19,7 +20,15 @@ import pyarrow.parquet as pq
 
 from builder import schema
 from builder.arrays import from_ipc, to_ipc
-from builder.errors import DamagedFileError, InterruptedRunError, JobMismatchError, OutputError, SourceError
+from builder.errors import (
+    DamagedFileError,
+    InterruptedRunError,
+    JobMismatchError,
+    Laion6mError,
+    MissingExtraError,
+    OutputError,
+    SourceError,
+)
 from builder.options import GROUP_BYTES, PAGE_BYTES
 from builder.read.columns import (
     COLUMN_ROW,
@@ -35,15 +44,20 @@ from builder.run.engines import EngineChoice, Report, make_engine
 from builder.run.progress import Progress
 from builder.schema import INDEX_BATCH_ROWS, IndexedFile, ShardName
 from builder.source.files import LocalFile
+from builder.store.ledger import Ledger
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish, write_file
 from builder.store.pages import footer_digest, value_ranges
 from builder.store.seals import seal
+from builder.urls import refuse_url
 
 _SAFETENSORS = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "U16": "uint16", "I16": "int16", "F16": "float16", "BF16": "bfloat16",
     "U32": "uint32", "I32": "int32", "F32": "float32", "U64": "uint64", "I64": "int64", "F64": "float64",
 }  # fmt: skip
+
+_LONGEST = (1 << 31) - 1
+"""Of each length in a shape, which the files keep as int32, and of an array's bytes, as Arrow's binary has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +101,13 @@ def add_column(
     that ``laion6m index`` made) into a column; go on where an earlier run stopped.
 
     Raises SourceError (a file is missing or holds no single array), OutputError (there is such a column already),
-    JobMismatchError, OptionError, InterruptedRunError.
+    JobMismatchError, LockedError, OptionError, MissingExtraError (.pt files need torch), InterruptedRunError.
     """
     started = time.monotonic()
+    for place in (path, folder):
+        refuse_url(place, "add-column")
     check_name(name)
-    final = column_index(path, name)
-    if os.path.exists(final):
-        raise OutputError(f"{path} has a column {name} already: choose another name, or remove {final}")
+    _refuse_made(path, name)
     index = Index(os.path.join(path, schema.INDEX), path)
     cuts = _cuts(index.column("file"))
     names = [ShardName(number, len(cuts) - 1) for number in range(len(cuts) - 1)]
@@ -102,19 +116,21 @@ def add_column(
         for shard, rows in zip(names, pairwise(cuts), strict=True)
     ]
     digest = index_digest(path)
-    _begin(path, name, {"index": digest, "folder": os.path.abspath(folder)})
-    pending = [unit for unit in units if not _is_done(unit)]
-    progress = Progress(f"column {name}", sum(unit.end - unit.first for unit in pending), 0, quiet=quiet)
-    try:
-        with make_engine(EngineChoice(engine, num_proc)) as crew:
-            for _ in crew.run(_write_shard, pending, progress.update):
-                pass
-    except KeyboardInterrupt:
-        raise InterruptedRunError(sum(map(_is_done, units)), len(units)) from None
-    finally:
-        progress.finish()
-    size = _write_index(path, name, digest, units)
-    shutil.rmtree(_work(path, name))
+    with Ledger(_work(path, name)).locked(0, 1):
+        _refuse_made(path, name)  # by the run that was waited for
+        _begin(path, name, {"index": digest, "folder": os.path.abspath(folder)})
+        pending = [unit for unit in units if not _is_done(unit)]
+        progress = Progress(f"column {name}", sum(unit.end - unit.first for unit in pending), 0, quiet=quiet)
+        try:
+            with make_engine(EngineChoice(engine, num_proc)) as crew:
+                for _ in crew.run(_write_shard, pending, progress.update):
+                    pass
+        except KeyboardInterrupt:
+            raise InterruptedRunError(sum(map(_is_done, units)), len(units)) from None
+        finally:
+            progress.finish()
+        size = _write_index(path, name, digest, units)
+        shutil.rmtree(_work(path, name))
     return ColumnSummary(path, name, cuts[-1], len(units), size, time.monotonic() - started)
 
 
@@ -136,7 +152,15 @@ def _shard_path(unit: _Unit) -> str:
     return f"columns/{unit.name}/{unit.shard}"
 
 
+def _refuse_made(root: str, name: str) -> None:
+    final = column_index(root, name)
+    if os.path.exists(final):
+        raise OutputError(f"{root} has a column {name} already: choose another name, or remove {final}")
+
+
 def _begin(root: str, name: str, job: dict[str, str]) -> None:
+    """Note what the job is, or raise JobMismatchError where another one was begun. One that made nothing (its folder
+    was mistyped) does not count. Only under the lock: who works elsewhere may have made nothing yet."""
     path = _work(root, name, "job.json")
     try:
         with open(path, "rb") as file:
@@ -145,8 +169,15 @@ def _begin(root: str, name: str, job: dict[str, str]) -> None:
         write_file(path, [json.dumps(job).encode()])
         return
     different = [f"{key} was {before.get(key)}, now {job[key]}" for key in job if before.get(key) != job[key]]
-    if different:
+    if not different:
+        return
+    if any(name.endswith(".arrow") for name in os.listdir(_work(root, name))) or os.path.exists(_shards(root, name)):
         raise JobMismatchError(os.path.dirname(path), different)
+    write_file(path, [json.dumps(job).encode()])
+
+
+def _shards(root: str, name: str) -> str:
+    return os.path.join(root, "columns", name)
 
 
 def _is_done(unit: _Unit) -> bool:
@@ -299,21 +330,54 @@ class _Finder:
 
 
 def _loaded(load: Callable[[str], Array], path: str) -> Array:
-    unpickling = import_module("pickle").UnpicklingError
     try:
-        return load(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, DamagedFileError, unpickling) as error:
-        raise SourceError(f"{path} holds no single array: {error}") from error
+        array = load(path)
+        if not all(type(length) is int and length <= _LONGEST for length in array.shape):  # True is an int to Python
+            raise ValueError(f"a shape of {array.shape}; lengths are whole numbers of up to {_LONGEST:,}")
+        if len(array.data) > _LONGEST:
+            raise ValueError(f"{len(array.data):,} bytes; {_LONGEST:,} are the most that a row can have")
+    except DamagedFileError as error:
+        raise _no_array(path, error) from error
+    except (Laion6mError, MemoryError):
+        raise
+    except Exception as error:  # numpy, torch and pickle raise whatever a damaged file leads them to
+        raise _no_array(path, error) from error
+    return array
+
+
+def _no_array(path: str, error: Exception) -> SourceError:
+    why = str(error) or type(error).__name__
+    return SourceError(f"{path} holds no single array: {why}. Make it again, then run the same command to go on.")
 
 
 def _load_pt(path: str) -> Array:
-    tensors = import_module("builder.mm_tensors")  # the one way up to torch, taken only where there are .pt files
+    try:
+        tensors = import_module("builder.mm_tensors")  # the one way up to torch, taken only where there are .pt files
+    except ImportError as error:
+        raise MissingExtraError(f"reading {path}", "torch", "mm") from error
     array: Array = tensors.to_array(tensors.load_tensor(path))
     return array
 
 
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
 def _load_npy(path: str) -> Array:
-    array = np.load(path, allow_pickle=False)
+    """Raises ValueError, before any memory is asked for, where the header claims more than the file holds."""
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _NPY_HEADERS:
+            raise ValueError(f"it is of .npy version {version}, which only structured arrays need")
+        shape, fortran, dtype = _NPY_HEADERS[version](file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"a shape of {shape}")
+        claimed, left = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+        if claimed > left:
+            raise ValueError(f"its header claims {claimed:,} bytes, {left:,} follow")
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        data = file.read(claimed)
+    array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, data, order="F" if fortran else "C")
     plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
     return Array(plain.tobytes(), str(array.dtype.newbyteorder("=")), tuple(plain.shape))
 
@@ -325,8 +389,12 @@ def _load_safetensors(path: str) -> Array:
     if len(data) < 8 or (length := struct.unpack("<Q", data[:8])[0]) > len(data) - 8:
         raise ValueError("it is cut short")
     header = json.loads(data[8 : 8 + length])
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
     entries = [entry for key, entry in header.items() if key != "__metadata__"]
     if len(entries) != 1:
         raise ValueError(f"expected one tensor, found {len(entries)}")
-    start, end = entries[0]["data_offsets"]
-    return Array(data[8 + length :][start:end], _SAFETENSORS[entries[0]["dtype"]], tuple(entries[0]["shape"]))
+    dtype, shape, (start, end) = (entries[0][key] for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(shape, list):
+        raise ValueError(f"a shape of {shape!r}")
+    return Array(data[8 + length :][start:end], _SAFETENSORS.get(dtype, f"safetensors' {dtype}"), tuple(shape))

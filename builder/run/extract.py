@@ -37,6 +37,7 @@ from builder.source.pairs import IdLookup
 from builder.source.scan import ScanRequest, open_archive
 from builder.source.tables import ArchiveTable, scan_archive
 from builder.store.tree import NameRefusedError, Tree
+from builder.urls import refuse_url
 
 _BLOCK = 8 << 20  # bytes of a member in memory at a time
 _PER_FILE = 32 << 10  # bytes of writing that making a file is worth, about
@@ -136,7 +137,7 @@ def extract(
     """Write OUT/raw, OUT/captions and, last, OUT/data.json.
 
     From a source: every member of raw tars ``start`` to ``end`` (exclusive; -1 means all) in the order of their names,
-    and of the captions tars of the same numbers in theirs; its data.json as it is. Where names repeat the last member
+    and of the captions tars that go with them (captions_of); its data.json as it is. Where names repeat the last member
     counts, and links become files. From a folder that ``convert`` or ``index`` made: the images and annotations of its
     rows, of shards ``start`` to ``end``, byte for byte, and a data.json of all rows in the order of the listing.
 
@@ -144,6 +145,8 @@ def extract(
     OptionError, WriteError.
     """
     started = time.monotonic()
+    for place in (path, out):
+        refuse_url(place, "extract")
     part = Slice(start, end)
     layout = _layout(path)
     _refuse_overlap(path, out)
@@ -151,10 +154,10 @@ def extract(
         workers = num_proc or default_num_proc()
         if layout is None:
             tally = _extract_rows(path, out, part, crew, workers, quiet)
-            tree.write("data.json", _listing_of(path), whole=True)
+            _write_listing(tree, "data.json", _listing_of(path), tally)
         else:
             tally = _extract_archives(layout, out, part, crew, workers, quiet)
-            _copy_listing(layout, tree)
+            _copy_listing(layout, tree, tally)
     return Extraction(
         out=out,
         files=sum(tally.counts),
@@ -205,7 +208,7 @@ def _refuse_overlap(path: str, out: str) -> None:
 def _extract_archives(layout: Layout, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> _Tally:
     whole = _Tally([0, 0, 0])
     raw = [layout.raw[number] for number in part.of(len(layout.raw))]
-    captions = [layout.captions[number] for number in part.of(len(layout.captions))]
+    captions = [layout.captions[number] for number in captions_of(part, len(layout.raw), len(layout.captions))]
     tables = _scan([*raw, *captions], crew)
     sides = [
         _Side(out, "raw", layout.raw_root, raw, tables[: len(raw)]),
@@ -217,6 +220,15 @@ def _extract_archives(layout: Layout, out: str, part: Slice, crew: Engine, worke
     files, size = sum(side.files for side in sides), sum(side.bytes for side in sides)
     tasks = (piece for side in sides for piece in side.pieces(workers))
     return _work(crew, _write_members, tasks, whole, files, size, quiet)
+
+
+def captions_of(part: Slice, raws: int, captions: int) -> range:
+    """Numbers of the captions archives that go with a slice of ``raws`` raw ones: number i with raw archive
+    ⌊i · raws / captions⌋, so that each goes with one, and with its own number where there are as many of both."""
+    if not raws:
+        return part.of(captions)
+    taken = part.of(raws)
+    return range(-(-taken.start * captions // raws), -(-taken.stop * captions // raws))
 
 
 def _scan(archives: list[Archive], crew: Engine) -> list[ArchiveTable]:
@@ -309,6 +321,14 @@ def _write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int, tally: _Ta
         tally.fail(f"{error.args[0]}: {error.args[1]}")
 
 
+def _write_listing(tree: Tree, name: str, blocks: Iterable[bytes], tally: _Tally) -> None:
+    """Neither image nor caption, so it counts only where it cannot be written."""
+    try:
+        tree.write(name, blocks, whole=True)
+    except NameRefusedError as error:
+        tally.fail(f"{error.args[0]}: {error.args[1]}")
+
+
 def _blocks(file: ByteFile, offset: int, size: int) -> Iterator[bytes]:
     for at in range(0, size, _BLOCK):
         length = min(_BLOCK, size - at)
@@ -329,11 +349,11 @@ def _file_blocks(path: str, size: int) -> Iterator[bytes]:
         file.close()
 
 
-def _copy_listing(layout: Layout, tree: Tree) -> None:
+def _copy_listing(layout: Layout, tree: Tree, tally: _Tally) -> None:
     folder = os.path.join(layout.root, "data.json")
     for path in layout.listing:
         name = f"data.json/{os.path.basename(path)}" if os.path.isdir(folder) else "data.json"
-        tree.write(name, _file_blocks(path, os.path.getsize(path)), whole=True)
+        _write_listing(tree, name, _file_blocks(path, os.path.getsize(path)), tally)
 
 
 def _extract_rows(path: str, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> _Tally:

@@ -68,10 +68,6 @@ def make_receipt(
     )
 
 
-PART = schema.INDEX_ROW.append(pa.field("key_hash", pa.uint64()))
-"""Index rows as a receipt keeps them."""
-
-
 class NewShard:
     """A shard being made of chunks of samples: its file, and what its receipt will say."""
 
@@ -163,7 +159,7 @@ def index_part(
         pa.nulls(count, pa.string()) if annotations is None else utf8_array(annotations),
         numbers([xxhash.xxh3_64_intdigest(sample.key.encode()) for sample in samples], np.uint64),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=PART)
+    return pa.RecordBatch.from_arrays(columns, schema=schema.INDEX_PART)
 
 
 def reject_batch(rejects: list[Reject]) -> pa.RecordBatch:

@@ -3,9 +3,11 @@
 Nothing is kept but the last ``LOOK_BACK`` bytes, so a file that swells to any size costs time, not memory.
 
 Where the stream is damaged or cut, the bytes before that place are given, and reading from it on is a
-DamagedFileError, which ``scan_tar`` notes as damage. What the decoder had not given out yet is lost with it: up to a
-block (bzip2 900 kB, zstd 128 KiB) or 64 KiB. A cut zstd stream has no such mark: the library ends it like a whole one,
-and the tar in it is seen to end early.
+DamagedFileError, which ``scan_tar`` notes as damage. A decoder that fails keeps what it was about to give out, so the
+stream is decoded once more up to there and the rest taken in small steps. What is lost is what could not be decoded
+(bzip2: a block of up to 900 kB, zstd: one of up to 128 KiB) and less than 512 bytes before it. A wrong checksum at the
+end of a stream costs none of its bytes, and does not tell which of them are wrong. A cut zstd stream has no such mark:
+the library ends it like a whole one, and the tar in it is seen to end early.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from builder.errors import DamagedFileError, MissingExtraError, SourceError
@@ -28,6 +31,8 @@ MAX_XZ_MEMORY = 256 << 20
 MAX_ZSTD_WINDOW = 128 << 20
 """Bytes of zstd's window; zstd's own limit where --long=28 and above are not given."""
 _PIECE = 64 << 10
+_STEP = 512
+"""Bytes given out at once near damage: the least that has something of a tar."""
 
 _MAGIC = (
     ("gzip", re.compile(rb"\x1f\x8b\x08")),
@@ -73,6 +78,7 @@ class CompressedFile:
         self.size: int | None = None
         self._raw = raw
         self._decoded = decoded
+        self._pieces: Iterator[bytes]
         self._begin()
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -95,10 +101,13 @@ class CompressedFile:
         return data
 
     def close(self) -> None:
+        self._pieces = iter(())  # which know this file: it would wait for the garbage collector
         self._raw.close()
 
     def _begin(self) -> None:
-        self._pieces = self._decoded(_chunks(self._raw))
+        self._pieces = self._decoded(self._chunks(), lambda: self._step)
+        self._careful = False
+        self._fed, self._step = 0, _PIECE
         self._kept: deque[tuple[int, bytes]] = deque()
         self._held = 0  # bytes in _kept
         self._reached = 0
@@ -108,6 +117,9 @@ class CompressedFile:
         try:
             piece = next(self._pieces, b"")
         except _BadStreamError as error:
+            if error.lossy and not self._careful:
+                self._pieces, self._careful = self._last_bytes(error, self._fed, self._reached), True
+                return self._next_piece()
             self._problem = str(error)
             return b""
         if piece:
@@ -120,9 +132,41 @@ class CompressedFile:
             self.size = self._reached
         return piece
 
+    def _chunks(self, sparing: int | None = None) -> Iterator[bytes]:
+        """What the decoder is fed; from place ``sparing`` on byte by byte, and then it gives out less at once."""
+        at = 0
+        while chunk := self._raw.read_at(at, _PIECE):
+            self._fed = at
+            at += len(chunk)
+            if sparing is None or at <= sparing:
+                yield chunk
+            else:
+                self._step = _STEP
+                yield from (chunk[place : place + 1] for place in range(len(chunk)))
+
+    def _last_bytes(self, error: _BadStreamError, fed: int, reached: int) -> Iterator[bytes]:
+        """Decode anew, give what follows byte ``reached`` of the content, in pieces of about 64 KiB, and raise."""
+        some, held, at = [], 0, 0
+        with suppress(_BadStreamError):
+            for piece in self._decoded(self._chunks(fed), lambda: self._step):
+                at += len(piece)
+                if at > reached:
+                    some.append(piece[max(0, reached - at + len(piece)) :])
+                    held += len(some[-1])
+                if held >= _PIECE:
+                    yield b"".join(some)
+                    some, held = [], 0
+        if held:
+            yield b"".join(some)
+        raise error
+
 
 class _BadStreamError(Exception):
-    """The stream cannot be decoded any further. Args: why."""
+    """The stream cannot be decoded any further. ``lossy``: the decoder may have had more to give."""
+
+    def __init__(self, why: str, *, lossy: bool) -> None:
+        super().__init__(why)
+        self.lossy = lossy
 
 
 class _Decoder(Protocol):
@@ -135,18 +179,11 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-_Decoded = Callable[[Iterator[bytes]], Iterator[bytes]]
+_Decoded = Callable[[Iterator[bytes], Callable[[], int]], Iterator[bytes]]
 
 
-def _chunks(raw: ByteFile) -> Iterator[bytes]:
-    at = 0
-    while chunk := raw.read_at(at, _PIECE):
-        at += len(chunk)
-        yield chunk
-
-
-def _decode(new: Callable[[], _Decoder], chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The bytes that ``chunks`` hold, in pieces of at most 64 KiB: one stream, or several with zeros between them."""
+def _decode(new: Callable[[], _Decoder], chunks: Iterator[bytes], step: Callable[[], int]) -> Iterator[bytes]:
+    """The bytes that ``chunks`` hold, in pieces of at most ``step()``: one stream or several, with zeros between."""
     waiting = next(chunks, b"")
     while waiting:
         decoder = new()
@@ -154,25 +191,25 @@ def _decode(new: Callable[[], _Decoder], chunks: Iterator[bytes]) -> Iterator[by
             needs_input = getattr(decoder, "needs_input", True)  # zlib does not say
             ended = not waiting and needs_input and not (waiting := next(chunks, b""))
             try:
-                piece = decoder.decompress(waiting, _PIECE)
+                piece = decoder.decompress(waiting, step())
             except (zlib.error, lzma.LZMAError, OSError) as error:  # bz2's own is OSError
-                raise _BadStreamError(str(error)) from error
+                raise _BadStreamError(str(error), lossy=True) from error
             waiting = getattr(
                 decoder, "unconsumed_tail", b""
             )  # zlib hands back what it had no room for, others keep it
             if piece:
                 yield piece
             elif ended and not decoder.eof:
-                raise _BadStreamError("the compressed stream is cut short")
+                raise _BadStreamError("the compressed stream is cut short", lossy=False)
         waiting = decoder.unused_data.lstrip(b"\0")
         while not waiting and (chunk := next(chunks, b"")):
             waiting = chunk.lstrip(b"\0")
 
 
 _DECODERS: dict[str, _Decoded] = {
-    "gzip": lambda chunks: _decode(lambda: zlib.decompressobj(31), chunks),
-    "bzip2": lambda chunks: _decode(bz2.BZ2Decompressor, chunks),
-    "xz": lambda chunks: _decode(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY), chunks),
+    "gzip": lambda chunks, step: _decode(lambda: zlib.decompressobj(31), chunks, step),
+    "bzip2": lambda chunks, step: _decode(bz2.BZ2Decompressor, chunks, step),
+    "xz": lambda chunks, step: _decode(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY), chunks, step),
 }
 
 
@@ -182,15 +219,15 @@ def _zstd() -> _Decoded:
     except ImportError as error:
         raise MissingExtraError("reading .zst files", "zstandard", "zstd") from error
 
-    def decoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    def decoded(chunks: Iterator[bytes], step: Callable[[], int]) -> Iterator[bytes]:
         decoder = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
         pipe: Any = _Pipe(chunks)  # all that is asked of it is read
         reader = decoder.stream_reader(pipe, read_size=_PIECE, read_across_frames=True)
         try:
-            while piece := reader.read1(_PIECE):
+            while piece := reader.read1(step()):
                 yield piece
         except zstandard.ZstdError as error:
-            raise _BadStreamError(str(error)) from error
+            raise _BadStreamError(str(error), lossy=True) from error
 
     return decoded
 

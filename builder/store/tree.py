@@ -74,7 +74,7 @@ class Tree:
             folder = self._folder("/".join(parts[:-1]))
             size = _write(folder, leaf, blocks)
             if whole:
-                os.replace(leaf, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+                _rename(folder, leaf, parts[-1])
         except OSError as error:
             if error.errno in _OF_THE_NAME:
                 raise NameRefusedError(name, _OF_THE_NAME[error.errno]) from error
@@ -118,6 +118,15 @@ def _write(folder: int, leaf: str, blocks: Iterable[bytes | memoryview]) -> int:
             os.unlink(leaf, dir_fd=folder)
         raise
     return size
+
+
+def _rename(folder: int, leaf: str, final: str) -> None:
+    try:
+        os.replace(leaf, final, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:  # a folder has that name
+        with suppress(OSError):
+            os.unlink(leaf, dir_fd=folder)
+        raise
 
 
 def _create(folder: int, leaf: str) -> int:

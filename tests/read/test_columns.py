@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from builder.errors import (
     DamagedFileError,
     IndexMismatchError,
     JobMismatchError,
+    LockedError,
+    MissingExtraError,
     OptionError,
     OutputError,
     SourceError,
@@ -32,8 +35,31 @@ from builder.run import add_column as job
 from builder.run.add_column import add_column
 from builder.run.convert import convert
 from builder.run.index import index
+from builder.store.ledger import Ledger
 
 ROWS, SHARDS = 30, 3
+
+
+def npy(header: str, data: bytes = b"", version: int = 1) -> bytes:
+    """A .npy file by hand."""
+    text = header.encode()
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(text)) + text + data
+
+
+def npy_of(dtype: str, shape: str, data: bytes = b"") -> bytes:
+    return npy(f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}\n", data)
+
+
+def npz() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.zeros(3))
+    return buffer.getvalue()
+
+
+def tensor(shape: str, offsets: str = "[0, 4]", dtype: str = '"F32"') -> bytes:
+    """A .safetensors file of one tensor by hand."""
+    header = f'{{"a": {{"dtype": {dtype}, "shape": {shape}, "data_offsets": {offsets}}}}}'.encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4)
 
 
 def noise(number: int) -> bytes:
@@ -181,12 +207,78 @@ def test_a_column_takes_up_work_where_it_stopped(dataset: str, tmp_path: Path, m
         ("safetensors", struct.pack("<Q", 2) + b"{}"),
         ("safetensors", safetensors(np.zeros(3, np.float32), "F64")),
         ("safetensors", safetensors(np.zeros(3, np.float32), "X9")),
+        ("npy", npz()),
+        ("npy", b"PK\x03\x04 and no more"),
+        ("npy", npy("{'descr': (((")),
+        ("npy", npy("[" * 9000)),
+        ("npy", npy("{}", version=3)),
+        ("npy", npy_of("<f4", f"({10**22},)")),
+        ("npy", npy_of("<f4", f"({10**15},)", bytes(100))),
+        ("npy", npy_of("<f4", f"(0, {2**33})")),
+        ("npy", npy_of("<f4", f"(0, {10**22})")),
+        ("npy", npy_of("<f4", "(-1,)", bytes(4))),
+        ("npy", npy_of("<f4", "(-1, -1)", bytes(4))),
+        ("npy", npy_of("|O", "(1,)", pickle.dumps([1]))),
+        ("npy", npy_of("|S0", f"({10**15},)")),
+        ("safetensors", struct.pack("<Q", 2) + b"[]"),
+        ("safetensors", struct.pack("<Q", 8) + b'{"a": 1}'),
+        ("safetensors", tensor("[true]")),
+        ("safetensors", tensor("[1.0]")),
+        ("safetensors", tensor('"1"')),
+        ("safetensors", tensor("null")),
+        ("safetensors", tensor(f"[0, {2**33}]", "[0, 0]")),
+        ("safetensors", tensor("[1]", '["0", "4"]')),
+        ("safetensors", tensor("[1]", "[0]")),
+        ("safetensors", tensor("[1]", dtype="[]")),
+        ("pt", b""),
+        ("pt", b"no pickle"),
+        ("pt", npz()),
     ],
 )
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mmengine's, which a .pt file brings along where it is there
 def test_a_file_that_holds_no_array_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    if name == "pt":
+        pytest.importorskip("torch", reason="the training side needs torch")
     (tmp_path / f"a.jpg.{name}").write_bytes(content)
-    with pytest.raises(SourceError, match=rf"a\.jpg\.{name} holds no single array"):
+    with pytest.raises(SourceError, match=rf"(?s)a\.jpg\.{name} holds no single array: .*Make it again"):
         job._Finder(str(tmp_path))("a.jpg")
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_damage_and_asks_for_no_memory(
+    dataset: str, tmp_path: Path
+) -> None:
+    folder = Path(write_arrays(tmp_path / "arrays", dataset, ("npy",)))
+    victim = folder / f"{open_dataset(dataset)[3].path}.npy"
+    victim.write_bytes(npy_of("<f4", f"({10**15},)", bytes(64)))
+    with pytest.raises(SourceError, match=rf"{victim} .*claims 4,000,000,000,000,000 bytes, 64 follow"):
+        add_column(dataset, "latents", str(folder), num_proc=2, quiet=True)
+
+
+def test_pt_files_without_torch_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg.pt").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "builder.mm_tensors", raising=False)
+    with pytest.raises(MissingExtraError, match=r"a\.jpg\.pt needs torch.*laion6m\[mm\]"):
+        job._Finder(str(tmp_path))("a.jpg")
+
+
+def test_a_job_that_made_nothing_gives_its_name_to_the_next(dataset: str, tmp_path: Path) -> None:
+    folder = write_arrays(tmp_path / "arrays", dataset, ("npy",))
+    with pytest.raises(SourceError, match="TYPO"):
+        add_column(dataset, "latents", str(tmp_path / "TYPO"), num_proc=1, quiet=True)
+    assert add_column(dataset, "latents", folder, num_proc=1, quiet=True).rows == ROWS
+    assert not (Path(dataset) / ".laion6m" / "columns" / "latents").exists()
+
+
+def test_a_column_that_another_run_is_at_is_left_alone(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builder.store.ledger._PATIENCE", 0)
+    with (
+        Ledger(job._work(dataset, "latents")).locked(0, 1),
+        pytest.raises(LockedError, match=f"process {os.getpid()}"),
+    ):
+        add_column(dataset, "latents", str(tmp_path), num_proc=1, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +308,7 @@ def test_an_array_whose_parts_disagree_is_refused(data: bytes, dtype: str, shape
         Array(data, dtype, shape)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "../x", "image", "1st", "a.b"])
+@pytest.mark.parametrize("name", ["", "a b", "../x", "image", "1st", "a.b", "a" * 101, "a" * 300])
 def test_a_name_that_cannot_be_a_column_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="column"):
         add_column(str(tmp_path), name, str(tmp_path))

@@ -9,6 +9,7 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import OptionError, SourceError
-from builder.options import ConvertOptions
+from builder.options import ConvertOptions, Slice
 from builder.run import extract as module
 from builder.run.convert import convert
-from builder.run.extract import Extraction, cut_evenly, describe_extraction, extract
+from builder.run.extract import Extraction, captions_of, cut_evenly, describe_extraction, extract
 from builder.run.index import index
 from builder.store.tree import NameRefusedError, Tree
 from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
@@ -165,6 +166,30 @@ def test_start_and_end_slice_the_shards_of_a_converted_folder(tmp_path: Path, mo
     assert set(head) & set(tail) == {"data.json"}
 
 
+@given(raws=st.integers(0, 12), captions=st.integers(0, 30), cuts=st.lists(st.integers(0, 15), max_size=5).map(sorted))
+def test_slices_share_out_every_captions_archive_once(raws: int, captions: int, cuts: list[int]) -> None:
+    parts = [Slice(start, end) for start, end in pairwise([0, *cuts, -1])]
+    assert [number for part in parts for number in captions_of(part, raws, captions)] == list(range(captions))
+    assert captions_of(Slice(0, 99), raws, captions) == range(captions)
+    if raws == captions:
+        assert all(captions_of(part, raws, captions) == part.of(raws) for part in parts)
+
+
+@pytest.mark.parametrize(("raws", "captions"), [(2, 4), (4, 2), (3, 5), (1, 4)])
+def test_slices_together_write_all_captions_whatever_the_number_of_their_tars(
+    tmp_path: Path, raws: int, captions: int
+) -> None:
+    names = [f"{number:03d}" for number in range(12)]
+    for number in range(raws):
+        write_tar(tmp_path / f"src/raw/{number:05d}.tar", [(f"{name}.jpg", b"i") for name in names[number::raws]])
+    for number in range(captions):
+        members = [(f"{name}.json", b"{}") for name in names[number::captions]]
+        write_tar(tmp_path / f"src/captions/{number:05d}.tar", members)
+    results = [run(tmp_path / "src", tmp_path / "out", start=number, end=number + 1) for number in range(raws)]
+    assert sum(result.images for result in results) == sum(result.captions for result in results) == 12
+    assert len(files(tmp_path / "out")) == 24
+
+
 def test_slices_out_of_range_are_refused(tmp_path: Path) -> None:
     made = make_source(tmp_path / "src", "card", shards=1, per_shard=2)
     with pytest.raises(OptionError, match="start"):
@@ -231,6 +256,27 @@ def test_what_stands_in_the_way_costs_its_own_files_only(tmp_path: Path) -> None
     result = run(tmp_path / "src", tmp_path / "out")
     assert (tmp_path / "out/raw/00002/2.jpg").read_bytes() == b"2"
     assert (result.failed, result.files) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["card", "converted", "listing_folder"])
+def test_a_data_json_that_cannot_be_written_is_counted_and_named(tmp_path: Path, kind: str) -> None:
+    made = make_source(tmp_path / "src", "card" if kind == "converted" else kind, per_shard=3)
+    path, parts = made.path, 1
+    planted = tmp_path / "out/data.json"
+    if kind == "converted":
+        path = tmp_path / "converted"
+        convert(str(made.path), str(path), num_proc=1, quiet=True)
+    if kind == "listing_folder":
+        parts = len(list((path / "data.json").iterdir()))
+        planted.parent.mkdir()
+        planted.write_bytes(b"a file")
+    else:
+        planted.mkdir(parents=True)
+    result = run(path, tmp_path / "out")
+    assert result.images == result.captions == len(made.rows)
+    assert result.failed == len(result.failures) == parts
+    assert all(failure.startswith("data.json") for failure in result.failures)
+    assert not list((tmp_path / "out").rglob("*.part"))
 
 
 def test_links_come_out_as_files_with_the_bytes_they_lead_to(tmp_path: Path) -> None:
