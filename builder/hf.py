@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
@@ -66,7 +67,8 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
 
     @property
     def recaption_files(self) -> tuple[str, ...]:
-        return (self.recaptions,) if isinstance(self.recaptions, str) else tuple(self.recaptions)
+        files = (self.recaptions,) if isinstance(self.recaptions, str) else tuple(self.recaptions)
+        return tuple(map(os.path.abspath, files))
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
         """The name of the cache folder: what the rows depend on, and nothing else, decides it. Looks at the source."""
@@ -117,7 +119,7 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             _log.warning("%s", remark)
         if streaming and planned.rejected:
             _log.warning("%s", in_words(planned.rejected, planned.listed))
-        self._planned = planned
+        self._planned = replace(planned, units=[])  # num_proc pickles this builder for each of its jobs
         train = datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"units": planned.units})
         if planned.rows is not None:
             train.split_info.num_examples = planned.rows  # what the progress bar counts towards; replaced by the count

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from builder import schema
-from builder.arrays import number_array
+from builder.arrays import bool_array, number_array, numbers_of
 from builder.errors import SourceError
 from builder.read.reader import Reader, open_dataset
 from builder.urls import is_url, serve
@@ -23,36 +23,29 @@ _COLUMNS = ("key", "caption", "width", "height", "path", "annotation_path", "siz
 _AT_ONCE = 1 << 20
 """Rows of a chunk of addresses: far from the 2 GiB that its offsets hold."""
 
-_DIGITS = 8
 _READERS: dict[str, Reader] = {}
 
 
 def reader_dataset(reader: Reader) -> datasets.Dataset:
     """Columns of a Reader, and ``image``, a ``datasets.Image`` whose bytes are elsewhere: its path is an address,
-    ``laion6m://FOLDER#ROW``, read when the image is looked at. A ``map`` that touches no image caches addresses;
-    ``push_to_hub`` embeds the bytes. Two habits of ``datasets`` cost more here than elsewhere, and ``input_columns``
-    avoids both: ``filter`` decodes every column of a row, and ``map`` encodes each image its function looked at anew.
+    ``laion6m://PLACE#ROW/NAME``, read when the image is looked at. A ``map`` that touches no image caches addresses,
+    and so do ``save_to_disk`` and ``to_parquet``; ``push_to_hub`` embeds the bytes. Two habits of ``datasets`` cost
+    more here than elsewhere, and ``input_columns`` avoids both: ``filter`` decodes every column of a row, and ``map``
+    encodes each image its function looked at anew.
 
-    Nothing is copied but the addresses (some 60 bytes a row), and no cache is written. ``annotation`` is not a column:
+    Nothing is copied but the addresses (some 90 bytes a row), and no cache is written. ``annotation`` is not a column:
     see ``reader.find(key).annotation``.
     """
-    index, root, source, storage = reader.__getstate__()
-    folder = root if is_url(root) else os.path.abspath(root)
-    options = getattr(storage, "options", {})
-    plain = source is None and not options  # open_dataset(folder) is the same once more
-    opened = repr((index, source, sorted(options.items())))
-    place = folder if plain else f"{folder}@{hashlib.sha256(opened.encode()).hexdigest()[:_DIGITS]}"
+    place = _place_of(reader)
     _READERS[place] = reader
     columns = reader.columns(*_COLUMNS)
     prefix = f"{PROTOCOL}://{quote(place, safe='')}#"  # datasets would fold slashes
-    starts = range(0, len(reader), _AT_ONCE)
-    images = pa.chunked_array(
-        [_addresses(prefix, start, min(start + _AT_ONCE, len(reader))) for start in starts], _IMAGE
-    )
+    stretches = ((first, columns.slice(first, _AT_ONCE)) for first in range(0, len(reader), _AT_ONCE))
+    images = pa.chunked_array([_addresses(prefix, first, some) for first, some in stretches], _IMAGE)
     table = columns.add_column(1, pa.field("image", _IMAGE), images)
     features = {name: datasets.Value(str(columns.field(name).type)) for name in _COLUMNS}
     features["image"] = datasets.Image()
-    state = os.stat(index)
+    state = os.stat(reader.__getstate__()[0])
     facts = f"{place}\n{len(reader)}\n{state.st_size}\n{state.st_mtime_ns}"
     return datasets.Dataset(
         table,
@@ -65,23 +58,51 @@ def reader_dataset(reader: Reader) -> datasets.Dataset:
 _IMAGE = schema.ROW.field("image").type
 
 
-def _addresses(prefix: str, start: int, end: int) -> pa.StructArray:
-    rows = number_array(np.arange(start, end, dtype=np.int64)).cast(pa.string())
-    paths = pc.binary_join_element_wise(pa.scalar(prefix), rows, "")
-    return pa.StructArray.from_arrays([pa.nulls(end - start, pa.binary()), paths], fields=list(_IMAGE))
+def _addresses(prefix: str, first: int, some: pa.Table) -> pa.StructArray:
+    """Of rows ``first`` on. They end in the image's own name, which is what stays where the bytes are embedded; null
+    where there is no image."""
+    rows = number_array(np.arange(first, first + len(some), dtype=np.int64)).cast(pa.string())
+    names = pc.replace_substring_regex(some.column("path").combine_chunks(), "^.*/", "")
+    names = pc.replace_substring(names, "::", "__")  # datasets cuts addresses there
+    addresses = pc.binary_join_element_wise(pc.binary_join_element_wise(pa.scalar(prefix), rows, ""), names, "/")
+    if isinstance(addresses, pa.ChunkedArray):
+        addresses = addresses.combine_chunks()
+    missing = bool_array(numbers_of(some.column("size")) < 0)
+    return pa.StructArray.from_arrays([pa.nulls(len(some), pa.binary()), addresses], fields=list(_IMAGE), mask=missing)
+
+
+def _place_of(reader: Reader) -> str:
+    """Its folder, and which files its rows are of: row 5 of others is another image. With a second mark where only who
+    has opened it knows how."""
+    index, root, source, storage = reader.__getstate__()
+    options = getattr(storage, "options", {})
+    place = f"{root if is_url(root) else os.path.abspath(root)}@{reader.identity}"
+    if source is None and not options:
+        return place  # open_dataset(root) is the same once more
+    opened = repr((index, source, sorted(options.items())))
+    return f"{place}-{hashlib.sha256(opened.encode()).hexdigest()[:8]}"
 
 
 def _read(address: str) -> bytes:
-    """The image at ``FOLDER#ROW``. A process that has not opened the folder yet (not forked from one that has) does."""
-    quoted, _, row = address.rpartition("#")
+    """The image at ``PLACE#ROW/NAME``. A process that has not opened the folder yet (not forked from one that has)
+    does."""
+    quoted, _, rest = address.partition("#")
     place = unquote(quoted)
     reader = _READERS.get(place)
     if reader is None:
-        opened_so = re.fullmatch(rf".*@[0-9a-f]{{{_DIGITS}}}", place, re.DOTALL)  # with what only its opener knows
-        if opened_so or not (is_url(place) or os.path.isdir(place)):
-            raise SourceError(f"{PROTOCOL}://{address}: no dataset is open at {place}; use to_datasets() again")
-        reader = _READERS[place] = open_dataset(place)
-    return reader[int(row)].image
+        reader = _READERS[place] = _open(place)
+    return reader[int(rest.partition("/")[0])].image
 
 
-serve(PROTOCOL, _read)
+def _open(place: str) -> Reader:
+    match = re.fullmatch(r"(.*)@[0-9a-f]{16}", place, re.DOTALL)
+    if match is None or not (is_url(match[1]) or os.path.isdir(match[1])):
+        raise SourceError(f"no dataset is open at {place}; use to_datasets() again")
+    reader = open_dataset(match[1])
+    if _place_of(reader) != place:
+        raise SourceError(f"{match[1]} holds other files than it did; use to_datasets() again")
+    return reader
+
+
+FileSystem = serve(PROTOCOL, _read)
+"""What fsspec loads by its entry point in processes that import nothing of ours: workers that are spawned."""

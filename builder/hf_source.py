@@ -16,6 +16,7 @@ from builder.options import SamplePolicy
 from builder.run.survey import describe_source
 from builder.source.layouts import EXPECTED, TAR_ENDINGS, Archive, Layout, recognise
 from builder.store.manifest import read_manifest
+from builder.urls import is_url
 
 DEFAULT_FOLDER = os.path.join("data", "laion6m")
 REPOSITORY = "wusize/laion6m"
@@ -85,6 +86,8 @@ def find_source(
     if data_dir is None and not os.path.isdir(DEFAULT_FOLDER):
         return HubSource(REPOSITORY, _commit(REPOSITORY, revision, token))
     folder = os.path.expanduser(data_dir) if data_dir is not None else DEFAULT_FOLDER
+    if not is_url(folder):
+        folder = os.path.abspath(folder)  # a stream outlives a change of the working directory
     shards = _shards(folder)
     if shards and not os.path.isdir(os.path.join(folder, "raw")):
         _refuse_other_policy(folder, policy, recaptions)

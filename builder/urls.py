@@ -35,12 +35,14 @@ _EXTRAS = {
 }
 """URL scheme → the package that fsspec needs for it, and the extra of ours that brings it."""
 
-IDENTITY = ("ETag", "etag", "blob_id", "md5Hash", "LastModified", "last_modified", "mtime", "updated", "created")
+_TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "created")
+IDENTITY = ("ETag", "etag", "blob_id", "md5Hash", *_TIMES)
 """What storages say of an object that is another when the object is, the surest first: it alone counts, as listings and
 single answers state times to different parts of a second."""
 
 _SECRETS = re.compile(
-    r"(?<=://)[^/\s@]+(?=@)|(?i:(?<=signature=)|(?<=[?&]sig=)|(?<=token=))[^&\s]+|(?<=\bhf_)[A-Za-z0-9]{6,}"
+    r"(?<=://)[^/\s@]+(?=@)|(?i:(?<=signature=)|(?<=[?&]sig=)|(?<=token=))[^&\s]+"
+    r"|(?<=\bhf_)[A-Za-z0-9_.-]{6,}|(?<=Bearer )[^\s'\"]+"
 )
 
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, TypeError)
@@ -260,9 +262,9 @@ def read_range(system: Any, path: str, start: int, end: int) -> bytes:
         return bytes(handle.read(end - start))
 
 
-def serve(protocol: str, read: Callable[[str], bytes]) -> None:
+def serve(protocol: str, read: Callable[[str], bytes]) -> Any:
     """Make ``protocol://address`` openable by all that opens files through fsspec, in this process: ``read`` gives the
-    bytes for what stands behind ``://``."""
+    bytes for what stands behind ``://``. Returns the file system's class, for fsspec's entry points."""
     import fsspec
 
     class Served(fsspec.AbstractFileSystem):  # type: ignore[misc]
@@ -276,3 +278,4 @@ def serve(protocol: str, read: Callable[[str], bytes]) -> None:
 
     Served.protocol = protocol
     fsspec.register_implementation(protocol, Served, clobber=True)
+    return Served

@@ -288,3 +288,22 @@ def test_a_pickled_unit_holds_its_own_rows_only(source: Source, monkeypatch: pyt
             keys += table["key"].to_pylist()
     assert keys == list(source.rows)
     assert lost == {"aspect_ratio": 1, "caption_invalid": 1}
+
+
+def test_a_stream_outlives_a_change_of_the_working_directory(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(source.path.parent)
+    rows = load_dataset("laion6m.py", data_dir="source", split="train", streaming=True)
+    monkeypatch.chdir(tmp_path)
+    assert [row["key"] for row in rows] == list(source.rows)
+
+
+def test_what_is_sent_to_each_process_does_not_grow_with_the_source(tmp_path: Path) -> None:
+    sizes = []
+    for count in (2, 200):
+        made = make_source(tmp_path / f"src{count}", shards=1, per_shard=count)
+        built = hf.load_dataset_builder("laion6m.py", data_dir=str(made.path), cache_dir=str(tmp_path / "cache"))
+        built._split_generators(datasets.StreamingDownloadManager())
+        sizes.append(len(pickle.dumps(built._planned)))
+    assert sizes[1] < sizes[0] + 100

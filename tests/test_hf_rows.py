@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 with warnings.catch_warnings():
@@ -16,6 +21,7 @@ with warnings.catch_warnings():
 
     import builder.hf  # noqa: F401
 from builder import index, open_dataset
+from builder.options import ConvertOptions, SamplePolicy
 from builder.run.convert import convert
 from tests.sources import Source, make_source
 
@@ -29,6 +35,11 @@ def _readers() -> dict[str, Any]:
     from builder import hf_rows
 
     return hf_rows._READERS
+
+
+def _folder() -> str:
+    """Of the rows that this module's fixture made."""
+    return next(place for place in _readers() if "it's" in place and "://" not in place).rpartition("@")[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +62,40 @@ def test_it_can_be_pickled(rows: Any) -> None:
 
 
 def test_the_same_folder_has_the_same_fingerprint(rows: Any) -> None:
-    folder = next(iter(_readers()))
+    folder = _folder()
     assert open_dataset(folder).to_datasets()._fingerprint == rows._fingerprint
+
+
+def test_what_stands_where_it_was_made_is_not_taken_for_it(source: Source, tmp_path: Path) -> None:
+    """Row 5 of another conversion is another image."""
+    out = tmp_path / "out"
+    convert(str(source.path), str(out), num_proc=1, quiet=True)
+    before = pickle.dumps(open_dataset(out).to_datasets())
+    first = open_dataset(out)[0].image
+    shutil.rmtree(out)
+    convert(
+        str(source.path), str(out), ConvertOptions(policy=SamplePolicy(max_aspect_ratio=1.2)), num_proc=1, quiet=True
+    )
+    after = open_dataset(out).to_datasets()
+    assert len(after) < 24
+    _readers().clear()
+    with pytest.raises(Exception, match="holds other files than it did"):
+        _ = pickle.loads(before)[0]
+    assert after[0]["image"].size
+    assert first
+
+
+def test_a_process_that_imports_nothing_of_ours_reads_it(rows: Any, tmp_path: Path) -> None:
+    (tmp_path / "rows.pkl").write_bytes(pickle.dumps(rows))
+    code = f"import pickle; print(pickle.load(open({str(tmp_path / 'rows.pkl')!r}, 'rb'))[3]['image'].size)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == f"{rows[3]['image'].size}\n", done.stderr
+
+
+def test_rows_without_an_image_have_none(tmp_path: Path) -> None:
+    picture = pa.array([None, b"not decoded"], pa.binary())
+    pq.write_table(pa.table({"image": picture}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    assert open_dataset(tmp_path).to_datasets()[0]["image"] is None
 
 
 def test_it_can_be_filtered_shuffled_selected_and_mapped(rows: Any, source: Source) -> None:
@@ -84,6 +127,8 @@ def test_bytes_can_be_embedded_for_others(rows: Any, source: Source) -> None:
 
     table = embed_table_storage(rows.data.table.slice(0, 5).combine_chunks())
     assert [image["bytes"] for image in table["image"].to_pylist()] == [row.image for row in source.rows.values()][:5]
+    names = [path.rpartition("/")[2] for path in rows["path"][:5]]
+    assert [image["path"] for image in table["image"].to_pylist()] == names  # and nothing of this machine
 
 
 def test_another_process_opens_the_folder_itself(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +145,7 @@ def test_a_folder_that_is_gone_is_named(rows: Any, monkeypatch: pytest.MonkeyPat
 
 def test_a_dataset_behind_a_url_serves_as_well(rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LAION6M_CACHE", str(tmp_path))
-    folder = next(iter(_readers()))
+    folder = _folder()
     fsspec.filesystem("memory").put(folder, "/hf-rows", recursive=True)
     remote = open_dataset("memory://hf-rows").to_datasets()
     monkeypatch.setattr("builder.hf_rows._READERS", {})
@@ -111,7 +156,7 @@ def test_what_only_its_opener_knows_is_not_left_out_by_another_process(
     rows: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LAION6M_CACHE", str(tmp_path))
-    folder = next(place for place in _readers() if "://" not in place and "@" not in place)
+    folder = _folder()
     fsspec.filesystem("memory").put(folder, "/hf-rows-with-options", recursive=True)
     options = {"use_listings_cache": False}
     remote = open_dataset("memory://hf-rows-with-options", storage_options=options).to_datasets()

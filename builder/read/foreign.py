@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,7 @@ from builder.store.index import write_index
 from builder.store.output import OutputFile
 from builder.store.pages import ValueRanges, check_claims, footer_digest, value_ranges
 
+_SPLIT_FILE = re.compile(r"(\w+(?:\.\w+)*)-\d{5,}-of-\d{5,}")
 _BATCH = 4096  # rows of text columns in memory at a time
 _NO_RANGES = ValueRanges(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
@@ -50,13 +52,47 @@ class _Places:
 
 
 def data_files(folder: str) -> list[str]:
-    """Shards below a folder, by path: data/ if there is one, else everywhere but meta/ and hidden folders."""
+    """Shards below a folder, by path: those that ``save_to_disk`` names where it wrote the folder, else of data/ if
+    there is one, else everywhere but in meta/ and hidden folders. Of several splits train. Raises SourceError,
+    DamagedFileError."""
+    if os.path.exists(os.path.join(folder, "dataset_dict.json")):  # DatasetDict.save_to_disk
+        splits = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        raise SourceError(f"{folder} holds splits, open one of them: {', '.join(splits)}")
+    state = os.path.join(folder, "state.json")
+    if os.path.exists(state):  # Dataset.save_to_disk; beside its files lie what map and shuffle have cached
+        try:
+            with open(state, "rb") as file:
+                names = [str(each["filename"]) for each in json.load(file)["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedFileError(state, "JSON", error) from None
+        if any(os.path.isabs(name) or ".." in name.split("/") for name in names):
+            raise DamagedFileError(state, "_data_files", "a file lies outside of its folder")
+        return [os.path.join(folder, *name.split("/")) for name in names]
     top = os.path.join(folder, schema.DATA)
-    found = []
+    found: list[str] = []
     for where, folders, names in os.walk(top if os.path.isdir(top) else folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != schema.META)
-        found += [os.path.join(where, name) for name in names if name.endswith(tuple(schema.SUFFIXES.values()))]
-    return sorted(found)
+        found += [os.path.join(where, name) for name in names if is_shard_name(name)]
+    return _of_one_split(folder, sorted(found))
+
+
+def is_shard_name(name: str) -> bool:
+    """Not what ``datasets`` caches beside the Arrow files that it has mapped."""
+    return name.endswith(tuple(schema.SUFFIXES.values())) and not name.startswith("cache-")
+
+
+def _of_one_split(folder: str, files: list[str]) -> list[str]:
+    """Files as ``push_to_hub`` names them (train-00000-of-00002.parquet) may be of several splits: rows of test have no
+    place among those of train."""
+    splits: dict[str, list[str]] = {}
+    for path in files:
+        match = _SPLIT_FILE.match(os.path.basename(path))
+        splits.setdefault(match[1] if match else "", []).append(path)
+    if len(splits) < 2 or schema.SPLIT not in splits:
+        return files
+    others = ", ".join(sorted(name or "files of no split" for name in splits if name != schema.SPLIT))
+    warnings.warn(f"{folder}: of its splits, {schema.SPLIT} is read, not {others}", stacklevel=3)
+    return splits[schema.SPLIT]
 
 
 def index_files(folder: str, files: list[str]) -> str:
@@ -269,7 +305,7 @@ def _glance_all(
 
 def _decode_all(parquet: pq.ParquetFile, leaf: str, *, probe_sizes: bool) -> _Places:
     """For a column whose values lie nowhere as they are: decode all for their lengths and, if asked, their sides."""
-    name, _, field = leaf.partition(".")
+    name, _, field = (leaf, "", "") if leaf in parquet.schema_arrow.names else leaf.partition(".")
     lengths: list[int] = []
     sides: list[tuple[int, int]] = []
     for batch in parquet.iter_batches(64, columns=[leaf]):

@@ -74,21 +74,29 @@ class GroupColumns:
     def _decode(self, file: int, path: str, group: int, column: str) -> pa.ChunkedArray:
         import pyarrow.parquet as pq
 
-        name, _, field = column.partition(".")
         try:
             if self._files.files[file].kind == "arrow":
                 place = self._files.storage.for_arrow(path)
                 with pa.memory_map(place) if isinstance(place, str) else pa.PythonFile(place) as source:
-                    table = pa.ipc.open_stream(source, options=_NO_THREADS).read_all().select([name])
+                    table = pa.ipc.open_stream(source, options=_NO_THREADS).read_all()
+                    name, field = _parts(column, table.column_names)
+                    table = table.select([name])
                     table.validate(full=True)  # offsets that lie would read memory that is not the file's
             else:
                 with pq.ParquetFile(self._files.storage.for_arrow(path)) as parquet:
                     table = parquet.read_row_group(group, columns=[column], use_threads=False)
+                    name, field = _parts(column, table.column_names)
             values = table.column(name)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DamagedFileError(path, f"row group {group}, column {column}", str(error)) from None
         except KeyError:
-            raise DamagedFileError(path, "schema", f"it has no column {name}") from None
+            raise DamagedFileError(path, "schema", f"it has no column {column}") from None
         if not field:
             return values
         return pa.chunked_array([chunk.field(field) for chunk in values.chunks], type=values.type.field(field).type)
+
+
+def _parts(column: str, names: list[str]) -> tuple[str, str]:
+    """A column, and the field of it that is meant; "" for all of it. A dot may be part of a name."""
+    name, _, field = (column, "", "") if column in names else column.partition(".")
+    return name, field

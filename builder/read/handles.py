@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import OrderedDict
@@ -187,6 +188,8 @@ class Handles:
             if difference := describe_difference(handle, check):
                 raise IndexMismatchError(path, difference)
         except SourceError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # of the file itself that says nothing
             raise IndexMismatchError(path, str(error).removeprefix(f"{path}: ")) from error
         return handle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,10 +41,16 @@ def recognise_columns(path: str, table: pa.Schema) -> ImageColumns:
         kind = field.type
         return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
 
+    kinds = _features(table)
     single = [field for field in table if len(table.get_all_field_indices(field.name)) == 1]
-    images = [field for field in single if is_image(field)]
+    images = [field for field in single if is_image(field) and kinds.get(field.name, "Image") == "Image"]
     plain = [field for field in single if _is_bytes(field.type)]
-    image = next((field for field in [*images, *plain] if field.name == "image"), next(iter([*images, *plain]), None))
+    # Of several: the one that datasets calls an image, a struct before plain bytes, the one whose name says so.
+    found = sorted(
+        [*images, *plain],
+        key=lambda field: (field.name not in kinds, field.name != "image", not is_image(field), _rank(field.name)),
+    )
+    image = next(iter(found), None)
     if image is None:
         raise SourceError(f"{path} has no column of images; its columns: {', '.join(table.names)}")
     nested = is_image(image)
@@ -52,10 +59,27 @@ def recognise_columns(path: str, table: pa.Schema) -> ImageColumns:
         nested,
         nested and image.type.get_field_index("path") >= 0 and _is_text(image.type.field("path").type),
         named(lambda kind: _is_text(kind) or pa.types.is_integer(kind), "key", "__key__"),
-        named(_is_text, *AUTO_KEYS, "text"),
+        named(_is_text, *AUTO_KEYS, "text", "txt", "prompt", "TEXT"),
         named(pa.types.is_integer, "width"),
         named(pa.types.is_integer, "height"),
     )
+
+
+_IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img")
+
+
+def _rank(name: str) -> int:
+    return _IMAGE_NAMES.index(name) if name in _IMAGE_NAMES else len(_IMAGE_NAMES)
+
+
+def _features(table: pa.Schema) -> dict[str, str]:
+    """What ``datasets`` notes of the columns that are an Image, an Audio, a Video …; nothing where it noted nothing."""
+    try:
+        features = json.loads((table.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        kinds = {str(name): str(feature["_type"]) for name, feature in features.items() if "_type" in feature}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {name: kind for name, kind in kinds.items() if kind != "Value"}
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

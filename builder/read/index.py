@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -104,6 +105,8 @@ class Index:
         except FileNotFoundError:
             raise SourceError(f"{path} is not there") from None
         except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise SourceError(f"{path}: {os.strerror(error.errno)}") from error
             raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamagedFileError(path, "metadata", f"not an index of this tool: {error!r}") from None
@@ -113,6 +116,11 @@ class Index:
 
     def __len__(self) -> int:
         return self.header.rows
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits, others where the index is of other files: of their names, row counts and checks."""
+        return xxhash.xxh3_64_hexdigest(self.header.to_json())
 
     def place(self, row: int) -> tuple[IndexBatch, int]:
         """The batch that holds ``row`` (0 ≤ row < len) and the row's number in it."""

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, overload
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -95,17 +96,36 @@ class Sample:
         return self._reader._annotations.read(self.row, self._batch, self._at).decode()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travels as its reader (paths), its number and, if it has been read, its image."""
-        return _sample, (self._reader, self.row, self._image)
+        """Travels as its reader's paths, its number and, if it has been read, its image."""
+        return _sample, (self._reader.__getstate__(), self.row, self._image)
 
     def __repr__(self) -> str:
         image = f"{self.width}x{self.height}, {self.size:,} bytes"
         return f"Sample({self.row}, key={self.key!r}, {image}, caption={self.caption[:40]!r})"
 
 
-def _sample(reader: Reader, row: int, image: bytes | None) -> Sample:
+_State = tuple[str, str, str | None, Storage | None]
+
+
+def _sample(state: _State, row: int, image: bytes | None) -> Sample:
+    reader = _at_hand(state)
     batch, at = reader._index.place(row)
     return Sample(reader, row, batch, at, image)
+
+
+def _at_hand(state: _State) -> Reader:
+    """A reader for samples that came from another process: one for all of them, as each has files open."""
+    index_path, root, source, storage = state
+    try:
+        status = os.stat(index_path)
+    except OSError:
+        return Reader(*state)  # which says what is wrong
+    options = sorted(getattr(storage, "options", {}).items())
+    key = (index_path, root, source, repr(options), status.st_ino, status.st_size, status.st_mtime_ns)
+    reader = _READERS.get(key)
+    if reader is None:
+        reader = _READERS[key] = Reader(*state)
+    return reader
 
 
 class Reader(Sequence[Sample]):
@@ -123,10 +143,10 @@ class Reader(Sequence[Sample]):
         self._odd = [file.kind in ("folder", "rowgroups") for file in self._index.header.files]
         self._any_odd = any(self._odd)
 
-    def __getstate__(self) -> tuple[str, str, str | None, Storage | None]:
+    def __getstate__(self) -> _State:
         return self._state
 
-    def __setstate__(self, state: tuple[str, str, str | None, Storage | None]) -> None:
+    def __setstate__(self, state: _State) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def __len__(self) -> int:
@@ -190,6 +210,11 @@ class Reader(Sequence[Sample]):
         return reader_dataset(self)
 
     @property
+    def identity(self) -> str:
+        """16 hex digits, others where the rows are of other files."""
+        return self._index.identity
+
+    @property
     def shards(self) -> tuple[schema.IndexedFile, ...]:
         """The files that hold the images."""
         return self._index.header.files
@@ -237,7 +262,9 @@ class Reader(Sequence[Sample]):
             sample = Sample(self, row, batch, at)
             samples.append(sample)
             file, size = batch.file[at], batch.size[at]
-            if size < 0 or (odd is not None and odd[file]):
+            if size < 0:
+                continue  # without an image, which is an error for whoever asks for it
+            if odd is not None and odd[file]:
                 sample._image = self._read_odd(batch, at)
             else:
                 wanted.append((file, batch.offset[at], size, number))
@@ -272,6 +299,9 @@ class Reader(Sequence[Sample]):
             data = self._files.read(wanted[0][0], start, end - start)
             for _, offset, size, number in wanted:
                 samples[number]._image = data[offset - start : offset - start + size]  # bytes: all of it is data itself
+
+
+_READERS: WeakValueDictionary[tuple[object, ...], Reader] = WeakValueDictionary()
 
 
 class View(Sequence[Sample]):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -193,7 +194,75 @@ def test_only_shards_are_looked_for_and_data_goes_first(folder: Path) -> None:
     assert [os.path.relpath(path, folder) for path in data_files(str(folder))] == ["data/only.parquet"]
 
 
+def test_of_what_save_to_disk_wrote_only_the_files_it_names_are_read(folder: Path) -> None:
+    write_stream(folder / "data-00000-of-00001.arrow", pa.table({"image": images(), "caption": ["c"] * 7}))
+    write_stream(folder / "cache-0123456789abcdef.arrow", pa.table({"indices": [1, 0]}))
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    assert len(open_dataset(folder)) == 7
+    (folder / "state.json").unlink()
+    assert len(open_dataset(folder)) == 7  # what map and shuffle cached is none either
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
+    with pytest.raises(DamagedFileError, match="outside"):
+        open_dataset(folder)
+
+
+def test_splits_are_not_mixed(folder: Path) -> None:
+    (folder / "dataset_dict.json").write_text("{}")
+    for split in ("train", "test"):
+        (folder / split).mkdir()
+    with pytest.raises(SourceError, match="open one of them: test, train"):
+        open_dataset(folder)
+    (folder / "dataset_dict.json").unlink()
+    (folder / "data").mkdir()
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"image": images()}), folder / "data" / f"{split}-00000-of-00001.parquet", **PLAIN)
+    with pytest.warns(UserWarning, match="train is read, not test"):
+        reader = open_dataset(folder)
+    assert [shard.path for shard in reader.shards] == ["data/train-00000-of-00001.parquet"]
+
+
 # Odd columns
+
+
+def features(**kinds: str) -> dict[bytes, bytes]:
+    return {b"huggingface": json.dumps({"info": {"features": {n: {"_type": k} for n, k in kinds.items()}}}).encode()}
+
+
+@pytest.mark.parametrize(
+    ("before", "name", "metadata"),
+    [
+        ("sound", "picture", features(sound="Audio", picture="Image")),
+        ("image", "picture", features(image="Audio", picture="Image")),  # whatever it is called
+        ("latent", "jpg", None),
+        ("latent", "image", None),
+    ],
+)
+def test_of_several_columns_of_bytes_the_image_is_found(
+    before: str, name: str, metadata: dict[bytes, bytes] | None, folder: Path
+) -> None:
+    other: Any = pa.array([b"RIFF"] * 7, pa.binary())
+    column: Any = pa.array(IMAGES, pa.binary())
+    if metadata:
+        other, column = (
+            pa.StructArray.from_arrays([each, pa.array(PATHS)], ["bytes", "path"]) for each in (other, column)
+        )
+    table = pa.table({before: other, name: column, "txt": [f"caption {n}" for n in range(7)]})
+    pq.write_table(table.replace_schema_metadata(metadata), folder / "a.parquet", **PLAIN)
+    sample = open_dataset(folder)[1]
+    assert (sample.image, sample.caption) == (IMAGES[1], "caption 1")
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_a_dot_may_be_part_of_a_name(form: str, folder: Path) -> None:
+    table = pa.table({"left.jpg": pa.array(IMAGES, pa.binary())})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if form == "parquet":
+            pq.write_table(table, folder / "a.parquet")
+        else:
+            write_stream(folder / "a.arrow", table)
+        reader = open_dataset(folder)
+    assert [reader[row].image for row in range(7)] == IMAGES
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
@@ -219,7 +288,8 @@ def test_null_images_are_said_to_be_none_and_the_others_are_read(
     for row in range(7):
         if row in (1, 6):
             assert (reader[row].width, reader[row].height) == (0, 0)
-            for touch in (lambda row=row: reader[row].image, lambda row=row: reader[[0, row]]):  # type: ignore[misc]
+            assert reader[[0, row]][0].image == IMAGES[0]  # a batch does not fail for a row that has none
+            for touch in (lambda row=row: reader[row].image, lambda row=row: reader[[0, row]][1].image):  # type: ignore[misc]
                 with pytest.raises(DamagedFileError, match=f"row {row}: has no image in it"):
                     touch()
         else:

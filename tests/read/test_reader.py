@@ -18,7 +18,7 @@ import pytest
 import xxhash
 
 from builder.errors import IndexMismatchError, SourceError
-from builder.options import ConvertOptions
+from builder.options import ConvertOptions, SamplePolicy
 from builder.read.reader import COLUMNS, Reader, open_dataset
 from builder.run.convert import convert
 from builder.run.index import index
@@ -591,3 +591,43 @@ def test_a_batch_has_been_read_twins_once_and_in_file_order(tmp_path: Path, monk
     batch = reader[[5, 2, 5, 7]]
     shutil.rmtree(out / "data")
     assert [sample.image for sample in batch] == [single[row] for row in (5, 2, 5, 7)]
+
+
+def test_samples_that_travelled_share_a_reader_and_its_files(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
+    reader = open_dataset(tmp_path / "out")
+    came = [pickle.loads(pickle.dumps(reader[row])) for row in range(8)]
+    assert len({id(sample._reader) for sample in came}) == 1
+    assert [sample.image for sample in came] == [reader[row].image for row in range(8)]
+    shutil.rmtree(tmp_path / "out")
+    convert(
+        str(source.path), str(tmp_path / "out"), ConvertOptions(policy=SamplePolicy(min_side=1)), num_proc=1, quiet=True
+    )
+    later = pickle.loads(pickle.dumps(reader[0]))
+    assert later._reader is not came[0]._reader  # of another index
+
+
+def test_too_many_open_files_are_not_taken_for_another_file(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
+    code = f"""
+import os, resource
+from builder.errors import SourceError, IndexMismatchError
+from builder.read.reader import open_dataset
+reader = open_dataset({str(tmp_path / "out")!r})
+reader[0].caption
+resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
+held = []
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for touch in (lambda: reader[0].image, lambda: open_dataset({str(tmp_path / "out")!r})):
+    try:
+        touch()
+    except SourceError as error:
+        print("too many" in str(error).lower())
+"""
+    assert run_python(code).stdout == "True\nTrue\n"
