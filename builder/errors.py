@@ -19,7 +19,7 @@
   x InterruptedRunError     the user, or the system, asked a run to stop
   x HubError                the Hub refused, or gave up on us
 
-Facts go to ``Exception.__init__`` as they are and are put into words in ``__str__``: an exception that formats in
+Facts go to ``Exception.__init__`` as they are and are put into words in ``_words``: an exception that formats in
 ``__init__`` cannot be unpickled, and one that cannot be unpickled hangs a process pool.
 """
 
@@ -33,6 +33,12 @@ class Laion6mError(Exception):
     """Base of all errors raised on purpose. ``args`` are the facts, ``str()`` the message."""
 
     def __str__(self) -> str:
+        if len(self.args) == 1 and isinstance(self.args[0], str):
+            return self.args[0]  # the message itself: torch's loader makes a worker's error anew from nothing else
+        return self._words()
+
+    def _words(self) -> str:
+        """The facts in words."""
         return "; ".join(str(fact) for fact in self.args if fact not in ("", None))
 
 
@@ -43,7 +49,7 @@ class SourceError(Laion6mError):
 class LayoutError(SourceError):
     """A folder fits none of the layouts. Args: path, found (what lies there), hint."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, found, hint = self.args
         return f"{path} is not a source this tool knows: found {found}. {hint}"
 
@@ -51,7 +57,7 @@ class LayoutError(SourceError):
 class ListingError(SourceError):
     """A listing cannot be read. Args: path, place (byte offset, entry number …), problem."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, place, problem = self.args
         return f"{path}: {place}: {problem}"
 
@@ -59,7 +65,7 @@ class ListingError(SourceError):
 class SourceChangedError(SourceError):
     """A source file is not what it was when it was planned. Args: path, what was seen."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, seen = self.args
         return (
             f"{path} is not what it was when the work was planned: {seen}. Shards already written hold it as it was: "
@@ -70,7 +76,7 @@ class SourceChangedError(SourceError):
 class OptionError(Laion6mError, ValueError):
     """An option is out of range. Args: option name, value, what is allowed."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         name, value, allowed = self.args
         return f"{name}={value!r}: {allowed}"
 
@@ -82,7 +88,7 @@ class OutputError(Laion6mError):
 class JobMismatchError(OutputError):
     """OUT was begun with other options or another source. Args: path, list of differences, each in words."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, differences = self.args
         return (
             f"{path} was begun as another job: {'; '.join(differences)}. "
@@ -93,7 +99,7 @@ class JobMismatchError(OutputError):
 class LockedError(OutputError):
     """Another process writes into OUT. Args: path, who holds the lock."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, holder = self.args
         return f"{path} is being written by {holder}. Wait for it to end, or choose another OUT."
 
@@ -101,7 +107,7 @@ class LockedError(OutputError):
 class WriteError(OutputError):
     """The system refused a write. Args: path, reason."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, reason = self.args
         full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
         first = "make room" if full else "mend that"
@@ -111,7 +117,7 @@ class WriteError(OutputError):
 class IndexMismatchError(Laion6mError):
     """An index points into files that are not as they were. Args: path, what differs."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, difference = self.args
         return (
             f"{path} is not the file the index was made for: {difference}. Make the index again, restore the file, "
@@ -122,7 +128,7 @@ class IndexMismatchError(Laion6mError):
 class RemovedShardError(IndexMismatchError):
     """A shard is on the Hub only. Args: its path here, the repository as hf:// URL."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, url = self.args
         return (
             f"{path} was removed after it had been pushed; {url} has it. Open that instead, open_dataset({url!r}), or "
@@ -133,7 +139,7 @@ class RemovedShardError(IndexMismatchError):
 class DamagedFileError(Laion6mError):
     """A file's inside contradicts itself. Args: path, place, problem."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         path, place, problem = self.args
         return f"{path}: {place}: {problem}"
 
@@ -141,7 +147,7 @@ class DamagedFileError(Laion6mError):
 class WorkerDiedError(Laion6mError):
     """A worker ended without an answer. Args: what it was working on, how it ended."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         work, ending = self.args
         return (
             f"the worker at {work} died ({ending}). Most often the system ran out of memory: "
@@ -152,7 +158,7 @@ class WorkerDiedError(Laion6mError):
 class ClusterError(Laion6mError):
     """A Ray cluster cannot be reached, or cannot do the work as this process would. Args: address, problem, way out."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         address, problem, way_out = self.args
         return f"Ray at {address}: {problem}. {way_out}"
 
@@ -160,7 +166,7 @@ class ClusterError(Laion6mError):
 class MissingExtraError(Laion6mError, ImportError):
     """An optional package is missing. Args: what needs it, package, extra of this project."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         need, package, extra = self.args
         return f"{need} needs {package}, which is not installed: pip install 'laion6m[{extra}]'"
 
@@ -168,7 +174,7 @@ class MissingExtraError(Laion6mError, ImportError):
 class InterruptedRunError(Laion6mError):
     """A run was asked to stop. Args: done, total (shards)."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         done, total = self.args
         return f"interrupted with {done} of {total} shards done. Run the same command again to go on from there."
 
@@ -176,6 +182,6 @@ class InterruptedRunError(Laion6mError):
 class HubError(Laion6mError):
     """The Hub refused. Args: what was tried, what it said, how to go on."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         tried, said, way_on = self.args
         return f"{tried}: {said}. {way_on}"

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from builder.read.folders import Folder
 from builder.read.reader import open_dataset
 from builder.read.samples import (
     Entries,
+    RowPath,
     SampleError,
     SampleSource,
     Skips,
@@ -60,8 +61,9 @@ class CaptionDataset(Dataset[DataSample]):
 
     What upstream does not have:
 
-    * ``on_error``: ``raise`` names the sample; ``skip`` takes the next good index, warns once for each kind of problem,
-      and raises TooManyBadSamplesError where over ``max_skip_ratio`` of the samples tried were bad (in each process).
+    * ``on_error``: ``raise`` names the sample; ``skip`` takes the next good index (with ``buckets``, in its bucket:
+      a batch has one shape), warns once for each kind of problem, and raises TooManyBadSamplesError where over
+      ``max_skip_ratio`` of the samples tried were bad (in each process).
     * ``imdecode_backend='cv2'``: faster, not bit-identical. ``out='uint8'``: 0 to 255, for ``normalize_pixels``.
     * ``buckets``: a list of (width, height), or True for those around ``image_size``: crop to the nearest ratio.
     * ``image_latents``: the name of a column made by ``laion6m add-column``.
@@ -127,8 +129,14 @@ class CaptionDataset(Dataset[DataSample]):
         self.buckets = Buckets.around(image_size) if buckets is True else Buckets(buckets) if buckets else None
         self.skips = Skips(os.fspath(data_path), max_skip_ratio)
         self._client: ObjectClient | None = None
-        self._load_data(self.data_path)
+        self._source: SampleSource | None = None
+        self._images: Folder | None = None
+        self._captions: Folder | None = None
         self._latents: Column | None = None
+        self._numbers: NDArray[np.int16] | None = None
+        self._open_folders()
+        self._load_data(self.data_path)
+        self._open_folders()  # a subclass's _load_data may have named others
         if image_latents is not None:
             self._samples()
             self._latents = open_column(self.data_path, image_latents)
@@ -152,8 +160,11 @@ class CaptionDataset(Dataset[DataSample]):
             self.image_folder = self.image_folder or str(path / "raw")
             captions = path / "captions"
             self.cap_folder = self.cap_folder or str(captions if captions.is_dir() else path / "raw")
-        self._images = Folder(self.image_folder) if self.image_folder is not None else None
-        self._captions = Folder(self.cap_folder) if self.cap_folder is not None else None
+        self._open_folders()
+
+    def _open_folders(self) -> None:
+        self._images = _folder(self.image_folder, self._images)
+        self._captions = _folder(self.cap_folder, self._captions)
 
     def __len__(self) -> int:
         return len(self.data_list)
@@ -164,8 +175,7 @@ class CaptionDataset(Dataset[DataSample]):
             index = 0
         if index < 0:
             index += len(self)
-        for step in range(len(self)):
-            number = (index + step) % len(self) if step else index  # beyond the end it is an IndexError, as in any list
+        for number in self._candidates(index):
             entry = self.data_list[number]
             try:
                 data = self._load(entry)
@@ -181,9 +191,35 @@ class CaptionDataset(Dataset[DataSample]):
                 return data
         raise self.skips.too_many()
 
+    def _candidates(self, index: int) -> Iterator[int]:
+        """The row asked for, and those that may take its place: all that follow, or those of its bucket."""
+        yield index  # beyond the end it is an IndexError, as in any list
+        numbers = self._bucket_numbers()
+        if numbers is None:
+            yield from ((index + step) % len(self) for step in range(1, len(self)))
+            return
+        same = np.flatnonzero(numbers == numbers[index])
+        for rows in (same[same > index], same[same < index]):
+            yield from map(int, rows)
+
+    def _bucket_numbers(self) -> NDArray[np.int16] | None:
+        """The bucket of each row; None without buckets, or where nothing knows the sizes: no sampler makes batches of
+        one bucket there. Worked out at the first bad sample."""
+        if self.buckets is None:
+            return None
+        if self._numbers is None or len(self._numbers) != len(self):
+            try:
+                numbers = self.buckets.of_all(self.widths(), self.heights())
+            except OptionError:
+                return None
+            if len(numbers) != len(self):
+                return None
+            self._numbers = numbers
+        return self._numbers
+
     def _load(self, entry: Mapping[str, Any]) -> DataSample:
         """Image first, text second: the order in which upstream draws from ``random``."""
-        image_file = entry["image"]
+        image_file = _path(entry, "image")
         if self.image_tokens_folder is not None:
             data: DataSample = {
                 "image_tokens": load_tensor(os.path.join(self.image_tokens_folder, f"{image_file}.pt")).long()
@@ -198,7 +234,7 @@ class CaptionDataset(Dataset[DataSample]):
             data = {"image_latents": from_array(self._latents[row])}
         else:
             data = self._process_image(self._read_image(image_file))
-        caption = self._read_json(entry["annotation"])[self.cap_source]
+        caption = self._read_json(_path(entry, "annotation"))[self.cap_source]
         if not isinstance(caption, str):
             raise ValueError(f"the field {self.cap_source} of {entry['annotation']} is not a string")
         data.update(self._process_text(caption))
@@ -221,13 +257,13 @@ class CaptionDataset(Dataset[DataSample]):
         """The annotation. Over an index, a document that lacks the caption field asked for gets the row's caption."""
         if self._source is not None:
             sample = find_annotation(self._source, annotation_file)
-            document: dict[str, Any] = json.loads(sample.annotation)
+            document = _document(sample.annotation, annotation_file)
             if self.cap_source not in document and self.cap_source in CAPTION_KEYS:
                 document[self.cap_source] = sample.caption
             return document
         if self._captions is not None:
-            return dict(json.loads(self._captions.read(annotation_file)))
-        return dict(json.loads(self._read_ceph(self._in_ceph(annotation_file)).getvalue()))
+            return _document(self._captions.read(annotation_file), annotation_file)
+        return _document(self._read_ceph(self._in_ceph(annotation_file)).getvalue(), annotation_file)
 
     def _read_ceph(self, ceph_path: str) -> io.BytesIO:
         if self._client is None:
@@ -276,16 +312,56 @@ class CaptionDataset(Dataset[DataSample]):
         return {"input_ids": input_ids[: self.max_length]}
 
     def widths(self) -> NDArray[np.int32]:
-        """Pixels of all rows, from the index. Raises OptionError over a JSON list, which does not know them."""
-        return self._samples().widths()
+        """Pixels of all rows of ``data_list``, from the index. Raises OptionError over a JSON list, which does not know
+        them, and for rows that are not the index's."""
+        return self._of_rows(self._samples().widths())
 
     def heights(self) -> NDArray[np.int32]:
-        return self._samples().heights()
+        return self._of_rows(self._samples().heights())
+
+    def _of_rows(self, column: NDArray[np.int32]) -> NDArray[np.int32]:
+        """A column of the index, for the rows that a subclass has left in ``data_list``, in its order."""
+        if isinstance(self.data_list, Entries):
+            return column
+        rows = np.fromiter(map(self._row_of, self.data_list), np.int64, len(self.data_list))
+        return column[rows]
+
+    def _row_of(self, entry: Mapping[str, Any]) -> int:
+        try:
+            path = _path(entry, "image")
+            return path.row if isinstance(path, RowPath) else find_image(self._samples(), path).row
+        except (KeyError, ValueError, FileNotFoundError) as error:
+            raise OptionError("data_list", entry, f"no row of {self.data_path}: {problem_of(error)}") from error
 
     def _samples(self) -> SampleSource:
         if self._source is None:
             raise OptionError("data_path", self.data_path, "a JSON list has no index; make one: `laion6m index SOURCE`")
         return self._source
+
+
+def _folder(root: str | None, before: Folder | None) -> Folder | None:
+    """The folder of this name; the one there was, if it is the same: it knows what its tars hold."""
+    if root is None:
+        return None
+    return before if before is not None and before.root == Path(root) else Folder(root)
+
+
+def _path(entry: Mapping[str, Any], name: str) -> str:
+    path = entry[name]
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{name} is not a path but {_kind(path)}")
+    return path  # type: ignore[return-value]  # a subclass's pathlib.Path goes through as it did
+
+
+def _document(text: str | bytes, annotation_file: str) -> dict[str, Any]:
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"{annotation_file} is not a JSON object but {_kind(document)}")
+    return document
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"of type {type(value).__name__}"
 
 
 def _one_of(name: str, value: object, *allowed: str) -> None:

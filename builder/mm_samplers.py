@@ -22,8 +22,8 @@ from builder.errors import OptionError
 from builder.read.buckets import BatchOrder, Buckets
 from builder.read.order import ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, derive, walk
 
-State = dict[str, int]
-"""Plain numbers, the same on every rank: goes into a checkpoint as it is."""
+State = dict[str, Any]
+"""Plain values, the same on every rank: goes into a checkpoint as it is."""
 
 RUN = 512
 """Rows that a window takes from one place. At 110 kB an image, 56 MB: long enough to read at full speed from a
@@ -37,7 +37,8 @@ class Resumable(Protocol):
         """Where to start after each rank has trained on ``batches`` batches from the present start."""
 
     def load_state_dict(self, state: State) -> None:
-        """Start there from the next ``iter()`` on. Raises OptionError where the state is of other data."""
+        """Start there from the next ``iter()`` on. Raises OptionError where the state is of other data, or of a sampler
+        that has another order."""
 
 
 def ranks() -> tuple[int, int]:
@@ -97,10 +98,16 @@ class InfiniteSampler(Sampler[int]):
         return self._state(self.start + batches * batch_size * self.world_size)
 
     def _state(self, position: int) -> State:
-        return {"seed": self.seed, "position": position, "rows": self.size}
+        return {"seed": self.seed, "position": position, "rows": self.size, **self._identity()}
+
+    def _identity(self) -> State:
+        """What a state must share with this sampler to mean the same place; options without effect are None."""
+        window = self._window if self.shuffle else None
+        run = None if window is None else self._run
+        return {"kind": type(self).__name__, "shuffle": bool(self.shuffle), "window": window, "run": run}
 
     def load_state_dict(self, state: State) -> None:
-        _same_rows(state, self.size)
+        _check_state(state, self._state(0), self._identity())
         self.seed, self.start = state["seed"], state["position"]
         self._order = self._make_order()
 
@@ -130,7 +137,7 @@ class EpochSampler(InfiniteSampler):
         return -(-rows // self.world_size) if self.round_up else rows // self.world_size
 
     def __iter__(self) -> Iterator[int]:
-        count = self._count(self.size - self.start)
+        count = self._count(max(0, self.size - self.start))  # the last batch may have ended beyond the epoch
         if not count:
             return
         base = self.epoch * self.size
@@ -186,6 +193,9 @@ class MixtureSampler(InfiniteSampler):
         ]
         return MixedOrder(orders, self._sizes, self.weights, derive(self.seed, len(orders)))
 
+    def _identity(self) -> State:
+        return {**super()._identity(), "weights": [float(weight) for weight in self.weights]}
+
 
 class AspectRatioBatchSampler(Sampler[list[int]]):
     """Batches of images of one bucket each, from the index's sizes; no image is opened.
@@ -235,10 +245,19 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             "rows": len(self._buckets),
             "batch_size": self.batch_size,
             "epoch": self._epoch or 0,
+            **self._identity(),
+        }
+
+    def _identity(self) -> State:
+        return {
+            "kind": type(self).__name__,
+            "shuffle": bool(getattr(self.sampler, "shuffle", True)),
+            "drop_last": bool(self.drop_last),
+            "endless": self._epoch is None,
         }
 
     def load_state_dict(self, state: State) -> None:
-        _same_rows(state, len(self._buckets))
+        _check_state(state, self.state_after(0, self.batch_size), self._identity())
         if state["batch_size"] != self.batch_size:
             raise OptionError("batch_size", self.batch_size, f"the state counts batches of {state['batch_size']}")
         self.start = state["position"]
@@ -263,9 +282,25 @@ def bucket_numbers(dataset: Any) -> NDArray[np.int16]:
     buckets: list[Buckets | None] = [getattr(part, "buckets", None) for part in parts]
     if buckets[0] is None or any(other is None or other.sizes != buckets[0].sizes for other in buckets):
         raise OptionError("buckets", [b and b.sizes for b in buckets], "give every dataset the same buckets to crop to")
-    return np.concatenate([buckets[0].of_all(part.widths(), part.heights()) for part in parts])
+    return np.concatenate([_part_numbers(part, buckets[0]) for part in parts])
 
 
-def _same_rows(state: State, rows: int) -> None:
-    if state["rows"] != rows:
-        raise OptionError("dataset", f"{rows} rows", f"the sampler's state was saved over {state['rows']} rows")
+def _part_numbers(part: Any, buckets: Buckets) -> NDArray[np.int16]:
+    widths, heights = part.widths(), part.heights()
+    if not len(widths) == len(heights) == len(part):
+        known = f"{len(widths)} widths and {len(heights)} heights"
+        raise OptionError("dataset", f"{len(part)} rows", f"has {known}; give it widths() and heights() of its rows")
+    return buckets.of_all(widths, heights)
+
+
+def _check_state(state: State, own: State, identity: State) -> None:
+    """Raises OptionError for a state of another sampler or other data. States saved by earlier versions hold nothing of
+    ``identity``."""
+    for name, value in identity.items():
+        if name in state and state[name] != value:
+            raise OptionError(name, value, f"the sampler's state was saved with {name}={state[name]!r}")
+    missing = [name for name in own if name not in state and name not in identity]
+    if missing:
+        raise OptionError("kind", own["kind"], f"the state is another sampler's: it lacks {', '.join(missing)}")
+    if state["rows"] != own["rows"]:
+        raise OptionError("dataset", f"{own['rows']} rows", f"the sampler's state was saved over {state['rows']} rows")

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from builder.options import ConvertOptions
 from builder.run.convert import convert
+from builder.store.manifest import read_manifest
+from builder.store.seals import file_digest, seal, unseal
 from tests.hub.client import PROJECT, client_env, run_client
 from tests.hub.server import WRITE_TOKEN, HubServer
 from tests.sources import picture
@@ -62,7 +64,21 @@ def converted(folder: Path, shards: int = 3, format: str = "parquet") -> Path:
 
 
 def edit_shard(out: Path, number: int = 1) -> Path:
-    """Change a shard in place, as a caption that was mended would: same rows, other bytes."""
+    """Change a shard in place, as another conversion of a source with an image that was mended: same rows, other bytes,
+    and the manifest and the receipt of those."""
+    shard = damage_shard(out, number)
+    digest = file_digest(str(shard))
+    receipt = out / ".laion6m" / "receipts" / f"{number:05d}.json"
+    if receipt.exists():
+        receipt.write_bytes(seal(unseal(receipt.read_bytes()) | {"digest": digest}))
+    manifest = read_manifest(str(out))
+    manifest.files[f"data/{shard.name}"]["xxh3_128"] = digest
+    (out / "meta" / "manifest.json").write_bytes(manifest.to_json())
+    return shard
+
+
+def damage_shard(out: Path, number: int = 1) -> Path:
+    """Flip bits of a shard, as a disk does: nothing else knows."""
     shard = sorted((out / "data").iterdir())[number]
     data = bytearray(shard.read_bytes())
     at = data.index(b"\xff\xd8\xff") + 400  # within an image

@@ -28,6 +28,7 @@ from builder.errors import (
     WorkerDiedError,
     WriteError,
 )
+from builder.read.samples import SampleError, TooManyBadSamplesError
 
 TABLE: dict[type[Laion6mError], tuple[tuple[object, ...], list[str]]] = {
     # facts, and what the message has to hold: every fact, and the next step where there is one
@@ -85,6 +86,12 @@ def test_the_message_holds_every_fact_and_the_way_on(kind: type[Laion6mError]) -
     facts, promised = TABLE[kind]
     message = str(kind(*facts))
     assert [part for part in promised if part not in message] == []
+
+
+@pytest.mark.parametrize("kind", [*TABLE, SampleError, TooManyBadSamplesError], ids=lambda kind: kind.__name__)
+def test_an_error_made_of_a_message_alone_says_that_message(kind: type[Laion6mError]) -> None:
+    """As torch's loader makes them of what a worker raised."""
+    assert str(kind("Caught it in a worker.")) == "Caught it in a worker."
 
 
 @pytest.mark.parametrize(

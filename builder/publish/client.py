@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +75,7 @@ class HubClient:
 
     def __init__(self, repo: str, token: str | None) -> None:
         """``token``: None takes the one that the client finds (HF_TOKEN, or of ``hf auth login``). Raises OptionError
-        for what cannot be a repository's name."""
+        for what cannot be a repository's name, or a token."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError
 
@@ -81,6 +83,10 @@ class HubClient:
             _utils().validate_repo_id(repo)
         except HFValidationError as error:
             raise OptionError("repo_id", repo, str(error)) from None
+        if token is not None:
+            token = token.strip()  # the end of a line, of ``--token "$(cat file)"`` elsewhere
+            if not token or not token.isascii() or not token.isprintable():
+                raise OptionError("token", "(not shown)", "printable ASCII, and not empty")
         # Before 1.0 each upload runs tqdm's thread_map, which takes its lock from the class and then deletes it there:
         # of two at a time one fails. A lock that was there before stays.
         _utils().tqdm.get_lock()
@@ -177,7 +183,7 @@ def explain(error: BaseException) -> Refusal | None:
         if response is not None and hasattr(response, "status_code"):
             headers, status = response.headers, int(response.status_code)
             said = say(f"{getattr(each, 'server_message', None) or headers.get('X-Error-Message') or each}")
-            wait = _asked_wait(headers)
+            wait = _asked_wait(headers, status)
             return Refusal(status, headers.get("X-Error-Code", ""), f"HTTP {status}, {said}", wait, status in _PASSING)
     said = say(f"{type(chain[-1]).__name__}: {chain[-1]}")
     stated = re.search(r"(?:status client error|HTTP status) \((\d{3})", said)  # as hf_xet puts it
@@ -233,12 +239,20 @@ def _transport_error() -> type[BaseException]:
     return [base for base in HfHubHTTPError.__mro__ if base.__name__ in ("RequestException", "HTTPError")][-1]
 
 
-def _asked_wait(headers: Any) -> float:
-    """Seconds, from ``Retry-After: 5`` or ``RateLimit: "api";r=0;t=5``; 0 where neither is there."""
-    stated = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) or re.fullmatch(
-        r"\s*(\d+)\s*", headers.get("Retry-After", "")
-    )
-    return float(stated[1]) if stated else 0.0
+def _asked_wait(headers: Any, status: int) -> float:
+    """Seconds, from ``RateLimit: "api";r=0;t=5`` of a 429, or ``Retry-After``, a number or a date, of a 429 or a 503;
+    else 0. Every answer has a RateLimit: it is why only where nothing remains."""
+    limit = re.search(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("RateLimit", ""))
+    if status == 429 and limit:
+        return float(limit[1])
+    after = headers.get("Retry-After", "").strip() if status in (429, 503) else ""
+    if re.fullmatch(r"[0-9]+", after):
+        return float(after)
+    try:
+        date = parsedate_to_datetime(after)
+    except (ValueError, TypeError):
+        return 0.0
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds())
 
 
 _operation: type[CommitOperationAdd] | None = None

@@ -135,6 +135,14 @@ class Publisher:
             self._cards[found.blob] = self._patience.ride_out(reading, lambda: self.client.read(schema.CARD, sha))
         return self._cards[found.blob]
 
+    def manifest(self) -> bytes | None:
+        """The manifest that is there."""
+        remote = self._remote
+        if schema.MANIFEST not in remote.files:
+            return None
+        reading = f"reading {schema.MANIFEST} of {self.client.repo}"
+        return self._patience.ride_out(reading, lambda: self.client.read(schema.MANIFEST, remote.sha))
+
     def check_card(self, card: bytes) -> None:
         """Raises HubError where the Hub would not take a card."""
         checking = f"checking {schema.CARD}"
@@ -214,10 +222,12 @@ class Publisher:
 
     def _commit(self, changes: _Changes, title: str, remote: Remote) -> None:
         additions = []
+        committed = []
         for item in [*changes.items, *([changes.card] if changes.card else [])]:
             if item.data is None:
                 self._store(item)  # at once, where it has been sent already
                 additions.append(self._addition(item))
+                committed.append((item.path, self._digests.of(item)))
             else:
                 additions.append(self.client.addition(item.path, item.data))
         operations = [*additions, *map(self.client.deletion, changes.stale)]
@@ -225,8 +235,9 @@ class Publisher:
         done = self.client.commit(operations, title, self.revision, remote.sha, self._create_pr)
         if changes.card is not None and changes.card.data is not None:
             self._cards[git_blob(changes.card)] = changes.card.data  # what we wrote need not be read
-        with self._lock:  # an operation is good for one commit
-            self._additions.clear()
+        with self._lock:  # an operation is good for one commit; those of the next ones stay
+            for key in committed:
+                self._additions.pop(key, None)
         if done.pull_request is not None:
             self.pull_request = done.pull_request
             self.revision, self._create_pr = done.pull_request[0], False

@@ -9,6 +9,8 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 
+import xxhash
+
 from builder.errors import OutputError, WriteError
 from builder.publish.client import RemoteFile
 from builder.store.output import make_folder
@@ -20,7 +22,7 @@ _BLOCK = 4 << 20
 class Item:
     """A file of the repository. ``file``: where it is on this machine; ``data``: its bytes, where it is in no file.
     With neither it was removed after it had been pushed, and ``sha256`` is all that is left. ``digest``: its xxh3-128
-    by the manifest, "" where that has none."""
+    by the manifest, "" where that has none. ``checked``: a file that has another is not to be sent."""
 
     path: str
     size: int
@@ -28,6 +30,7 @@ class Item:
     data: bytes | None = None
     sha256: str = ""
     digest: str = ""
+    checked: bool = False
 
 
 def bytes_item(path: str, data: bytes) -> Item:
@@ -44,17 +47,22 @@ class Digests:
         self._known = _load(path)
 
     def of(self, item: Item) -> str:
-        """Raises OutputError when the file cannot be read, or changes meanwhile."""
+        """Raises OutputError when the file cannot be read, changes meanwhile, or is ``checked`` and not what it was."""
         if item.sha256:
             return item.sha256
         before = _stamp(item)
-        key = json.dumps([item.path, *before, item.digest])
-        known = self._known.get(key)
+        sound, other = (json.dumps([item.path, *before, item.digest, fits]) for fits in (True, False))
+        known = self._known.get(sound) or (None if item.checked else self._known.get(other))
         if known is None:
-            known = _sha256(item.file)
+            known, digest = _digests(item.file)
             if _stamp(item) != before:
                 raise OutputError(f"{item.file} changed while it was being read. Let OUT rest, then push again.")
-            self._remember(key, known)
+            if item.checked and digest != item.digest:
+                raise OutputError(
+                    f"{item.file} is not the file that was converted: run the same laion6m convert again after "
+                    "removing it."
+                )
+            self._remember(sound if digest == item.digest else other, known)
         return known
 
     def _remember(self, key: str, sha256: str) -> None:
@@ -89,15 +97,17 @@ def _stamp(item: Item) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
+def _digests(path: str) -> tuple[str, str]:
+    """sha256 and xxh3-128, hex, of one reading."""
+    sha256, xxh3 = hashlib.sha256(), xxhash.xxh3_128()
     try:
         with open(path, "rb", buffering=0) as file:
             while block := file.read(_BLOCK):
-                digest.update(block)
+                sha256.update(block)
+                xxh3.update(block)
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
+    return sha256.hexdigest(), xxh3.hexdigest()
 
 
 def _load(path: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from builder.read.transforms import UnusableImageError
 class SampleError(Laion6mError):
     """A sample cannot be used for training. Args: data path, index, image path, problem."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         data_path, index, image, problem = self.args
         return f"{data_path}: sample {index} ({image}): {problem}"
 
@@ -26,7 +26,7 @@ class SampleError(Laion6mError):
 class TooManyBadSamplesError(Laion6mError):
     """More samples were skipped than allowed. Args: data path, {problem: count}, samples tried, share allowed."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         data_path, skipped, tried, share = self.args
         counts = ", ".join(f"{problem}: {count}" for problem, count in sorted(skipped.items()))
         return (

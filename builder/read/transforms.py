@@ -44,7 +44,7 @@ class UnusableImageError(ValueError):
     """An image that can be read but is not wanted. Args: kind (``image_too_small``, ``aspect_ratio``), detail."""
 
     def __str__(self) -> str:
-        return str(self.args[1])
+        return str(self.args[-1])  # alone where torch's loader made the error anew
 
 
 def check_size(width: int, height: int, min_side: int) -> None:

@@ -82,7 +82,9 @@ def captions_parcel(out: str, manifest: Manifest, num_proc: int | None) -> Parce
     if rows != manifest.totals["rows"]:
         raise OutputError(f"{out} has {rows:,} rows in its shards, {manifest.totals['rows']:,} by its manifest.")
     rejects = os.path.join(out, *schema.REJECTS.split("/"))
-    items[schema.REJECTS] = local_item(schema.REJECTS, rejects, manifest.files[schema.REJECTS]["xxh3_128"])
+    items[schema.REJECTS] = local_item(
+        schema.REJECTS, rejects, manifest.files[schema.REJECTS]["xxh3_128"], checked=True
+    )
     size = sum(item.size for item in items.values() if is_shard(item.path))
     raw = sum(group.total_byte_size for unit in units for group in _groups(unit.final))
     facts = Facts(manifest.totals, manifest.options, manifest.versions, raw, size, _FEATURES, images=False)

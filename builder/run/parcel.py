@@ -17,7 +17,11 @@ from builder.read.index import Index
 from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
 
-_SAVED_DATASET = ("state.json", "dataset_info.json")  # of --format arrow
+SAVED_DATASET = ("state.json", "dataset_info.json")
+"""Of --format arrow, beside data/. Other tools write files of these names, too."""
+
+
+_SUFFIXES = tuple(schema.SUFFIXES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +76,18 @@ def is_shard(path: str) -> bool:
 
 
 def is_ours(path: str) -> bool:
-    """Whether a file of a repository is one that a push writes: all of the split's data files, since the card's pattern
-    takes them in."""
-    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST, *_SAVED_DATASET):
+    """Whether a file of a repository is one that every push may write: all of the split's data files, since the card's
+    pattern takes them in (no folder's, which it does not)."""
+    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST):
         return True
-    return path.startswith(f"{schema.DATA}/{schema.SPLIT}-") and path.endswith(tuple(schema.SUFFIXES.values()))
+    folder, _, name = path.rpartition("/")
+    return folder == schema.DATA and name.startswith(f"{schema.SPLIT}-") and name.endswith(_SUFFIXES)
 
 
-def local_item(path: str, file: str, digest: str) -> Item:
+def local_item(path: str, file: str, digest: str, *, checked: bool = False) -> Item:
     """Raises OutputError."""
     try:
-        return Item(path, os.path.getsize(file), file=file, digest=digest)
+        return Item(path, os.path.getsize(file), file=file, digest=digest, checked=checked)
     except OSError as error:
         raise OutputError(f"cannot read {file}: {error.strerror}") from error
 
@@ -93,7 +98,7 @@ def _item(out: str, path: str, digest: str, mark: PushedMark | None) -> Item:
         if mark is not None and (mark.path, mark.digest) == (path, digest):
             return Item(path, mark.size, sha256=mark.sha256, digest=digest)
         raise OutputError(f"{file} is not there. Run the same laion6m convert again: what is missing is made anew.")
-    return local_item(path, file, digest)
+    return local_item(path, file, digest, checked=bool(digest))
 
 
 def _rows(item: Item, noted: int) -> int:

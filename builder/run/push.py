@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import xxhash
@@ -23,7 +24,7 @@ from builder.publish.items import Digests, Item
 from builder.publish.patience import Patience
 from builder.publish.uploads import Uploads
 from builder.run.captions_only import captions_parcel
-from builder.run.parcel import Parcel, dataset_parcel, is_ours
+from builder.run.parcel import SAVED_DATASET, Parcel, dataset_parcel, is_ours
 from builder.run.progress import duration
 from builder.run.report import size as in_words
 from builder.run.transfer import Transfer
@@ -125,9 +126,10 @@ class Session:
         self.ledger = Ledger(out)
         self.digests = Digests(self.ledger.path("sha256.jsonl"))
         self.meter = Transfer("push", quiet=quiet)
-        self._repo, self._create_pr = repo, create_pr
+        self._repo, self._revision, self._create_pr = repo, revision, create_pr
         self._there = self._files = 0
         self._made = self._warned = False
+        self._saved: list[str] | None = None  # files of --format arrow that are there
         self._lock = threading.Lock()
         client = HubClient(repo, token)
         patience = Patience(self._way_on, self.meter.say)
@@ -139,12 +141,12 @@ class Session:
 
     def push(self, parcel: Parcel, threads: int) -> Pushed:
         """Bring the repository to hold ``parcel``, and check it."""
-        card = _CardKeeper(self.ledger, self._repo, parcel)
+        card = _CardKeeper(self.ledger, self._repo, self._revision, parcel)
         fresh = card.wanted(self.publisher.card())
         if fresh != self.publisher.card():
             self.publisher.check_card(fresh)
         self.send(parcel.items, threads, warn=parcel.facts.images)
-        wanted = Wanted(parcel.items, card.wanted, card.interim, lambda path: not is_ours(path))
+        wanted = Wanted(parcel.items, card.wanted, card.interim, self.keeps)
         title = f"Push {parcel.rows:,} rows with laion6m {builder.__version__}"
         settled = self.publisher.settle(wanted, title)
         remote = settled.remote
@@ -160,10 +162,20 @@ class Session:
         return self._pushed(parcel, remote, problems)
 
     def verify(self, parcel: Parcel, threads: int) -> Pushed:
-        """Compare only."""
+        """Compare only: a file that was damaged here is one that differs."""
+        items = {path: replace(item, checked=False) for path, item in parcel.items.items()}
+        parcel = replace(parcel, items=items)
         remote = self.publisher.look()
         self._run(parcel.items, self.digests.of, threads)
         return self._pushed(parcel, remote, self._problems(parcel, remote, self.publisher.card()))
+
+    def keeps(self, path: str) -> bool:
+        """Whether a file of the repository that is no part of the dataset may stay."""
+        if path not in SAVED_DATASET:
+            return not is_ours(path)
+        if self._saved is None:  # asked once: the manifest may go before they do
+            self._saved = _saved_by(self.publisher.manifest() or b"")
+        return path not in self._saved
 
     def send(self, items: Mapping[str, Item], threads: int, *, warn: bool) -> None:
         """Send what the Hub does not have, several files at a time. ``warn``: these are images."""
@@ -210,7 +222,7 @@ class Session:
 
     def _problems(self, parcel: Parcel, remote: Remote, card: bytes | None) -> list[str]:
         """How the repository differs: each file by size and sha256, the rows by what the card says."""
-        found = self.publisher.problems(parcel.items, lambda path: not is_ours(path), remote)
+        found = self.publisher.problems(parcel.items, self.keeps, remote)
         if card is None:
             return [*found, f"{schema.CARD} is missing"]
         rows = _rows_of(card)
@@ -248,17 +260,18 @@ class Session:
 class _CardKeeper:
     """Which of the owner's text a card gets: what they wrote here, or there, whichever is newer than the last push."""
 
-    def __init__(self, ledger: Ledger, repo: str, parcel: Parcel) -> None:
-        self._repo, self._parcel = repo, parcel
+    def __init__(self, ledger: Ledger, repo: str, revision: str, parcel: Parcel) -> None:
+        self._repo, self._revision, self._parcel = repo, revision, parcel
         self._records = PushRecords(ledger.folder)
         self._manifest = ledger.folder.read(schema.MANIFEST) or b""
         self._place = os.path.relpath(parcel.card, ledger.out).replace(os.sep, "/")
-        self._last = self._records.cards(self._place).get(repo)
+        self._last = self._records.card(self._place, repo, revision)
+        self._here: Own | None = None  # no file
         try:
             with open(parcel.card, "rb") as file:
                 self._here = own_part(file.read(), parcel.card)
         except FileNotFoundError:
-            self._here = Own()
+            pass
         except OSError as error:
             raise OutputError(f"cannot read {parcel.card}: {error.strerror}") from error
 
@@ -281,14 +294,17 @@ class _CardKeeper:
         )
         with suppress(WriteError):
             write_file(self._parcel.card, [card])
-            self._records.write_card(self._place, self._repo, note)
+            self._records.write_card(self._place, self._repo, note, self._revision)
 
     def _own(self, there: bytes | None) -> Own:
-        theirs, last = own_part(there, f"{schema.CARD} of {self._repo}"), self._last and self._last.own
-        if self._here in (theirs, Own()) or asdict(self._here) == last:
-            return self._here if there is None else theirs
-        if theirs == Own() or asdict(theirs) == last:
-            return self._here
+        theirs, here = own_part(there, f"{schema.CARD} of {self._repo}"), self._here
+        last = asdict(Own()) if self._last is None else self._last.own  # what was taken away since is an edit, too
+        if there is None:
+            return here or Own()
+        if here is None or here == theirs or asdict(here) == last:
+            return theirs
+        if asdict(theirs) == last:
+            return here
         raise HubError(
             f"pushing {schema.CARD} to {self._repo}",
             f"its text was edited both there and in {self._parcel.card}",
@@ -301,6 +317,15 @@ def interim_card(there: bytes | None, repo: str, suffix: str) -> bytes | None:
     if there is None or "dataset_info" not in take_apart(there, f"{schema.CARD} of {repo}").values:
         return there
     return make_interim_card(own_part(there, repo), repo, suffix)
+
+
+def _saved_by(manifest: bytes) -> list[str]:
+    """Which of the files of --format arrow a manifest lists."""
+    try:
+        files = json.loads(manifest)["files"]
+        return [path for path in SAVED_DATASET if path in files]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def _rows_of(card: bytes) -> int | None:

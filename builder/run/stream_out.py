@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import builder
 from builder import schema
-from builder.errors import InterruptedRunError, OptionError, WriteError
+from builder.errors import HubError, InterruptedRunError, OptionError, OutputError, WriteError
 from builder.options import ConvertOptions, Slice
 from builder.publish.client import quiet_client
 from builder.publish.hub import Wanted
@@ -18,12 +19,13 @@ from builder.publish.uploads import Uploads
 from builder.run.build import Summary, build, refuse_overlap
 from builder.run.convert import CONVERT
 from builder.run.engines import EngineChoice
-from builder.run.parcel import dataset_parcel, is_ours, is_shard
+from builder.run.parcel import dataset_parcel, is_shard
 from builder.run.push import THREADS, Pushed, Session, interim_card
 from builder.source.layouts import recognise
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import read_manifest
 from builder.store.pushed import PushedMark, PushRecords
+from builder.store.seals import unseal
 from builder.urls import StorageOptions, is_url
 
 BACKLOG_SHARDS = 16
@@ -109,15 +111,16 @@ class _Stream:
         self._limit = BACKLOG_SHARDS * options.max_shard_size
         self._known: dict[int, PushedMark] = {}  # marks that a look at the repository has been compared with
         self._uploads: Uploads | None = None
-        self._sent: list[Item] = []  # to be committed
-        self._backlog = 0  # bytes of finished shards on disk
-        self._shards = self._done = 0
+        self._here: dict[str, Item] = {}  # finished shards on disk, by path
+        self._sent: dict[str, Item] = {}  # of these, to be committed
+        self._done: set[str] = set()
+        self._shards = 0
         session.meter.hidden = True
 
     @property
     def progress(self) -> tuple[int, int]:
         """Shards sent, of how many."""
-        return self._done, self._shards
+        return len(self._done), self._shards
 
     def stands(self, ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
         """Whether a receipt's shard is there: here, or, removed here, on the Hub."""
@@ -134,22 +137,28 @@ class _Stream:
         return same(gone, mark.sha256, self._session.publisher.remote.files.get(mark.path))
 
     def put(self, receipt: Receipt, shards: int) -> None:
+        if shards != self._shards:  # all names are others now
+            for known in (self._here, self._sent, self._done):
+                known.clear()
         self._shards = shards
         path = schema.ShardName(receipt.number, shards, self._suffix).path
         file = os.path.join(self._out, *path.split("/"))
+        for earlier in (self._here, self._sent):  # of other rows: it was made again
+            earlier.pop(path, None)
+        self._done.discard(path)
         if not os.path.exists(file):  # removed by an earlier run
-            self._done += 1
+            self._done.add(path)
             return
         if self._uploads is None:
             self._uploads = Uploads(self._send, THREADS)
-        self._backlog += receipt.size
-        self._uploads.submit(Item(path, receipt.size, file=file, digest=receipt.digest))
+        self._here[path] = Item(path, receipt.size, file=file, digest=receipt.digest, checked=True)
+        self._uploads.submit(self._here[path])
         self._collect(wait=False)
 
     def room(self) -> None:
         self._collect(wait=False)
-        while self._delete and self._backlog > self._limit:
-            waiting = sum(item.size for item in self._sent)
+        while self._delete and _bytes(self._here) > self._limit:
+            waiting = _bytes(self._sent)
             if waiting * 2 >= self._limit or not self._collect(wait=True):
                 self._commit()
 
@@ -165,10 +174,12 @@ class _Stream:
             self._uploads.stop()
 
     def remove(self, items: list[Item]) -> None:
-        """Remove shards that the Hub has, each after a mark that says so. Raises WriteError."""
+        """Remove shards that the Hub has, each after a mark that says so. One that was made again since stays. Raises
+        WriteError."""
         for item in items:
             name = schema.ShardName.parse(os.path.basename(item.path))
-            if name is None:
+            if name is None or self._made_again(item):
+                self._here.pop(item.path, None)
                 continue
             sha256 = self._session.digests.of(item)
             mark = PushedMark(name.number, item.path, item.size, item.digest, sha256, self._repo, self._revision)
@@ -177,19 +188,36 @@ class _Stream:
                 os.unlink(item.file)
             except OSError as error:
                 raise WriteError(item.file, error.strerror) from error
-            self._backlog -= item.size
+            self._here.pop(item.path, None)
 
     def _send(self, item: Item) -> None:
-        if self._session.publisher.differing([item]):
-            self._session.note_licence()
-        self._session.publisher.send(item)
+        try:
+            if self._session.publisher.differing([item]):
+                self._session.note_licence()
+            self._session.publisher.send(item)
+        except (HubError, OutputError):
+            if self._here.get(item.path) is item and not self._made_again(item):
+                raise
+
+    def _made_again(self, item: Item) -> bool:
+        """Whether a shard has a later receipt: then the file is another, and is put when its turn comes. (One that was
+        made on a guess has none of its own.)"""
+        name = schema.ShardName.parse(os.path.basename(item.path))
+        with suppress(ValueError, KeyError):
+            receipt = self._session.ledger.read(f"receipts/{name.number if name else 0:05d}.json")
+            return bool(unseal(receipt or b"")["digest"] != item.digest)
+        return False
 
     def _collect(self, *, wait: bool) -> bool:
         """Take in a shard that has been sent (``wait``), or all that have. Whether there was one. Raises HubError."""
         found = False
         while self._uploads is not None and (item := self._uploads.take(wait)) is not None:
-            self._sent.append(item)
-            self._done += 1
+            if self._here.get(item.path) is item:
+                if self._made_again(item):
+                    del self._here[item.path]
+                else:
+                    self._sent[item.path] = item
+                    self._done.add(item.path)
             found = True
             if wait:
                 break
@@ -198,12 +226,12 @@ class _Stream:
     def _commit(self) -> None:
         """Have the Hub state what was sent, then remove it here."""
         publisher = self._session.publisher
-        items = {item.path: item for item in self._sent}
+        items = {path: item for path, item in self._sent.items() if not self._made_again(item)}
         if publisher.differing(items.values(), publisher.look()):
             wanted = Wanted(items, self._interim, self._interim, self._keeps)
             publisher.settle(wanted, f"Add {len(items):,} shards with laion6m {builder.__version__}")
-        self.remove(self._sent)
-        self._sent = []
+        self.remove(list(self._sent.values()))
+        self._sent = {}
 
     def _interim(self, there: bytes | None) -> bytes | None:
         return interim_card(there, self._repo, self._suffix)
@@ -211,4 +239,10 @@ class _Stream:
     def _keeps(self, path: str) -> bool:
         """Whether a file of the repository may stay: what is not of ours, and this job's other shards."""
         name = schema.ShardName.parse(os.path.basename(path)) if is_shard(path) else None
-        return not is_ours(path) or (name is not None and (name.total, name.suffix) == (self._shards, self._suffix))
+        return self._session.keeps(path) or (
+            name is not None and (name.total, name.suffix) == (self._shards, self._suffix)
+        )
+
+
+def _bytes(items: Mapping[str, Item]) -> int:
+    return sum(item.size for item in items.values())

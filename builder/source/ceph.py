@@ -97,7 +97,10 @@ class S3Client:
             name, rest = "", url.removeprefix("s3://")
         if not colon and not url.startswith("s3://"):
             raise SourceError(f"{url} is not of the form s3://bucket/path")
-        data: bytes = self._system(name).cat_file(rest)
+        try:
+            data: bytes = self._system(name).cat_file(rest)
+        except _client_errors() as error:
+            raise OSError(f"{url}: {error}") from error
         return data
 
     def _system(self, name: str) -> Any:
@@ -128,6 +131,14 @@ def open_client(config: str | os.PathLike[str]) -> ObjectClient:
         client: ObjectClient = module.Client(os.fspath(config))
         return client
     return S3Client(config)
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """What botocore raises where no answer came (no connection, no credentials): no OSError, and s3fs lets it pass."""
+    try:
+        return (importlib.import_module("botocore.exceptions").BotoCoreError,)
+    except ImportError:
+        return ()
 
 
 def _s3fs() -> Any:

@@ -2,7 +2,8 @@
 
 OUT/.laion6m/
 ├── pushed/00003.json       shard 3 is on the Hub, as the Hub has confirmed: its file here may be gone
-└── pushed-cards.json       of each place a card is kept and each repository: the card that the last push left in both
+└── pushed-cards.json       of each place a card is kept, each repository and revision: the card that the last push left
+                            in both
 """
 
 from __future__ import annotations
@@ -75,19 +76,22 @@ class PushRecords:
         names = sorted(self._folder.sizes(_MARKS))
         return {mark.path: mark for mark in map(self._mark, names) if mark is not None}
 
-    def write_card(self, place: str, repo: str, card: PushedCard) -> None:
+    def write_card(self, place: str, repo: str, card: PushedCard, revision: str = "main") -> None:
         """``place``: of the card, relative to OUT. Raises WriteError."""
         cards = self._cards()
-        cards[place] = {**cards.get(place, {}), repo: asdict(card)}
+        cards[place] = {**cards.get(place, {}), _key(repo, revision): asdict(card)}
         write(self._folder, _CARDS, [seal({"cards": cards})])
 
     def cards(self, place: str) -> dict[str, PushedCard]:
-        """By repository."""
+        """By repository, and revision where that is another than main: "user/x@v2"."""
         found = {}
         with suppress(TypeError, AttributeError):
-            for repo, fields in self._cards().get(place, {}).items():
-                found[str(repo)] = PushedCard(**fields)
+            for key, fields in self._cards().get(place, {}).items():
+                found[str(key)] = PushedCard(**fields)
         return found
+
+    def card(self, place: str, repo: str, revision: str) -> PushedCard | None:
+        return self.cards(place).get(_key(repo, revision))
 
     def _mark(self, name: str) -> PushedMark | None:
         with suppress(ValueError, TypeError, OSError):
@@ -98,3 +102,7 @@ class PushRecords:
         with suppress(ValueError, KeyError, TypeError, OSError):
             return dict(unseal(self._folder.read(_CARDS) or b"")["cards"])
         return {}
+
+
+def _key(repo: str, revision: str) -> str:
+    return repo if revision == "main" else f"{repo}@{revision}"  # no repository's name has an @

@@ -8,7 +8,9 @@ import pickle
 import random
 import shutil
 import sys
+import traceback
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,17 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the training side needs torch")
 
+from torch.utils.data import DataLoader  # noqa: E402
+
 import builder.mm_data  # noqa: E402
 from builder.errors import Laion6mError, OptionError  # noqa: E402
 from builder.mm import CaptionDataset, normalize_pixels  # noqa: E402
+from builder.mm_samplers import bucket_numbers  # noqa: E402
 from builder.mm_tensors import from_array, to_array  # noqa: E402
 from builder.read.reader import open_dataset  # noqa: E402
 from builder.read.samples import SampleError, TooManyBadSamplesError  # noqa: E402
 from builder.run.add_column import add_column  # noqa: E402
+from builder.source.ceph import S3Client  # noqa: E402
 from tests.outputs import ALL  # noqa: E402
 
 Options = dict[str, Any]
@@ -424,6 +430,131 @@ def test_a_missing_configuration_is_not_taken_for_a_bad_sample(files: Path, opti
     dataset = CaptionDataset(str(files / "data.json"), ceph_folder="s3://a", on_error="skip", **options)
     with pytest.raises(OptionError, match="ceph_config"):
         dataset[0]
+
+
+def test_an_error_in_a_loaders_worker_says_all_it_says(damaged: Path, options: Options) -> None:
+    dataset = CaptionDataset(str(damaged), **options)
+    loader = DataLoader(dataset, sampler=[2], num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(SampleError, match=r"(?s)worker process 0.*sample 2 \(.*80x200 pixels") as caught:
+        next(iter(loader))
+    assert "exception str() failed" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "5", "null", '[["re_caption", "a"]]', '"re_caption"'])
+def test_an_annotation_that_is_no_object_is_a_bad_sample(
+    text: str, make_files: Any, tmp_path: Path, options: Options
+) -> None:
+    root = make_files(tmp_path / "source", 3)
+    dataset = CaptionDataset(str(root), **options)
+    (root / "captions" / dataset.data_list[0]["annotation"]).write_text(text)
+    with pytest.raises(SampleError, match=r"sample 0 .*is not a JSON object but"):
+        dataset[0]
+    dataset.on_error = "skip"
+    with pytest.warns(UserWarning, match="skipped"):
+        assert dataset[0]["image_file"] == dataset.data_list[1]["image"]
+
+
+@pytest.mark.parametrize("name", ["image", "annotation"])
+@pytest.mark.parametrize("value", [None, 5, ["a"]])
+def test_an_entry_whose_path_is_no_string_is_a_bad_sample(
+    name: str, value: Any, files: Path, tmp_path: Path, options: Options
+) -> None:
+    entries = json.loads((files / "data.json").read_text())
+    entries[0][name] = value
+    (tmp_path / "data.json").write_text(json.dumps(entries))
+    place = {"image_folder": str(files / "raw"), "cap_folder": str(files / "captions")}
+    dataset = CaptionDataset(str(tmp_path / "data.json"), **place, **options)
+    with pytest.raises(SampleError, match=f"sample 0 .*{name} is not a path but"):
+        dataset[0]
+    dataset.on_error = "skip"
+    with pytest.warns(UserWarning, match="skipped"):
+        assert dataset[0]["image_file"] == entries[1]["image"]
+
+
+class Picky(CaptionDataset):
+    """Finds fault with the images named."""
+
+    bad: tuple[str, ...] = ()
+
+    def _read_image(self, image_file: str) -> Any:
+        if image_file in self.bad:
+            raise ValueError("it is named")
+        return super()._read_image(image_file)
+
+
+def test_with_buckets_a_bad_sample_is_replaced_by_the_next_of_its_bucket(indexed: str, options: Options) -> None:
+    buckets = [(64, 64), (96, 48), (48, 96)]
+    dataset = Picky(indexed, buckets=buckets, on_error="skip", max_skip_ratio=1, **options)
+    numbers = dataset.buckets.of_all(dataset.widths(), dataset.heights()).tolist()
+    assert any(numbers[row] != numbers[(row + 1) % 8] for row in range(8))
+    for row in range(8):
+        same = [other % 8 for other in range(row + 1, row + 9) if numbers[other % 8] == numbers[row]]
+        dataset.bad = (str(dataset.data_list[row]["image"]),)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if len(same) > 1:
+                assert dataset[row]["image_file"] == dataset.data_list[same[0]]["image"]
+            else:
+                with pytest.raises(TooManyBadSamplesError):
+                    dataset[row]
+
+
+def test_no_connection_to_object_storage_is_a_bad_sample(files: Path, tmp_path: Path, options: Options) -> None:
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    exceptions = pytest.importorskip("botocore.exceptions")
+
+    class Nowhere:
+        def cat_file(self, path: str) -> bytes:
+            raise exceptions.EndpointConnectionError(endpoint_url="http://nowhere")
+
+    config = tmp_path / "petrel.conf"
+    config.write_text("[ours]\nendpoint = http://nowhere\n")
+    client = S3Client(config)
+    client._systems[os.getpid(), ""] = Nowhere()
+    with pytest.raises(OSError, match=r"s3://a/b\.jpg: Could not connect"):
+        client.get("s3://a/b.jpg")
+    dataset = CaptionDataset(str(files / "data.json"), ceph_folder="s3://a", ceph_config=str(config), **options)
+    dataset._client = client
+    with pytest.raises(SampleError, match="Could not connect"):
+        dataset[0]
+
+
+class Listed(CaptionDataset):
+    """A list of its own, as upstream's subclasses make one."""
+
+    def _load_data(self, data_path: str) -> None:
+        self.data_list = json.loads(Path(data_path).read_text())[:2]
+
+
+def test_a_subclass_may_set_nothing_but_data_list(files: Path, options: Options) -> None:
+    dataset = Listed(**where("files", files, files, ""), **options)
+    assert [sample["image_file"] for sample in dataset] == [entry["image"] for entry in dataset.data_list]
+    with pytest.raises(OptionError, match="laion6m index"):
+        dataset.widths()
+
+
+class Filtered(CaptionDataset):
+    """Some of an index's rows, in another order, one of them written by hand."""
+
+    def _load_data(self, data_path: str) -> None:
+        super()._load_data(data_path)
+        rows = [dict(self.data_list[row]) for row in (6, 1, 3, 4)]
+        rows[2] = {name: str(path) for name, path in rows[2].items()}
+        self.data_list = rows
+
+
+def test_sizes_are_of_the_rows_that_a_subclass_leaves(indexed: str, options: Options) -> None:
+    whole, some = (
+        kind(indexed, buckets=[(64, 64), (96, 48), (48, 96)], **options) for kind in (CaptionDataset, Filtered)
+    )
+    assert some.widths().tolist() == whole.widths()[[6, 1, 3, 4]].tolist()
+    assert some.heights().tolist() == whole.heights()[[6, 1, 3, 4]].tolist()
+    for row, number in enumerate(bucket_numbers(some).tolist()):
+        width, height = some.buckets.sizes[number]
+        assert some[row]["pixel_values"].shape == (3, height, width)
+    some.data_list[0] = {"image": "nowhere.jpg", "annotation": "nowhere.json"}
+    with pytest.raises(OptionError, match=r"data_list.*nowhere\.jpg"):
+        some.widths()
 
 
 # Fast ways

@@ -6,7 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,45 @@ def test_a_state_over_other_rows_is_refused(name: str) -> None:
         sampler.load_state_dict({**sampler.state_after(0, BATCH), "rows": 51})
 
 
+@pytest.mark.parametrize("saved", SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_state_of_another_sampler_is_refused(name: str, saved: str) -> None:
+    state = SAMPLERS[saved]().state_after(2, BATCH)
+    if name == saved:
+        SAMPLERS[name]().load_state_dict(state)
+        return
+    with pytest.raises(OptionError, match=r"kind|shuffle|window|endless"):
+        SAMPLERS[name]().load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_state_of_an_earlier_version_is_taken_as_before(name: str) -> None:
+    sampler = SAMPLERS[name]()
+    state = sampler.state_after(2, BATCH)
+    old = {key: state[key] for key in ("seed", "position", "rows", "epoch", "batch_size") if key in state}
+    other = SAMPLERS[name]()
+    other.load_state_dict(old)
+    assert other.state_after(0, BATCH) == state
+
+
+def test_a_refused_state_says_what_differs() -> None:
+    parts = ConcatDataset([Rows(20), Rows(30)])
+    state = SAMPLERS["mixture"]().state_after(1, BATCH)
+    with pytest.raises(OptionError, match=r"weights=\[2.0, 1.0\]: .*weights=\[1.0, 2.0\]"):
+        MixtureSampler(parts, [2, 1]).load_state_dict(state)
+    state = SAMPLERS["window"]().state_after(1, BATCH)
+    with pytest.raises(OptionError, match=r"run=10: .*run=5"):
+        InfiniteSampler(Rows(50), window=20, run=10).load_state_dict(state)
+    with pytest.raises(OptionError, match=r"drop_last=False: .*drop_last=True"):
+        AspectRatioBatchSampler(InfiniteSampler(Rows(50, BUCKETS)), BATCH, drop_last=False).load_state_dict(
+            SAMPLERS["buckets"]().state_after(1, BATCH)
+        )
+    with pytest.raises(OptionError, match="another sampler's: it lacks batch_size"):
+        SAMPLERS["buckets"]().load_state_dict({"seed": 3, "position": 8, "rows": 50})
+    without_effect = InfiniteSampler(Rows(50), run=7)
+    without_effect.load_state_dict(SAMPLERS["infinite"]().state_after(1, BATCH))
+
+
 @pytest.mark.parametrize("name", ["infinite", "in order", "window"])
 def test_an_infinite_sampler_shows_every_row_once_in_each_epoch(name: str, world: Any) -> None:
     ranks = [list(islice(sampler, 75)) for sampler in world(name, 2)]
@@ -165,6 +204,27 @@ def test_an_epoch_has_as_many_rows_for_every_rank(size: int, round_up: bool, mon
         taken += own
     assert set(taken) == set(range(rows)) if round_up else len(set(taken)) == len(taken)
     assert len(taken) == (-(-rows // size) if round_up else rows // size) * size
+
+
+@pytest.mark.parametrize("round_up", [True, False])
+def test_an_epoch_resumed_anywhere_has_as_many_rows_for_every_rank(
+    round_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size, world, batch in product(range(5, 40), range(1, 5), (1, 3, 4, 7)):
+        made = []
+        for rank in range(world):
+            monkeypatch.setattr(mm_samplers, "ranks", lambda rank=rank, world=world: (rank, world))
+            made.append(EpochSampler(Rows(size), seed=1, round_up=round_up))
+        whole = made[0]._count(size)
+        for done in range(-(-whole // batch) + 1):
+            state = made[0].state_after(done, batch)
+            counts = []
+            for sampler in made:
+                sampler.start = 0
+                sampler.load_state_dict(state)
+                counts.append(len(list(sampler)))
+                sampler.start = 0
+            assert counts == [max(0, whole - done * batch)] * world, (size, world, batch, done)
 
 
 def test_more_ranks_than_rows_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +292,15 @@ def test_buckets_that_do_not_fit_are_refused() -> None:
     sampler = SAMPLERS["buckets"]()
     with pytest.raises(OptionError, match="batches of 8"):
         sampler.load_state_dict({**sampler.state_after(0, BATCH), "batch_size": 8})
+
+
+def test_sizes_of_other_rows_are_refused() -> None:
+    class Fewer(Rows):
+        def __len__(self) -> int:
+            return self.size - 1
+
+    with pytest.raises(OptionError, match=r"8 rows.*9 widths"):
+        AspectRatioBatchSampler(InfiniteSampler(Fewer(9, BUCKETS)), 2)
 
 
 def test_an_empty_dataset_is_refused() -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from builder.errors import OutputError
 from builder.publish import items as items_module
@@ -22,13 +24,13 @@ def item(tmp_path: Path, content: bytes = b"content", digest: str = "d") -> Item
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
-    plain = items_module._sha256
+    plain = items_module._digests
 
-    def counted(path: str) -> str:
+    def counted(path: str) -> tuple[str, str]:
         seen.append(path)
         return plain(path)
 
-    monkeypatch.setattr(items_module, "_sha256", counted)
+    monkeypatch.setattr(items_module, "_digests", counted)
     return seen
 
 
@@ -84,11 +86,11 @@ def test_a_folder_that_cannot_be_written_only_costs_reading_again(tmp_path: Path
 def test_a_file_that_changes_under_the_reading_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = item(tmp_path)
 
-    def meddled(path: str) -> str:
+    def meddled(path: str) -> tuple[str, str]:
         os.truncate(path, 1)
-        return "x"
+        return "x", "x"
 
-    monkeypatch.setattr(items_module, "_sha256", meddled)
+    monkeypatch.setattr(items_module, "_digests", meddled)
     with pytest.raises(OutputError, match="changed while it was being read"):
         Digests(str(tmp_path / "d")).of(one)
 
@@ -97,6 +99,21 @@ def test_a_file_that_is_gone_is_an_error_unless_its_sha256_is_known(tmp_path: Pa
     with pytest.raises(OutputError, match="cannot read"):
         Digests(str(tmp_path / "d")).of(Item("x", 1, file=str(tmp_path / "nothing")))
     assert Digests(str(tmp_path / "d")).of(Item("x", 1, sha256="ab")) == "ab"
+
+
+def test_a_file_that_is_not_the_converted_one_is_never_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = replace(item(tmp_path, digest=xxhash.xxh3_128_hexdigest(b"content")), checked=True)
+    wrong = replace(right, digest="0" * 32)
+    digests = Digests(str(tmp_path / "d"))
+    digests.of(replace(wrong, checked=False))  # as --verify-only does
+    with pytest.raises(OutputError, match=r"file is not the file that was converted: .* after removing it"):
+        digests.of(wrong)
+    digests.of(replace(right, checked=False))
+    seen = reads(monkeypatch)
+    assert digests.of(right) == hashlib.sha256(b"content").hexdigest()
+    assert seen == [], "what was found sound need not be read again"
 
 
 def test_small_files_go_by_gits_id_and_large_ones_by_sha256(tmp_path: Path) -> None:

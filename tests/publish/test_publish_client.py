@@ -5,8 +5,10 @@ import http.server
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from typing import Any
 
 import huggingface_hub
@@ -71,7 +73,11 @@ MESSAGE = b'{"error": "said so"}'
         ((503, {}, MESSAGE), 503, "", 0, True),
         ((429, {"Retry-After": "7"}, MESSAGE), 429, "", 7, True),
         ((429, {"RateLimit": '"api";r=0;t=55', "Retry-After": "7"}, MESSAGE), 429, "", 55, True),
-        ((429, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, MESSAGE), 429, "", 0, True),  # a date is not used
+        ((429, {"RateLimit": '"api";r=9;t=55', "Retry-After": "7"}, MESSAGE), 429, "", 7, True),
+        ((429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, MESSAGE), 429, "", 0, True),
+        ((429, {"Retry-After": "soon"}, MESSAGE), 429, "", 0, True),
+        ((503, {"RateLimit": '"api";r=0;t=55', "Retry-After": "7"}, MESSAGE), 503, "", 7, True),
+        ((500, {"RateLimit": '"api";r=0;t=55', "Retry-After": "7"}, MESSAGE), 500, "", 0, True),  # no rate limit
         ((409, {}, MESSAGE), 409, "", 0, True),
         ((412, {}, MESSAGE), 412, "", 0, True),
         ((404, {"X-Error-Code": "RepoNotFound"}, MESSAGE), 404, "RepoNotFound", 0, False),
@@ -87,6 +93,23 @@ def test_what_the_client_raises_is_told_apart(answer: Any, status: int, code: st
     found = refusal_of(answer)
     assert (found.status, found.code, found.wait, found.passing) == (status, code, wait, passing)
     assert "said so" in found.said or status == 0
+
+
+def test_a_date_to_wait_for_is_some_seconds_from_now() -> None:
+    found = explain(answered(503, Retry_After=formatdate(time.time() + 90, usegmt=True)))
+    assert found is not None
+    assert 60 < found.wait <= 90
+
+
+@pytest.mark.parametrize("token", ["", " \n", "hf_se\ncret", "hf_s\x00ecret", "hf_sécret"])
+def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(OptionError, match=r"token=.*printable") as caught:
+        HubClient("user/x", token)
+    assert "cret" not in str(caught.value)
+
+
+def test_a_line_end_is_no_part_of_a_token() -> None:
+    assert HubClient("user/x", " hf_secret\r\n")._api.token == "hf_secret"
 
 
 def test_nobody_listening_may_pass() -> None:

@@ -18,18 +18,23 @@ import pytest
 
 from builder import schema
 from builder.errors import DamagedFileError, HubError, OptionError, OutputError
+from builder.options import ConvertOptions
 from builder.publish import hub as hub_module
+from builder.publish.client import HubClient
 from builder.run import captions_only
+from builder.run.convert import convert
 from builder.run.push import push
 from tests.hub.client import PROJECT, client_env
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, HubServer
 from tests.pushes import (
+    MB,
     PER_TAR,
     QUICK,
     REPO,
     command,
     converted,
     copy_of,
+    damage_shard,
     edit_shard,
     everything_written,
     here,
@@ -93,7 +98,7 @@ def test_a_push_an_edit_and_a_push_again(hub: HubServer, client_python: str, out
     shard = edit_shard(out)
     before = len(hub.requests())
     edited = command(hub, tmp_path, "push", out, REPO, "--json", python=client_python)
-    assert (edited.code, edited.document["changed"]) == (0, 1), edited.stderr
+    assert (edited.code, edited.document["changed"]) == (0, 2), edited.stderr  # the manifest, too
     sent = [record.bytes_in for record in hub.requests()[before:] if record.route in UPLOADS]
     assert sent == ([0] if by_xet else [shard.stat().st_size])
     assert there(hub) == here(out)
@@ -368,7 +373,7 @@ def test_a_pull_request_proposes_and_is_found_again(inside: HubServer, out: Path
     before = there(inside)
     edit_shard(out)
     done = push(str(out), REPO, create_pr=True, quiet=True)
-    assert (done.revision, done.changed) == ("refs/pr/1", 1)
+    assert (done.revision, done.changed) == ("refs/pr/1", 2)
     assert done.pull_request == f"{inside.endpoint}/datasets/{REPO}/discussions/1"
     assert there(inside) == before
     assert there(inside, revision="refs/pr/1") == here(out)
@@ -424,6 +429,7 @@ def test_verifying_compares_and_changes_nothing(inside: HubServer, out: Path) ->
     assert list(result.problems) == [
         f"data/{shard.name} has another checksum there",
         f"meta/rejects.parquet has {len(there(inside)['meta/rejects.parquet'])} bytes there, 1 here",
+        "meta/manifest.json has another checksum there",
     ]
     assert "is not what is here" in str(result)
     assert {record.method for record in inside.requests()[before:]} == {"GET", "HEAD"}
@@ -436,7 +442,7 @@ def test_verifying_says_so_by_its_exit_code(hub: HubServer, out: Path, tmp_path:
     edit_shard(out)
     done = command(hub, tmp_path, "push", out, REPO, "--verify-only", "--json")
     assert (done.code, done.document["ok"]) == (1, False)
-    assert len(done.document["problems"]) == 1
+    assert len(done.document["problems"]) == 2
 
 
 def rewrite_card(hub: HubServer, old: bytes, new: bytes) -> None:
@@ -552,6 +558,88 @@ def test_many_files_go_in_several_commits(inside: HubServer, out: Path, monkeypa
     assert there(inside) == here(out)
     states = [set(commit.files) for commit in inside.store.commits(REPO)]
     assert [("README.md" in state, len(state)) for state in states] == [(True, 8), (False, 5), (False, 3), (False, 1)]
+
+
+def test_what_goes_in_a_later_commit_is_not_prepared_again(
+    inside: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "COMMIT_FILES", 2)
+    prepared: list[str] = []
+    plain = HubClient.addition
+
+    def counted(self: HubClient, path: str, content: Any, told: Any = None) -> Any:
+        if isinstance(content, str):
+            prepared.append(path)
+        return plain(self, path, content, told)
+
+    monkeypatch.setattr(HubClient, "addition", counted)
+    push(str(out), REPO, quiet=True)
+    assert len(inside.store.commits(REPO)) == 4
+    assert sorted(prepared) == sorted(here(out).keys() - {"README.md"})
+    assert len(inside.requests("lfs_batch")) == len(inside.requests("put")) == 5
+
+
+def test_a_shard_that_was_damaged_here_is_not_pushed(inside: HubServer, made: Path, out: Path) -> None:
+    shard = damage_shard(out)
+    with pytest.raises(OutputError, match=f"{shard.name} is not the file that was converted: .* after removing it"):
+        push(str(out), REPO, quiet=True)
+    assert there(inside) == {}
+    shard.unlink()
+    convert(str(made.parent / "source"), str(out), ConvertOptions(max_shard_size=MB), num_proc=1, quiet=True)
+    push(str(out), REPO, quiet=True)
+    assert there(inside) == here(out)
+    damage_shard(out)
+    assert push(str(out), REPO, verify_only=True, quiet=True).problems == (
+        f"data/{shard.name} has another checksum there",
+    )
+
+
+def test_other_peoples_files_stay(inside: HubServer, out: Path, tmp_path: Path) -> None:
+    repo = inside.store.create(REPO)
+    theirs = {
+        name: inside.store.put_blob(b"theirs: " + name.encode())
+        for name in ("data/train-raw/x.parquet", "state.json", "dataset_info.json", "meta/notes.json")
+    }
+    inside.store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], theirs, "theirs")
+    push(str(out), REPO, quiet=True)
+    assert there(inside) == here(out) | {name: b"theirs: " + name.encode() for name in theirs}
+    assert push(str(out), REPO, verify_only=True, quiet=True).ok
+
+
+def test_files_of_an_arrow_dataset_that_was_pushed_go_with_it(inside: HubServer, out: Path, tmp_path: Path) -> None:
+    push(str(converted(tmp_path / "arrow", format="arrow")), REPO, quiet=True)
+    assert {"state.json", "dataset_info.json"} < there(inside).keys()
+    push(str(out), REPO, quiet=True)
+    assert there(inside) == here(out)
+
+
+def test_a_token_that_is_none_is_a_usage_error_that_does_not_show_it(hub: HubServer, out: Path, tmp_path: Path) -> None:
+    for token in ("", "hf_se\ncret"):
+        done = command(hub, tmp_path, "push", out, REPO, "--token", token, token=None)
+        assert (done.code, "cret" in done.stderr) == (2, False), done.stderr
+    assert command(hub, tmp_path, "push", out, REPO, "--token", f"{WRITE_TOKEN}\n", token=None).code == 0
+
+
+def test_text_taken_away_from_a_card_here_is_an_edit(inside: HubServer, out: Path) -> None:
+    card = out / "README.md"
+    bare = card.read_bytes()
+    card.write_bytes(bare + b"\nOur words.\n")
+    push(str(out), REPO, quiet=True)
+    card.write_bytes(bare)
+    push(str(out), REPO, quiet=True)
+    assert b"Our words." not in inside.store.read(REPO, "README.md")
+    assert b"Our words." not in card.read_bytes()
+
+
+def test_each_branch_has_a_record_of_its_card(inside: HubServer, out: Path) -> None:
+    card = out / "README.md"
+    push(str(out), REPO, quiet=True)
+    push(str(out), REPO, revision="v2", quiet=True)
+    card.write_bytes(card.read_bytes() + b"\nOur words.\n")
+    push(str(out), REPO, revision="v2", quiet=True)
+    rewrite_card(inside, b"<!-- laion6m:begin", b"Their words.\n\n<!-- laion6m:begin")
+    with pytest.raises(HubError, match="edited both"):
+        push(str(out), REPO, quiet=True)
 
 
 def test_captions_only_has_everything_but_the_images(inside: HubServer, out: Path) -> None:

@@ -16,19 +16,30 @@ from typing import Any
 import pytest
 
 from builder.cli import main
-from builder.errors import HubError, IndexMismatchError, RemovedShardError
+from builder.errors import HubError, IndexMismatchError, OutputError, RemovedShardError
 from builder.options import ConvertOptions, Slice
 from builder.publish.card_merge import take_apart
 from builder.read.reader import open_dataset
 from builder.run import stream_out
 from builder.run.convert import convert
-from builder.run.push import push
+from builder.run.push import Session, push
 from builder.run.stream_out import convert_and_push
 from builder.run.verify import describe_verification, verify
 from builder.store.pushed import PushRecords
 from tests.hub.client import run_ok
 from tests.hub.server import WRITE_TOKEN, HubServer
-from tests.pushes import MB, REPO, command, everything_written, here, push_here, there, wide_source
+from tests.pushes import (
+    MB,
+    REPO,
+    command,
+    damage_shard,
+    edit_shard,
+    everything_written,
+    here,
+    push_here,
+    there,
+    wide_source,
+)
 from tests.run.test_push import TABLE
 
 pytestmark = [
@@ -123,6 +134,55 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_so_it_does_on_a_real_one(inside: HubServer, source: Path, whole: dict[str, bytes], small_disk: Path) -> None:
     run(source, small_disk / "out")
     assert same_data(there(inside), whole)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_shard_that_was_damaged_between_two_runs_is_neither_pushed_nor_removed(
+    earlier: bool, inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    """``earlier``: the Hub has it as it was."""
+    out = tmp_path / "out"
+    if earlier:
+        run(source, out, delete_pushed=False)
+    else:
+        convert(str(source), str(out), OPTIONS, num_proc=1, quiet=True)
+    shard = damage_shard(out, 7)
+    damaged = shard.read_bytes()
+    with pytest.raises(OutputError, match=f"{shard.name} is not the file that was converted"):
+        run(source, out)
+    assert shard.read_bytes() == damaged
+    assert damaged not in there(inside).values()
+    shard.unlink()
+    run(source, out)
+    assert same_data(there(inside), whole)
+    assert finished(out) == 0
+
+
+def test_of_a_shard_that_is_made_again_only_the_later_is_pushed_and_removed(
+    inside: HubServer, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    convert(str(source), str(out), OPTIONS, num_proc=1, quiet=True)
+    session = Session(str(out), REPO, "main", create_pr=False, token=None, quiet=True)
+    session.open(False)
+    stream = stream_out._Stream(session, str(out), OPTIONS, REPO, "main", True)
+    first = session.ledger.receipts()
+    for number in range(3):
+        stream.put(first[number], SHARDS)
+    stream.drain(last=False)
+    edit_shard(out, 1)
+    second = session.ledger.receipts()[1]
+    stream._commit()  # before it is handed on anew
+    assert finished(out) == sum(receipt.size for number, receipt in first.items() if number not in (0, 2))
+    stream.put(first[1], SHARDS)  # as it was guessed, still on its way
+    stream.put(second, SHARDS)
+    stream.drain(last=False)
+    assert [item.digest for item in stream._sent.values()] == [second.digest]
+    assert stream_out._bytes(stream._here) == second.size
+    stream.drain(last=True)
+    assert (stream._here, stream.progress) == ({}, (3, SHARDS))
+    assert PushRecords(str(out)).marks()["data/train-00001-of-00008.parquet"].digest == second.digest
+    stream.stop()
 
 
 def test_run_again_it_has_nothing_to_do(inside: HubServer, source: Path, tmp_path: Path) -> None:
