@@ -65,8 +65,6 @@ def _addresses(prefix: str, first: int, some: pa.Table) -> pa.StructArray:
     names = pc.replace_substring_regex(some.column("path").combine_chunks(), "^.*/", "")
     names = pc.replace_substring(names, "::", "__")  # datasets cuts addresses there
     addresses = pc.binary_join_element_wise(pc.binary_join_element_wise(pa.scalar(prefix), rows, ""), names, "/")
-    if isinstance(addresses, pa.ChunkedArray):
-        addresses = addresses.combine_chunks()
     missing = bool_array(numbers_of(some.column("size")) < 0)
     return pa.StructArray.from_arrays([pa.nulls(len(some), pa.binary()), addresses], fields=list(_IMAGE), mask=missing)
 

@@ -137,15 +137,20 @@ class IndexHeader:
     @staticmethod
     def from_json(text: bytes) -> IndexHeader:
         """Raises KeyError, TypeError or ValueError for anything but what ``to_json`` writes."""
-        try:
-            document = _as(dict, json.loads(text))
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        document = json_object(text)
         files = tuple(
             IndexedFile(_as(str, f["path"]), _as(str, f["kind"]), _as(int, f["rows"]), _as(dict, f["check"]))
             for f in _as(list, document["files"])
         )
         return IndexHeader(_as(int, document["version"]), _as(str, document["root"]), _as(int, document["rows"]), files)
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """What an index says of itself. Raises TypeError, ValueError."""
+    try:
+        return _as(dict, json.loads(text))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _as(kind: type[_T], value: Any) -> _T:
@@ -156,6 +161,9 @@ def _as(kind: type[_T], value: Any) -> _T:
 
 
 INDEX_VERSION = 1
+
+CACHE_OF_DATASETS = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
+"""What ``map`` and ``shuffle`` leave beside Arrow files that ``load_from_disk`` has mapped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,10 +85,7 @@ class ColumnHeader:
     @staticmethod
     def from_json(text: bytes) -> ColumnHeader:
         """Raises KeyError, TypeError or ValueError for anything but what ``to_json`` writes."""
-        try:
-            document = json.loads(text)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        document = schema.json_object(text)
         if document["version"] != COLUMN_VERSION:
             raise ValueError(f"version {document['version']}; this tool reads {COLUMN_VERSION}")
         files = tuple(IndexedFile(f["path"], f["kind"], int(f["rows"]), dict(f["check"])) for f in document["files"])

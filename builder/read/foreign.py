@@ -26,6 +26,7 @@ from builder import schema
 from builder.arrays import from_ipc, number_array, numbers_of, string_array, to_ipc
 from builder.errors import DamagedFileError, SourceError
 from builder.read.cache import cache_folder
+from builder.read.groups import column_parts
 from builder.read.image_columns import ImageColumns, recognise_columns
 from builder.records import ImageInfo, SampleProblem
 from builder.source.files import LocalFile
@@ -72,13 +73,9 @@ def data_files(folder: str) -> list[str]:
     found: list[str] = []
     for where, folders, names in os.walk(top if os.path.isdir(top) else folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != schema.META)
-        found += [os.path.join(where, name) for name in names if is_shard_name(name)]
+        shards = (name for name in names if name.endswith(tuple(schema.SUFFIXES.values())))
+        found += [os.path.join(where, name) for name in shards if not schema.CACHE_OF_DATASETS.fullmatch(name)]
     return _of_one_split(folder, sorted(found))
-
-
-def is_shard_name(name: str) -> bool:
-    """Not what ``datasets`` caches beside the Arrow files that it has mapped."""
-    return name.endswith(tuple(schema.SUFFIXES.values())) and not name.startswith("cache-")
 
 
 def _of_one_split(folder: str, files: list[str]) -> list[str]:
@@ -305,7 +302,7 @@ def _glance_all(
 
 def _decode_all(parquet: pq.ParquetFile, leaf: str, *, probe_sizes: bool) -> _Places:
     """For a column whose values lie nowhere as they are: decode all for their lengths and, if asked, their sides."""
-    name, _, field = (leaf, "", "") if leaf in parquet.schema_arrow.names else leaf.partition(".")
+    name, field = column_parts(leaf, parquet.schema_arrow.names)
     lengths: list[int] = []
     sides: list[tuple[int, int]] = []
     for batch in parquet.iter_batches(64, columns=[leaf]):

@@ -79,13 +79,13 @@ class GroupColumns:
                 place = self._files.storage.for_arrow(path)
                 with pa.memory_map(place) if isinstance(place, str) else pa.PythonFile(place) as source:
                     table = pa.ipc.open_stream(source, options=_NO_THREADS).read_all()
-                    name, field = _parts(column, table.column_names)
+                    name, field = column_parts(column, table.column_names)
                     table = table.select([name])
                     table.validate(full=True)  # offsets that lie would read memory that is not the file's
             else:
                 with pq.ParquetFile(self._files.storage.for_arrow(path)) as parquet:
                     table = parquet.read_row_group(group, columns=[column], use_threads=False)
-                    name, field = _parts(column, table.column_names)
+                    name, field = column_parts(column, table.column_names)
             values = table.column(name)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DamagedFileError(path, f"row group {group}, column {column}", str(error)) from None
@@ -96,7 +96,7 @@ class GroupColumns:
         return pa.chunked_array([chunk.field(field) for chunk in values.chunks], type=values.type.field(field).type)
 
 
-def _parts(column: str, names: list[str]) -> tuple[str, str]:
+def column_parts(column: str, names: list[str]) -> tuple[str, str]:
     """A column, and the field of it that is meant; "" for all of it. A dot may be part of a name."""
     name, _, field = (column, "", "") if column in names else column.partition(".")
     return name, field

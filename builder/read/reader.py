@@ -113,6 +113,9 @@ def _sample(state: _State, row: int, image: bytes | None) -> Sample:
     return Sample(reader, row, batch, at, image)
 
 
+_READERS: WeakValueDictionary[tuple[object, ...], Reader] = WeakValueDictionary()
+
+
 def _at_hand(state: _State) -> Reader:
     """A reader for samples that came from another process: one for all of them, as each has files open."""
     index_path, root, source, storage = state
@@ -299,9 +302,6 @@ class Reader(Sequence[Sample]):
             data = self._files.read(wanted[0][0], start, end - start)
             for _, offset, size, number in wanted:
                 samples[number]._image = data[offset - start : offset - start + size]  # bytes: all of it is data itself
-
-
-_READERS: WeakValueDictionary[tuple[object, ...], Reader] = WeakValueDictionary()
 
 
 class View(Sequence[Sample]):

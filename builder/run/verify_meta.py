@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,10 +118,6 @@ def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
     return checks, found
 
 
-_CACHE_OF_DATASETS = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
-"""What ``map`` and ``shuffle`` leave beside Arrow files that ``load_from_disk`` has mapped."""
-
-
 def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedMark], list[Finding]]:
     """The named files that are there; marks of the shards that were removed once the Hub had them; what is missing, of
     another size, or in data/ or meta/ without being named."""
@@ -147,7 +142,7 @@ def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedM
             inside = os.path.relpath(parent, out).replace(os.sep, "/")
             if inside == f"{schema.META}/columns":
                 continue  # check_columns looks at those
-            mine = (name for name in names if not (inside == schema.DATA and _CACHE_OF_DATASETS.fullmatch(name)))
+            mine = (name for name in names if not (inside == schema.DATA and schema.CACHE_OF_DATASETS.fullmatch(name)))
             for name in sorted({f"{inside}/{name}" for name in mine} - known):
                 found.append(
                     Finding(name, "is not in the manifest", "Move it elsewhere, it is no part of the dataset.")

@@ -201,6 +201,8 @@ def test_of_what_save_to_disk_wrote_only_the_files_it_names_are_read(folder: Pat
     assert len(open_dataset(folder)) == 7
     (folder / "state.json").unlink()
     assert len(open_dataset(folder)) == 7  # what map and shuffle cached is none either
+    pq.write_table(pa.table({"image": images()}), folder / "cache-of-mine.parquet", **PLAIN)
+    assert len(open_dataset(folder)) == 14  # somebody's own file is
     (folder / "state.json").write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
     with pytest.raises(DamagedFileError, match="outside"):
         open_dataset(folder)
