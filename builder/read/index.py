@@ -83,7 +83,7 @@ class IndexBatch:
         if not 0 <= start <= end <= len(data):
             raise DamagedFileError(self.path, f"column {name}, row {at}", "its offsets lie outside its text")
         try:
-            return data[start:end].tobytes().decode()
+            return str(data[start:end], "utf-8")
         except UnicodeDecodeError as error:
             raise DamagedFileError(self.path, f"column {name}, row {at}", str(error)) from None
 
