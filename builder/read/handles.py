@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol
 
+import pyarrow as pa
 import xxhash
 
 from builder.errors import DamagedFileError, IndexMismatchError, RemovedShardError, SourceError
@@ -16,7 +19,10 @@ from builder.read.threads import ForkLock
 from builder.schema import IndexedFile
 
 MOST_OPEN = 128
-"""Of thousands of shards: far below the 1,024 descriptors that processes are commonly allowed."""
+"""Of thousands of shards: with two descriptors for a mapped one far below the 1,024 that processes are commonly
+allowed."""
+
+_MOUNTS = "/proc/self/mountinfo"
 
 
 class Handle(Protocol):
@@ -27,6 +33,9 @@ class Handle(Protocol):
 
     def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes from ``offset`` on, none only at the end. Raises SourceError."""
+
+    def keep(self) -> None:
+        """It stays open, and will be read from many times."""
 
     @property
     def mtime_ns(self) -> int | None:
@@ -54,13 +63,19 @@ class Storage(Protocol):
 
 
 class LocalHandle:
-    """A file on this machine. Closed when nobody holds it any more, so a thread that reads from it never loses it."""
+    """A file on this machine. Closed when nobody holds it any more, so a thread that reads from it never loses it.
 
-    __slots__ = ("__weakref__", "fd", "path", "size")
+    A file that lies in memory (tmpfs) is mapped once it is to be kept: an image of 107 kB then costs 10 to 14 µs
+    instead of 15 to 19, which are for the system's way through its pages. Files on disks and networks are not: there
+    an error under a map is SIGBUS, which ends the process without a word, and a cold map is fetched in small pieces.
+    """
+
+    __slots__ = ("__weakref__", "_device", "_map", "fd", "mtime_ns", "path", "size")
 
     def __init__(self, path: str) -> None:
         self.fd = -1
         self.path = path
+        self._map: pa.MemoryMappedFile | None = None
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for its other end
         except OSError as error:
@@ -71,20 +86,42 @@ class LocalHandle:
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{path}: a {'directory' if stat.S_ISDIR(status.st_mode) else 'device'}, not a file")
         self.size = status.st_size
+        self.mtime_ns: int | None = status.st_mtime_ns
+        self._device = status.st_dev
 
     def read(self, offset: int, size: int) -> bytes:
         try:
+            # What has been cut off since is not to be touched under a map: the size is asked for each time.
+            if self._map is not None and os.lseek(self.fd, 0, os.SEEK_END) >= offset + size:
+                return self._map.read_at(size, offset)  # type: ignore[no-any-return]
             return os.pread(self.fd, size, offset)
         except OSError as error:
             raise SourceError(f"{self.path}: {error.strerror}") from error
 
-    @property
-    def mtime_ns(self) -> int | None:
-        return os.fstat(self.fd).st_mtime_ns
+    def keep(self) -> None:
+        if self._map is None and self.size and self._device in _devices_in_memory():
+            with contextlib.suppress(OSError, pa.ArrowException):  # as where the address space is limited
+                self._map = pa.memory_map(f"/proc/self/fd/{self.fd}")  # not the path: that may be another file by now
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # os may be gone when Python ends
         if self.fd >= 0:
             close(self.fd)
+
+
+@cache
+def _devices_in_memory() -> frozenset[int]:
+    """Device numbers (``st_dev``) of what is mounted as tmpfs or ramfs, by proc_pid_mountinfo(5); none elsewhere."""
+    devices = set()
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                before, _, after = line.partition(" - ")
+                if after.split(" ", 1)[0] in ("tmpfs", "ramfs"):
+                    major, minor = before.split(" ")[2].split(":")
+                    devices.add(os.makedev(int(major), int(minor)))
+    except (OSError, ValueError, IndexError):
+        return frozenset()
+    return frozenset(devices)
 
 
 class LocalStorage:
@@ -137,6 +174,7 @@ class Handles:
             if url := self._pushed_to(number):
                 raise RemovedShardError(self.path(number), url) from error
             raise
+        handle.keep()
         with self._lock:
             self._open[number] = handle
             while len(self._open) > MOST_OPEN:

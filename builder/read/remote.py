@@ -68,6 +68,9 @@ class RemoteHandle:
     def read(self, offset: int, size: int) -> bytes:
         return self._ask(lambda system, path: read_range(system, path, offset, offset + size))
 
+    def keep(self) -> None:
+        pass  # nothing is open between requests
+
     @property
     def mtime_ns(self) -> int | None:
         return None  # storage that says it says it in its own way; the size and the footer have to do

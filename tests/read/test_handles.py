@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import threading
@@ -15,6 +16,17 @@ from builder.errors import DamagedFileError, IndexMismatchError, SourceError
 from builder.read import handles
 from builder.read.handles import Handles, LocalStorage
 from builder.schema import IndexedFile
+
+
+devices_in_memory = handles._devices_in_memory
+
+
+@pytest.fixture(autouse=True, params=["read", "mapped"])
+def way(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test of files on this machine holds on disks and in memory, whatever the tests' own folder is on."""
+    devices = frozenset({tmp_path.stat().st_dev} if request.param == "mapped" else ())
+    monkeypatch.setattr(handles, "_devices_in_memory", lambda: devices)
+    return str(request.param)
 
 
 def files_in(folder: Path, count: int) -> Handles:
@@ -56,22 +68,23 @@ def test_a_number_that_is_no_files_is_damage_of_the_index(number: int, tmp_path:
 
 
 def test_few_files_are_open_at_a_time_and_evicted_ones_are_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handles, "MOST_OPEN", 5)
+    each = 2 if way == "mapped" else 1  # descriptors: the map has one of its own
     files = files_in(tmp_path, 40)
     before = open_descriptors()
     for _ in range(2):
         for number in range(40):
             assert files.read(number, 99, 1) == bytes([number])
-            assert open_descriptors() <= before + 5
+            assert open_descriptors() <= before + 5 * each
     held = files.get(0)
     for number in range(1, 20):
         files.get(number)
     assert held.read(0, 1) == b"\0"  # evicted, but somebody reads from it
-    assert open_descriptors() == before + 6
+    assert open_descriptors() == before + 6 * each
     del held
-    assert open_descriptors() == before + 5
+    assert open_descriptors() == before + 5 * each
     del files
     assert open_descriptors() == before
 
@@ -79,6 +92,38 @@ def test_few_files_are_open_at_a_time_and_evicted_ones_are_closed(
 def test_a_file_in_use_is_not_opened_again(tmp_path: Path) -> None:
     files = files_in(tmp_path, 2)
     assert files.get(1) is files.get(1)
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
+    """Under a map a byte that is gone would end the process (SIGBUS)."""
+    (tmp_path / "a.tar").write_bytes(bytes(1 << 20))
+    files = Handles(str(tmp_path), [IndexedFile("a.tar", "tar", 0, {"size": 1 << 20})])
+    assert files.read(0, 900_000, 10) == bytes(10)
+    os.truncate(tmp_path / "a.tar", 4096)
+    assert files.read(0, 4086, 10) == bytes(10)
+    for offset, size in ((900_000, 10), (4090, 10)):
+        with pytest.raises(IndexMismatchError, match="ends at byte"):
+            files.read(0, offset, size)
+    (tmp_path / "a.tar").unlink()  # what is open stays
+    assert files.read(0, 4086, 10) == bytes(10)
+
+
+def test_a_map_that_the_system_refuses_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> Any:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(pa, "memory_map", refuse)
+    assert files_in(tmp_path, 1).read(0, 10, 2) == b"\0\0"
+
+
+def test_only_what_lies_in_memory_is_mapped_and_only_what_is_kept(way: str, tmp_path: Path) -> None:
+    files = files_in(tmp_path, 2)
+    files.read(0, 0, 1)
+    (tmp_path / "raw" / "0").mkdir(parents=True)
+    (tmp_path / "raw" / "0" / "a.jpg").write_bytes(b"image")
+    Handles(str(tmp_path), [IndexedFile("raw/0", "folder", 0, {})]).read_member(0, "0/a.jpg", 5, 0)
+    maps = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    assert maps == ([str(tmp_path / "0.tar")] if way == "mapped" else [])
 
 
 def test_nothing_open_travels(tmp_path: Path) -> None:
@@ -143,6 +188,9 @@ class Dribble:
 
     def read(self, offset: int, size: int) -> bytes:
         return bytes(range(offset, min(offset + min(size, 3), 60)))
+
+    def keep(self) -> None:
+        pass
 
 
 class SlowStorage(LocalStorage):
@@ -216,3 +264,33 @@ def test_a_folder_where_a_file_was_is_an_error_of_ours(tmp_path: Path) -> None:
     files = Handles(str(tmp_path), [IndexedFile("a.tar", "tar", 0, {})])
     with pytest.raises(IndexMismatchError, match=r"a\.tar.*directory"):
         files.read(0, 0, 1)
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no file system in memory is mounted here")
+def test_file_systems_in_memory_are_known() -> None:
+    assert os.stat("/dev/shm").st_dev in devices_in_memory()
+    assert os.stat("/proc").st_dev not in devices_in_memory()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("40 28 0:36 / /mnt rw,nosuid shared:5 master:1 - tmpfs tmpfs rw,size=8k", {os.makedev(0, 36)}),
+        ("40 28 8:1 / /a\\040-\\040b rw - ext4 /dev/sda1 rw", set()),
+        ("40 28 0:37 / /mnt rw - ramfs none rw", {os.makedev(0, 37)}),
+        ("40 28 0:38 / /mnt rw - overlay tmpfs rw", set()),  # its source is only called so
+        ("not a line of that file - tmpfs", set()),
+    ],
+)
+def test_lines_of_the_mount_table_are_read(
+    line: str, expected: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(line + "\n")
+    monkeypatch.setattr(handles, "_MOUNTS", str(table))
+    assert devices_in_memory.__wrapped__() == expected
+
+
+def test_without_a_mount_table_nothing_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handles, "_MOUNTS", str(tmp_path / "none"))
+    assert devices_in_memory.__wrapped__() == frozenset()
