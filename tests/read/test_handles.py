@@ -17,7 +17,6 @@ from builder.read import handles
 from builder.read.handles import Handles, LocalStorage
 from builder.schema import IndexedFile
 
-
 devices_in_memory = handles._devices_in_memory
 
 
