@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from builder.source.layouts import Archive
+from builder.run.plan import Plan, plan_joined
+from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing
+from builder.source.pairs import join
 from builder.source.scan import ScanRequest
 from builder.source.tables import ArchiveTable, scan_archive
 
@@ -35,3 +38,10 @@ def scanned(
 
 def entries(listing: Listing) -> list[tuple[str, str]]:
     return list(zip(listing.images.to_pylist(), listing.annotations.to_pylist(), strict=True))
+
+
+def plan_of_tables(
+    layout: Layout, listing: Listing, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable], max_shard_size: int
+) -> Plan:
+    """What surveying a source comes to. ``captions``: tables of ``layout.annotations``."""
+    return plan_joined(layout, listing, join(listing, raw, captions), raw, captions, max_shard_size)

@@ -27,7 +27,6 @@ from builder.source.pairs import (
     Integers,
     Join,
     by_place,
-    join,
     places,
     shared,
     suspects,
@@ -136,13 +135,6 @@ def cuts_of(layout: Layout, options: ConvertOptions) -> tuple[Cut, ...]:
     return cut_shards([archive.size for archive in layout.raw], text, options.max_shard_size)
 
 
-def make_plan(
-    layout: Layout, listing: Listing, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable], max_shard_size: int
-) -> Plan:
-    """Join the listing with the members, and plan. ``captions``: tables of ``layout.annotations``."""
-    return plan_joined(layout, listing, join(listing, raw, captions), raw, captions, max_shard_size)
-
-
 def plan_joined(
     layout: Layout,
     listing: Listing,
@@ -151,7 +143,8 @@ def plan_joined(
     captions: Sequence[ArchiveTable],
     max_shard_size: int,
 ) -> Plan:
-    """What :func:`make_plan` does once the listing is joined; the tables' names and ids are not needed any more."""
+    """Plan what a listing asks for, once it is joined with the members: the names and ids of ``raw`` and ``captions``
+    (tables of ``layout.annotations``) are not needed any more."""
     duplicate = joined.duplicate
     keeps_ending = endings_kept(listing, duplicate)
     image, annotation = places(raw, joined.image_at), places(captions, joined.annotation_at)
@@ -264,10 +257,6 @@ class PlannedRows:
     def column(self, name: str) -> pa.ChunkedArray:
         made = self._column(name, self.order)
         return made if isinstance(made, pa.ChunkedArray) else pa.chunked_array([made])
-
-    def to_table(self) -> pa.Table:
-        """All of them."""
-        return self.slice(0, self.num_rows)
 
     def _column(self, name: str, order: Integers) -> pa.Array | pa.ChunkedArray:
         if name in _TEXTS:

@@ -47,14 +47,6 @@ Struct = dict[int, Value]
 """Field number → value."""
 
 
-def boolean(value: bool) -> Value:
-    return Value(TRUE if value else FALSE, value)
-
-
-def i8(value: int) -> Value:
-    return Value(I8, value)
-
-
 def i16(value: int) -> Value:
     return Value(I16, value)
 

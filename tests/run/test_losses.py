@@ -9,10 +9,10 @@ import pytest
 from builder.arrays import string_array
 from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
 from builder.records import CUT, SPARSE, WHOLE, Damage
-from builder.run.plan import make_plan
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, path_ids
 from builder.source.tables import ArchiveTable
+from tests.scanned import plan_of_tables
 
 
 class Loss(NamedTuple):
@@ -51,7 +51,7 @@ def losses(
     listing = Listing(string_array(images), string_array(annotations))
     sides = [tuple(archive for archive, _ in side) for side in (raw, captions)]
     layout = Layout("card", "/s", "/s/raw", "/s/captions", sides[0], sides[1], ())
-    plan = make_plan(layout, listing, [t for _, t in raw], [t for _, t in captions], 10**9)
+    plan = plan_of_tables(layout, listing, [t for _, t in raw], [t for _, t in captions], 10**9)
     assert plan.rows.num_rows + plan.rejects.num_rows == len(entries)
     return [Loss(r["key"], r["reason"], r["detail"], r["source"]) for r in plan.rejects.to_pylist()]
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from builder.arrays import string_array
 from builder.records import CUT, SPARSE, WHOLE, Damage
 from builder.run import plan as planning
-from builder.run.plan import Cut, Plan, cut_shards, make_plan
+from builder.run.plan import Cut, Plan, cut_shards
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, path_ids
 from builder.source.scan import IMAGE_ENDINGS
 from builder.source.tables import ArchiveTable
+from tests.scanned import plan_of_tables
 
 MB = 1_000_000
 
@@ -62,7 +63,7 @@ def plan_of(
     captions: Sequence[ArchiveTable],
     max_shard_size: int = 500 * MB,
 ) -> Plan:
-    plan = make_plan(layout(len(raw), len(captions)), listing(entries), raw, captions, max_shard_size)
+    plan = plan_of_tables(layout(len(raw), len(captions)), listing(entries), raw, captions, max_shard_size)
     assert plan.listed == len(entries) == plan.rows.num_rows + plan.rejects.num_rows
     assert len(plan.bounds) == plan.shards + 1
     assert plan.bounds[0] == 0

@@ -85,7 +85,7 @@ def test_a_plan_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     save_survey(made, ledger)
     back = load_survey(made.layout, ledger)
     assert back is not None
-    assert back.plan.rows.equals(made.plan.rows.to_table(), check_metadata=True)
+    assert back.plan.rows.equals(made.plan.rows.slice(0, made.plan.rows.num_rows), check_metadata=True)
     assert back.plan.rejects.equals(made.plan.rejects)
     assert (back.plan.bounds, back.plan.owners) == (made.plan.bounds, made.plan.owners)
     assert (back.plan.unlisted, back.plan.listed) == (made.plan.unlisted, made.plan.listed)
@@ -143,7 +143,7 @@ def test_shards_hold_all_rows_and_the_archives_they_lie_in(tmp_path: Path) -> No
     source = make_source(tmp_path / "src", "scattered", faults=["image_missing"])
     found = survey_of(source)
     parts = [shard_rows(found, number) for number in range(found.plan.shards)]
-    assert pa.concat_tables(rows for rows, _ in parts).equals(found.plan.rows.to_table())
+    assert pa.concat_tables(rows for rows, _ in parts).equals(found.plan.rows.slice(0, found.plan.rows.num_rows))
     for rows, stock in parts:
         assert set(stock.raw) == set(rows.column("archive").to_pylist())
         assert set(stock.annotations) == set(rows.column("annotation_archive").to_pylist())

@@ -18,7 +18,6 @@ import pytest
 from builder.errors import SourceChangedError, SourceError
 from builder.options import SamplePolicy
 from builder.records import Reject
-from builder.run.plan import make_plan
 from builder.source import samples as module
 from builder.source.files import LocalFile
 from builder.source.implied import listing_of_annotations
@@ -28,6 +27,7 @@ from builder.source.recaptions import listing_of_recaptions, wants_urls
 from builder.source.samples import Chunk, Sample, Stock, read_samples
 from builder.source.scan import ScanRequest
 from builder.source.tables import scan_archive
+from tests.scanned import plan_of_tables
 from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
 
 POLICY = SamplePolicy()
@@ -45,11 +45,11 @@ def planned(path: Path, recaptions: tuple[str, ...] = ()) -> tuple[pa.RecordBatc
         listing = read_listing([LocalFile(name) for name in layout.listing])
     else:
         listing = listing_of_annotations(raw, captions)
-    plan = make_plan(layout, listing, raw, captions, 10**9)
+    plan = plan_of_tables(layout, listing, raw, captions, 10**9)
     stock = Stock(
         layout.raw_root, layout.captions_root, dict(enumerate(layout.raw)), dict(enumerate(layout.annotations))
     )
-    return plan.rows.to_table().combine_chunks().to_batches()[0], stock
+    return plan.rows.slice(0, plan.rows.num_rows).combine_chunks().to_batches()[0], stock
 
 
 def image_of(chunk: Chunk, sample: Sample) -> bytes:

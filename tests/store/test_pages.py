@@ -17,10 +17,11 @@ from builder.source.files import LocalFile
 from builder.store.pages import decode_levels, footer_digest, value_ranges
 from builder.store.thrift import (
     BINARY,
+    FALSE,
     I64,
     STRUCT,
+    Value,
     binary,
-    boolean,
     get,
     i32,
     i64,
@@ -219,7 +220,7 @@ def test_pages_of_version_2_that_a_compressor_left_alone_are_walked():
     at, end = get(footer, 4, 0, 1, 0, 3, 9), 4 + get(footer, 4, 0, 1, 0, 3, 7)
     while at < end:
         header, body = read_struct(data, at)
-        get(header, 8)[7] = boolean(False)
+        get(header, 8)[7] = Value(FALSE, False)
         at = body + get(header, 3)
         marked += write_struct(header) + data[body:at]
     get(footer, 4, 0, 1, 0, 3)[7] = i64(len(marked))

@@ -13,6 +13,7 @@ from builder.store import thrift
 from builder.store.thrift import (
     BINARY,
     DOUBLE,
+    FALSE,
     I8,
     I16,
     I32,
@@ -24,9 +25,7 @@ from builder.store.thrift import (
     ThriftError,
     Value,
     binary,
-    boolean,
     get,
-    i8,
     i16,
     i32,
     i64,
@@ -36,6 +35,14 @@ from builder.store.thrift import (
     struct,
     write_struct,
 )
+
+
+def boolean(value: bool) -> Value:
+    return Value(TRUE if value else FALSE, value)
+
+
+def i8(value: int) -> Value:
+    return Value(I8, value)
 
 
 def parquet_bytes(**settings) -> bytes:
