@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.errors import DamagedFileError
+from builder.read.threads import ForkLock
 from builder.records import WHOLE
 from builder.source.files import LocalFile
 from builder.source.tar_headers import normal_name
@@ -40,9 +40,8 @@ class Folder:
     """Reads ``00000/000000012.jpg`` below ``root`` from the file of that name, else from ``root``'s tars.
 
     Tars are scanned once in each process, when first needed: the one named like the path's first part, and only where
-    that has no such member, all others. Picklable, fork- and thread-safe; deterministic while the files rest. There
-    is no lock that a fork could inherit locked: the worst that two threads do to each other is to scan or open a tar
-    twice.
+    that has no such member, all others. Picklable, fork- and thread-safe; deterministic while the files rest. Two
+    threads may both scan a tar when it is first needed.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -53,6 +52,7 @@ class Folder:
         self._tables: dict[Path, _TarTable] = {}
         self._files: OrderedDict[str, LocalFile] = OrderedDict()
         self._tars: list[Path] | None = None
+        self._lock = ForkLock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root}
@@ -95,13 +95,13 @@ class Folder:
         return table
 
     def _file(self, tar: Path) -> LocalFile:
-        # Keys are str, whose hash and comparison run no Python code: each step here is one to other threads. A Path's
-        # let them in between, and what popitem was about to take was gone.
         path = str(tar)
-        file = self._files.pop(path, None) or LocalFile(path)
-        self._files[path] = file
-        if len(self._files) > _OPEN_TARS:
-            with suppress(KeyError):  # emptied by the others: each removes one for each that it puts in
+        # A file that is dropped runs Python code, which lets other threads in, and an OrderedDict that is changed
+        # meanwhile can crash the interpreter (seen with 3.13.0).
+        with self._lock:
+            file = self._files.pop(path, None) or LocalFile(path)
+            self._files[path] = file
+            if len(self._files) > _OPEN_TARS:
                 self._files.popitem(last=False)  # closed when the last thread that reads from it lets go
         return file
 
