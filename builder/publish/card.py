@@ -12,7 +12,18 @@ from typing import Any
 
 from builder import schema
 from builder.options import MAX_PIXELS
-from builder.publish.card_merge import PLACEHOLDER, Card, Own, agree, compose, own_part, take_apart, unnamed
+from builder.publish.card_merge import (
+    CONFIG,
+    PLACEHOLDER,
+    Card,
+    Own,
+    agree,
+    compose,
+    made_metadata,
+    own_part,
+    take_apart,
+    unnamed,
+)
 from builder.records import Reason
 
 _MEANING = {
@@ -80,7 +91,7 @@ def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], ve
     metadata are not those of ``totals`` and ``options``. Its made text is taken as it stands, whatever version made it:
     compare what comes out with the checksum of what was made."""
     try:
-        info = card.values["dataset_info"]
+        info = made_metadata(card.values)["dataset_info"]
         sizes = int(info["splits"][0]["num_bytes"]), int(info["download_size"])
         metadata = _metadata(Facts(totals, options, versions, *sizes, schema.FEATURES))
     except (KeyError, IndexError, TypeError, ValueError):
@@ -119,7 +130,7 @@ def _dataset_info(facts: Facts) -> str:
 
 def _configs(suffix: str) -> str:
     return f"""configs:
-- config_name: default
+- config_name: {CONFIG}
   data_files:
   - split: {schema.SPLIT}
     path: {schema.DATA}/{schema.SPLIT}-*{suffix}

@@ -1,7 +1,8 @@
 """A dataset card is partly made and partly its owner's: telling the two apart, and putting them together again.
 
 Made are the text between two HTML comments and the metadata that follow from the data (:data:`FACTS`). Everything else
-is the owner's, and stays: text above and below, further metadata, and their values where :data:`DEFAULTS` has others.
+is the owner's, and stays: text above and below, further metadata, their values where :data:`DEFAULTS` has others, and
+entries of ``configs`` and ``dataset_info`` for other configurations than ours.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from builder.errors import OutputError
 
 FACTS = ("size_categories", "dataset_info", "configs")
 """Metadata that follow from the data: written anew each time."""
+
+CONFIG = "default"
+"""The configuration that is made: entries of ``configs`` and ``dataset_info`` under another name are the owner's."""
+_SHARED = ("dataset_info", "configs")
 
 DEFAULTS: dict[str, tuple[Any, str]] = {
     "language": (["en"], "language:\n- en\n"),
@@ -37,7 +42,8 @@ _KEY = re.compile(r"([A-Za-z_][\w.-]*) *:(?=\s)")
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What a card's owner wrote. ``metadata``: key → its YAML, as it stands there."""
+    """What a card's owner wrote. ``metadata``: key → its YAML, as it stands there; of ``configs`` and ``dataset_info``
+    a list of the entries that are theirs."""
 
     metadata: dict[str, str] = field(default_factory=dict)
     before: str = ""
@@ -58,14 +64,13 @@ class Card:
 def compose(facts: dict[str, str], body: str, own: Own, repo: str) -> bytes:
     """A card. ``facts``: key of :data:`FACTS` → its YAML."""
     blocks = {key: own.metadata.get(key, text) for key, (_, text) in DEFAULTS.items()}
-    further = [text for key, text in own.metadata.items() if key not in DEFAULTS]
+    further = [text for key, text in own.metadata.items() if key not in DEFAULTS and key not in _SHARED]
     front = [
         *(blocks[key] for key in ("language", "license")),
         facts.get("size_categories", ""),
         *(blocks[key] for key in ("task_categories", "pretty_name")),
         *further,
-        facts.get("dataset_info", ""),
-        facts.get("configs", ""),
+        *(_joined(key, facts.get(key, ""), own.metadata.get(key, "")) for key in _SHARED),
     ]
     before = f"{own.before}\n\n" if own.before else ""
     after = f"\n{own.after}\n" if own.after else ""
@@ -103,7 +108,8 @@ def generated_part(card: bytes) -> bytes:
         return b""
     if parts.inside is None:
         return b""
-    facts = {key: parts.values.get(key) for key in FACTS}
+    made = made_metadata(parts.values)
+    facts = {key: made.get(key) for key in FACTS}
     document = json.dumps(facts, sort_keys=True, ensure_ascii=False, default=str)
     return f"{document}\n{unnamed(parts)}".encode("utf-8", "surrogateescape")
 
@@ -118,12 +124,47 @@ def unnamed(card: Card) -> str:
 
 def agree(card: Card, facts: dict[str, str]) -> bool:
     """Whether the made metadata of a card are these (key → its YAML), however they are laid out."""
-    return {key: card.values[key] for key in FACTS if key in card.values} == _load("".join(facts.values()), "")
+    return made_metadata(card.values) == _load("".join(facts.values()), "")
+
+
+def made_metadata(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a card's metadata those that are made, as they are where the owner has added nothing."""
+    found = {key: values[key] for key in FACTS if key in values}
+    infos, configs = ([each for each in _entries(values, key) if not _is_owners(each)] for key in _SHARED)
+    if isinstance(found.get("configs"), list):
+        found["configs"] = configs
+    if _entries(values, "dataset_info"):
+        del found["dataset_info"]
+        if infos:  # of two that claim to be ours neither is as made
+            info = infos[0] if len(infos) == 1 else {}
+            found["dataset_info"] = {key: value for key, value in info.items() if key != "config_name"}
+    return found
 
 
 def named(repo: str) -> tuple[str, ...]:
     """The forms in which a made text names its repository. (A bare name would not do: the text names others too.)"""
     return f'load_dataset("{repo}"', f"hf://datasets/{repo}/", f'hf://datasets/{repo}"'
+
+
+def _entries(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Of ``configs`` or ``dataset_info``, which may be a single one. Nothing where they are not what they should be."""
+    value = values.get(key)
+    entries = value if isinstance(value, list) else [value]
+    found = [each for each in entries if isinstance(each, dict)]
+    return found if len(found) == len(entries) else []
+
+
+def _is_owners(entry: dict[str, Any]) -> bool:
+    return str(entry.get("config_name", CONFIG)) != CONFIG
+
+
+def _joined(key: str, made: str, own: str) -> str:
+    """``made``: the YAML of a key of :data:`_SHARED`; ``own``: a list of the owner's entries under the same key."""
+    if not made or not own:
+        return made or own
+    head = f"{key}:\n"
+    listed = made if key == "configs" else made.replace(head, f"{head}- config_name: {CONFIG}\n", 1)
+    return listed + own.removeprefix(head)
 
 
 def _load(front: str, where: str) -> dict[str, Any]:
@@ -144,24 +185,32 @@ def _load(front: str, where: str) -> dict[str, Any]:
 
 def _own_metadata(front: str, values: dict[str, Any]) -> dict[str, str]:
     """Key → YAML, for the keys that are the owner's: as they wrote it where the text can be cut at its keys, else
-    written anew with the same meaning."""
+    written anew with the same meaning. The entries that are theirs of keys which are ours, too, are always."""
     import yaml
 
+    entries = {key: [each for each in _entries(values, key) if _is_owners(each)] for key in _SHARED}
+    added = {key: _dump(key, found) for key, found in entries.items() if found}
     own = {
         key: value
         for key, value in values.items()
         if key not in FACTS and (key not in DEFAULTS or DEFAULTS[key][0] != value)
     }
     if not own:
-        return {}
+        return added
     blocks = {key: text for key, text in _blocks(front).items() if key in own}
     try:
         alike = blocks.keys() == own.keys() and yaml.safe_load("".join(blocks.values())) == own
     except (yaml.YAMLError, ValueError):
         alike = False
     if alike:
-        return blocks
-    return {str(key): yaml.safe_dump({key: own[key]}, sort_keys=False, allow_unicode=True) for key in own}
+        return blocks | added
+    return {str(key): _dump(key, value) for key, value in own.items()} | added
+
+
+def _dump(key: object, value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True))
 
 
 def _blocks(front: str) -> dict[str, str]:

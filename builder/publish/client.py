@@ -1,22 +1,19 @@
-"""huggingface_hub, as far as this project uses it: the one module that knows how its versions (0.30 to 2.x) differ.
+"""huggingface_hub, as far as this project uses it: the one module, with refusals.py, that knows how its versions (0.30
+to 2.x) differ.
 
-Which of its calls repeat themselves: before 1.0 only the PUTs, on 5xx; from 1.0 on also preupload, LFS batch, verify
-and pages of a listing. Creating a repository, asking about one and the commit never do. So whoever calls this repeats
-(publish/patience.py), and is told by :func:`explain` whether that can help.
+Few of its calls repeat themselves, so whoever calls this repeats (publish/patience.py), and is told by refusals.py how
+often that is worth it.
 """
 
 from __future__ import annotations
 
 import io
-import json
+import logging
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 _REPO_TYPE = "dataset"
-_PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504}
-"""Statuses that may be over when the call is made again. 409 and 412: somebody else has committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +38,13 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A revision of a repository. ``private``: whether the repository is."""
+    """A revision of a repository. ``private``: whether the repository is. ``name``: what the Hub calls it, "" where
+    that is not known."""
 
     sha: str
     files: dict[str, RemoteFile]
     private: bool
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +55,8 @@ class Commit:
     pull_request: tuple[str, str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a call came to nothing. ``status``: of HTTP, 0 where no answer came. ``code``: the Hub's own word for it
-    ("RepoNotFound"). ``wait``: seconds that it asks for. ``passing``: another try may do."""
-
-    status: int
-    code: str
-    said: str
-    wait: float
-    passing: bool
-
-
 class HubClient:
-    """One dataset repository. Raises what the client library raises; see :func:`explain`."""
+    """One dataset repository. Raises what the client library raises; see refusals.py."""
 
     def __init__(self, repo: str, token: str | None) -> None:
         """``token``: None takes the one that the client finds (HF_TOKEN, or of ``hf auth login``). Raises OptionError
@@ -105,6 +90,9 @@ class HubClient:
         except KeyError as error:  # a 409 that does not name the repository that is there, as the client expects
             raise ConnectionError("HTTP 409, and no repository is named") from error
 
+    def branches(self) -> list[str]:
+        return [branch.name for branch in self._api.list_repo_refs(**self._where).branches]
+
     def create_branch(self, name: str) -> None:
         self._api.create_branch(**self._where, branch=name, exist_ok=True)
 
@@ -119,12 +107,18 @@ class HubClient:
             for entry in tree
             if isinstance(entry, RepoFile)
         }
-        return Remote(str(info.sha), files, bool(info.private))
+        return Remote(str(info.sha), files, bool(info.private), str(info.id))
+
+    def account(self) -> str:
+        """The name of whose token it is."""
+        return str(self._api.whoami()["name"])
 
     def pull_requests(self) -> list[str]:
-        """Refs ("refs/pr/3"), newest first."""
-        refs = self._api.list_repo_refs(**self._where, include_pull_requests=True).pull_requests or []
-        return sorted((ref.ref for ref in refs), key=lambda ref: -int(ref.rpartition("/")[2]))
+        """Refs ("refs/pr/3") of those that the token's owner made and that are open, newest first."""
+        me = self.account()
+        found = self._api.get_repo_discussions(**self._where, author=me, discussion_type="pull_request")
+        mine = [each.num for each in found if each.author == me and each.status in ("open", "draft")]
+        return [f"refs/pr/{number}" for number in sorted(mine, reverse=True)]
 
     def read(self, path: str, revision: str) -> bytes:
         """A small file. Nothing of it stays in the client's cache."""
@@ -142,7 +136,14 @@ class HubClient:
 
     def store(self, addition: CommitOperationAdd, revision: str, create_pr: bool) -> None:
         """Send a large file's content, unless the Hub has it. Small ones travel with the commit."""
+        if getattr(addition, "_upload_mode", None) == "regular":
+            return  # as the Hub has said: before 0.36 the client would ask again
         self._api.preupload_lfs_files(**self._where, additions=[addition], revision=revision, create_pr=create_pr)
+
+    def ignored(self, addition: CommitOperationAdd) -> bool:
+        """Whether the Hub has said, when the addition was stored, that the repository's .gitignore excludes it. The
+        client then leaves it out of the commit without a word."""
+        return bool(getattr(addition, "_should_ignore", False))
 
     def deletion(self, path: str) -> CommitOperationDelete:
         from huggingface_hub import CommitOperationDelete
@@ -158,8 +159,9 @@ class HubClient:
             json={"content": content, "repoType": _REPO_TYPE},
             headers=utils.build_hf_headers(token=self._api.token),
         )
-        if answer.status_code == 400:
-            raise ValueError("; ".join(str(error["message"]) for error in answer.json()["errors"]))
+        errors = answer.json().get("errors") if answer.status_code == 400 else None
+        if errors:
+            raise ValueError("Invalid metadata in README.md: " + "; ".join(str(error["message"]) for error in errors))
         utils.hf_raise_for_status(answer)
 
     def commit(self, operations: list[Any], title: str, revision: str, parent: str, create_pr: bool) -> Commit:
@@ -175,84 +177,33 @@ class HubClient:
         return Commit(str(done.oid), pull)
 
 
-def explain(error: BaseException) -> Refusal | None:
-    """What an exception of the client says; None for one that is not about the Hub or the way to it."""
-    chain = _chain(error)
-    for each in chain:
-        response = getattr(each, "response", None)
-        if response is not None and hasattr(response, "status_code"):
-            headers, status = response.headers, int(response.status_code)
-            said = say(f"{getattr(each, 'server_message', None) or headers.get('X-Error-Message') or each}")
-            wait = _asked_wait(headers, status)
-            return Refusal(status, headers.get("X-Error-Code", ""), f"HTTP {status}, {said}", wait, status in _PASSING)
-    said = say(f"{type(chain[-1]).__name__}: {chain[-1]}")
-    stated = re.search(r"(?:status client error|HTTP status) \((\d{3})", said)  # as hf_xet puts it
-    if stated:
-        return Refusal(int(stated[1]), "", said, 0, int(stated[1]) in _PASSING)
-    if any(type(each).__name__ == "OfflineModeIsEnabled" for each in chain):
-        return Refusal(0, "", said, 0, False)
-    broken = (_transport_error(), ConnectionError, TimeoutError, json.JSONDecodeError)
-    if any(isinstance(each, broken) for each in chain):
-        return Refusal(0, "", said, 0, True)
-    if any(type(each).__name__ == "XetAuthenticationError" for each in chain):
-        return Refusal(401, "", said, 0, False)
-    if isinstance(error, RuntimeError):  # hf_xet's failures; a connection pool that another thread has just closed
-        return Refusal(0, "", said, 0, True)
-    if isinstance(error, ValueError):  # a card that is refused, an answer that is none
-        return Refusal(0, "", said, 0, False)
-    return None
-
-
 @contextmanager
-def quiet_client() -> Iterator[None]:
-    """Without the client's own progress bars, one for each file: there is one of ours for all."""
+def quiet_client(silent: bool = False) -> Iterator[None]:
+    """Without the client's own progress bars, one for each file: there is one of ours for all. What it logs of the
+    tries that it makes by itself is masked: whoever reads a signed address may use it. ``silent``: it logs nothing."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or _utils().are_progress_bars_disabled():
-        yield  # the user has said what they want
-        return
-    _utils().disable_progress_bars()
+    def masked_line(record: logging.LogRecord) -> bool:
+        record.msg, record.args = say(record.getMessage()), ()
+        return not silent
+
+    # Unless the user has said what they want.
+    bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not _utils().are_progress_bars_disabled()
+    log = logging.getLogger("huggingface_hub.utils._http")
+    log.addFilter(masked_line)
+    if bars:
+        _utils().disable_progress_bars()
     try:
         yield
     finally:
-        _utils().enable_progress_bars()
+        log.removeFilter(masked_line)
+        if bars:
+            _utils().enable_progress_bars()
 
 
 def _utils() -> Any:
     """Looked up by name, since not every version declares what it exports there."""
     return import_module("huggingface_hub.utils")
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """An exception and those that it was raised from, first cause last. (What was merely being handled meanwhile may
-    be another call's failure.)"""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None and cause not in chain:
-        chain.append(cause)
-    return chain
-
-
-def _transport_error() -> type[BaseException]:
-    """The base of all that the client's HTTP library raises: requests' before 1.0, then httpx's, then httpx2's."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return [base for base in HfHubHTTPError.__mro__ if base.__name__ in ("RequestException", "HTTPError")][-1]
-
-
-def _asked_wait(headers: Any, status: int) -> float:
-    """Seconds, from ``RateLimit: "api";r=0;t=5`` of a 429, or ``Retry-After``, a number or a date, of a 429 or a 503;
-    else 0. Every answer has a RateLimit: it is why only where nothing remains."""
-    limit = re.search(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("RateLimit", ""))
-    if status == 429 and limit:
-        return float(limit[1])
-    after = headers.get("Retry-After", "").strip() if status in (429, 503) else ""
-    if re.fullmatch(r"[0-9]+", after):
-        return float(after)
-    try:
-        date = parsedate_to_datetime(after)
-    except (ValueError, TypeError):
-        return 0.0
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds())
 
 
 _operation: type[CommitOperationAdd] | None = None

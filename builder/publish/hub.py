@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder import schema
 from builder.errors import HubError
-from builder.publish.client import HubClient, Remote, RemoteFile, explain
+from builder.publish.client import HubClient, Remote, RemoteFile
 from builder.publish.items import Digests, Item, bytes_item, git_blob, same
 from builder.publish.patience import Patience
+from builder.publish.refusals import explain
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -24,7 +25,7 @@ COMMIT_FILES = 1000
 """Files of one commit, at most: the Hub answers a commit within a minute or not at all. More go in several, during
 which the card makes no claims."""
 
-_PULLS_LOOKED_AT = 10  # newest pull requests, for one that has just these files already
+_PULLS_LOOKED_AT = 10  # newest open pull requests of one's own, for one that has these files already
 
 
 class Meter(Protocol):
@@ -89,17 +90,27 @@ class Publisher:
         return self._remote
 
     def open(self, private: bool) -> bool:
-        """Look at the repository and the branch; make what is missing. Returns whether the repository is new."""
+        """Look at the repository and the branch; make what is missing. Returns whether the repository is new. Raises
+        HubError, also where the revision is there and no branch."""
         missing = self._missing()
+        named = self.revision != "main" and not self.revision.startswith("refs/")
         if missing == "RepoNotFound":
             making = f"making the repository {self.client.repo}"
             self._patience.ride_out(making, lambda: self.client.create(private))
-        if missing and self.revision != "main" and not self.revision.startswith("refs/"):
+        if named and not missing:
+            self._refuse_no_branch()
+        if named and missing:
             making = f"making the branch {self.revision} of {self.client.repo}"
             self._patience.ride_out(making, lambda: self.client.create_branch(self.revision))
         if missing:
             self.look()
         return missing == "RepoNotFound"
+
+    def _refuse_no_branch(self) -> None:
+        """A tag, or a commit, would be refused as well, but only when all has been sent."""
+        asking = f"looking at the branches of {self.client.repo}"
+        if self.revision not in self._patience.ride_out(asking, self.client.branches):
+            raise HubError(f"pushing to {self.client.repo}", f"{self.revision} is not a branch", "Give a branch.")
 
     def _missing(self) -> str:
         """Look, and say what is not there in the Hub's words: "RepoNotFound", "RevisionNotFound"; "" for nothing."""
@@ -189,12 +200,7 @@ class Publisher:
         remote = self.client.look(self.revision)
         changes = self._compare(wanted, remote)
         if changes and self._create_pr:
-            for ref in self.client.pull_requests()[:_PULLS_LOOKED_AT]:
-                proposed = self.client.look(ref)
-                if not self._compare(wanted, proposed):
-                    self.pull_request = ref, f"{self.client.url}/discussions/{ref.rpartition('/')[2]}"
-                    self._remote = proposed
-                    return []
+            remote, changes = self._proposed(wanted, changes, remote)
         self._remote = remote
         if not changes:
             return []
@@ -205,6 +211,21 @@ class Publisher:
             changes = _Changes(first, changes.items[: COMMIT_FILES - len(stale)], stale)
         self._commit(changes, title, remote)
         return changes.paths
+
+    def _proposed(self, wanted: Wanted, changes: _Changes, remote: Remote) -> tuple[Remote, _Changes]:
+        """What there is to change, and in what: in a proposal that holds some of it already and nothing against it, as
+        a run leaves that was stopped between two commits, or a whole one; else as it was given."""
+        for ref in self.client.pull_requests()[:_PULLS_LOOKED_AT]:
+            proposed = self.client.look(ref)
+            left = self._compare(wanted, proposed)
+            if set(left.paths) < set(changes.paths):
+                self._go_on_in(ref, f"{self.client.url}/discussions/{ref.rpartition('/')[2]}")
+                return proposed, left
+        return remote, changes
+
+    def _go_on_in(self, ref: str, address: str) -> None:
+        self.pull_request = ref, address
+        self.revision, self._create_pr = ref, False
 
     def _compare(self, wanted: Wanted, remote: Remote) -> _Changes:
         there = self.card(remote)
@@ -230,6 +251,7 @@ class Publisher:
                 committed.append((item.path, self._digests.of(item)))
             else:
                 additions.append(self.client.addition(item.path, item.data))
+                self._hand_over(additions[-1], item)
         operations = [*additions, *map(self.client.deletion, changes.stale)]
         self.changed |= {item.path: item.size for item in (*changes.items, *([changes.card] if changes.card else []))}
         done = self.client.commit(operations, title, self.revision, remote.sha, self._create_pr)
@@ -239,15 +261,21 @@ class Publisher:
             for key in committed:
                 self._additions.pop(key, None)
         if done.pull_request is not None:
-            self.pull_request = done.pull_request
-            self.revision, self._create_pr = done.pull_request[0], False
+            self._go_on_in(*done.pull_request)
 
     def _store(self, item: Item) -> None:
         addition = self._addition(item)
-        self.client.store(addition, self.revision, self._create_pr)
+        self._hand_over(addition, item)
         if addition.upload_info.sha256.hex() != self._digests.of(item):
             said = "it is not what it was when it was first read"
             raise HubError(f"sending {item.path}", said, "Let OUT rest, then run the same command again.")
+
+    def _hand_over(self, addition: CommitOperationAdd, item: Item) -> None:
+        self.client.store(addition, self.revision, self._create_pr)
+        if self.client.ignored(addition):
+            said = "the .gitignore of the repository excludes it"
+            way_on = "Take it out of there, on the repository's page, then run the same command again."
+            raise HubError(f"sending {item.path} to {self.client.repo}", said, way_on)
 
     def _addition(self, item: Item) -> CommitOperationAdd:
         key = item.path, self._digests.of(item)

@@ -37,6 +37,12 @@ def bytes_item(path: str, data: bytes) -> Item:
     return Item(path, len(data), data=data, sha256=hashlib.sha256(data).hexdigest())
 
 
+def not_as_converted(file: str) -> OutputError:
+    return OutputError(
+        f"{file} is not the file that was converted: run the same laion6m convert again after removing it."
+    )
+
+
 class Digests:
     """sha256 of local files, which the Hub goes by: read once, then remembered in a file of JSON lines for as long as
     size, modification time and the manifest's checksum are the same. Thread-safe."""
@@ -51,19 +57,21 @@ class Digests:
         if item.sha256:
             return item.sha256
         before = _stamp(item)
-        sound, other = (json.dumps([item.path, *before, item.digest, fits]) for fits in (True, False))
+        sound, other = (_key(item, before, fits=fits) for fits in (True, False))
         known = self._known.get(sound) or (None if item.checked else self._known.get(other))
         if known is None:
             known, digest = _digests(item.file)
             if _stamp(item) != before:
                 raise OutputError(f"{item.file} changed while it was being read. Let OUT rest, then push again.")
             if item.checked and digest != item.digest:
-                raise OutputError(
-                    f"{item.file} is not the file that was converted: run the same laion6m convert again after "
-                    "removing it."
-                )
+                raise not_as_converted(item.file)
             self._remember(sound if digest == item.digest else other, known)
         return known
+
+    def sound(self, item: Item) -> bool:
+        """Whether a file has been read and was what the manifest says, and is the same since. Reads nothing. Raises
+        OutputError."""
+        return _key(item, _stamp(item), fits=True) in self._known
 
     def _remember(self, key: str, sha256: str) -> None:
         with self._lock, suppress(OSError, WriteError):  # a folder that cannot be written is read again next time
@@ -87,6 +95,10 @@ def git_blob(item: Item) -> str:
         with open(item.file, "rb") as file:
             data = file.read()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _key(item: Item, stamp: tuple[int, int], *, fits: bool) -> str:
+    return json.dumps([item.path, *stamp, item.digest, fits])
 
 
 def _stamp(item: Item) -> tuple[int, int]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TypeVar
 
 from builder.errors import HubError
-from builder.publish.client import Refusal, explain
+from builder.publish.refusals import TRIES_OF_REPEATED, Refusal, explain
 
 Result = TypeVar("Result")
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before the second, third … try: half a minute, in which a server restarts or a network comes back."""
+"""Seconds before the second, third … try: half a minute, in which a server restarts or a network comes back. Where the
+client has waited by itself, the last of them."""
 
 LONGEST_WAIT = 3600.0
 """Seconds the Hub may ask to wait: its limits are counted by five minutes and by the hour."""
@@ -31,17 +33,18 @@ class Patience:
         """What ``call`` gives. ``tried``: for messages. Raises HubError when the Hub refuses or has failed too
         often."""
         started = time.monotonic()
-        for pause in (*PAUSES, None):
+        failed, spent = 0, Fraction(0)
+        while True:
             try:
                 return call()
             except Exception as error:  # noqa: PERF203 - a call takes longer than that
                 refusal = explain(error)
                 if refusal is None:
                     raise
-                if not refusal.passing or refusal.wait > LONGEST_WAIT or pause is None:
-                    raise self._given_up(tried, refusal, time.monotonic() - started) from error
-                self._wait(tried, refusal, pause)
-        raise AssertionError("the last pause is None")
+                failed, spent = failed + 1, spent + Fraction(1, refusal.tries)
+                if spent >= 1 or refusal.wait > LONGEST_WAIT:
+                    raise self._given_up(tried, refusal, failed, time.monotonic() - started) from error
+                self._wait(tried, refusal, PAUSES[-1 if _client_waited(refusal) else failed - 1])
 
     def _wait(self, tried: str, refusal: Refusal, pause: float) -> None:
         seconds = max(pause, refusal.wait + 1 if refusal.wait else 0)  # as the Hub rounds what it asks for
@@ -49,18 +52,42 @@ class Patience:
             self._say(f"{tried}: {refusal.said}. Trying again in {seconds:.0f} s.")
         time.sleep(seconds)
 
-    def _given_up(self, tried: str, refusal: Refusal, seconds: float) -> HubError:
+    def _given_up(self, tried: str, refusal: Refusal, failed: int, seconds: float) -> HubError:
+        advice = _ADVICE.get(refusal.code) or _ADVICE.get(str(refusal.status))
         if not refusal.passing:
-            return HubError(tried, refusal.said, _ADVICE.get(refusal.code or str(refusal.status)) or self._way_on())
+            return HubError(tried, refusal.said, advice or self._way_on())
         if refusal.wait > LONGEST_WAIT:
             return HubError(tried, f"{refusal.said}; it asks to wait {refusal.wait:,.0f} s", self._way_on())
-        said = f"{refusal.said} ({len(PAUSES) + 1} tries in {seconds:.0f} s)"
-        return HubError(tried, said, self._way_on())
+        each = ", of several requests each" if _client_waited(refusal) else ""
+        return HubError(tried, f"{refusal.said} ({failed} tries in {seconds:.0f} s{each})", self._way_on())
+
+
+def _client_waited(refusal: Refusal) -> bool:
+    return refusal.tries == TRIES_OF_REPEATED
 
 
 _ADVICE = {
+    "400": "The same again would be refused again: mend what it names first.",
     "401": "Log in with `hf auth login`, set HF_TOKEN, or give --token.",
     "403": "Use a token that may write there: https://huggingface.co/settings/tokens.",
+    "413": (
+        "A file, or a request, is larger than the Hub takes. If it is a shard: convert into a new OUT with a smaller "
+        "--max-shard-size. If not: shorten README.md."
+    ),
+    "CardRefused": (
+        "Mend the YAML between the two --- at the top of README.md, in OUT or, if it was edited there, on the "
+        "repository's page; then run the same command again."
+    ),
+    "StorageLimit": (
+        "There is no room for it: free some, or get more, at https://huggingface.co/settings/billing; then run the "
+        "same command again, which goes on where it stopped."
+    ),
+    "XetRefused": (
+        "Use a token that may write there: https://huggingface.co/settings/tokens. If it may: is there room left for "
+        "private files? https://huggingface.co/settings/billing"
+    ),
+    "Disabled": "The Hub has disabled the repository: its page says why, and whom to ask.",
+    "Offline": "Unset HF_HUB_OFFLINE.",
     "GatedRepo": "Ask for access on the repository's page, and use a token that has it.",
     "RepoNotFound": "Check the name, and that the token may see it: a private repository looks like none to others.",
     "RevisionNotFound": "Check the revision: a branch is made where it is missing, a tag or a commit is not.",

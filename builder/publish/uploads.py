@@ -10,7 +10,8 @@ from builder.publish.items import Item
 
 
 class Uploads:
-    """Threads that send files. Daemons, so that Ctrl-C need not wait for the half gigabyte that is on its way."""
+    """Threads that send files, up to the first that fails. Daemons, so that Ctrl-C need not wait for the half gigabyte
+    that is on its way."""
 
     def __init__(self, send: Callable[[Item], None], threads: int) -> None:
         """``send``: called in the threads, for one file at a time in each."""
@@ -19,6 +20,7 @@ class Uploads:
         self._ended: queue.SimpleQueue[tuple[Item, BaseException | None]] = queue.SimpleQueue()
         self._threads = threads
         self._stopped = threading.Event()
+        self._failed: BaseException | None = None
         self.pending = 0
         for number in range(threads):
             threading.Thread(target=self._work, name=f"laion6m-push-{number}", daemon=True).start()
@@ -29,7 +31,9 @@ class Uploads:
 
     def take(self, wait: bool = True) -> Item | None:
         """A file that has been sent, in any order; None when there is none, or (without ``wait``) none yet. Raises what
-        ``send`` raised."""
+        ``send`` raised, from then on each time: no other file is waited for."""
+        if self._failed is not None:
+            raise self._failed
         if not self.pending:
             return None
         try:
@@ -38,6 +42,7 @@ class Uploads:
             return None
         self.pending -= 1
         if error is not None:
+            self._failed = error
             raise error
         return item
 
@@ -52,6 +57,7 @@ class Uploads:
             try:
                 self._send(item)
             except BaseException as error:  # noqa: BLE001, PERF203 - raised where the file is taken
+                self._stopped.set()
                 self._ended.put((item, error))
             else:
                 self._ended.put((item, None))

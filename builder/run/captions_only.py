@@ -18,10 +18,13 @@ from builder import schema
 from builder.arrays import utf8_array
 from builder.errors import DamagedFileError, OutputError
 from builder.publish.card import Facts
+from builder.publish.items import Digests, Item, not_as_converted
 from builder.run.engines import EngineChoice, Report, make_engine
 from builder.run.parcel import Parcel, is_shard, local_item
+from builder.run.transfer import Transfer
 from builder.store.manifest import Manifest
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish
+from builder.store.seals import file_digest
 
 _ROWS = 250_000
 """Rows of a file, about: some 250 MB of text, compressed."""
@@ -39,9 +42,10 @@ _TABLE = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """One file to make, out of consecutive shards."""
+    """One file to make, out of consecutive shards: their paths here, each with its xxh3-128 by the manifest, "" where
+    it need not be compared."""
 
-    shards: tuple[str, ...]
+    shards: tuple[tuple[str, str], ...]
     temporary: str
     final: str
 
@@ -50,29 +54,47 @@ class _Unit:
         return os.path.basename(self.final)
 
 
-def captions_parcel(out: str, manifest: Manifest, num_proc: int | None) -> Parcel:
+def captions_parcel(
+    out: str, manifest: Manifest, digests: Digests, num_proc: int | None, *, quiet: bool = False
+) -> Parcel:
     """Columns key, url (of the annotation, where it has one), caption, width, height and annotation, in
-    OUT/.laion6m/captions-only. Files that are there for the same manifest are used again.
+    OUT/.laion6m/captions-only. Files that are there for the same manifest are used again. A shard that ``digests`` does
+    not know to be sound is read whole.
 
-    Raises OutputError where a shard is not here, WriteError, DamagedFileError.
+    Raises OutputError where a shard is not here or not what it was, WriteError, DamagedFileError.
     """
-    shards = [path for path in sorted(manifest.files) if is_shard(path)]
-    for path in shards:
-        if not os.path.isfile(os.path.join(out, *path.split("/"))):
+    shards = []
+    for path in sorted(filter(is_shard, manifest.files)):
+        file = os.path.join(out, *path.split("/"))
+        if not os.path.isfile(file):
             raise OutputError(
                 f"{out} has no {path}: captions are taken from the shards. Convert again without pushing."
             )
+        shards.append(local_item(path, file, manifest.files[path]["xxh3_128"]))
     made = os.path.join(out, schema.WORK, "captions-only")
-    version = _version(out, manifest, shards)
+    version = _version(manifest, shards)
     folder = os.path.join(made, version)
-    units = _units(out, folder, shards, manifest.totals["rows"])
+    units = _units(folder, shards, digests, manifest.totals["rows"])
     pending = [unit for unit in units if not os.path.exists(unit.final)]
     if pending:
         _clear(made, version)
         make_folder(os.path.join(folder, "tmp"))
-        with make_engine(EngineChoice(num_proc=num_proc)) as crew:
-            for _ in crew.run(_write, pending, _unheard):
-                pass
+        meter = Transfer("reading", quiet=quiet)
+        meter.total = sum(os.path.getsize(path) for unit in pending for path, digest in unit.shards if digest)
+        meter.hidden = not meter.total  # text alone is quick beside the upload that follows
+        read = 0
+
+        def heard(_: int, size: int) -> None:
+            nonlocal read
+            read += size
+            meter.at(made, read)
+
+        try:
+            with make_engine(EngineChoice(num_proc=num_proc)) as crew:
+                for _ in crew.run(_write, pending, heard):
+                    pass
+        finally:
+            meter.finish()
     items = {}
     rows = 0
     for unit in units:
@@ -91,9 +113,9 @@ def captions_parcel(out: str, manifest: Manifest, num_proc: int | None) -> Parce
     return Parcel(items, facts, os.path.join(made, schema.CARD))
 
 
-def _version(out: str, manifest: Manifest, shards: list[str]) -> str:
+def _version(manifest: Manifest, shards: list[Item]) -> str:
     """Differs where what would be made does."""
-    stats = [os.stat(os.path.join(out, *path.split("/"))) for path in shards]
+    stats = [os.stat(shard.file) for shard in shards]
     facts = json.dumps([pa.__version__, [[found.st_size, found.st_mtime_ns] for found in stats]]).encode()
     return xxhash.xxh3_64_hexdigest(manifest.to_json() + facts)
 
@@ -106,7 +128,7 @@ def _clear(made: str, version: str) -> None:
                 shutil.rmtree(os.path.join(made, name))
 
 
-def _units(out: str, folder: str, shards: list[str], rows: int) -> list[_Unit]:
+def _units(folder: str, shards: list[Item], digests: Digests, rows: int) -> list[_Unit]:
     """Which shards go together: a matter of their numbers alone, so that names do not depend on what is in them."""
     count = max(1, -(-rows // _ROWS))
     each = max(1, -(-len(shards) // count))
@@ -114,7 +136,7 @@ def _units(out: str, folder: str, shards: list[str], rows: int) -> list[_Unit]:
     names = [schema.ShardName(number, len(groups)) for number in range(len(groups))]
     return [
         _Unit(
-            tuple(os.path.join(out, *path.split("/")) for path in group),
+            tuple((shard.file, "" if digests.sound(shard) else shard.digest) for shard in group),
             os.path.join(folder, "tmp", str(name)),
             os.path.join(folder, str(name)),
         )
@@ -133,7 +155,10 @@ def _write(unit: _Unit, report: Report) -> str:
             write_statistics=["key", "width", "height"],
             write_page_index=True,
         ) as writer:
-            for path in unit.shards:
+            for path, digest in unit.shards:
+                if digest:
+                    _compare(path, digest)
+                    report(0, os.path.getsize(path))
                 for batch in _batches(path):
                     writer.write_batch(_with_url(batch))
                     report(batch.num_rows, 0)
@@ -143,6 +168,16 @@ def _write(unit: _Unit, report: Report) -> str:
         raise
     publish(unit.temporary, unit.final)
     return unit.name
+
+
+def _compare(path: str, digest: str) -> None:
+    """Raises OutputError where a shard is not what the manifest says. What is read after this is read from memory."""
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror}") from error
+    if found != digest:
+        raise not_as_converted(path)
 
 
 def _batches(path: str) -> Iterator[pa.RecordBatch]:
@@ -177,7 +212,3 @@ def _groups(path: str) -> Iterator[Any]:
     metadata = pq.read_metadata(path)
     for number in range(metadata.num_row_groups):
         yield metadata.row_group(number)
-
-
-def _unheard(images: int, size: int) -> None:
-    """Quick beside the upload that follows, whose bar it would only precede."""

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import xxhash
-
 import builder
 from builder import schema
-from builder.errors import HubError, InterruptedRunError, OptionError, OutputError, WriteError
-from builder.publish.card import make_card, make_interim_card
-from builder.publish.card_merge import Own, generated_part, own_part, take_apart
+from builder.errors import HubError, InterruptedRunError, OptionError
+from builder.publish.card import make_card
+from builder.publish.card_merge import Own, generated_part
 from builder.publish.client import HubClient, Remote, quiet_client
 from builder.publish.hub import Publisher, Wanted
 from builder.publish.items import Digests, Item
@@ -26,12 +22,11 @@ from builder.publish.uploads import Uploads
 from builder.run.captions_only import captions_parcel
 from builder.run.parcel import SAVED_DATASET, Parcel, dataset_parcel, is_ours
 from builder.run.progress import duration
+from builder.run.push_card import CardKeeper, rows_of
 from builder.run.report import size as in_words
 from builder.run.transfer import Transfer
 from builder.store.ledger import Ledger
 from builder.store.manifest import read_manifest
-from builder.store.output import write_file
-from builder.store.pushed import PushedCard, PushRecords
 from builder.urls import refuse_url
 
 THREADS = 4
@@ -94,6 +89,7 @@ def push(
     """Make a dataset repository hold what a converted folder holds, and check that it does. Sends what differs only;
     run again after it was stopped, it goes on.
 
+    ``repo_id``: "NAME" alone is one of the token's owner.
     ``public``: of a repository that is made by this; one that is there stays as it is. ``captions_only``: leave out the
     image bytes. ``revision``: the branch, made where it is missing. ``create_pr``: propose it as a pull request.
     ``num_proc``: files sent at a time (4). ``token``: instead of the one that huggingface_hub finds. ``verify_only``:
@@ -105,17 +101,34 @@ def push(
         raise OptionError("num_proc", num_proc, "1 or more")
     refuse_url(out, "push")
     branch = revision or "main"
+    if create_pr and branch != "main":
+        raise OptionError("create_pr", create_pr, f"without a revision ({branch}): a pull request is made to main")
     manifest = read_manifest(out)
+    repo_id = full_name(repo_id, token)
     if captions_only:
-        parcel = captions_parcel(out, manifest, num_proc)
+        parcel = captions_parcel(out, manifest, digests_in(out), num_proc, quiet=quiet)
     else:
         parcel = dataset_parcel(out, manifest, repo_id, branch)
-    with quiet_client():
+    with quiet_client(quiet):
         session = Session(out, repo_id, branch, create_pr, token, quiet)
         if verify_only:
             return session.verify(parcel, num_proc or THREADS)
         session.open(public)
         return session.push(parcel, num_proc or THREADS)
+
+
+def digests_in(out: str) -> Digests:
+    return Digests(Ledger(out).path("sha256.jsonl"))
+
+
+def full_name(repo_id: str, token: str | None) -> str:
+    """NAME alone as USER/NAME of the token's owner: so the Hub takes it when it makes a repository, but not when it is
+    asked about one. Raises HubError where it cannot be known whose the token is, OptionError."""
+    if "/" in repo_id:
+        return repo_id
+    client = HubClient(repo_id, token)
+    patience = Patience(lambda: "Give it as USER/NAME.", lambda text: None)
+    return f"{patience.ride_out(f'asking whose {repo_id} is to be', client.account)}/{repo_id}"
 
 
 class Session:
@@ -124,7 +137,7 @@ class Session:
     def __init__(self, out: str, repo: str, revision: str, create_pr: bool, token: str | None, quiet: bool) -> None:
         self._started = time.monotonic()
         self.ledger = Ledger(out)
-        self.digests = Digests(self.ledger.path("sha256.jsonl"))
+        self.digests = digests_in(out)
         self.meter = Transfer("push", quiet=quiet)
         self._repo, self._revision, self._create_pr = repo, revision, create_pr
         self._there = self._files = 0
@@ -138,10 +151,11 @@ class Session:
     def open(self, public: bool) -> None:
         """Make the repository where it is missing."""
         self._made = self.publisher.open(private=not public)
+        self._note_name()
 
     def push(self, parcel: Parcel, threads: int) -> Pushed:
         """Bring the repository to hold ``parcel``, and check it."""
-        card = _CardKeeper(self.ledger, self._repo, self._revision, parcel)
+        card = CardKeeper(self.ledger, self._repo, self._revision, parcel)
         fresh = card.wanted(self.publisher.card())
         if fresh != self.publisher.card():
             self.publisher.check_card(fresh)
@@ -166,6 +180,7 @@ class Session:
         items = {path: replace(item, checked=False) for path, item in parcel.items.items()}
         parcel = replace(parcel, items=items)
         remote = self.publisher.look()
+        self._note_name()
         self._run(parcel.items, self.digests.of, threads)
         return self._pushed(parcel, remote, self._problems(parcel, remote, self.publisher.card()))
 
@@ -199,6 +214,14 @@ class Session:
                 "not redistribute them: keep the repository private unless you know that you may publish it."
             )
 
+    def _note_name(self) -> None:
+        name = self.publisher.remote.name
+        if name not in ("", self._repo):
+            self.meter.say(
+                f"{self._repo} is called {name} now. The old name leads there until another repository takes it, and "
+                "is the one that shards removed here are known by."
+            )
+
     def _run(self, items: Mapping[str, Item], work: Callable[[Item], object], threads: int) -> None:
         self._files, self._there = len(items), 0
         self.meter.hidden = False
@@ -225,7 +248,7 @@ class Session:
         found = self.publisher.problems(parcel.items, self.keeps, remote)
         if card is None:
             return [*found, f"{schema.CARD} is missing"]
-        rows = _rows_of(card)
+        rows = rows_of(card)
         if rows != parcel.rows:
             found.append(f"{schema.CARD} says {rows} rows; there are {parcel.rows:,}")
         if generated_part(card) != generated_part(make_card(parcel.facts, Own(), self._repo)):
@@ -257,68 +280,6 @@ class Session:
         )
 
 
-class _CardKeeper:
-    """Which of the owner's text a card gets: what they wrote here, or there, whichever is newer than the last push."""
-
-    def __init__(self, ledger: Ledger, repo: str, revision: str, parcel: Parcel) -> None:
-        self._repo, self._revision, self._parcel = repo, revision, parcel
-        self._records = PushRecords(ledger.folder)
-        self._manifest = ledger.folder.read(schema.MANIFEST) or b""
-        self._place = os.path.relpath(parcel.card, ledger.out).replace(os.sep, "/")
-        self._last = self._records.card(self._place, repo, revision)
-        self._here: Own | None = None  # no file
-        try:
-            with open(parcel.card, "rb") as file:
-                self._here = own_part(file.read(), parcel.card)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise OutputError(f"cannot read {parcel.card}: {error.strerror}") from error
-
-    def wanted(self, there: bytes | None) -> bytes:
-        """The card to be, where ``there`` is the one that is. Raises HubError where both have been edited."""
-        return make_card(self._parcel.facts, self._own(there), self._repo)
-
-    def interim(self, there: bytes | None) -> bytes | None:
-        """A card that makes no claims, where there is one that does."""
-        return interim_card(there, self._repo, self._parcel.facts.suffix)
-
-    def keep(self, card: bytes) -> None:
-        """Have the card here as it is there, and remember that it was. A folder that cannot be written stays as it
-        is."""
-        note = PushedCard(
-            own=asdict(own_part(card, self._repo)),
-            digest=xxhash.xxh3_128_hexdigest(card),
-            made=xxhash.xxh3_128_hexdigest(generated_part(card)),
-            manifest=xxhash.xxh3_128_hexdigest(self._manifest),
-        )
-        with suppress(WriteError):
-            write_file(self._parcel.card, [card])
-            self._records.write_card(self._place, self._repo, note, self._revision)
-
-    def _own(self, there: bytes | None) -> Own:
-        theirs, here = own_part(there, f"{schema.CARD} of {self._repo}"), self._here
-        last = asdict(Own()) if self._last is None else self._last.own  # what was taken away since is an edit, too
-        if there is None:
-            return here or Own()
-        if here is None or here == theirs or asdict(here) == last:
-            return theirs
-        if asdict(theirs) == last:
-            return here
-        raise HubError(
-            f"pushing {schema.CARD} to {self._repo}",
-            f"its text was edited both there and in {self._parcel.card}",
-            "Take what you want to keep of the one into the other, then push again.",
-        )
-
-
-def interim_card(there: bytes | None, repo: str, suffix: str) -> bytes | None:
-    """For while shards come one by one: the card that is there, without the claims that do not hold meanwhile."""
-    if there is None or "dataset_info" not in take_apart(there, f"{schema.CARD} of {repo}").values:
-        return there
-    return make_interim_card(own_part(there, repo), repo, suffix)
-
-
 def _saved_by(manifest: bytes) -> list[str]:
     """Which of the files of --format arrow a manifest lists."""
     try:
@@ -326,12 +287,3 @@ def _saved_by(manifest: bytes) -> list[str]:
         return [path for path in SAVED_DATASET if path in files]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
-
-
-def _rows_of(card: bytes) -> int | None:
-    """num_examples of the split, as the card has it."""
-    try:
-        splits = take_apart(card, schema.CARD).values["dataset_info"]["splits"]
-        return next(int(split["num_examples"]) for split in splits if split["name"] == schema.SPLIT)
-    except (OutputError, KeyError, TypeError, ValueError, StopIteration):
-        return None

@@ -20,7 +20,8 @@ from builder.run.build import Summary, build, refuse_overlap
 from builder.run.convert import CONVERT
 from builder.run.engines import EngineChoice
 from builder.run.parcel import dataset_parcel, is_shard
-from builder.run.push import THREADS, Pushed, Session, interim_card
+from builder.run.push import THREADS, Pushed, Session, full_name
+from builder.run.push_card import interim_card
 from builder.source.layouts import recognise
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import read_manifest
@@ -68,9 +69,11 @@ def convert_and_push(
         )
     storage = StorageOptions.of(storage_options)
     recognise(source, options.recaptions, storage)  # no repository for what is no source
-    with quiet_client():
+    push_to = full_name(push_to, token)
+    with quiet_client(quiet):
         session = Session(out, push_to, branch, create_pr=False, token=token, quiet=quiet)
         session.open(public)
+        interim_card(session.publisher.card(), push_to, "")  # one that cannot be read: now, not when all is made
         stream = _Stream(session, out, options, push_to, branch, delete_pushed)
         kind = replace(CONVERT, stands=stream.stands, outlet=stream)
         try:

@@ -29,7 +29,11 @@ def need_repo(request: Request, *, write: bool = False, content: bool = False) -
     """
     account = request.account
     repo_type = request.groups.get("type") or "models"
-    repo = request.hub.store.find(repo_type.rstrip("s"), request.groups["repo"])
+    name = request.groups["repo"]
+    repo = request.hub.store.find(repo_type.rstrip("s"), name)
+    if repo is None and name in request.hub.store.moved:
+        address = request.record.path.replace(f"/{name}", f"/{request.hub.store.moved[name]}", 1)
+        raise HubError(307, "", "Moved", headers={"Location": address})
     mine = repo is not None and account is not None and repo.owner in (account.name, *account.orgs)
     if repo is None or (repo.private and not mine):
         raise HubError(404 if account else 401, "RepoNotFound", "Repository not found")
@@ -162,6 +166,31 @@ def list_refs(request: Request) -> Response:
     }
     pulls = {"pullRequests": under("refs/pr/", "refs/pr/")} if request.query.get("include_prs") else {}
     return Response.json({**answer, **pulls})
+
+
+def list_discussions(request: Request) -> Response:
+    """Pull requests, newest first; there are no other discussions. Of one `author` and `status`, where those are
+    given."""
+    repo = need_repo(request)
+    rows = []
+    for ref in sorted((ref for ref in repo.refs if ref.startswith("refs/pr/")), key=lambda ref: -int(ref[8:])):
+        base = {commit.oid for commit in repo.history(repo.refs["refs/heads/main"])}
+        first = [commit for commit in repo.history(repo.refs[ref]) if commit.oid not in base][-1]
+        rows.append(
+            {
+                "num": int(ref[8:]),
+                "title": first.title,
+                "author": {"name": first.author},
+                "createdAt": first.date,
+                "status": "closed" if ref in repo.closed else "open",
+                "repo": {"name": repo.id, "type": repo.type},
+                "isPullRequest": True,
+            }
+        )
+    author, status = request.query.get("author"), request.query.get("status", "all")
+    rows = [row for row in rows if author in (None, row["author"]["name"]) and status in ("all", row["status"])]
+    start = int(request.query.get("p", "0")) * 10
+    return Response.json({"discussions": rows[start : start + 10], "count": len(rows), "start": start})
 
 
 def create_ref(request: Request) -> Response:

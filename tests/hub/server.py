@@ -69,6 +69,7 @@ HUB_ROUTES = [
     _route("tree", "GET", f"{_API}/tree/{_REV}(?P<path>/.*)?", trees.list_tree),
     _route("paths_info", "POST", f"{_API}/paths-info/{_REV}", trees.paths_info),
     _route("refs", "GET", f"{_API}/refs", api.list_refs),
+    _route("discussions", "GET", f"{_API}/discussions", api.list_discussions),
     _route("commits", "GET", f"{_API}/commits/{_REV}", api.list_commits),
     _route("create_branch", "POST", f"{_API}/branch/(?P<branch>[^/]+)", api.create_ref),
     _route("delete_branch", "DELETE", f"{_API}/branch/(?P<branch>[^/]+)", api.delete_ref),

@@ -81,7 +81,8 @@ class Commit:
 
 @dataclass
 class Repo:
-    """Settings and refs of one repository; `save` writes them. `gated` is False, "auto" or "manual"."""
+    """Settings and refs of one repository; `save` writes them. `gated` is False, "auto" or "manual"; `closed`: refs of
+    pull requests that are."""
 
     folder: Path
     type: str
@@ -89,6 +90,7 @@ class Repo:
     private: bool = False
     gated: bool | str = False
     granted: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
     created: str = ""
     refs: dict[str, str] = field(default_factory=dict)
 
@@ -128,6 +130,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock = threading.RLock()
+        self.moved: dict[str, str] = {}  # old names of repositories → new ones
         for name in ("blobs", "lfs", "uploads", "repos", "incoming"):
             (root / name).mkdir(parents=True, exist_ok=True)
 
@@ -158,6 +161,16 @@ class Store:
             content = INITIAL_GITATTRIBUTES.encode()
             self.add_commit(repo, "refs/heads/main", None, {".gitattributes": self.put_blob(content)}, "initial commit")
             return repo
+
+    def rename(self, repo: Repo, repo_id: str) -> None:
+        """The old name leads to the new one, until another repository takes it."""
+        with self.lock:
+            folder = self._folder(repo.type, repo_id)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            repo.folder.rename(folder)
+            self.moved[repo.id] = repo_id
+            repo.id, repo.folder = repo_id, folder
+            repo.save()
 
     def delete(self, repo: Repo) -> None:
         with self.lock:

@@ -78,7 +78,7 @@ def test_ranges_are_served_by_both_origins(
         ("HEAD", f"{ROOT}/resolve/main/data", 404, "EntryNotFound"),  # a folder
         ("GET", f"{API}/auth-check", 200, None),
         ("GET", "/api/agent-harnesses", 200, None),
-        ("GET", f"{API}/discussions", 404, None),  # a route that this server does not have: no code
+        ("GET", f"{API}/likers", 404, None),  # a route that this server does not have: no code
     ],
 )
 def test_what_is_not_there_is_named_in_the_error_code(
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_named_in_the_error_code(
     assert (got, headers.get("x-error-code")) == (status, code)
     if code == "EntryNotFound" or "/resolve/" in url:
         assert headers["x-repo-commit"] == hub.store.commits("user/x")[0].oid
-    assert [r.route for r in hub.requests("unknown")] == (["unknown"] if "discussions" in url else [])
+    assert [r.route for r in hub.requests("unknown")] == (["unknown"] if "likers" in url else [])
 
 
 FILE = f"{ROOT}/resolve/main/README.md"

@@ -31,15 +31,17 @@ def preupload(request: Request) -> Response:
     values = request.json()
     if len(values["files"]) > 256:
         raise HubError(400, "", "More than 256 files")
-    attributes = files.get(".gitattributes")
-    rules = request.hub.store.path_of(attributes).read_text("utf-8") if attributes else ""
+    rules, ignored = (
+        request.hub.store.path_of(files[name]).read_text("utf-8") if name in files else ""
+        for name in (".gitattributes", ".gitignore")
+    )
     rows = []
     for wanted in values["files"]:
         path = wanted["path"]
         if not path_is_allowed(path):
             raise HubError(400, "", f"Invalid path: {path!r}")
         mode = upload_mode(path, wanted["size"], base64.b64decode(wanted["sample"]), rules)
-        ignore = should_ignore(path, values.get("gitIgnore") or "")
+        ignore = should_ignore(path, values.get("gitIgnore") or ignored)
         there = {"oid": files[path].sha256 or files[path].oid} if path in files else {}
         rows.append({"path": path, "uploadMode": mode, "shouldIgnore": ignore, **there})
     return Response.json({"files": rows, "commitOid": repo.commit(request.groups["revision"]).oid})

@@ -143,11 +143,11 @@ def test_several_are_on_their_way_at_a_time() -> None:
 
 def test_what_goes_wrong_is_raised_where_files_are_taken_and_no_further_one_is_begun() -> None:
     begun: list[str] = []
-    told, stopped = threading.Event(), threading.Event()
+    told = threading.Event()
 
     def send(each: Item) -> None:
         begun.append(each.path)
-        assert (told if len(begun) == 1 else stopped).wait(30)
+        assert told.wait(30)
         raise OutputError("full")
 
     uploads = Uploads(send, 1)
@@ -155,11 +155,11 @@ def test_what_goes_wrong_is_raised_where_files_are_taken_and_no_further_one_is_b
         uploads.submit(Item(str(number), 0))
     assert uploads.take(wait=False) is None, "not yet"
     told.set()
-    with pytest.raises(OutputError, match="full"):
-        uploads.take()
+    for _ in range(2):
+        with pytest.raises(OutputError, match="full"):
+            uploads.take()
     uploads.stop()
-    stopped.set()
     for thread in threading.enumerate():
         if thread.name.startswith("laion6m-push"):
             thread.join(30)
-    assert len(begun) <= 2
+    assert len(begun) == 1

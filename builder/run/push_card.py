@@ -1,0 +1,89 @@
+"""The card of a push: which of the owner's text it gets, and what it says while not all is there."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import asdict
+
+import xxhash
+
+from builder import schema
+from builder.errors import HubError, OutputError, WriteError
+from builder.publish.card import make_card, make_interim_card
+from builder.publish.card_merge import Own, generated_part, made_metadata, own_part, take_apart
+from builder.run.parcel import Parcel
+from builder.store.ledger import Ledger
+from builder.store.output import write_file
+from builder.store.pushed import PushedCard, PushRecords
+
+
+class CardKeeper:
+    """Which of the owner's text a card gets: what they wrote here, or there, whichever is newer than the last push."""
+
+    def __init__(self, ledger: Ledger, repo: str, revision: str, parcel: Parcel) -> None:
+        self._repo, self._revision, self._parcel = repo, revision, parcel
+        self._records = PushRecords(ledger.folder)
+        self._manifest = ledger.folder.read(schema.MANIFEST) or b""
+        self._place = os.path.relpath(parcel.card, ledger.out).replace(os.sep, "/")
+        self._last = self._records.card(self._place, repo, revision)
+        self._here: Own | None = None  # no file
+        try:
+            with open(parcel.card, "rb") as file:
+                self._here = own_part(file.read(), parcel.card)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise OutputError(f"cannot read {parcel.card}: {error.strerror}") from error
+
+    def wanted(self, there: bytes | None) -> bytes:
+        """The card to be, where ``there`` is the one that is. Raises HubError where both have been edited."""
+        return make_card(self._parcel.facts, self._own(there), self._repo)
+
+    def interim(self, there: bytes | None) -> bytes | None:
+        """A card that makes no claims, where there is one that does."""
+        return interim_card(there, self._repo, self._parcel.facts.suffix)
+
+    def keep(self, card: bytes) -> None:
+        """Have the card here as it is there, and remember that it was. A folder that cannot be written stays as it
+        is."""
+        note = PushedCard(
+            own=asdict(own_part(card, self._repo)),
+            digest=xxhash.xxh3_128_hexdigest(card),
+            made=xxhash.xxh3_128_hexdigest(generated_part(card)),
+            manifest=xxhash.xxh3_128_hexdigest(self._manifest),
+        )
+        with suppress(WriteError):
+            write_file(self._parcel.card, [card])
+            self._records.write_card(self._place, self._repo, note, self._revision)
+
+    def _own(self, there: bytes | None) -> Own:
+        theirs, here = own_part(there, f"{schema.CARD} of {self._repo}"), self._here
+        last = asdict(Own()) if self._last is None else self._last.own  # what was taken away since is an edit, too
+        if there is None:
+            return here or Own()
+        if here is None or here == theirs or asdict(here) == last:
+            return theirs
+        if asdict(theirs) == last:
+            return here
+        raise HubError(
+            f"pushing {schema.CARD} to {self._repo}",
+            f"its text was edited both there and in {self._parcel.card}",
+            "Take what you want to keep of the one into the other, then push again.",
+        )
+
+
+def interim_card(there: bytes | None, repo: str, suffix: str) -> bytes | None:
+    """For while shards come one by one: the card that is there, without the claims that do not hold meanwhile."""
+    if there is None or "dataset_info" not in made_metadata(take_apart(there, f"{schema.CARD} of {repo}").values):
+        return there
+    return make_interim_card(own_part(there, repo), repo, suffix)
+
+
+def rows_of(card: bytes) -> int | None:
+    """num_examples of the split, as the card has it."""
+    try:
+        splits = made_metadata(take_apart(card, schema.CARD).values)["dataset_info"]["splits"]
+        return next(int(split["num_examples"]) for split in splits if split["name"] == schema.SPLIT)
+    except (OutputError, KeyError, TypeError, ValueError, StopIteration):
+        return None

@@ -1,0 +1,124 @@
+"""What a push compares, here and there, and how often it asks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import schema
+from builder.errors import HubError, OutputError
+from builder.publish import hub as hub_module
+from builder.publish.hub import Publisher, Settled
+from builder.run import captions_only, transfer
+from builder.run.push import push
+from tests.hub.server import HubServer
+from tests.pushes import REPO, converted, copy_of, damage_shard, here, push_here
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return converted(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    return copy_of(made, tmp_path / "out")
+
+
+@pytest.fixture
+def inside(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    push_here(hub, monkeypatch)
+    return hub
+
+
+def test_what_differs_after_the_push_is_an_error_and_no_card_is_noted(
+    inside: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = "data/train-00001-of-00003.parquet"
+    plain = Publisher.settle
+
+    def meddled(self: Publisher, *arguments: Any) -> Settled:
+        done = plain(self, *arguments)
+        files = {path: file for path, file in done.remote.files.items() if path not in (lost, schema.INDEX)}
+        return replace(done, remote=replace(done.remote, files=files))
+
+    monkeypatch.setattr(Publisher, "settle", meddled)
+    before = (out / "README.md").read_bytes()
+    with pytest.raises(HubError, match=rf"checking {REPO} after the push: {lost} is missing \(and 1 more\)\. "):
+        push(str(out), REPO, quiet=True)
+    assert (out / "README.md").read_bytes() == before
+    monkeypatch.undo()
+    push_here(inside, monkeypatch)
+    assert push(str(out), REPO, quiet=True).changed == 0
+
+
+def test_each_file_is_asked_about_once_in_a_push_of_several_commits(
+    inside: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.hub.wire import Request
+
+    monkeypatch.setattr(hub_module, "COMMIT_FILES", 2)
+    asked: list[str] = []
+    plain = Request.json
+
+    def noted(self: Request) -> Any:
+        values = plain(self)
+        if self.record.route == "preupload":
+            asked.extend(file["path"] for file in values["files"])
+        return values
+
+    monkeypatch.setattr(Request, "json", noted)
+    push(str(out), REPO, quiet=True)
+    assert sorted(asked) == sorted(here(out))
+
+
+def flipped_text(out: Path, number: int = 1) -> Path:
+    """A shard with other bytes in a text column, which says nothing about it by itself."""
+    import pyarrow.parquet as pq
+
+    shard = sorted((out / "data").iterdir())[number]
+    table = pq.read_table(shard)
+    at = table.schema.get_field_index("caption")
+    pq.write_table(table.set_column(at, table.schema.field(at), [["other", "words", "here"]]), shard)
+    return shard
+
+
+def test_captions_are_not_taken_from_a_shard_that_is_not_what_it_was(inside: HubServer, out: Path) -> None:
+    shard = flipped_text(out)
+    with pytest.raises(OutputError, match=f"{shard.name} is not the file that was converted"):
+        push(str(out), REPO, captions_only=True, quiet=True)
+    assert inside.requests() == []
+    (made,) = (out / ".laion6m" / "captions-only").iterdir()
+    assert [path.name for path in made.iterdir()] == ["tmp"], "nothing that could be taken for finished"
+
+
+def test_reading_all_of_the_shards_is_shown(
+    inside: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(transfer, "_LINE_EVERY", 0.0)
+    push(str(out), REPO, captions_only=True, num_proc=1)
+    assert "reading: 100%" in capsys.readouterr().err
+    push(str(out), "user/second", captions_only=True, num_proc=1)
+    assert "reading:" not in capsys.readouterr().err
+
+
+def test_shards_that_a_push_has_compared_are_not_read_whole_again(
+    inside: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(str(out), REPO, quiet=True)
+    read: list[str] = []
+    monkeypatch.setattr(captions_only, "_compare", lambda path, digest: read.append(path))
+    push(str(out), "user/captions", captions_only=True, num_proc=1, quiet=True)
+    assert read == []
+    shard = damage_shard(out)
+    push(str(out), "user/captions", captions_only=True, num_proc=1, quiet=True)
+    assert read == [str(shard)], "of those that were written since"
