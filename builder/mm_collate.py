@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from builder.errors import OptionError
+from builder.mm_tensors import look_up, pop_type
 
 PAD_INDEX = 0
 """What xtuner's DEFAULT_PAD_TOKEN_INDEX is."""
@@ -34,6 +35,13 @@ def collate_func_gen_tokens(instances: Sequence[Mapping[str, Any]], pad_index: i
 
 
 def _collate(instances: Sequence[Mapping[str, Any]], image_key: str, pad_index: int) -> Batch:
+    for instance in instances:
+        if image_key not in instance:
+            raise OptionError("collate_fn", image_key, f"is what it puts together; a sample has {', '.join(instance)}")
+    shapes = {tuple(instance[image_key].shape) for instance in instances}
+    if len(shapes) > 1:
+        found = " and ".join(map(str, sorted(shapes)))
+        raise OptionError("collate_fn", image_key, f"a batch has {found}; with buckets, use AspectRatioBatchSampler")
     texts: list[Tensor] = [instance["input_ids"] for instance in instances]
     input_ids = pad_sequence(texts, batch_first=True, padding_value=pad_index)
     lengths = torch.tensor([len(text) for text in texts])
@@ -48,8 +56,17 @@ def _collate(instances: Sequence[Mapping[str, Any]], image_key: str, pad_index: 
 class CollateConcat:
     """For batches of one kind each: the first sample's ``type`` picks the collate function, and names its data.
 
-    ``collate_fns``: one ``dict(type=function, **options)`` for each of ``keys``. Empty samples are left out.
+    ``collate_fns``: one ``dict(type=function or name, **options)`` for each of ``keys``. Empty samples are left out.
+
+    mmengine's own Runner makes no object of a ``collate_fn``'s type, but calls it with each batch, and with the options
+    by name. ``CollateConcat(samples, collate_fns=…, keys=…)`` is therefore the batch itself.
     """
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        if args and "collate_fns" in options:
+            samples, *rest = args
+            return cls(*rest, **options)(samples)
+        return super().__new__(cls)
 
     def __init__(self, collate_fns: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
         if len(collate_fns) != len(keys):
@@ -58,9 +75,11 @@ class CollateConcat:
         self.collate_fns: dict[str, Callable[[Sequence[Mapping[str, Any]]], Batch]] = {}
         for key, given in zip(keys, collate_fns, strict=True):
             options = {name: given[name] for name in given}
-            self.collate_fns[key] = partial(options.pop("type"), **options)
+            self.collate_fns[key] = partial(_function(pop_type(options)), **options)
 
     def __call__(self, data_samples: Sequence[Mapping[str, Any]]) -> Batch:
+        """``{"data": {key: …}, "data_samples": None}``. Raises OptionError where all samples are empty, and for a
+        ``type`` that is not among the keys."""
         samples = [sample for sample in data_samples if len(sample) > 0]
         if not samples:
             raise OptionError("data_samples", data_samples, "a batch needs one sample that is not empty")
@@ -68,3 +87,12 @@ class CollateConcat:
         if key not in self.collate_fns:
             raise OptionError("type", key, f"there are collate functions for {', '.join(self.keys)}")
         return {"data": {key: self.collate_fns[key](samples)["data"]}, "data_samples": None}
+
+
+_FUNCTIONS = (collate_func_gen, collate_func_gen_latents, collate_func_gen_tokens)
+_OWN = {function.__name__: function for function in _FUNCTIONS}
+
+
+def _function(kind: Any) -> Any:
+    """A collate function, given as it is or by name. Our own need no registry: a worker that was spawned has none."""
+    return _OWN.get(kind) or look_up(kind) if isinstance(kind, str) else kind

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +23,16 @@ from builder.read import transforms
 from builder.read.buckets import Buckets
 from builder.read.columns import Column, open_column
 from builder.read.folders import Folder
+from builder.read.groups import NoColumnError
 from builder.read.reader import open_dataset
 from builder.read.samples import (
+    SKIPS_ALLOWED,
     Entries,
     RowPath,
     SampleError,
     SampleSource,
     Skips,
+    TooManyBadSamplesError,
     find_annotation,
     find_image,
     problem_of,
@@ -45,16 +49,22 @@ _BAD_SAMPLE = (*transforms.BAD_IMAGE, KeyError, RuntimeError, AssertionError, pi
 """What a damaged or missing file raises on its way to a tensor (RuntimeError: torch's and OpenCV's; AssertionError: the
 checks of subclasses written for upstream). Anything else is a mistake in the program and passes through."""
 
+_OF_DATASETS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+"""What ``datasets`` writes beside its data: no lists."""
+
+_CONFIGURATION = (OptionError, MissingExtraError)
+_OWN_WORDS = (*_CONFIGURATION, SampleError, TooManyBadSamplesError)
+
 DataSample = dict[str, Any]
 
 
 class CaptionDataset(Dataset[DataSample]):
     """Images and captions for text-to-image training, with upstream's constructor, results and random draws.
 
-    ``data_path``: a folder written by ``laion6m convert``, an index, a source that has one, or upstream's JSON list
-    (or a folder of them), whose images and annotations are then read below ``image_folder`` and ``cap_folder``, as
-    files or from tars. Over a converted folder or an index, both are taken from there, and ``image_folder`` is only
-    handed on.
+    ``data_path``: a folder written by ``laion6m convert``, an index, a source that has one, any folder of Parquet or
+    Arrow files with images and captions, or upstream's JSON list (or a folder of them), whose images and annotations
+    are then read below ``image_folder`` and ``cap_folder``, as files or from tars. Over anything but a list, both are
+    taken from there, and ``image_folder`` is only handed on.
 
     A sample holds ``pixel_values`` (float32, c h w, -1 to 1; or ``image_latents``, or ``image_tokens``), ``input_ids``
     (int64), ``image_dir``, ``image_file`` (the path as in data.json) and ``type`` ("text2image").
@@ -102,6 +112,12 @@ class CaptionDataset(Dataset[DataSample]):
         _one_of("on_error", on_error, "raise", "skip")
         _one_of("imdecode_backend", imdecode_backend, "pillow", "cv2")
         _one_of("out", out, "float32", "uint8")
+        _no_text("min_image_size", min_image_size, "a number of pixels")
+        _no_text("image_size", image_size, "a number of pixels")
+        if isinstance(image_size, int) and image_size < 1:
+            raise OptionError("image_size", image_size, "1 pixel or more")
+        _no_text("max_length", max_length, "a number of tokens")
+        _no_text("unconditional", unconditional, "a share, 0 to 1")
         if imdecode_backend == "cv2":
             transforms.load_cv2()
         self.data_path = os.fspath(data_path)
@@ -123,20 +139,20 @@ class CaptionDataset(Dataset[DataSample]):
         self.ceph_folder = ceph_folder
         self.ceph_config = ceph_config
         self.latents_ceph_folder = latents_ceph_folder
+        self.use_ceph = ceph_config is not None and os.path.exists(ceph_config)
         self.on_error = on_error
         self.imdecode_backend = imdecode_backend
         self.out = out
         self.buckets = Buckets.around(image_size) if buckets is True else Buckets(buckets) if buckets else None
         self.skips = Skips(os.fspath(data_path), max_skip_ratio)
-        self._client: ObjectClient | None = None
+        self.FILE_CLIENT: ObjectClient | None = None  # this and use_ceph: upstream's names, for its subclasses
+        self._retries = 0
         self._source: SampleSource | None = None
         self._images: Folder | None = None
         self._captions: Folder | None = None
         self._latents: Column | None = None
         self._numbers: NDArray[np.int16] | None = None
-        self._open_folders()
         self._load_data(self.data_path)
-        self._open_folders()  # a subclass's _load_data may have named others
         if image_latents is not None:
             self._samples()
             self._latents = open_column(self.data_path, image_latents)
@@ -148,7 +164,7 @@ class CaptionDataset(Dataset[DataSample]):
         data_list: Sequence[Mapping[str, Any]]
         is_list = path.suffix == ".json"
         if not is_list and path.is_dir() and not (path / INDEX).exists():
-            is_list = any(path.glob("*.json"))
+            is_list = any(file.name not in _OF_DATASETS for file in path.glob("*.json"))
         if is_list:
             data_list = read_lists(path)
         else:
@@ -160,11 +176,6 @@ class CaptionDataset(Dataset[DataSample]):
             self.image_folder = self.image_folder or str(path / "raw")
             captions = path / "captions"
             self.cap_folder = self.cap_folder or str(captions if captions.is_dir() else path / "raw")
-        self._open_folders()
-
-    def _open_folders(self) -> None:
-        self._images = _folder(self.image_folder, self._images)
-        self._captions = _folder(self.cap_folder, self._captions)
 
     def __len__(self) -> int:
         return len(self.data_list)
@@ -175,11 +186,13 @@ class CaptionDataset(Dataset[DataSample]):
             index = 0
         if index < 0:
             index += len(self)
+            if index < 0:
+                raise IndexError(index - len(self))
         for number in self._candidates(index):
             entry = self.data_list[number]
             try:
                 data = self._load(entry)
-            except (OptionError, MissingExtraError):
+            except _CONFIGURATION:
                 raise  # the configuration is wrong, not the sample
             except _BAD_SAMPLE as error:
                 bad = SampleError(self.data_path, number, str(entry.get("image", "no image path")), problem_of(error))
@@ -190,6 +203,30 @@ class CaptionDataset(Dataset[DataSample]):
                 self.skips.tried += 1
                 return data
         raise self.skips.too_many()
+
+    def _retry(self) -> DataSample:
+        """For subclasses that copy upstream's ``except Exception: return self._retry()``.
+
+        Called while an error is being handled: raises SampleError from it, or the error itself where it is a mistake in
+        the program or says enough; with ``on_error='skip'``, notes it and gives another sample, any, as upstream does,
+        for up to 20 bad ones in a row. ``max_skip_ratio`` is not kept to: how many were good only the subclass knows.
+        Called without an error: another sample. Raises OptionError with ``buckets``, whose batches have one shape.
+        """
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception):
+            if isinstance(error, _OWN_WORDS) or not isinstance(error, _BAD_SAMPLE):
+                raise error
+            bad = SampleError(self.data_path, None, "", problem_of(error))
+            if self.on_error == "raise" or self._retries >= SKIPS_ALLOWED:
+                raise bad from error
+            self.skips.note(bad, error)
+        if self.buckets is not None:
+            raise OptionError("buckets", self.buckets.sizes, "_retry() cannot tell which sample has that shape")
+        self._retries += 1
+        try:
+            return self[random.choice(range(len(self)))]
+        finally:
+            self._retries -= 1
 
     def _candidates(self, index: int) -> Iterator[int]:
         """The row asked for, and those that may take its place: all that follow, or those of its bucket."""
@@ -245,7 +282,8 @@ class CaptionDataset(Dataset[DataSample]):
         """A Pillow image, RGB, that has passed upstream's checks; with ``imdecode_backend='cv2'`` ScaledPixels."""
         if self._source is not None:
             content = find_image(self._source, image_file).image
-        elif self._images is not None:
+        elif self.image_folder is not None:
+            self._images = _folder(self.image_folder, self._images)
             content = self._images.read(image_file)
         else:
             content = self._read_ceph(self._in_ceph(image_file)).getvalue()
@@ -254,25 +292,32 @@ class CaptionDataset(Dataset[DataSample]):
         return transforms.open_exact(content, self.min_image_size)
 
     def _read_json(self, annotation_file: str) -> dict[str, Any]:
-        """The annotation. Over an index, a document that lacks the caption field asked for gets the row's caption."""
+        """The annotation. Over an index, a document that lacks the caption field asked for gets the row's caption; a
+        dataset of somebody else's, with images and captions only, has documents of nothing else."""
         if self._source is not None:
             sample = find_annotation(self._source, annotation_file)
-            document = _document(sample.annotation, annotation_file)
+            try:
+                document = _document(sample.annotation, annotation_file)
+            except NoColumnError:
+                if not sample.caption.strip():
+                    raise ValueError("the row has neither an annotation nor a caption") from None
+                document = {}
             if self.cap_source not in document and self.cap_source in CAPTION_KEYS:
                 document[self.cap_source] = sample.caption
             return document
-        if self._captions is not None:
+        if self.cap_folder is not None:
+            self._captions = _folder(self.cap_folder, self._captions)
             return _document(self._captions.read(annotation_file), annotation_file)
         return _document(self._read_ceph(self._in_ceph(annotation_file)).getvalue(), annotation_file)
 
     def _read_ceph(self, ceph_path: str) -> io.BytesIO:
-        if self._client is None:
+        if self.FILE_CLIENT is None:
             if self.ceph_config is None or not os.path.exists(self.ceph_config):
                 raise OptionError(
                     "ceph_config", self.ceph_config, f"name the client's configuration file to read {ceph_path}"
                 )
-            self._client = open_client(self.ceph_config)
-        content = self._client.get(ceph_path)
+            self.FILE_CLIENT = open_client(self.ceph_config)
+        content = self.FILE_CLIENT.get(ceph_path)
         if content is None:
             raise FileNotFoundError(f"{ceph_path} is not there")
         return io.BytesIO(content)
@@ -301,13 +346,16 @@ class CaptionDataset(Dataset[DataSample]):
         template = self.prompt_template
         if template is None or self.tokenizer is None:
             raise TypeError("the text of a sample needs tokenizer and prompt_template; the dataset was made without")
-        if random.uniform(0, 1) < self.unconditional:
-            prompt = template["CFG"]
-        else:
-            prompt = template["GENERATION"].format(input=text.strip())
-        prompt = template["INSTRUCTION"].format(input=prompt)
-        if template.get("IMG_START_TOKEN_FOR_GENERATION", True):
-            prompt += template["IMG_START_TOKEN"]
+        try:
+            if random.uniform(0, 1) < self.unconditional:
+                prompt = template["CFG"]
+            else:
+                prompt = template["GENERATION"].format(input=text.strip())
+            prompt = template["INSTRUCTION"].format(input=prompt)
+            if template.get("IMG_START_TOKEN_FOR_GENERATION", True):
+                prompt += template["IMG_START_TOKEN"]
+        except (KeyError, IndexError, ValueError) as error:  # not the sample's: its text is only put in
+            raise OptionError("prompt_template", list(template), f"cannot be used: {error!r}") from error
         input_ids = self.tokenizer.encode(prompt, return_tensors="pt", **self.tokenizer_kwargs)[0]
         return {"input_ids": input_ids[: self.max_length]}
 
@@ -339,10 +387,9 @@ class CaptionDataset(Dataset[DataSample]):
         return self._source
 
 
-def _folder(root: str | None, before: Folder | None) -> Folder | None:
-    """The folder of this name; the one there was, if it is the same: it knows what its tars hold."""
-    if root is None:
-        return None
+def _folder(root: str, before: Folder | None) -> Folder:
+    """The folder of this name, which a subclass may change at any time; the one there was, if it is the same: it knows
+    what its tars hold."""
     return before if before is not None and before.root == Path(root) else Folder(root)
 
 
@@ -362,6 +409,11 @@ def _document(text: str | bytes, annotation_file: str) -> dict[str, Any]:
 
 def _kind(value: object) -> str:
     return "null" if value is None else f"of type {type(value).__name__}"
+
+
+def _no_text(name: str, value: object, allowed: str) -> None:
+    if isinstance(value, str):
+        raise OptionError(name, value, f"{allowed}, not a text")
 
 
 def _one_of(name: str, value: object, *allowed: str) -> None:

@@ -87,18 +87,35 @@ def _resumable(loader: Any) -> Resumable:
 
 class NormalizePixelsHook(Hook):  # type: ignore[misc]
     """For ``out='uint8'``: brings each batch's ``pixel_values`` to the device and to -1 … 1 there, before the model
-    sees them. A quarter of the bytes go through the loader's queues and over the bus."""
+    sees them, in training, validation and test. A quarter of the bytes go through the loader's queues and over the
+    bus. Batches may be nested dicts and lists, as mmengine's own collate functions make them."""
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        device = next(runner.model.parameters()).device
-        _normalize(data_batch, device)
+        _normalize(data_batch, next(runner.model.parameters()).device)
+
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        _normalize(data_batch, next(runner.model.parameters()).device)
+
+    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        _normalize(data_batch, next(runner.model.parameters()).device)
 
 
 def _normalize(batch: Any, device: torch.device) -> None:
-    if not isinstance(batch, dict):
-        return
-    for key, value in batch.items():
-        if key == "pixel_values" and isinstance(value, Tensor) and value.dtype == torch.uint8:
-            batch[key] = normalize_pixels(value.to(device, non_blocking=True))
-        else:
-            _normalize(value, device)
+    """In place."""
+    if isinstance(batch, dict):
+        for key, value in batch.items():
+            if key == "pixel_values":
+                batch[key] = _normalized(value, device)
+            else:
+                _normalize(value, device)
+    elif isinstance(batch, list | tuple):
+        for each in batch:
+            _normalize(each, device)
+
+
+def _normalized(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list | tuple):
+        return [_normalized(each, device) for each in value]
+    if isinstance(value, Tensor) and value.dtype == torch.uint8:
+        return normalize_pixels(value.to(device, non_blocking=True))
+    return value

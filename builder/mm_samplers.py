@@ -11,14 +11,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence, Sized
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, Subset
 
 from builder.errors import OptionError
+from builder.options import check_number
 from builder.read.buckets import BatchOrder, Buckets
 from builder.read.order import ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, derive, walk
 
@@ -75,7 +77,9 @@ class InfiniteSampler(Sampler[int]):
         self.rank, self.world_size = ranks()
         self.dataset = dataset
         self.shuffle = shuffle
-        self.seed = shared_seed() if seed is None else seed
+        if seed is not None:
+            check_number("seed", seed, "the same on all ranks", Integral)
+        self.seed = shared_seed() if seed is None else int(seed)
         self.size = len(dataset)
         self.start = 0
         self._window, self._run = window, run
@@ -98,7 +102,7 @@ class InfiniteSampler(Sampler[int]):
         return self._state(self.start + batches * batch_size * self.world_size)
 
     def _state(self, position: int) -> State:
-        return {"seed": self.seed, "position": position, "rows": self.size, **self._identity()}
+        return {"seed": self.seed, "position": int(position), "rows": self.size, **self._identity()}
 
     def _identity(self) -> State:
         """What a state must share with this sampler to mean the same place; options without effect are None."""
@@ -182,11 +186,16 @@ class MixtureSampler(InfiniteSampler):
         ends = getattr(dataset, "cumulative_sizes", None)
         if ends is None:
             raise OptionError("dataset", type(dataset).__name__, "a mixture needs a ConcatDataset")
-        self.weights = list(weights)
+        try:
+            self.weights = np.asarray(weights).tolist() if hasattr(weights, "__array__") else list(weights)
+        except TypeError:
+            raise OptionError("weights", weights, "a list, one positive number for each part") from None
         self._sizes = [end - start for start, end in pairwise([0, *ends])]
         super().__init__(dataset, shuffle, seed, window, run)
 
     def _make_order(self) -> Order:
+        if 0 in self._sizes:
+            raise OptionError("dataset", self._sizes, "rows of its parts; one that has none cannot be drawn from")
         orders = [
             make_order(size, derive(self.seed, part), self.shuffle, self._window, self._run)
             for part, size in enumerate(self._sizes)
@@ -194,7 +203,8 @@ class MixtureSampler(InfiniteSampler):
         return MixedOrder(orders, self._sizes, self.weights, derive(self.seed, len(orders)))
 
     def _identity(self) -> State:
-        return {**super()._identity(), "weights": [float(weight) for weight in self.weights]}
+        weights = [float(weight) for weight in self.weights]
+        return {**super()._identity(), "weights": weights, "sizes": list(self._sizes)}
 
 
 class AspectRatioBatchSampler(Sampler[list[int]]):
@@ -209,14 +219,22 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
     def __init__(self, sampler: Any, batch_size: int, drop_last: bool = True) -> None:
         if isinstance(sampler, MixtureSampler):
             raise OptionError("sampler", "MixtureSampler", "batches by bucket cannot keep to weights")
+        if not hasattr(sampler, "dataset") or not hasattr(sampler, "seed"):
+            raise OptionError(
+                "sampler", type(sampler).__name__, "one of a dataset, with a seed: InfiniteSampler, EpochSampler"
+            )
         self.rank, self.world_size = ranks()
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.start = 0
         self._start_epoch = self._epoch
-        self._buckets = bucket_numbers(sampler.dataset)
+        buckets, self._buckets = _bucketed(sampler.dataset)
+        self._sizes = [list(size) for size in buckets.sizes]
         self._order = self._make_order(sampler.seed)
+        if self._epoch is not None and not len(self):
+            few = f"an epoch has {self._order.per_epoch} batches, none for some of the {self.world_size} ranks"
+            raise OptionError("batch_size", batch_size, few)
 
     def _make_order(self, seed: int) -> BatchOrder:
         return BatchOrder(self._buckets, self.batch_size, seed, self.sampler.shuffle, self.drop_last)
@@ -241,7 +259,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         start = self.start if self._epoch == self._start_epoch else 0
         return {
             "seed": self._order.seed,
-            "position": start + batches * self.world_size,
+            "position": int(start + batches * self.world_size),
             "rows": len(self._buckets),
             "batch_size": self.batch_size,
             "epoch": self._epoch or 0,
@@ -253,6 +271,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             "kind": type(self).__name__,
             "shuffle": bool(getattr(self.sampler, "shuffle", True)),
             "drop_last": bool(self.drop_last),
+            "buckets": self._sizes,
             "endless": self._epoch is None,
         }
 
@@ -273,16 +292,35 @@ def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int
         raise OptionError("dataset", f"{size} rows", "there is nothing to put in order")
     if not shuffle:
         return ListedOrder(size)
-    return ShuffledOrder(size, seed) if window is None else WindowOrder(size, seed, window, run)
+    if window is None:
+        return ShuffledOrder(size, seed)
+    check_number("run", run, "rows that lie side by side, 1 or more", Integral)
+    check_number("window", window, f"rows, a multiple of run={run}", Integral)
+    return WindowOrder(size, seed, int(window), int(run))
 
 
 def bucket_numbers(dataset: Any) -> NDArray[np.int16]:
     """The bucket of each row. Raises OptionError for a dataset without buckets, or whose parts have different ones."""
-    parts = getattr(dataset, "datasets", None) or [dataset]
-    buckets: list[Buckets | None] = [getattr(part, "buckets", None) for part in parts]
-    if buckets[0] is None or any(other is None or other.sizes != buckets[0].sizes for other in buckets):
-        raise OptionError("buckets", [b and b.sizes for b in buckets], "give every dataset the same buckets to crop to")
-    return np.concatenate([_part_numbers(part, buckets[0]) for part in parts])
+    return _bucketed(dataset)[1]
+
+
+def _bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
+    """The buckets of a dataset, of a part of one (torch's Subset), or of several end to end, and that of each row."""
+    if isinstance(dataset, Subset):
+        buckets, numbers = _bucketed(dataset.dataset)
+        return buckets, numbers[np.asarray(dataset.indices, np.int64)]
+    parts = getattr(dataset, "datasets", None)
+    if not parts:
+        own: Buckets | None = getattr(dataset, "buckets", None)
+        if own is None:
+            raise OptionError("buckets", None, f"give the {type(dataset).__name__} buckets to crop to")
+        return own, _part_numbers(dataset, own)
+    found = [_bucketed(part) for part in parts]
+    if any(buckets.sizes != found[0][0].sizes for buckets, _ in found):
+        raise OptionError(
+            "buckets", [buckets.sizes for buckets, _ in found], "give every dataset the same buckets to crop to"
+        )
+    return found[0][0], np.concatenate([numbers for _, numbers in found])
 
 
 def _part_numbers(part: Any, buckets: Buckets) -> NDArray[np.int16]:

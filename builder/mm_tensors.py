@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from builder.errors import DamagedFileError, MissingExtraError
+from builder.errors import DamagedFileError, MissingExtraError, OptionError
 from builder.read.columns import Array
 
 
@@ -59,14 +59,28 @@ def build(config: Any) -> Any:
     options = {
         name: config[name] for name in config
     }  # item access: mmengine's lazy configs import on it, dict() does not
-    kind = options.pop("type")
-    if isinstance(kind, str):
-        try:
-            functions = import_module("mmengine.registry").FUNCTIONS
-        except ImportError as error:
-            raise MissingExtraError(f"type={kind!r}, a name,", "mmengine", "mm") from error
-        found = functions.get(kind)
-        if found is None:
-            raise LookupError(f"type={kind!r} is neither registered nor importable")
-        kind = found
-    return kind(**options)
+    kind = pop_type(options)
+    return (look_up(kind) if isinstance(kind, str) else kind)(**options)
+
+
+def pop_type(options: dict[str, Any]) -> Any:
+    """What a config dict is to become; the options are left. Raises OptionError."""
+    if "type" not in options:
+        raise OptionError("type", None, f"a dict that is to become an object needs one; this has {', '.join(options)}")
+    return options.pop("type")
+
+
+def look_up(name: str) -> Any:
+    """What mmengine's registry of functions knows by this name, or what can be imported by it. Raises
+    MissingExtraError without mmengine, LookupError for a name that is neither."""
+    try:
+        functions = import_module("mmengine.registry").FUNCTIONS
+    except ImportError as error:
+        raise MissingExtraError(f"type={name!r}, a name,", "mmengine", "mm") from error
+    try:
+        found = functions.get(name)
+    except RuntimeError:  # mmengine 0.10.7; before it was None
+        found = None
+    if found is None:
+        raise LookupError(f"type={name!r} is neither registered nor importable")
+    return found

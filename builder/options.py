@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from builder.errors import OptionError
@@ -39,6 +40,14 @@ def parse_size(text: str | int) -> int:
     return int(whole + decimals) * _UNITS[match[3].upper()] // int("1" + "0" * len(decimals))
 
 
+def check_number(name: str, value: object, allowed: str, kind: type = Real) -> None:
+    """Raises OptionError for what is no number (of ``kind``, one of Python's ``numbers``): a text that a config or a
+    shell has made of one, a truth value."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        what = "a whole number" if kind is Integral else "a number"
+        raise OptionError(name, value, f"{allowed}; {what}, not {type(value).__name__}")
+
+
 @dataclass(frozen=True, slots=True)
 class SamplePolicy:
     """Which samples become rows, and where their caption stands.
@@ -58,10 +67,14 @@ class SamplePolicy:
     def __post_init__(self) -> None:
         if not self.caption_key:
             raise OptionError("caption_key", self.caption_key, "give a field's name, or auto")
+        check_number("max_aspect_ratio", self.max_aspect_ratio, "1 or more, or 0 for no limit")
         if not (self.max_aspect_ratio == 0 or 1 <= self.max_aspect_ratio < float("inf")):
             raise OptionError("max_aspect_ratio", self.max_aspect_ratio, "1 or more, or 0 for no limit")
-        if self.min_side is not None and self.min_side < 1:
-            raise OptionError("min_side", self.min_side, "1 or more, or leave it out for no limit")
+        if self.min_side is not None:
+            check_number("min_side", self.min_side, "1 or more, or leave it out for no limit")
+            if self.min_side < 1:
+                raise OptionError("min_side", self.min_side, "1 or more, or leave it out for no limit")
+        check_number("max_pixels", self.max_pixels, "1 or more")
         if self.max_pixels < 1:
             raise OptionError("max_pixels", self.max_pixels, "1 or more")
 

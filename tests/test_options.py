@@ -71,6 +71,10 @@ def test_decimals_are_exact(whole: int, thousandths: int, unit: tuple[str, int])
         ({"min_side": 0}, "min_side"),
         ({"min_side": -1}, "min_side"),
         ({"max_pixels": 0}, "max_pixels"),
+        ({"max_aspect_ratio": "2"}, "max_aspect_ratio"),  # as a config or a shell may hand it on
+        ({"min_side": "512"}, "min_side"),
+        ({"max_pixels": None}, "max_pixels"),
+        ({"max_aspect_ratio": True}, "max_aspect_ratio"),
     ],
 )
 def test_a_policy_out_of_range_is_refused_by_name(options: dict[str, Any], name: str) -> None:
@@ -78,6 +82,11 @@ def test_a_policy_out_of_range_is_refused_by_name(options: dict[str, Any], name:
         SamplePolicy(**options)
     assert caught.value.args[:1] == (name,)
     assert repr(options[name]) in str(caught.value)
+
+
+def test_a_text_for_a_number_is_refused_with_what_is_taken() -> None:
+    with pytest.raises(OptionError, match=r"max_aspect_ratio='2': 1 or more, or 0 for no limit; a number, not str"):
+        SamplePolicy(max_aspect_ratio="2")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{"max_aspect_ratio": 0}, {"max_aspect_ratio": 1}, {"min_side": 1}, {}])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builder.errors import OptionError
+from builder.options import check_number
 from builder.read.order import Permutation, derive
 
 Size = tuple[int, int]
@@ -24,9 +26,13 @@ class Buckets:
     """
 
     def __init__(self, sizes: Sequence[Sequence[int]]) -> None:
-        pairs = sorted({(int(width), int(height)) for width, height in sizes}, key=lambda size: size[0] / size[1])
-        if not pairs or min(min(pair) for pair in pairs) < 1:
+        try:
+            distinct = {(int(width), int(height)) for width, height in sizes}
+        except (TypeError, ValueError):
+            distinct = set()
+        if not distinct or min(min(pair) for pair in distinct) < 1:
             raise OptionError("buckets", sizes, "a list of (width, height), each 1 or more")
+        pairs = sorted(distinct, key=lambda size: size[0] / size[1])
         ratios = [width / height for width, height in pairs]
         if len(set(ratios)) < len(ratios):
             raise OptionError("buckets", sizes, "no two may have the same ratio: an image could go to either")
@@ -71,6 +77,7 @@ class BatchOrder:
     def __init__(
         self, buckets: NDArray[np.int16], batch_size: int, seed: int, shuffle: bool = True, drop_last: bool = True
     ) -> None:
+        check_number("batch_size", batch_size, "1 or more", Integral)
         if batch_size < 1:
             raise OptionError("batch_size", batch_size, "1 or more")
         counts = np.bincount(buckets).astype(np.int64)

@@ -26,6 +26,7 @@ from builder.errors import DamagedFileError, IndexMismatchError, OptionError, So
 from builder.read.handles import Handles
 from builder.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.store.manifest import read_manifest
+from builder.urls import is_url
 
 COLUMN_VERSION = 1
 COLUMN_ROW = pa.schema(
@@ -143,7 +144,10 @@ class Column:
 
 
 def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
-    """The column ``name`` beside a dataset, given as to ``open_dataset``. Errors as of :class:`Column`."""
+    """The column ``name`` beside a dataset, given as to ``open_dataset``. Errors as of :class:`Column`, and SourceError
+    for a URL."""
+    if is_url(os.fspath(data_path)):
+        raise SourceError(f"{data_path}: the column {name} can only be read from a folder; download the dataset")
     path = os.path.abspath(data_path)
     if os.path.isfile(path):
         path = os.path.dirname(os.path.dirname(path))

@@ -20,6 +20,10 @@ _KEPT_BYTES = 128 << 20
 _NO_THREADS = pa.ipc.IpcReadOptions(use_threads=False)
 
 
+class NoColumnError(DamagedFileError):
+    """A shard lacks a column. Args as of DamagedFileError."""
+
+
 class GroupColumns:
     """Reads single values of Parquet and Arrow shards by row group. Thread-safe; picklable, without what it keeps."""
 
@@ -27,15 +31,19 @@ class GroupColumns:
         self._files = files
         self._kept: OrderedDict[tuple[int, int, str], pa.ChunkedArray] = OrderedDict()
         self._starts: dict[int, list[int]] = {}
+        self._lacking: set[tuple[int, str]] = set()
         self._lock = ForkLock()
 
     def value(self, file: int, row: int, column: str) -> bytes | None:
         """The bytes (UTF-8 for text) in ``row`` of a file, of a column or of ``struct.field``; None for null. Raises
-        IndexMismatchError when the file is not the one indexed, DamagedFileError when it cannot be decoded."""
+        IndexMismatchError when the file is not the one indexed, DamagedFileError when it cannot be decoded,
+        NoColumnError (at once, from the second time on) where there is no such column."""
         self._files.get(file)  # proves that it is the one indexed
         path = self._files.path(file)
         if row < 0:
             raise IndexMismatchError(path, f"row {row} is not in it")
+        if (file, column) in self._lacking:
+            raise _no_column(path, column)
         with self._lock:
             starts = self._group_starts(file, path)
             group = bisect_right(starts, row) - 1
@@ -90,10 +98,15 @@ class GroupColumns:
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DamagedFileError(path, f"row group {group}, column {column}", str(error)) from None
         except KeyError:
-            raise DamagedFileError(path, "schema", f"it has no column {column}") from None
+            self._lacking.add((file, column))
+            raise _no_column(path, column) from None
         if not field:
             return values
         return pa.chunked_array([chunk.field(field) for chunk in values.chunks], type=values.type.field(field).type)
+
+
+def _no_column(path: str, column: str) -> NoColumnError:
+    return NoColumnError(path, "schema", f"it has no column {column}")
 
 
 def column_parts(column: str, names: list[str]) -> tuple[str, str]:

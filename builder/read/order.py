@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.errors import OptionError
+from builder.options import check_number
 
 Rows = NDArray[np.int64]
 _Words = NDArray[np.uint64]
@@ -203,14 +204,19 @@ class WindowOrder:
 SLOTS = 1 << 16
 """Positions of one turn of a mix: weights are kept to one part in 65,536."""
 
+BLOCK = 1 << 8
+"""Positions of a turn that are shuffled among themselves."""
+
 
 class MixedOrder:
     """Several datasets, laid end to end, drawn in proportion to their weights.
 
-    A turn of 65,536 positions holds a fixed number of slots for each dataset, shuffled. The shuffle is one to one, so
-    the number of a slot says both whose it is and which pick of that dataset, and nothing needs counting: any
-    position is found in O(1). Each dataset goes through epochs of its own at its own pace and shows every row once in
-    each.
+    A turn of 65,536 positions has a fixed number of slots for each dataset, numbered through and dealt out to 256
+    blocks one by one, so that a block has its share of each dataset, to less than one. Whose each slot is and how many
+    of the same dataset come before it in the turn are two tables (256 KiB), the same for every turn; the slots of a
+    block are shuffled by numbers that depend on the block alone. So any position is found by looking at one block, and
+    the k-th pick of a dataset is the k-th of its own order: each goes through epochs of its own at its own pace and
+    shows every row once before it shows one twice.
 
     ``orders``: one for each dataset; ``sizes``: their rows; ``weights``: any positive numbers.
     """
@@ -221,26 +227,41 @@ class MixedOrder:
         self._orders = tuple(orders)
         self._seed = seed
         self._shares = np.array(shares(weights, SLOTS), dtype=np.int64)
-        self._ends = np.cumsum(self._shares)
         self._starts = np.cumsum([0, *sizes])[:-1]
+        # One line for each block, in the order of the turn. Bits are reversed so that neighbours in number, which a
+        # small share is, come far apart.
+        bits = np.unpackbits(np.arange(SLOTS // BLOCK, dtype=np.uint8)[:, None], axis=1)
+        reversed_bits = np.packbits(bits, axis=1, bitorder="little").astype(np.int64)
+        slots = reversed_bits + np.arange(BLOCK) * (SLOTS // BLOCK)
+        owners = np.searchsorted(np.cumsum(self._shares), slots, side="right")
+        by_owner = np.argsort(owners, axis=None, kind="stable")
+        ranks = np.empty(SLOTS, np.int64)
+        ranks[by_owner] = np.arange(SLOTS) - np.repeat(np.cumsum(self._shares) - self._shares, self._shares)
+        self._owners = owners.astype(np.uint16)
+        self._ranks = ranks.reshape(owners.shape).astype(np.uint16)
 
     def take(self, positions: Rows) -> Rows:
+        numbers, which = np.unique(positions // BLOCK, return_inverse=True)
+        turns, blocks = np.divmod(numbers, SLOTS // BLOCK)
+        entries = self._entries(numbers, blocks)[which, positions % BLOCK]
+        owners = self._owners[blocks[which], entries].astype(np.int64)
+        picks = turns[which] * self._shares[owners] + self._ranks[blocks[which], entries]
         rows = np.empty_like(positions)
-        for turn, here in _runs(positions // SLOTS):
-            slots = Permutation(SLOTS, derive(self._seed, turn)).take(positions[here] - turn * SLOTS)
-            rows[here] = self._rows_of(slots, turn)
-        return rows
-
-    def _rows_of(self, slots: Rows, turn: int) -> Rows:
-        rows = np.empty_like(slots)
-        owners = np.searchsorted(self._ends, slots, side="right")
         for owner in np.unique(owners).tolist():
             mine = np.flatnonzero(owners == owner)
-            share = int(self._shares[owner])
-            picks = turn * share + slots[mine] - (int(self._ends[owner]) - share)
-            ascending = np.argsort(picks)
-            rows[mine[ascending]] = self._starts[owner] + self._orders[owner].take(picks[ascending])
+            rows[mine] = self._starts[owner] + self._orders[owner].take(picks[mine])
         return rows
+
+    def _entries(self, numbers: Rows, blocks: Rows) -> Rows:
+        """Which entry of its line of the tables each position of these blocks takes. Entries of one dataset stand side
+        by side in a line, and come in that order at the places that the shuffle gives to the dataset."""
+        places = np.arange(BLOCK, dtype=np.uint64)
+        keys = _mix_words(np.uint64(mix64(self._seed & _MASK)) ^ _mix_words(numbers.astype(np.uint64)))
+        shuffled = np.argsort(_mix_words(keys[:, None] ^ places), axis=1)  # no two words of a line are the same
+        owners = np.take_along_axis(self._owners[blocks], shuffled, axis=1)
+        entries = np.empty(owners.shape, np.int64)
+        np.put_along_axis(entries, np.argsort(owners, axis=1, kind="stable"), np.arange(BLOCK)[None, :], axis=1)
+        return entries
 
 
 def shares(weights: Sequence[float], slots: int) -> list[int]:
@@ -248,9 +269,11 @@ def shares(weights: Sequence[float], slots: int) -> list[int]:
 
     Raises OptionError where a weight is not positive, or too small for a slot.
     """
-    total = float(sum(weights))
+    for weight in weights:
+        check_number("weights", weight, "a list of positive numbers")
     if not weights or not all(0 < weight < float("inf") for weight in weights):
         raise OptionError("weights", list(weights), "positive numbers")
+    total = float(sum(weights))
     exact = [weight / total * slots for weight in weights]
     whole = [int(share) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: (whole[i] - exact[i], i))

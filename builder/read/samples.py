@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.errors import Laion6mError, ListingError, OptionError
+from builder.options import check_number
 from builder.read.transforms import UnusableImageError
 
 
 class SampleError(Laion6mError):
-    """A sample cannot be used for training. Args: data path, index, image path, problem."""
+    """A sample cannot be used for training. Args: data path, index (None where only a subclass knows it), image path,
+    problem."""
 
     def _words(self) -> str:
         data_path, index, image, problem = self.args
-        return f"{data_path}: sample {index} ({image}): {problem}"
+        which = "a sample" if index is None else f"sample {index} ({image})"
+        return f"{data_path}: {which}: {problem}"
 
 
 class TooManyBadSamplesError(Laion6mError):
@@ -48,6 +51,7 @@ class Skips:
     """What one process skipped: warns at the first of each kind, counts the others, and refuses too many."""
 
     def __init__(self, data_path: str, max_ratio: float) -> None:
+        check_number("max_skip_ratio", max_ratio, "0 to 1")
         if not 0 <= max_ratio <= 1:
             raise OptionError("max_skip_ratio", max_ratio, "0 to 1")
         self.data_path = data_path
@@ -58,13 +62,17 @@ class Skips:
     def add(self, bad: SampleError, cause: Exception) -> None:
         """Raises TooManyBadSamplesError where the share passes ``max_ratio``."""
         self.tried += 1
-        kind = str(cause.args[0]) if isinstance(cause, UnusableImageError) else type(cause).__name__
-        if kind not in self.counts:
-            warnings.warn(f"skipped {bad}; others of this kind ({kind}) are only counted", stacklevel=4)
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.note(bad, cause)
         total = sum(self.counts.values())
         if total > SKIPS_ALLOWED and total > self.max_ratio * self.tried:
             raise self.too_many() from cause
+
+    def note(self, bad: SampleError, cause: Exception) -> None:
+        """Warns at the first of a kind, and counts."""
+        kind = str(cause.args[0]) if isinstance(cause, UnusableImageError) else type(cause).__name__
+        if kind not in self.counts:
+            warnings.warn(f"skipped {bad}; others of this kind ({kind}) are only counted", stacklevel=5)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
 
     def too_many(self) -> TooManyBadSamplesError:
         return TooManyBadSamplesError(self.data_path, self.counts, self.tried, self.max_ratio)

@@ -102,11 +102,28 @@ def crop_exact(image: Image.Image, target: Target) -> Pixels:
 
 @dataclass(frozen=True, slots=True)
 class ScaledPixels:
-    """A decoded image, BGR as OpenCV has it, perhaps smaller than the file's ``width`` × ``height`` pixels."""
+    """A decoded image, BGR as OpenCV has it, perhaps smaller than the file's ``width`` × ``height`` pixels.
+
+    Of Pillow's methods it has ``convert``, which code written for Pillow calls before it hands an image on.
+    """
 
     pixels: Pixels
     width: int
     height: int
+
+    def convert(self, mode: str = "RGB") -> Any:
+        """Itself for ``RGB``: its colours are that. A Pillow image of any other mode, of the pixels as decoded."""
+        return self if mode == "RGB" else self.to_pillow().convert(mode)
+
+    def to_pillow(self) -> Image.Image:
+        """A Pillow image (RGB) of the pixels as decoded."""
+        return Image.fromarray(np.ascontiguousarray(self.pixels[:, :, ::-1]))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"imdecode_backend='cv2' gives ScaledPixels, which have no {name}: call to_pillow() first, "
+            "or decode with imdecode_backend='pillow'"
+        )
 
 
 @cache

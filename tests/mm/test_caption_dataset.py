@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -288,6 +290,40 @@ def test_a_caption_under_the_other_name_is_found_in_an_index(indexed: str, optio
         CaptionDataset(indexed, **{**options, "cap_source": "nothing"})[0]
 
 
+@pytest.fixture
+def others(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images and captions of somebody else's; one caption is missing."""
+    monkeypatch.setenv("LAION6M_CACHE", str(tmp_path / "cache"))
+    images = [(files / "raw" / entry["image"]).read_bytes() for entry in json.loads((files / "data.json").read_text())]
+    captions = [None if number == 2 else f"caption {number}" for number in range(len(images))]
+    table = pa.table({"image": [{"bytes": image, "path": None} for image in images], "caption": captions})
+    (tmp_path / "others" / "data").mkdir(parents=True)
+    place = tmp_path / "others" / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(table, place, compression="none", use_dictionary=False)
+    return tmp_path / "others"
+
+
+def test_images_and_captions_of_others_need_no_annotations(
+    others: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options |= {"unconditional": 0, "cap_source": "caption"}
+    dataset = CaptionDataset(str(others), buckets=[(64, 64), (96, 48), (48, 96)], **options)
+    for number in (0, 1, 3, 7):
+        assert "caption " + str(number) in "".join(map(chr, dataset[number]["input_ids"].tolist()))
+    with pytest.raises(SampleError, match=r"sample 2 .*neither an annotation nor a caption"):
+        dataset[2]
+    with pytest.raises(SampleError, match="no field 'text'"):
+        CaptionDataset(str(others), **{**options, "cap_source": "text"})[0]
+    monkeypatch.setattr(pq, "ParquetFile", None)  # that there is no such column is not looked up for each sample
+    dataset[4]
+
+
+def test_what_datasets_writes_beside_its_data_is_no_list(others: Path, options: Options) -> None:
+    for name in ("dataset_info.json", "dataset_infos.json"):
+        (others / name).write_text("{}")
+    assert len(CaptionDataset(str(others), **options)) == 8
+
+
 # Precomputed latents and tokens
 
 
@@ -405,7 +441,29 @@ def test_an_index_beyond_the_end_is_an_index_error(files: Path, options: Options
     dataset = CaptionDataset(str(files), **options)
     with pytest.raises(IndexError):
         dataset[len(dataset)]
+    assert dataset[-len(dataset)]["image_file"] == dataset.data_list[0]["image"]
+    with pytest.raises(IndexError):
+        dataset[-len(dataset) - 1]
     assert sum(1 for _ in dataset) == len(dataset)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"GENERATION": "{caption}"}, "KeyError.*caption"),
+        ({"INSTRUCTION": "{input} {"}, "ValueError"),
+        ({"INSTRUCTION": "{} {}"}, "IndexError"),
+    ],
+)
+def test_a_template_that_does_not_fit_is_not_taken_for_a_bad_sample(
+    change: dict[str, str], problem: str, files: Path, options: Options, template: Options
+) -> None:
+    options |= {"prompt_template": {**template, **change}, "unconditional": 0}
+    with pytest.raises(OptionError, match=f"prompt_template=.*{problem}"):
+        CaptionDataset(str(files), on_error="skip", **options)[0]
+    del template["INSTRUCTION"]
+    with pytest.raises(OptionError, match=r"prompt_template=.*KeyError.*INSTRUCTION"):
+        CaptionDataset(str(files), on_error="skip", **{**options, "prompt_template": template})[0]
 
 
 @pytest.mark.parametrize(
@@ -416,11 +474,22 @@ def test_an_index_beyond_the_end_is_an_index_error(files: Path, options: Options
         ("out", "float16"),
         ("max_skip_ratio", 2),
         ("buckets", [(0, 1)]),
+        ("image_size", "512"),
+        ("image_size", 0),
+        ("min_image_size", "80"),
+        ("max_length", "128"),
+        ("unconditional", "0.1"),
+        ("max_skip_ratio", "0.05"),
     ],
 )
 def test_options_out_of_range_are_refused(option: str, value: Any, files: Path) -> None:
     with pytest.raises(OptionError, match=option):
         CaptionDataset(str(files), **{option: value})
+
+
+def test_a_config_without_a_type_is_refused(files: Path) -> None:
+    with pytest.raises(OptionError, match=r"type=None: .*this has padding_side"):
+        CaptionDataset(str(files), tokenizer={"padding_side": "right"})
 
 
 def test_a_missing_configuration_is_not_taken_for_a_bad_sample(files: Path, options: Options) -> None:
@@ -514,9 +583,122 @@ def test_no_connection_to_object_storage_is_a_bad_sample(files: Path, tmp_path: 
     with pytest.raises(OSError, match=r"s3://a/b\.jpg: Could not connect"):
         client.get("s3://a/b.jpg")
     dataset = CaptionDataset(str(files / "data.json"), ceph_folder="s3://a", ceph_config=str(config), **options)
-    dataset._client = client
+    dataset.FILE_CLIENT = client
     with pytest.raises(SampleError, match="Could not connect"):
         dataset[0]
+
+
+class Copied(CaptionDataset):
+    """With what upstream's subclasses copy from it."""
+
+    def __getitem__(self, idx: int) -> Options:
+        try:
+            return self._load(self.data_list[idx])
+        except Exception:  # noqa: BLE001
+            return self._retry()
+
+
+def test_an_error_that_a_subclass_hands_to_retry_is_a_sample_error(damaged: Path, options: Options) -> None:
+    dataset = Copied(str(damaged), **options)
+    with pytest.raises(SampleError, match="a sample: 80x200 pixels; both sides must be over 80") as caught:
+        dataset[2]
+    assert "80x200" in str(pickle.loads(pickle.dumps(caught.value)))
+    dataset.prompt_template = None  # a mistake in the program stays one
+    with pytest.raises(TypeError, match="tokenizer and prompt_template"):
+        dataset[0]
+
+
+def test_a_subclass_that_skips_gets_another_sample_from_retry(damaged: Path, options: Options) -> None:
+    dataset = Copied(str(damaged), on_error="skip", max_skip_ratio=0, **options)
+    good = [dataset.data_list[i] for i in (0, 7)]
+    bad = list(dataset.data_list[1:7])
+    dataset.data_list = [*bad, *good * 20]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        shown = [dataset[i % 6]["image_file"] for i in range(60)]
+    assert set(shown) == {entry["image"] for entry in good}
+    assert len(caught) == len(dataset.skips.counts)
+    assert dataset.skips.counts["image_too_small"] >= 10
+
+
+def test_a_subclass_finds_an_end_where_nothing_is_good(damaged: Path, options: Options) -> None:
+    dataset = Copied(str(damaged), on_error="skip", **{**options, "min_image_size": 260})
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(SampleError, match="both sides must be over 260"):
+        dataset[0]
+    assert sum(dataset.skips.counts.values()) == 20
+
+
+def test_retry_refuses_buckets_and_passes_wrong_configurations_on(files: Path, damaged: Path, options: Options) -> None:
+    dataset = Copied(str(damaged), buckets=[(64, 64), (96, 48)], on_error="skip", **options)
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(OptionError, match=r"buckets=.*_retry\(\)"):
+        dataset[2]
+    nowhere = Copied(str(files / "data.json"), on_error="skip", **options)
+    with pytest.raises(OptionError, match="ceph_folder"):
+        nowhere[0]
+
+
+def test_retry_without_an_error_is_another_sample(files: Path, options: Options) -> None:
+    dataset = CaptionDataset(str(files), **options)
+    random.seed(1)
+    assert len({dataset._retry()["image_file"] for _ in range(20)}) > 1
+
+
+class Elsewhere(CaptionDataset):
+    """Its folders are known only later."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        super().__init__(str(root / "data.json"), **options)
+        self.image_folder = str(root / "raw")
+        self.cap_folder = str(root / "captions")
+
+
+def test_folders_may_be_named_after_the_dataset_was_made(files: Path, tars: Path, options: Options) -> None:
+    for root in (files, tars):
+        dataset = Elsewhere(root, **options)
+        assert dataset[0]["image_dir"] == str(root / "raw")
+    dataset.image_folder = str(files / "nowhere")
+    with pytest.raises(SampleError, match="nowhere"):
+        dataset[0]
+
+
+def test_a_client_that_a_subclass_makes_is_asked(files: Path, tmp_path: Path, options: Options) -> None:
+    class Client:
+        def get(self, url: str) -> bytes | None:
+            folder = {"jpg": "raw", "png": "raw", "json": "captions"}[url.rpartition(".")[2]]
+            path = files / folder / url.removeprefix("s3://bucket/")
+            return path.read_bytes() if path.exists() else None
+
+    config = tmp_path / "petrel.conf"
+    dataset = CaptionDataset(str(files / "data.json"), ceph_folder="s3://bucket", ceph_config=str(config), **options)
+    assert dataset.FILE_CLIENT is None
+    assert dataset.use_ceph is False
+    config.write_text("[ours]\nendpoint = http://nowhere\n")
+    dataset = CaptionDataset(str(files / "data.json"), ceph_folder="s3://bucket", ceph_config=str(config), **options)
+    assert dataset.use_ceph is True
+    dataset.FILE_CLIENT = Client()
+    plain = CaptionDataset(str(files), **options)
+    assert torch.equal(dataset[1]["pixel_values"], plain[1]["pixel_values"])
+    dataset.data_list[1] = {"image": "nowhere.jpg", "annotation": "nowhere.json"}
+    with pytest.raises(SampleError, match=r"s3://bucket/nowhere\.jpg is not there"):
+        dataset[1]
+
+
+class Plain(CaptionDataset):
+    """Upstream's own ``__getitem__``, as subclasses copy it."""
+
+    def __getitem__(self, idx: int) -> Options:
+        image = self._read_image(self.data_list[idx]["image"]).convert("RGB")
+        return self._process_image(image)
+
+
+def test_a_subclass_that_converts_images_works_with_opencv_too(indexed: str, options: Options) -> None:
+    pytest.importorskip("cv2")
+    options |= {"imdecode_backend": "cv2", "buckets": [(64, 64), (96, 48), (48, 96)], "unconditional": 0}
+    for row in range(8):
+        random.seed(row)
+        expected = CaptionDataset(indexed, **options)[row]["pixel_values"]
+        random.seed(row)
+        assert torch.equal(Plain(indexed, **options)[row]["pixel_values"], expected)
 
 
 class Listed(CaptionDataset):
@@ -626,6 +808,8 @@ def test_a_column_needs_an_index_and_to_be_there(files: Path, indexed: str) -> N
         CaptionDataset(str(files), image_latents="dc32")
     with pytest.raises(Laion6mError, match="no column dc32"):
         CaptionDataset(indexed, image_latents="dc32")
+    with pytest.raises(Laion6mError, match="the column dc32 can only be read from a folder"):
+        CaptionDataset(f"file://{indexed}", image_latents="dc32")
 
 
 @pytest.mark.parametrize("tensor", [torch.zeros(0, 3), torch.tensor(4), torch.ones(2, 3).t(), torch.tensor([True])])

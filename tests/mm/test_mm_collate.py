@@ -1,3 +1,6 @@
+import pickle
+from functools import partial
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training side needs torch")
@@ -54,9 +57,39 @@ def test_a_batch_of_one_kind_goes_to_its_function_under_its_name() -> None:
     assert list(latents["data"]) == ["latents2image"]
 
 
+@pytest.mark.parametrize("kind", [collate_func_gen, "collate_func_gen"])
+def test_a_runner_that_calls_the_type_with_each_batch_gets_the_batch(kind: object) -> None:
+    """mmengine's: ``partial(CollateConcat, collate_fns=…, keys=…)(samples)``, again and again."""
+    options = {"collate_fns": [{"type": kind, "pad_index": 5}], "keys": ["text2image"]}
+    samples = [sample("pixel_values", 1), sample("pixel_values", 2)]
+    collate = pickle.loads(pickle.dumps(partial(CollateConcat, **options)))
+    for _ in range(2):
+        batch = collate(samples)
+        assert batch["data"]["text2image"]["input_ids"].tolist() == [[1, 5], [1, 2]]
+    made = CollateConcat(**options)
+    assert isinstance(made, CollateConcat)
+    assert torch.equal(
+        pickle.loads(pickle.dumps(made))(samples)["data"]["text2image"]["pixel_values"],
+        torch.stack([sample["pixel_values"] for sample in samples]),
+    )
+
+
+def test_a_collate_function_that_nobody_knows_is_named() -> None:
+    with pytest.raises((LookupError, ImportError), match=r"type='nowhere\.collate'"):
+        CollateConcat([{"type": "nowhere.collate"}], ["text2image"])
+
+
 def test_what_cannot_be_collated_is_named() -> None:
     with pytest.raises(OptionError, match="one for each of the 1"):
         CollateConcat([{"type": collate_func_gen}], ["a", "b"])
+    with pytest.raises(OptionError, match=r"pixel_values.*a sample has image_latents, input_ids"):
+        collate_func_gen([sample("image_latents", 1)])
+    one, other = sample("pixel_values", 1), sample("pixel_values", 1)
+    other["pixel_values"] = torch.zeros(2, 4)
+    with pytest.raises(OptionError, match=r"a batch has \(2, 3\) and \(2, 4\); .*AspectRatioBatchSampler"):
+        collate_func_gen([one, other])
+    with pytest.raises(OptionError, match=r"type=None: .*this has pad_index"):
+        CollateConcat([{"pad_index": 1}], ["text2image"])
     collate = CollateConcat([{"type": collate_func_gen}], ["text2image"])
     with pytest.raises(OptionError, match="there are collate functions for text2image"):
         collate([sample("pixel_values", 1, "image2image")])

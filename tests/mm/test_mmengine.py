@@ -105,6 +105,42 @@ def test_a_text_config_names_everything_by_strings(indexed: str, tokenizer_folde
     check(next(iter(loader)))
 
 
+LAZY_CONCAT = LAZY.replace(
+    "CaptionDataset, collate_func_gen", "CaptionDataset, CollateConcat, collate_func_gen"
+).replace(
+    "collate_fn=dict(type=collate_func_gen, pad_index=pad_index)",
+    "collate_fn=dict(type=CollateConcat, collate_fns=[dict(type=collate_func_gen, pad_index=7)], keys=['text2image'])",
+)
+TEXT_CONCAT = TEXT.replace(
+    "dict(type='collate_func_gen', pad_index=0)",
+    "dict(type='CollateConcat', keys=['text2image'], collate_fns=[dict(type='collate_func_gen', pad_index=7)])",
+)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("style", ["lazy", "text"])
+def test_batches_of_one_kind_are_named_by_it_in_configs_of_both_styles(
+    style: str, workers: int, files: Path, indexed: str, tokenizer_folder: str, tmp_path: Path
+) -> None:
+    """Also in workers that are spawned, where nothing has been registered."""
+    if style == "lazy":
+        config = write_lazy(tmp_path, indexed, files, tokenizer_folder, LAZY_CONCAT)
+    else:
+        (tmp_path / "config.py").write_text(TEXT_CONCAT.format(data_path=indexed, tokenizer=tokenizer_folder))
+        config = Config.fromfile(tmp_path / "config.py")
+    config.train_dataloader.num_workers = workers
+    if workers:
+        config.train_dataloader.multiprocessing_context = "spawn"
+        config.train_dataloader.persistent_workers = True
+    batches = iter(Runner.build_dataloader(config.train_dataloader, seed=1))
+    for _ in range(3):
+        batch = next(batches)
+        assert list(batch["data"]) == ["text2image"]
+        data = batch["data"]["text2image"]
+        check({"data": data, "data_samples": batch["data_samples"]})
+        assert set(data["input_ids"][~data["attention_mask"]].tolist()) <= {7}
+
+
 def test_everything_is_registered() -> None:
     assert DATASETS.get("CaptionDataset") is mm.CaptionDataset
     assert DATASETS.get("builder.mm.CaptionDataset") is mm.CaptionDataset
@@ -252,6 +288,47 @@ def test_uint8_pixels_are_normalised_before_the_model_sees_them() -> None:
     assert batch["data"]["input_ids"].dtype == torch.uint8
     mm.NormalizePixelsHook().before_train_iter(Runner(), 0, batch)
     assert batch["data"]["text2image"]["pixel_values"] is pixels  # floats are left alone
+
+
+@pytest.mark.parametrize("stage", ["train", "val", "test"])
+def test_uint8_pixels_are_normalised_in_every_loop_and_whatever_puts_batches_together(
+    stage: str, indexed: str, letters: Any, template: Any, tmp_path: Path
+) -> None:
+    """mmengine's pseudo_collate makes lists of tensors."""
+    seen: list[Any] = []
+
+    class Model(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, pixel_values: Any, mode: str = "loss", **others: Any) -> Any:
+            seen.extend(pixel_values)
+            return {"loss": self.scale.sum()} if mode == "loss" else [None for _ in pixel_values]
+
+    options = {"cap_source": "re_caption", "tokenizer": letters, "prompt_template": template, "image_size": 16}
+    data = mm.CaptionDataset(indexed, out="uint8", **options)
+    sampler = {"type": mm.EpochSampler, "shuffle": False}
+    parts: dict[str, Any] = {
+        f"{stage}_dataloader": {"dataset": data, "batch_size": 2, "num_workers": 0, "sampler": sampler},
+        f"{stage}_cfg": {"by_epoch": True, "max_epochs": 1} if stage == "train" else {},
+    }
+    if stage == "train":
+        parts["optim_wrapper"] = {"optimizer": {"type": "SGD", "lr": 0.0}}
+    else:
+        parts[f"{stage}_evaluator"] = {"type": "DumpResults", "out_file_path": str(tmp_path / "results.pkl")}
+    runner = Runner(
+        model=Model(),
+        work_dir=str(tmp_path),
+        default_hooks={"checkpoint": None, "logger": None},
+        custom_hooks=[{"type": "NormalizePixelsHook"}],
+        log_level="ERROR",
+        experiment_name=uuid4().hex,
+        **parts,
+    )
+    getattr(runner, stage)()
+    assert len(seen) == 8
+    assert all(pixels.dtype == torch.float32 and pixels.min() < -0.1 for pixels in seen)
 
 
 # xtuner

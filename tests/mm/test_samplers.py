@@ -15,11 +15,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training side needs torch")
 
-from torch.utils.data import ConcatDataset, DataLoader, Dataset  # noqa: E402
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler, Subset  # noqa: E402
 
 from builder import mm_samplers  # noqa: E402
 from builder.errors import OptionError  # noqa: E402
 from builder.mm import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler  # noqa: E402
+from builder.mm_samplers import bucket_numbers  # noqa: E402
 from builder.read.buckets import Buckets  # noqa: E402
 
 
@@ -163,6 +164,11 @@ def test_a_refused_state_says_what_differs() -> None:
     state = SAMPLERS["mixture"]().state_after(1, BATCH)
     with pytest.raises(OptionError, match=r"weights=\[2.0, 1.0\]: .*weights=\[1.0, 2.0\]"):
         MixtureSampler(parts, [2, 1]).load_state_dict(state)
+    state = SAMPLERS["mixture"]().state_after(1, BATCH)
+    with pytest.raises(OptionError, match=r"sizes=\[30, 20\]: .*sizes=\[20, 30\]"):
+        MixtureSampler(ConcatDataset([Rows(30), Rows(20)]), [1, 2]).load_state_dict(state)
+    with pytest.raises(OptionError, match=r"sizes=\[20, 31\]: .*sizes=\[20, 30\]"):
+        MixtureSampler(ConcatDataset([Rows(20), Rows(31)]), [1, 2]).load_state_dict(state)
     state = SAMPLERS["window"]().state_after(1, BATCH)
     with pytest.raises(OptionError, match=r"run=10: .*run=5"):
         InfiniteSampler(Rows(50), window=20, run=10).load_state_dict(state)
@@ -172,6 +178,11 @@ def test_a_refused_state_says_what_differs() -> None:
         )
     with pytest.raises(OptionError, match="another sampler's: it lacks batch_size"):
         SAMPLERS["buckets"]().load_state_dict({"seed": 3, "position": 8, "rows": 50})
+    other = Rows(50, Buckets([(64, 64), (96, 48)]))
+    with pytest.raises(OptionError, match=r"buckets=\[\[64, 64\], \[96, 48\]\]: .*buckets=\[\[48, 96\]"):
+        AspectRatioBatchSampler(InfiniteSampler(other), BATCH).load_state_dict(
+            SAMPLERS["buckets"]().state_after(1, BATCH)
+        )
     without_effect = InfiniteSampler(Rows(50), run=7)
     without_effect.load_state_dict(SAMPLERS["infinite"]().state_after(1, BATCH))
 
@@ -260,8 +271,18 @@ def test_a_mixture_draws_by_weight() -> None:
 def test_a_mixture_needs_parts() -> None:
     with pytest.raises(OptionError, match="ConcatDataset"):
         MixtureSampler(Rows(5), [1])
-    with pytest.raises(OptionError, match="weights"):
-        MixtureSampler(ConcatDataset([Rows(5), Rows(5)]), [1])
+    for weights in ([1], 3, "12", ["1", "2"], {"a": 1, "b": 2}):
+        with pytest.raises(OptionError, match="weights"):
+            MixtureSampler(ConcatDataset([Rows(5), Rows(5)]), weights)
+
+
+def test_every_part_of_a_mixture_shows_each_row_once_an_epoch_whatever_the_others_do() -> None:
+    sampler = MixtureSampler(ConcatDataset([Rows(700), Rows(90_000)]), [1, 3], seed=3)
+    sampler.load_state_dict(sampler.state_after(100 * 65536 // BATCH, BATCH))
+    small = [row for row in islice(sampler, 200_000) if row < 700]
+    first = 100 * 65536 // 4 % 700  # picks of the epoch that were made before
+    for start in range(700 - first, len(small) - 700, 700):
+        assert len(set(small[start : start + 700])) == 700
 
 
 def test_a_batch_has_images_of_one_bucket_also_across_datasets() -> None:
@@ -281,6 +302,13 @@ def test_every_rank_gets_the_same_number_of_bucket_batches(world: Any) -> None:
     assert len(shown) == len(set(shown))
 
 
+def test_fewer_bucket_batches_than_ranks_are_refused(world: Any) -> None:
+    """An epoch without a batch would be over at once, and look like one that was trained on."""
+    assert [len(sampler) for sampler in world("buckets, epochs", 12)] == [1] * 12
+    with pytest.raises(OptionError, match="an epoch has 12 batches, none for some of the 13 ranks"):
+        world("buckets, epochs", 13)
+
+
 def test_buckets_that_do_not_fit_are_refused() -> None:
     with pytest.raises(OptionError, match="buckets"):
         AspectRatioBatchSampler(InfiniteSampler(Rows(9)), 2)
@@ -289,9 +317,44 @@ def test_buckets_that_do_not_fit_are_refused() -> None:
         AspectRatioBatchSampler(InfiniteSampler(mixed), 2)
     with pytest.raises(OptionError, match="weights"):
         AspectRatioBatchSampler(MixtureSampler(ConcatDataset([Rows(9, BUCKETS)]), [1]), 2)
+    with pytest.raises(OptionError, match="sampler='RandomSampler'"):
+        AspectRatioBatchSampler(RandomSampler(Rows(9, BUCKETS)), 2)
+    with pytest.raises(OptionError, match=r"batch_size='2': .*a whole number, not str"):
+        AspectRatioBatchSampler(InfiniteSampler(Rows(9, BUCKETS)), "2")
     sampler = SAMPLERS["buckets"]()
     with pytest.raises(OptionError, match="batches of 8"):
         sampler.load_state_dict({**sampler.state_after(0, BATCH), "batch_size": 8})
+
+
+def test_buckets_are_known_of_parts_of_parts_and_of_subsets() -> None:
+    whole = bucket_numbers(Rows(9, BUCKETS)).tolist()
+    nested = ConcatDataset([Rows(9, BUCKETS), ConcatDataset([Rows(9, BUCKETS), Subset(Rows(9, BUCKETS), [8, 1])])])
+    assert bucket_numbers(nested).tolist() == [*whole, *whole, whole[8], whole[1]]
+
+
+@pytest.mark.parametrize("seed", ["5", 5.0, True])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
+    with pytest.raises(OptionError, match=r"seed=.*a whole number, not"):
+        InfiniteSampler(Rows(9), seed=seed)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    plain = InfiniteSampler(Rows(90), seed=5, window=20, run=10)
+    numpy = InfiniteSampler(Rows(90), seed=np.int64(5), window=np.int64(20), run=np.int32(10))
+    assert list(islice(numpy, 90)) == list(islice(plain, 90))
+    assert type(numpy.state_after(1, 4)["seed"]) is int
+    parts = ConcatDataset([Rows(5), Rows(6)])
+    plain = MixtureSampler(parts, [1, 2], seed=5)
+    for weights in (np.array([1, 2]), torch.tensor([1, 2])):
+        sampler = MixtureSampler(parts, weights, seed=5)
+        assert list(islice(sampler, 50)) == list(islice(plain, 50))
+        sampler.load_state_dict(plain.state_after(1, BATCH))
+
+
+@pytest.mark.parametrize(("window", "run"), [("200", 100), (200, "100"), (200.0, 100)])
+def test_a_window_that_is_no_whole_number_is_refused(window: Any, run: Any) -> None:
+    with pytest.raises(OptionError, match=r"(window|run)=.*a whole number, not"):
+        InfiniteSampler(Rows(900), window=window, run=run)
 
 
 def test_sizes_of_other_rows_are_refused() -> None:

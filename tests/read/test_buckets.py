@@ -1,4 +1,5 @@
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +52,10 @@ def test_the_square_is_among_the_sizes_around_it() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("sizes", [[], [(0, 5)], [(-1, -1)], [(512, 512), (256, 256)]])
-def test_sizes_that_leave_a_choice_or_none_are_refused(sizes: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize(
+    "sizes", [[], [(0, 5)], [(5, 0)], [(-1, -1)], [(512, 512), (256, 256)], 512, [512, 640], "512x512", [("a", "b")]]
+)
+def test_sizes_that_leave_a_choice_or_none_are_refused(sizes: Any) -> None:
     with pytest.raises(OptionError, match="buckets"):
         Buckets(sizes)
 

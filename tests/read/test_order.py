@@ -1,4 +1,5 @@
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from builder.errors import OptionError
 from builder.read.order import (
+    BLOCK,
     SLOTS,
     ListedOrder,
     MixedOrder,
@@ -24,7 +26,8 @@ GOLDEN = {
     "million": [1762582, 604675, 4855039, 150759, 5623206],
     "epochs": [5, 4, 3, 0, 2, 1, 6, 3, 2, 4, 0, 1, 6, 5],
     "window": [7, 8, 6, 9, 4, 5, 1, 0, 2, 10, 3, 5, 6, 7, 4, 8, 1, 9, 0, 3, 2, 10],
-    "mixed": [84, 91, 0, 52, 2, 55, 1, 1, 28, 39, 91, 2],
+    "mixed": [3, 4, 5, 2, 6, 7, 0, 8, 9, 1, 10, 11],
+    "mixed, second turn": [63, 64, 65, 1, 66, 2, 67, 68],
 }
 
 
@@ -71,7 +74,9 @@ def test_the_orders_are_frozen() -> None:
     assert ShuffledOrder(7, 1).take(positions(14)).tolist() == GOLDEN["epochs"]
     assert WindowOrder(11, 1, window=4, run=2).take(positions(22)).tolist() == GOLDEN["window"]
     parts = [ShuffledOrder(3, 1), ListedOrder(100)]
-    assert MixedOrder(parts, [3, 100], [1, 2], 5).take(positions(12)).tolist() == GOLDEN["mixed"]
+    mixed = MixedOrder(parts, [3, 100], [1, 2], 5)
+    assert mixed.take(positions(12)).tolist() == GOLDEN["mixed"]
+    assert mixed.take(positions(8, 70_000)).tolist() == GOLDEN["mixed, second turn"]
 
 
 def test_different_seeds_and_epochs_give_different_orders() -> None:
@@ -125,7 +130,7 @@ def test_a_window_shuffles_across_its_runs() -> None:
 
 @pytest.mark.parametrize(("window", "run"), [(100, 0), (50, 100), (150, 100), (0, 1)])
 def test_a_window_that_is_no_multiple_of_its_run_is_refused(window: int, run: int) -> None:
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError, match=r"window|run"):
         WindowOrder(1000, 0, window, run)
 
 
@@ -161,17 +166,47 @@ def test_the_first_index_of_as_many_rows_as_there_can_be_comes_at_once() -> None
     assert 0 <= next(walk(ShuffledOrder(2**62, 1), 5_000_000_000 * 2**30, 8)) < 2**62
 
 
-def test_a_mixture_keeps_its_weights_in_every_turn_and_its_parts_their_epochs() -> None:
-    mixed = MixedOrder([ShuffledOrder(1000, 1), ShuffledOrder(70_000, 2)], [1000, 70_000], [1, 3], 0)
-    rows = mixed.take(positions(2 * SLOTS))
-    for turn in rows.reshape(2, SLOTS):
-        assert (turn < 1000).sum() == SLOTS // 4
-    small = rows[rows < 1000]
-    counts = np.bincount(small)
-    assert counts.max() - counts.min() <= 2  # 32,768 picks of 1,000 rows: 32 whole epochs, and one begun in each turn
-    large = rows[rows >= 1000]
-    assert len(np.unique(large[: SLOTS * 3 // 4])) == SLOTS * 3 // 4  # the first turn is within the first epoch
-    assert len(np.unique(large)) == 70_000  # which ends within the second
+def test_a_mixture_keeps_its_weights_in_every_turn_and_every_block() -> None:
+    mixed = MixedOrder([ListedOrder(10), ListedOrder(1000), ListedOrder(5)], [10, 1000, 5], [1, 3, 0.01], 0)
+    parts = np.searchsorted([10, 1010], mixed.take(positions(2 * SLOTS)), side="right")
+    exact = shares([1, 3, 0.01], SLOTS)
+    for turn in parts.reshape(2, SLOTS):
+        assert np.bincount(turn).tolist() == exact
+    for block in parts.reshape(-1, BLOCK):
+        counts = np.bincount(block, minlength=3)
+        assert (np.abs(counts - np.array(exact) * BLOCK / SLOTS) < 1).all()
+    small = np.flatnonzero(parts == 2)  # 163 a turn: one in every block or two, none together for long
+    assert np.diff(small).max() < 4 * BLOCK
+
+
+@given(
+    sizes=st.lists(st.integers(500, 50_000), min_size=1, max_size=4),
+    data=st.data(),
+    seed=st.integers(0, 2**63),
+)
+@settings(max_examples=10)
+def test_each_part_of_a_mixture_comes_in_its_own_order_row_by_row(
+    sizes: list[int], data: st.DataObject, seed: int
+) -> None:
+    """So every part shows each of its rows once before any twice, across turns too."""
+    weights = data.draw(st.lists(st.floats(0.01, 1), min_size=len(sizes), max_size=len(sizes)))
+    orders = [ShuffledOrder(size, derive(seed, 9, part)) for part, size in enumerate(sizes)]
+    rows = MixedOrder(orders, sizes, weights, seed).take(positions(SLOTS + 3000))
+    ends = np.cumsum(sizes)
+    parts = np.searchsorted(ends, rows, side="right")
+    for part, order in enumerate(orders):
+        own = rows[parts == part] - (ends[part] - sizes[part])
+        assert np.array_equal(own, order.take(positions(len(own))))
+
+
+def test_a_mixture_far_out_begins_no_part_anew() -> None:
+    """The first pick of turn 10**6 is the one after all picks of the turns before."""
+    parts = [ShuffledOrder(1000, 1), ListedOrder(70_001)]
+    mixed = MixedOrder(parts, [1000, 70_001], [1, 3], 4)
+    start = 10**6 * SLOTS
+    rows = mixed.take(positions(SLOTS + 100, start))
+    for own, order, share in ((rows[rows < 1000], parts[0], 1), (rows[rows >= 1000] - 1000, parts[1], 3)):
+        assert np.array_equal(own, order.take(positions(len(own), start * share // 4)))
 
 
 def test_a_mixture_is_mixed_at_every_scale() -> None:
@@ -195,8 +230,10 @@ def test_shares_are_whole_and_sum_up(weights: list[float], slots: int, expected:
     assert shares(weights, slots) == expected
 
 
-@pytest.mark.parametrize("weights", [[], [0, 1], [-1, 2], [float("nan"), 1], [float("inf"), 1], [1e-9, 1]])
-def test_weights_that_cannot_be_kept_are_refused(weights: list[float]) -> None:
+@pytest.mark.parametrize(
+    "weights", [[], [0, 1], [-1, 2], [float("nan"), 1], [float("inf"), 1], [1e-9, 1], ["1", "2"], [None]]
+)
+def test_weights_that_cannot_be_kept_are_refused(weights: Any) -> None:
     with pytest.raises(OptionError, match="weights"):
         shares(weights, 1000)
 

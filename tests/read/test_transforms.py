@@ -1,5 +1,6 @@
 """The exact way is held against upstream in tests/mm; here is what each piece promises by itself."""
 
+import pickle
 import random
 from io import BytesIO
 
@@ -141,6 +142,18 @@ def test_the_fast_way_knows_the_images_own_size() -> None:
     scaled = open_fast(encoded(picture(1001, 801)), 80, Target(100))
     assert (scaled.width, scaled.height) == (1001, 801)
     assert scaled.pixels.shape == (101, 126, 3)  # an eighth, rounded up
+
+
+def test_what_the_fast_way_gives_converts_as_code_for_pillow_expects() -> None:
+    pytest.importorskip("cv2")
+    scaled = open_fast(encoded(picture(300, 200), "PNG"), 80, Target(100))
+    assert scaled.convert("RGB") is scaled
+    assert np.array_equal(np.array(scaled.to_pillow()), np.array(picture(300, 200)))
+    grey = scaled.convert("L")
+    assert (grey.mode, grey.size) == ("L", (300, 200))
+    with pytest.raises(AttributeError, match=r"no resize: call to_pillow\(\) first"):
+        scaled.resize((10, 10))
+    assert np.array_equal(pickle.loads(pickle.dumps(scaled)).pixels, scaled.pixels)
 
 
 @pytest.mark.parametrize("way", ["exact", "fast"])
