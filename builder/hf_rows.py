@@ -98,7 +98,9 @@ def _open(place: str) -> Reader:
         raise SourceError(f"no dataset is open at {place}; use to_datasets() again")
     reader = open_dataset(match[1])
     if _place_of(reader) != place:
-        raise SourceError(f"{match[1]} holds other files than it did; use to_datasets() again")
+        raise SourceError(
+            f"{match[1]} holds other files than it did, or its image_column was named; use to_datasets() again"
+        )
     return reader
 
 

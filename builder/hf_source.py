@@ -13,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from builder import schema
 from builder.errors import HubError, LayoutError, OptionError, SourceError
 from builder.options import SamplePolicy
+from builder.read.index import Index
 from builder.run.survey import describe_source
 from builder.source.layouts import EXPECTED, TAR_ENDINGS, Archive, Layout, recognise
 from builder.store.manifest import read_manifest
@@ -92,7 +93,10 @@ def find_source(
     if shards and not os.path.isdir(os.path.join(folder, "raw")):
         _refuse_other_policy(folder, policy, recaptions)
         return ConvertedFolder(folder, shards)
-    return LocalSource(recognise(folder, recaptions))
+    try:
+        return LocalSource(recognise(folder, recaptions))
+    except LayoutError as error:
+        raise _of_index(folder, error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,21 @@ def _shards(folder: str) -> tuple[str, ...]:
             "command again to finish it, or restore what is missing."
         )
     return tuple(os.path.join(folder, name.path) for name in names)
+
+
+def _of_index(folder: str, error: LayoutError) -> SourceError:
+    """What to say of a folder that is no source: of one that ``laion6m index`` made, how it is opened."""
+    path = os.path.join(folder, *schema.INDEX.split("/"))
+    if is_url(folder) or not os.path.exists(path):
+        return error
+    index = Index(path, folder)
+    if any(file.kind not in ("tar", "folder") for file in index.header.files):
+        return error
+    opened = f"builder.open_dataset({folder!r})"
+    return SourceError(
+        f"{folder} is an index over {index.root}: {opened} opens it, {opened}.to_datasets() as a dataset; or load the "
+        f"source itself, data_dir={index.root!r}"
+    )
 
 
 def _refuse_other_policy(folder: str, policy: SamplePolicy, recaptions: tuple[str, ...]) -> None:

@@ -82,11 +82,15 @@ class StorageOptions:
         return options if isinstance(options, StorageOptions) else cls(json.dumps(dict(options or {})))
 
     def for_scheme(self, scheme: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self.text)
-        mine = value.get(scheme)
-        if isinstance(mine, dict):
-            return mine
-        return {name: each for name, each in value.items() if name not in _EXTRAS and name != "hf"}
+        return options_for(scheme, json.loads(self.text))
+
+
+def options_for(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file system is opened with, of options for all or by scheme."""
+    mine = options.get(scheme)
+    if isinstance(mine, Mapping):
+        return dict(mine)
+    return {name: each for name, each in options.items() if name not in _EXTRAS and name != "hf"}
 
 
 NO_OPTIONS = StorageOptions()
@@ -124,7 +128,7 @@ class Storage:
 
     def look(self, url: str) -> Entry:
         """What there is under a URL. Raises FileNotFoundError, SourceError."""
-        return _entry(self.ask(url, lambda system, path: system.info(path)))
+        return entry_of(self.ask(url, lambda system, path: system.info(path)))
 
     def entries(self, url: str) -> list[Entry]:
         """What lies directly in a folder, asked anew each time; nothing where there is none. Raises SourceError."""
@@ -136,7 +140,7 @@ class Storage:
             return [each for each in found if str(each["name"]).rstrip("/") != here]  # s3's folder markers
 
         try:
-            return [_entry(each) for each in self.ask(url, listed)]
+            return [entry_of(each) for each in self.ask(url, listed)]
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -196,7 +200,8 @@ class Entry:
     version: int
 
 
-def _entry(info: Mapping[str, Any]) -> Entry:
+def entry_of(info: Mapping[str, Any]) -> Entry:
+    """From what a file system says of an object."""
     fact = next((info[name] for name in IDENTITY if info.get(name) is not None), None)
     said = str(fact.timestamp() if isinstance(fact, datetime) else fact)  # a listing may have it as a number
     version = 0 if fact is None else xxhash.xxh3_64_intdigest(said.encode()) >> 1
@@ -252,9 +257,14 @@ def say(error: object) -> str:
 
 
 def read_range(system: Any, path: str, start: int, end: int) -> bytes:
-    """One request for bytes ``start`` to ``end`` (exclusive) and no others."""
+    """One request for bytes ``start`` to ``end`` (exclusive) and no others. Raises NotImplementedError where the server
+    sends others all the same."""
     if system.async_impl:
         data: bytes = system.cat_file(path, start=start, end=end)
+        if len(data) > end - start:
+            raise NotImplementedError(
+                "the server answers a request for a range with the whole file; use one with ranges"
+            )
         return data
     # Of the others, hf:// among them, cat_file opens the file with a cache that reads on for 5 MiB.
     with system.open(path, "rb", cache_type="none") as handle:

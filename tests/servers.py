@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import threading
@@ -19,13 +20,16 @@ REGION = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEF
 class FileServer:
     """Serves a folder with HEAD and GET, single ranges and lists of its folders included. ``requests``: (method, path,
     range) of all requests so far. ``break_next``: how many of the next GETs lose the connection after half their
-    body. ``busy_next``: how many of the next requests are answered with 503."""
+    body. ``busy_next``: how many of the next requests are answered with 503. ``states``: whether it says by an ETag
+    which file it has. ``ranges``: whether it knows them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[tuple[str, str, str | None]] = []
         self.break_next = 0
         self.busy_next = 0
+        self.states = False
+        self.ranges = True
         handler = type("Handler", (_Handler,), {"files": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -78,13 +82,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = path.read_bytes()
         status, first, last = 200, 0, len(data) - 1
-        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or ""):
+        if (match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "")) and self.files.ranges:
             status, first = 206, int(match[1])
             last = min(int(match[2] or last), last)
         body = data[first : last + 1]
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Accept-Ranges", "bytes" if self.files.ranges else "none")
+        if self.files.states:
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
         self.end_headers()

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     import datasets
 
     from builder import hf, hf_units
-from builder import load_dataset
+from builder import index, load_dataset, open_dataset
 from builder.errors import LayoutError, OptionError, SourceError
 from builder.options import ConvertOptions, SamplePolicy
 from builder.run.convert import convert
@@ -194,6 +194,31 @@ def test_folders_that_are_no_source_are_refused(tmp_path: Path, load: Callable[.
     (tmp_path / "empty").mkdir()
     with pytest.raises(LayoutError, match="empty"):
         load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("layout", ["card", "extracted"])
+def test_of_an_index_it_is_said_how_it_is_opened(layout: str, tmp_path: Path, load: Callable[..., Any]) -> None:
+    source = make_source(tmp_path / "source", layout)
+    index(str(source.path), str(tmp_path / "index"), num_proc=1, quiet=True)
+    with pytest.raises(SourceError) as caught:
+        load(tmp_path / "index")
+    opened = f"builder.open_dataset('{tmp_path}/index')"
+    assert str(caught.value) == (
+        f"{tmp_path}/index is an index over {source.path}: {opened} opens it, {opened}.to_datasets() as a dataset; "
+        f"or load the source itself, data_dir='{source.path}'"
+    )
+    assert len(open_dataset(str(tmp_path / "index")).to_datasets()) == len(source.rows)
+    index(str(source.path), num_proc=1, quiet=True)
+    assert len(load(source.path)) == len(source.rows)  # a source that has one is a source
+
+
+def test_of_a_conversion_without_shards_it_is_not_said_that_it_is_an_index(
+    source: Source, tmp_path: Path, load: Callable[..., Any]
+) -> None:
+    convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
+    shutil.rmtree(tmp_path / "out" / "data")
+    with pytest.raises(LayoutError, match="is not a source this tool knows"):
+        load(tmp_path / "out")
 
 
 def touch(source: Path) -> None:

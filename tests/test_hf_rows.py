@@ -98,6 +98,29 @@ def test_rows_without_an_image_have_none(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).to_datasets()[0]["image"] is None
 
 
+@pytest.mark.parametrize("named", ["image_column", "caption_column"])
+def test_rows_of_named_columns_are_never_those_of_others(
+    named: str, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process opens the folder without the names."""
+    monkeypatch.setenv("LAION6M_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "out").mkdir()
+    first, second = (row.image for row in open_dataset(_folder())[:2])
+    columns = {"image": pa.array([first]), "jpg": pa.array([second]), "caption": ["one"], "other": ["another"]}
+    pq.write_table(pa.table(columns), tmp_path / "out" / "a.parquet", compression="none", use_dictionary=False)
+    reader = open_dataset(tmp_path / "out", **{named: "jpg" if named == "image_column" else "other"})
+    dataset = reader.to_datasets()
+    there = dataset[0]
+    assert there["caption"] == ("one" if named == "image_column" else "another")
+    assert there["image"].size == (reader[0].width, reader[0].height)
+    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    if named == "caption_column":
+        assert dataset[0]["image"].tobytes() == there["image"].tobytes()
+    else:
+        with pytest.raises(Exception, match="its image_column was named"):
+            _ = dataset[0]
+
+
 def test_it_can_be_filtered_shuffled_selected_and_mapped(rows: Any, source: Source) -> None:
     wide = rows.filter(lambda row: row["width"] > row["height"], keep_in_memory=True)
     chosen = wide.shuffle(seed=3).select(range(5))

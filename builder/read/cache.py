@@ -9,7 +9,7 @@ from contextlib import suppress
 
 def cache_folder() -> str:
     """``LAION6M_CACHE``, else ~/.cache/laion6m; a temporary folder where that cannot be written."""
-    home = os.environ.get("LAION6M_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "laion6m")
+    home = os.path.abspath(os.path.expanduser(os.environ.get("LAION6M_CACHE") or "~/.cache/laion6m"))
     with suppress(OSError):
         os.makedirs(home, exist_ok=True)
         if os.access(home, os.W_OK):

@@ -9,7 +9,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import pyarrow as pa
 import xxhash
@@ -226,22 +226,37 @@ class Handles:
             if difference := describe_difference(handle, check):
                 raise IndexMismatchError(path, difference)
         except SourceError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EMFILE, errno.ENFILE):
+            request_failed = error.__cause__ is not None and not isinstance(self.storage, LocalStorage)
+            if request_failed or too_many_open(error.__cause__):
                 raise  # of the file itself that says nothing
             raise IndexMismatchError(path, str(error).removeprefix(f"{path}: ")) from error
         return handle
+
+
+def too_many_open(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether all that is wrong is that no more files may be opened."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def describe_difference(handle: Handle, check: dict[str, Any]) -> str | None:
     """What tells a file from the one that was indexed, in words; None when nothing does."""
     size, footer, mtime = check.get("size"), check.get("footer"), check.get("mtime_ns")
     if size is not None and size != handle.size:
-        return f"{handle.size:,} bytes, {size:,} when it was indexed"
+        pointer = f"; it is {LFS_POINTER}" if 64 <= handle.size < 1024 and is_lfs_pointer(handle.read(0, 64)) else ""
+        return f"{handle.size:,} bytes, {size:,} when it was indexed{pointer}"
     if footer is not None and footer != parquet_footer_digest(handle):
         return "its footer is another one"
     if mtime is not None and handle.mtime_ns is not None and mtime != handle.mtime_ns:
         return "it was modified since it was indexed"
     return None
+
+
+LFS_POINTER = "a pointer to a file that Git LFS has: git lfs pull fetches it"
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that begins so is what ``git clone`` leaves of a large one without Git LFS."""
+    return start.startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def parquet_footer_digest(handle: Handle) -> str | None:

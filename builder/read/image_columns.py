@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from builder.errors import SourceError
+from builder.errors import OptionError, SourceError
 from builder.source.captions import AUTO_KEYS
+
+CAPTION_NAMES = (*AUTO_KEYS, "text", "txt", "prompt", "TEXT")
+"""Names of columns that are taken for captions, in this order; else of fields in a column ``json``, which is what
+``datasets`` makes of a tar's JSON documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageColumns:
     """What the columns of a file are called; None where there is none. ``image``: a struct with bytes and path, or
-    plain binary."""
+    plain binary. ``caption``: a column of text, or ``column.field`` for a field of a struct."""
 
     image: str
     nested: bool
@@ -26,45 +32,139 @@ class ImageColumns:
     height: str | None
 
     @property
+    def leaf(self) -> str:
+        """The column of bytes, as Parquet names it."""
+        return f"{self.image}.bytes" if self.nested else self.image
+
+    @property
     def sized(self) -> bool:
         return bool(self.width and self.height)
 
 
-def recognise_columns(path: str, table: pa.Schema) -> ImageColumns:
-    """Find the columns by name and type. Raises SourceError."""
+def recognise_columns(
+    path: str, table: pa.Schema, image_column: str | None = None, caption_column: str | None = None
+) -> ImageColumns:
+    """Find the columns by name and type, unless they are named. Raises SourceError, OptionError."""
 
     def named(fits: Callable[[pa.DataType], bool], *names: str) -> str | None:
         found = (name for name in names if len(table.get_all_field_indices(name)) == 1)
         return next((name for name in found if fits(table.field(name).type)), None)
 
-    def is_image(field: pa.Field) -> bool:
-        kind = field.type
-        return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
-
-    kinds = _features(table)
-    single = [field for field in table if len(table.get_all_field_indices(field.name)) == 1]
-    images = [field for field in single if is_image(field) and kinds.get(field.name, "Image") == "Image"]
-    plain = [field for field in single if _is_bytes(field.type)]
-    # Of several: the one that datasets calls an image, a struct before plain bytes, the one whose name says so.
-    found = sorted(
-        [*images, *plain],
-        key=lambda field: (field.name not in kinds, field.name != "image", not is_image(field), _rank(field.name)),
-    )
-    image = next(iter(found), None)
-    if image is None:
-        raise SourceError(f"{path} has no column of images; its columns: {', '.join(table.names)}")
-    nested = is_image(image)
+    images = _image_fields(table)
+    if image_column is not None:
+        images = [field for field in images if field.name == image_column]
+        if not images:
+            raise OptionError("image_column", image_column, f"{path} has no such column of images{_columns(table)}")
+    if not images:
+        raise SourceError(f"{path} has no column of images{_columns(table)}")
+    image = images[0]
+    nested = _is_image(image)
     return ImageColumns(
         image.name,
         nested,
         nested and image.type.get_field_index("path") >= 0 and _is_text(image.type.field("path").type),
-        named(lambda kind: _is_text(kind) or pa.types.is_integer(kind), "key", "__key__"),
-        named(_is_text, *AUTO_KEYS, "text", "txt", "prompt", "TEXT"),
+        named(lambda kind: _is_text(kind) or pa.types.is_integer(kind), *_KEY_NAMES),
+        _caption_column(path, table, caption_column),
         named(pa.types.is_integer, "width"),
         named(pa.types.is_integer, "height"),
     )
 
 
+def _columns(table: pa.Schema) -> str:
+    return f"; its columns: {', '.join(table.names)}"
+
+
+def _image_fields(table: pa.Schema) -> list[pa.Field]:
+    """Columns that can be images, the likeliest first."""
+    kinds = _features(table)
+    single = [field for field in table if len(table.get_all_field_indices(field.name)) == 1]
+    images = [field for field in single if _is_image(field) and kinds.get(field.name, "Image") == "Image"]
+    plain = [field for field in single if _is_bytes(field.type)]
+    return sorted([*images, *plain], key=lambda field: _likelihood(field, kinds))
+
+
+def _likelihood(field: pa.Field, kinds: dict[str, str]) -> tuple[bool, bool, bool, int]:
+    """Of several: the one that datasets calls an image, a struct before plain bytes, the one whose name says so."""
+    return field.name not in kinds, field.name != "image", not _is_image(field), _rank(field.name)
+
+
+def _is_image(field: pa.Field) -> bool:
+    kind = field.type
+    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
+
+
+def warn_of_guesses(path: str, image_column: str | None, caption_column: str | None) -> None:
+    """Say so where, of a file's columns, one was taken for the images that is no likelier than another, and where there
+    is text, but none that is known as a caption. Raises OptionError."""
+    try:
+        table = _schema(path)
+    except (pa.ArrowException, UnicodeError, OSError):
+        return  # whoever indexes it says what is wrong with it
+    images, kinds = _image_fields(table), _features(table)
+    alike = [each.name for each in images if _likelihood(each, kinds) == _likelihood(images[0], kinds)]
+    if image_column is None and len(alike) > 1:
+        warnings.warn(
+            f"{path}: of the columns {', '.join(alike)} the first is taken for the images. "
+            "Say which is meant: open_dataset(PATH, image_column=NAME)",
+            stacklevel=3,
+        )
+    texts = _texts(table) if images else []
+    if texts and _caption_column(path, table, caption_column) is None:
+        warnings.warn(
+            f"{path}: no column is known as a caption ({', '.join(CAPTION_NAMES)}), so captions are empty. There is "
+            f"text in {', '.join(texts)}. If that is it: open_dataset(PATH, caption_column=NAME)",
+            stacklevel=3,
+        )
+
+
+def _schema(path: str) -> pa.Schema:
+    """Of a Parquet file or an Arrow stream."""
+    if not path.endswith(".arrow"):
+        return pq.read_schema(path)
+    with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
+        return stream.schema
+
+
+def _caption_column(path: str, table: pa.Schema, wanted: str | None) -> str | None:
+    texts = [name for name, kind in _leaves(table).items() if _is_text(kind)]
+    if wanted is not None:
+        if wanted not in texts:
+            there = ", ".join(_texts(table)) or "no column"
+            raise OptionError("caption_column", wanted, f"{path} has no such column of text; there is text in {there}")
+        return wanted
+    known = (*CAPTION_NAMES, *(f"json.{name}" for name in CAPTION_NAMES))
+    return next((name for name in known if name in texts), None)
+
+
+def _texts(table: pa.Schema) -> list[str]:
+    """What could be captions, as one would say it: names of text columns and fields, and of lists of text."""
+    found = []
+    for name, kind in _leaves(table).items():
+        if name in (*_KEY_NAMES, "__url__") or name.endswith(".path"):
+            continue
+        if _is_text(kind):
+            found.append(name)
+        elif (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type):
+            found.append(f"{name} (lists of text, which cannot be captions as they are)")
+    return found
+
+
+def _leaves(table: pa.Schema) -> dict[str, pa.DataType]:
+    """Columns, and the fields of those that are structs as ``column.field``. None that two have a name in common."""
+    leaves: dict[str, pa.DataType] = {}
+    for field in table:
+        if len(table.get_all_field_indices(field.name)) > 1:
+            continue
+        leaves[field.name] = field.type
+    for name, kind in list(leaves.items()):
+        if pa.types.is_struct(kind):
+            fields = [kind.field(at) for at in range(kind.num_fields)]
+            names = [each.name for each in fields]
+            leaves |= {f"{name}.{each.name}": each.type for each in fields if names.count(each.name) == 1}
+    return leaves
+
+
+_KEY_NAMES = ("key", "__key__")
 _IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img")
 
 

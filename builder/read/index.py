@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ import xxhash
 from builder import schema
 from builder.arrays import numbers_of
 from builder.errors import DamagedFileError, SourceError
+from builder.read.handles import LFS_POINTER, is_lfs_pointer, too_many_open
 
 _SHIFT = schema.INDEX_BATCH_ROWS.bit_length() - 1
 _MASK = schema.INDEX_BATCH_ROWS - 1
@@ -105,8 +106,10 @@ class Index:
         except FileNotFoundError:
             raise SourceError(f"{path} is not there") from None
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-                raise SourceError(f"{path}: {os.strerror(error.errno)}") from error
+            if too_many_open(error):
+                raise SourceError(f"{path}: {os.strerror(error.errno or 0)}") from error
+            if is_lfs_pointer(_start(path)):
+                raise SourceError(f"{path} is {LFS_POINTER}") from None
             raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamagedFileError(path, "metadata", f"not an index of this tool: {error!r}") from None
@@ -211,6 +214,12 @@ class Index:
             raise DamagedFileError(
                 self.path, "batches", f"{self._reader.num_record_batches} for {self.header.rows} rows"
             )
+
+
+def _start(path: str) -> bytes:
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(64)
+    return b""
 
 
 def _join(folder: str, root: str) -> str:

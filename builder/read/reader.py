@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, overload
 from weakref import WeakValueDictionary
 
@@ -16,20 +12,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from builder import schema
-from builder.errors import DamagedFileError, SourceError
+from builder.errors import DamagedFileError, OptionError, SourceError
 from builder.read.annotations import Annotations
+from builder.read.batches import Wanted, read_together
 from builder.read.groups import GroupColumns
 from builder.read.handles import Handles, Storage
 from builder.read.index import Index, IndexBatch
 from builder.read.memory import keep_freed_memory
-from builder.read.threads import in_threads
-from builder.source.ranges import Read, merge_ranges
+from builder.read.rows import RowNumber, RowNumbers, chosen_rows, row_number
 
 COLUMNS = ("key", "path", "caption", "width", "height", "size", "position", "annotation_path")
 """What :meth:`Reader.columns` gives, none of which needs an image."""
 
 _AHEAD = 64  # rows fetched together when iterating
-_MOST = 16 << 20  # bytes of one read that serves several rows
 
 
 class Sample:
@@ -156,31 +151,33 @@ class Reader(Sequence[Sample]):
         return self._index.header.rows
 
     @overload
-    def __getitem__(self, row: int) -> Sample: ...
+    def __getitem__(self, row: RowNumber) -> Sample: ...
     @overload
     def __getitem__(self, row: slice) -> View: ...
     @overload
-    def __getitem__(self, row: Sequence[int]) -> list[Sample]: ...
-    def __getitem__(self, row: int | slice | Sequence[int]) -> Any:
-        """A row by number, negative ones from the end; a slice, as a view; rows by a list of numbers, as a list of
-        samples whose images have been read already, in file order. Raises IndexError, DamagedFileError."""
-        if isinstance(row, int):  # first: what most rows are asked for with
-            number = row if 0 <= row < self._index.header.rows else self._number(row)
+    def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
+    def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
+        """A row by number, negative ones from the end; a slice, as a view; rows by a list or an array of numbers, as a
+        list of samples whose images have been read already, in file order. Raises IndexError, TypeError (a mask is no
+        row numbers: ``np.flatnonzero(mask)``), DamagedFileError."""
+        if type(row) is int:  # first: what most rows are asked for with
+            number = row if 0 <= row < self._index.header.rows else row_number(row, len(self))
             batch, at = self._index.place(number)
             return Sample(self, number, batch, at)
         if isinstance(row, slice):
             return View(self, range(*row.indices(len(self))))
-        if hasattr(row, "tolist"):  # a number or an array of numpy's or torch's
-            row = row.tolist()
-        if isinstance(row, list | tuple | range):
-            return self._fetch([self._number(each) for each in row])
-        return self[operator.index(row)]  # type: ignore[arg-type] # a TypeError for what is no number
+        chosen = chosen_rows(row, len(self))
+        return self[chosen] if isinstance(chosen, int) else self._fetch(chosen)
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
+        """What torch's DataLoader asks for a batch by: its images are read together."""
+        return self[rows]
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(View(self, range(len(self))))
 
     def find(self, key: str) -> Sample:
-        """The row with that key. Raises KeyError."""
+        """The row with that key: the last, where files that others wrote have it in several. Raises KeyError."""
         row = self._index.find(key)
         if row is None:
             raise KeyError(key)
@@ -225,15 +222,6 @@ class Reader(Sequence[Sample]):
     def __repr__(self) -> str:
         return f"Reader({self._state[1]!r}, {len(self):,} rows in {len(self.shards):,} files)"
 
-    def _number(self, row: int) -> int:
-        """A row number, negative ones counted from the end."""
-        number = operator.index(row)
-        if number < 0:
-            number += len(self)
-        if not 0 <= number < len(self):
-            raise IndexError(f"row {row} of {len(self):,}")
-        return number
-
     def _read(self, batch: IndexBatch, at: int) -> bytes:
         file, size = batch.file[at], batch.size[at]
         if size < 0 or (self._any_odd and self._odd[file]):
@@ -247,19 +235,23 @@ class Reader(Sequence[Sample]):
             return self._files.read_member(number, batch.text("path", at), batch.size[at], batch.offset[at])
         image = self._groups.value(number, batch.offset[at], file.check["column"]) if file.kind == "rowgroups" else None
         if image is None:
-            raise DamagedFileError(file.path, f"row {batch.position[at]}", "has no image in it")
+            path = batch.text("path", at)
+            # As datasets caches an imagefolder.
+            named = f", only the name of a file, {path}" if path.startswith("/") or "://" in path else ""
+            raise DamagedFileError(file.path, f"row {batch.position[at]}", f"has no image in it{named}")
         return image
 
     def _fetch(self, rows: Sequence[int]) -> list[Sample]:
-        """Samples with their images, read in the order they lie in the files, several threads at a time.
+        """Samples with their images, read together.
 
-        Each image is read into an object of its own, which a sample keeps and gives out: no second copy, and no batch
-        that lives for as long as one sample of it does.
+        Each image is an object of its own, which a sample keeps and gives out: no second copy, and no batch that lives
+        for as long as one sample of it does.
         """
         keep_freed_memory()
         place, odd = self._index.place, self._odd if self._any_odd else None
         samples: list[Sample] = []
-        wanted: list[tuple[int, int, int, int]] = []
+        wanted: list[Wanted] = []
+        apart: list[tuple[int, int, int]] = []
         for number, row in enumerate(rows):
             batch, at = place(row)
             sample = Sample(self, row, batch, at)
@@ -268,40 +260,17 @@ class Reader(Sequence[Sample]):
             if size < 0:
                 continue  # without an image, which is an error for whoever asks for it
             if odd is not None and odd[file]:
-                sample._image = self._read_odd(batch, at)
+                apart.append((file, batch.offset[at], number))
             else:
                 wanted.append((file, batch.offset[at], size, number))
-        wanted.sort()
-        if self._files.storage.gap < 0:
-            in_threads(partial(self._fill, samples), wanted, self._files.storage.threads)
-        else:
-            in_threads(partial(self._fill_merged, samples), self._merged(wanted), self._files.storage.threads)
+        images: list[bytes | None] = [None] * len(samples)
+        read_together(self._files, wanted, images)
+        for _, _, _, number in wanted:
+            samples[number]._image = images[number]
+        for _, _, number in sorted(apart):  # a row group that several are in is decoded once
+            sample = samples[number]
+            sample._image = self._read_odd(sample._batch, sample._at)
         return samples
-
-    def _fill(self, samples: list[Sample], wanted: list[tuple[int, int, int, int]]) -> None:
-        """Read images (file, offset, size, number of the sample), in file order; one wanted twice is read once."""
-        read, last, image = self._files.read, (-1, 0, 0), b""
-        for file, offset, size, number in wanted:
-            if last != (file, offset, size):
-                image, last = read(file, offset, size), (file, offset, size)
-            samples[number]._image = image
-
-    def _merged(self, wanted: list[tuple[int, int, int, int]]) -> list[tuple[Read, list[tuple[int, int, int, int]]]]:
-        """The same in as few reads as storage likes them."""
-        work: list[tuple[Read, list[tuple[int, int, int, int]]]] = []
-        gap = self._files.storage.gap
-        for _, same in groupby(wanted, key=itemgetter(0)):
-            some = list(same)
-            offsets, sizes = [each[1] for each in some], [each[2] for each in some]
-            reads = merge_ranges(offsets, sizes, max_gap=gap, max_size=_MOST)
-            work += [(read, [some[item] for item in read.items]) for read in reads]
-        return work
-
-    def _fill_merged(self, samples: list[Sample], work: list[tuple[Read, list[tuple[int, int, int, int]]]]) -> None:
-        for (start, end, _), wanted in work:
-            data = self._files.read(wanted[0][0], start, end - start)
-            for _, offset, size, number in wanted:
-                samples[number]._image = data[offset - start : offset - start + size]  # bytes: all of it is data itself
 
 
 class View(Sequence[Sample]):
@@ -314,13 +283,26 @@ class View(Sequence[Sample]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, row: int) -> Sample: ...
+    def __getitem__(self, row: RowNumber) -> Sample: ...
     @overload
     def __getitem__(self, row: slice) -> View: ...
-    def __getitem__(self, row: int | slice) -> Sample | View:
+    @overload
+    def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
+    def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
+        """As of a Reader, of these rows."""
         if isinstance(row, slice):
             return View(self._reader, self._rows[row])
-        return self._reader[self._rows[row]]
+        chosen = chosen_rows(row, len(self))
+        if isinstance(chosen, int):
+            return self._reader[self._rows[chosen]]
+        return self._reader._fetch([self._rows[each] for each in chosen])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
+        return self[rows]
+
+    def __contains__(self, key: object) -> bool:
+        row = self._reader._index.find(key) if isinstance(key, str) else None
+        return row is not None and row in self._rows
 
     def __iter__(self) -> Iterator[Sample]:
         """Reads ahead, several rows at a time."""
@@ -332,32 +314,54 @@ class View(Sequence[Sample]):
 
 
 def open_dataset(
-    path: str | os.PathLike[str], source: str | None = None, storage_options: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    source: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
 ) -> Reader:
     """Open a converted folder, a folder that ``laion6m index`` made, a source that has an index in its meta/, or any
     folder of Parquet or Arrow files with a column of images.
 
     ``path`` may be a URL that fsspec knows (``hf://datasets/user/repo``, ``s3://…``, ``https://…``) of a folder with an
     index: the index is fetched once, then each sample is one range request. ``storage_options`` go to fsspec.
-    ``source``: where the indexed files are now, for an index over a source that was moved. Raises SourceError,
-    DamagedFileError, IndexMismatchError.
+    ``source``: where the indexed files are now, for an index over a source that was moved. ``image_column``,
+    ``caption_column``: of files without an index, which columns are meant (captions may be ``column.field``, a field of
+    a struct); a UserWarning says where that is needed. Raises SourceError, DamagedFileError, IndexMismatchError,
+    OptionError.
     """
     folder = os.fspath(path)
     if "://" in folder:
         from builder.read.remote import RemoteStorage, fetch_index  # with fsspec, which local reading does not need
 
+        _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
         storage = RemoteStorage(storage_options)
         return Reader(fetch_index(folder, storage), folder, source, storage)
-    folder = os.path.abspath(folder)  # a reader outlives a change of the working directory
-    source = None if source is None else os.path.abspath(source)
+    folder = os.path.abspath(os.path.expanduser(folder))  # a reader outlives a change of the working directory
+    source = None if source is None else os.path.abspath(os.path.expanduser(source))
     index = os.path.join(folder, *schema.INDEX.split("/"))
     if os.path.exists(index):
+        _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
         return Reader(index, folder, source)
     if not os.path.isdir(folder):
         raise SourceError(f"{folder} is {'not a folder' if os.path.exists(folder) else 'not there'}")
-    from builder.read.foreign import data_files, index_files  # with pyarrow.parquet: 10 MB that a reader has no use for
+    from builder.read.data_files import data_files
 
     folder = os.path.realpath(folder)
-    if files := data_files(folder):
-        return Reader(index_files(folder, files), folder)
-    raise SourceError(f"{folder} has no {schema.INDEX}: convert it, or make one with: laion6m index {folder}")
+    files = data_files(folder)
+    if files is None:
+        raise SourceError(f"{folder} has no {schema.INDEX}: convert it, or make one with: laion6m index {folder}")
+    from builder.read.foreign import index_files  # with pyarrow.parquet: 10 MB that a reader has no use for
+    from builder.read.image_columns import warn_of_guesses
+
+    if files:
+        warn_of_guesses(files[0], image_column, caption_column)  # before all are indexed, which may take its time
+    return Reader(index_files(folder, files, image_column, caption_column), folder)
+
+
+def _refuse_columns(folder: str, **named: str | None) -> None:
+    """What an index says of its files stands: another column would be passed over. Raises OptionError."""
+    for option, column in named.items():
+        if column is not None:
+            raise OptionError(option, column, f"the rows of {folder} are those of its {schema.INDEX}")

@@ -14,7 +14,7 @@ from builder import schema
 from builder.errors import SourceError
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
-from builder.urls import IDENTITY, filesystem, persist, read_range, say
+from builder.urls import entry_of, filesystem, options_for, persist, read_range, say
 
 Answer = TypeVar("Answer")
 
@@ -46,10 +46,11 @@ class RemoteStorage:
 
     def system(self, url: str) -> tuple[Any, str]:
         """The file system of a URL, of this process, and the path in it."""
-        key = (os.getpid(), url.partition("://")[0])
+        scheme = url.partition("://")[0]
+        key = (os.getpid(), scheme)
         if key not in self._systems:
             # Not the instance that fsspec keeps: its event loop's thread would not be there after a fork.
-            self._systems[key] = filesystem(url, {**self.options, "skip_instance_cache": True})[0]
+            self._systems[key] = filesystem(url, {**options_for(scheme, self.options), "skip_instance_cache": True})[0]
         system = self._systems[key]
         return system, str(system._strip_protocol(url))
 
@@ -84,24 +85,37 @@ class RemoteHandle:
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:
-    """The path of a local copy of the dataset's index, fetched now unless it was before. Raises SourceError."""
+    """The path of a local copy of the dataset's index, fetched now unless it was before: anew each time from a server
+    that says nothing by which another index of the same size could be told. Raises SourceError."""
     place = storage.join(url, schema.INDEX)
     system, path = storage.system(place)
     try:
-        info = persist(place, lambda: system.info(path), _PAUSE)
+        found = entry_of(persist(place, lambda: system.info(path), _PAUSE))
     except FileNotFoundError:
         raise SourceError(f"{url} has no {schema.INDEX}. Download the folder to read it without one.") from None
-    identity = repr([place, info.get("size"), [str(info[name]) for name in IDENTITY if name in info]])
-    kept = os.path.join(cache_folder(), f"{xxhash.xxh3_128_hexdigest(identity.encode())}.arrow")
-    if not os.path.exists(kept):
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(kept))
-        os.close(handle)
-        try:
-            persist(place, lambda: system.get_file(path, temporary), _PAUSE)
+    folder = cache_folder()
+    name = xxhash.xxh3_128_hexdigest(repr([place, found.size, found.version]).encode()) if found.version else None
+    if name and os.path.exists(kept := os.path.join(folder, f"{name}.arrow")):
+        return kept
+    handle, temporary = tempfile.mkstemp(dir=folder)
+    os.close(handle)
+    try:
+        persist(place, lambda: system.get_file(path, temporary), _PAUSE)
+        # Under its content's name, where nothing else tells: what a reader of before has open stays as it is.
+        kept = os.path.join(folder, f"{name or _digest(temporary)}.arrow")
+        if not os.path.exists(kept):
             os.replace(temporary, kept)
-        except OSError as error:
-            raise SourceError(f"cannot fetch {place}: {type(error).__name__}: {say(error)}") from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+    except OSError as error:
+        raise SourceError(f"cannot fetch {place}: {type(error).__name__}: {say(error)}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
     return kept
+
+
+def _digest(path: str) -> str:
+    state = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from builder.errors import DamagedFileError, IndexMismatchError, Laion6mError, SourceError
-from builder.read import foreign
-from builder.read.foreign import data_files
+from builder.errors import DamagedFileError, IndexMismatchError, Laion6mError, OptionError, SourceError
+from builder.read import foreign, groups
 from builder.read.reader import Reader, open_dataset
 from builder.run.convert import convert
 from tests.sources import make_source, picture
@@ -102,12 +102,33 @@ def test_compressed_or_encoded_images_are_read_by_row_group_and_that_is_said_onc
     options: dict[str, Any], folder: Path
 ) -> None:
     pq.write_table(table(), folder / "a.parquet", **options)
-    with pytest.warns(UserWarning, match="compressed or dictionary-encoded") as caught:
+    with pytest.warns(UserWarning, match=r"a\.parquet: .* compressed or dictionary-encoded") as caught:
         reader = open_dataset(folder)
     assert len(caught) == 1
     check(reader)
     assert [file.kind for file in reader.shards] == ["rowgroups"]
     check(open_dataset(folder))  # from the cache, and without a warning
+
+
+def test_a_batch_of_compressed_rows_decodes_each_row_group_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(table(), folder / "a.parquet", row_group_size=2)
+    with pytest.warns(UserWarning, match="compressed"):
+        reader = open_dataset(folder)
+    monkeypatch.setattr(groups, "_KEPT_BYTES", 0)
+    decoded: list[int] = []
+    decode = reader._groups._decode
+    monkeypatch.setattr(reader._groups, "_decode", lambda *where: decoded.append(where[2]) or decode(*where))
+    assert [sample.image for sample in reader[[5, 0, 4, 1, 5]]] == [IMAGES[row] for row in (5, 0, 4, 1, 5)]
+    assert decoded == [0, 2]
+
+
+def test_of_many_slow_files_it_is_said_once(folder: Path) -> None:
+    for name in ("a", "b", "c"):
+        pq.write_table(table(), folder / f"{name}.parquet", **(PLAIN if name == "a" else {}))
+    with pytest.warns(UserWarning, match=r"b\.parquet: .* compressed or dictionary-encoded") as caught:
+        reader = open_dataset(folder)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert [file.kind for file in reader.shards] == ["parquet", "rowgroups", "rowgroups"]
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
@@ -170,6 +191,20 @@ def test_a_conversion_without_its_meta_is_read_alike(tmp_path: Path) -> None:
             assert reader.find(sample.key).row == sample.row
 
 
+def test_a_saved_dataset_without_rows_is_an_empty_one(folder: Path) -> None:
+    datasets_rows().select([]).save_to_disk(folder / "saved")
+    reader = open_dataset(folder / "saved")
+    assert (len(reader), list(reader), reader[[]]) == (0, [], [])
+
+
+def test_warnings_name_the_line_that_opens_the_folder(folder: Path) -> None:
+    for name in ("train-00000-of-00002.parquet", "test-00000-of-00001.parquet"):
+        pq.write_table(table(), folder / name, **PLAIN)
+    with pytest.warns(UserWarning, match="splits|missing") as caught:
+        open_dataset(folder)
+    assert [warning.filename for warning in caught] == [__file__] * 2
+
+
 def test_several_files_are_one_dataset_by_the_order_of_their_paths(folder: Path) -> None:
     for number, place in enumerate(("b/1.parquet", "a/2.parquet", "c.arrow", "a/10.parquet")):
         (folder / place).parent.mkdir(exist_ok=True)
@@ -182,45 +217,6 @@ def test_several_files_are_one_dataset_by_the_order_of_their_paths(folder: Path)
     assert [sample.key for sample in reader] == ["3-3", "3-4", "1-1", "1-2", "0-0", "0-1", "2-2", "2-3"]
     assert [sample.image for sample in reader] == [IMAGES[row] for row in (3, 4, 1, 2, 0, 1, 2, 3)]
     assert [sample.position for sample in reader] == [0, 1] * 4
-
-
-def test_only_shards_are_looked_for_and_data_goes_first(folder: Path) -> None:
-    for place in ("x.parquet", ".hidden/y.parquet", "meta/rejects.parquet", "notes.txt", "sub/z.arrow"):
-        (folder / place).parent.mkdir(exist_ok=True)
-        (folder / place).touch()
-    assert [os.path.relpath(path, folder) for path in data_files(str(folder))] == ["sub/z.arrow", "x.parquet"]
-    (folder / "data").mkdir()
-    (folder / "data" / "only.parquet").touch()
-    assert [os.path.relpath(path, folder) for path in data_files(str(folder))] == ["data/only.parquet"]
-
-
-def test_of_what_save_to_disk_wrote_only_the_files_it_names_are_read(folder: Path) -> None:
-    write_stream(folder / "data-00000-of-00001.arrow", pa.table({"image": images(), "caption": ["c"] * 7}))
-    write_stream(folder / "cache-0123456789abcdef.arrow", pa.table({"indices": [1, 0]}))
-    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
-    assert len(open_dataset(folder)) == 7
-    (folder / "state.json").unlink()
-    assert len(open_dataset(folder)) == 7  # what map and shuffle cached is none either
-    pq.write_table(pa.table({"image": images()}), folder / "cache-of-mine.parquet", **PLAIN)
-    assert len(open_dataset(folder)) == 14  # somebody's own file is
-    (folder / "state.json").write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
-    with pytest.raises(DamagedFileError, match="outside"):
-        open_dataset(folder)
-
-
-def test_splits_are_not_mixed(folder: Path) -> None:
-    (folder / "dataset_dict.json").write_text("{}")
-    for split in ("train", "test"):
-        (folder / split).mkdir()
-    with pytest.raises(SourceError, match="open one of them: test, train"):
-        open_dataset(folder)
-    (folder / "dataset_dict.json").unlink()
-    (folder / "data").mkdir()
-    for split in ("train", "test"):
-        pq.write_table(pa.table({"image": images()}), folder / "data" / f"{split}-00000-of-00001.parquet", **PLAIN)
-    with pytest.warns(UserWarning, match="train is read, not test"):
-        reader = open_dataset(folder)
-    assert [shard.path for shard in reader.shards] == ["data/train-00000-of-00001.parquet"]
 
 
 # Odd columns
@@ -252,6 +248,25 @@ def test_of_several_columns_of_bytes_the_image_is_found(
     pq.write_table(table.replace_schema_metadata(metadata), folder / "a.parquet", **PLAIN)
     sample = open_dataset(folder)[1]
     assert (sample.image, sample.caption) == (IMAGES[1], "caption 1")
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_of_columns_that_are_equally_likely_it_is_said_which_is_taken(form: str, folder: Path) -> None:
+    other = pa.StructArray.from_arrays([pa.array(IMAGES[::-1]), pa.array(PATHS)], ["bytes", "path"])
+    write_as(form, folder, pa.table({"before": other, "after": images(), "latent": [b"x"] * 7, "text": ["t"] * 7}))
+    for _ in range(2):  # the second time from the cache
+        with pytest.warns(
+            UserWarning, match="of the columns before, after the first is taken for the images"
+        ) as caught:
+            assert open_dataset(folder)[0].image == IMAGES[6]
+        assert [warning.filename for warning in caught] == [__file__]
+    check(open_dataset(folder, image_column="after"))
+    assert open_dataset(folder, image_column="latent")[0].image == b"x"
+    for wrong in ("text", "nowhere", ""):
+        with pytest.raises(
+            OptionError, match=r"has no such column of images; its columns: before, after, latent, text"
+        ):
+            open_dataset(folder, image_column=wrong)
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
@@ -318,6 +333,10 @@ ODD_COLUMNS: list[tuple[dict[str, Any], dict[str, list[object]]]] = [
 ]
 
 
+UNCAPTIONED = pytest.mark.filterwarnings("ignore:.*no column is known as a caption:UserWarning")
+
+
+@UNCAPTIONED
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 @pytest.mark.parametrize(("columns", "expected"), ODD_COLUMNS)
 def test_columns_of_other_types_are_taken_as_what_they_can_be(
@@ -336,6 +355,103 @@ def test_columns_of_other_types_are_taken_as_what_they_can_be(
         check(reader)
 
 
+def write_as(form: str, folder: Path, content: pa.Table) -> None:
+    if form == "parquet":
+        pq.write_table(content, folder / "a.parquet", **PLAIN)
+    else:
+        write_stream(folder / "a.arrow", content)
+
+
+UNKNOWN = {
+    "url": ["u"] * 7,
+    "description": [f"d{number}" for number in range(7)],
+    "labels": [["a", "b"]] * 7,
+    "meta": pa.array([None, *({"alt": f"a{number}", "n": number} for number in range(1, 7))]),
+    "score": [0.5] * 7,
+    "__key__": [f"k{number}" for number in range(7)],
+}
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_captions_under_no_known_name_are_missed_at_each_opening(form: str, folder: Path) -> None:
+    write_as(form, folder, pa.table({"image": images(), **UNKNOWN}))
+    for _ in range(2):  # the second time from the cache
+        with pytest.warns(UserWarning, match="no column is known as a caption") as caught:
+            reader = open_dataset(folder)
+        (warning,) = caught
+        assert warning.filename == __file__
+        words = str(warning.message)
+        assert (
+            "text in url, description, labels (lists of text, which cannot be captions as they are), meta.alt." in words
+        )
+        assert "caption_column=NAME" in words
+        assert reader[3].caption == ""
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_captions_that_some_of_the_files_do_not_have_are_missed(form: str, folder: Path) -> None:
+    write_as(form, folder, table())
+    (folder / f"a.{form}").rename(folder / f"0.{form}")
+    write_as(form, folder, pa.table({"image": images(), **UNKNOWN}))
+    with pytest.warns(UserWarning, match=rf"a\.{form}: it has no captions, as others do in caption") as caught:
+        reader = open_dataset(folder)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert (reader[6].caption, reader[7].caption) == ("caption 6", "")
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("name", "captions"),
+    [("description", [f"d{number}" for number in range(7)]), ("meta.alt", ["", *(f"a{n}" for n in range(1, 7))])],
+)
+def test_a_column_of_captions_can_be_named(name: str, captions: list[str], form: str, folder: Path) -> None:
+    content = pa.table({"image": images(), "caption": ["the other"] * 7, **UNKNOWN})
+    write_as(form, folder, content)
+    other = open_dataset(folder)
+    reader = open_dataset(folder, caption_column=name)
+    check(reader)
+    assert [sample.caption for sample in reader] == captions
+    assert [sample.caption for sample in pickle.loads(pickle.dumps(reader))] == captions
+    assert other[1].caption == open_dataset(folder)[1].caption == "the other"
+    assert reader.identity == other.identity  # of the same files
+
+
+@pytest.mark.parametrize("name", ["nowhere", "labels", "score", "image", "meta", "meta.n", ""])
+def test_a_name_that_is_no_column_of_text_is_an_error_that_names_those_there_are(name: str, folder: Path) -> None:
+    write_as("parquet", folder, pa.table({"image": images(), **UNKNOWN}))
+    with pytest.raises(OptionError, match=r"a\.parquet has no such column of text; there is text in url, description"):
+        open_dataset(folder, caption_column=name)
+
+
+def test_no_caption_is_missed_where_there_is_no_text(folder: Path) -> None:
+    write_as("parquet", folder, pa.table({"image": images(), "__key__": PATHS, "__url__": PATHS, "label": [1] * 7}))
+    assert open_dataset(folder)[0].caption == ""
+
+
+def test_the_json_of_a_webdataset_has_the_caption(folder: Path) -> None:
+    document = {"re_caption": "a flower", "caption": "alt text", "width": 3}
+    write_as("parquet", folder, pa.table({"jpg": images(), "json": [document, *[None] * 6], "__key__": PATHS}))
+    assert [sample.caption for sample in open_dataset(folder)] == ["a flower", *[""] * 6]
+    write_as("parquet", folder, pa.table({"jpg": images(), "json": [document] * 7, "txt": ["text"] * 7}))
+    assert open_dataset(folder)[0].caption == "text"  # a column goes before a field
+
+
+def test_what_an_index_says_is_not_passed_over_for_a_column(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
+    with pytest.raises(OptionError, match=r"caption_column='text': the rows of .* are those of its meta/index"):
+        open_dataset(tmp_path / "out", caption_column="text")
+    with pytest.raises(OptionError, match=r"image_column='jpg': the rows of .* are those of its meta/index"):
+        open_dataset(tmp_path / "out", image_column="jpg")
+
+
+@pytest.mark.parametrize("known", ["re_caption", "caption", "text", "txt", "prompt", "TEXT"])
+def test_known_names_are_found_without_a_word(known: str, folder: Path) -> None:
+    write_as("arrow", folder, pa.table({"image": images(), **UNKNOWN, known: ["it"] * 7}))
+    assert open_dataset(folder)[6].caption == "it"
+
+
+@UNCAPTIONED
 def test_two_columns_of_one_name_are_none(folder: Path) -> None:
     content = pa.Table.from_arrays(
         [images(), pa.array(["x"] * 7), pa.array(["y"] * 7)], ["image", "caption", "caption"]
@@ -344,6 +460,36 @@ def test_two_columns_of_one_name_are_none(folder: Path) -> None:
     reader = open_dataset(folder)
     check(reader)
     assert reader[0].caption == ""
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_rows_without_a_name_are_numbered_through_all_files(form: str, folder: Path) -> None:
+    """So that no two have one key."""
+    content = pa.table({"image": pa.array(IMAGES, pa.binary()), "caption": ["c"] * 7})
+    write_as(form, folder, content)
+    (folder / f"b.{form}").write_bytes((folder / f"a.{form}").read_bytes())
+    reader = open_dataset(folder)
+    assert [sample.key for sample in reader] == [f"{number:09d}" for number in range(14)]
+    assert [reader.find(sample.key).row for sample in reader] == list(range(14))
+    assert reader.find("000000010").image == IMAGES[3]
+
+
+@pytest.mark.parametrize("rows", [2, 3000])
+def test_of_rows_with_one_key_the_last_is_found(rows: int, folder: Path) -> None:
+    same = pa.table({"image": pa.array([IMAGES[0]] * rows, pa.binary()), "caption": ["c"] * rows, "key": ["k"] * rows})
+    for name in ("a", "b"):
+        pq.write_table(same, folder / f"{name}.parquet", **PLAIN)
+    reader = open_dataset(folder)
+    assert reader.find("k").row == 2 * rows - 1
+    assert "k" in reader[rows:]
+
+
+def test_an_image_that_is_only_named_is_not_there(folder: Path) -> None:
+    """As ``datasets`` keeps those of a folder of images."""
+    column = pa.array([{"bytes": None, "path": "/pictures/a.jpg"}] * 2, images().type)
+    write_as("arrow", folder, pa.table({"image": column, "text": ["t"] * 2}))
+    with pytest.raises(DamagedFileError, match=r"row 1: has no image in it, only the name of a file, /pictures/a\.jpg"):
+        open_dataset(folder)[1].image  # noqa: B018
 
 
 def test_files_without_rows_hold_none(folder: Path) -> None:
@@ -438,6 +584,20 @@ def test_another_file_in_its_place_gets_an_index_of_its_own(form: str, folder: P
             before[0].image  # noqa: B018
 
 
+@pytest.mark.parametrize("named", ["~/mine", "mine"])
+def test_a_cache_is_named_as_in_a_shell(
+    named: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAION6M_CACHE", named)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(table(), folder / "a.parquet", **PLAIN)
+    data = pickle.dumps(open_dataset(folder))
+    monkeypatch.chdir("/")
+    check(pickle.loads(data))
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+
+
 def test_a_cache_that_cannot_be_written_costs_only_the_next_time(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +625,33 @@ def test_moved_files_are_found_where_they_are(folder: Path, tmp_path: Path) -> N
 
 
 # Damage
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "meta/index.arrow"])
+def test_what_a_clone_without_git_lfs_leaves_is_known(name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(POINTER)
+    with pytest.raises(SourceError, match=rf"{name} is a pointer to a file that Git LFS has: git lfs pull fetches it"):
+        open_dataset(folder)
+
+
+def test_so_is_a_shard_that_such_a_clone_left(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
+    [shard] = (tmp_path / "out" / "data").iterdir()
+    shard.write_text(POINTER)
+    with pytest.raises(IndexMismatchError, match="when it was indexed; it is a pointer to a file that Git LFS has"):
+        open_dataset(tmp_path / "out")[0].image  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_link_to_nowhere_is_a_clear_error(name: str, folder: Path) -> None:
+    (folder / name).symlink_to(folder / "nowhere")
+    with pytest.raises(SourceError, match=f"{name}: No such file or directory"):
+        open_dataset(folder)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import xxhash
 
@@ -96,7 +99,7 @@ def test_a_row_says_what_is_known_of_it(shelf: tuple[Source, Reader]) -> None:
     assert f"{len(source.rows)} rows in" in repr(reader)
 
 
-@pytest.mark.parametrize("number", [0, 1, -1, -2, np.int64(3), np.int32(-1), True])
+@pytest.mark.parametrize("number", [0, 1, -1, -2, np.int64(3), np.int32(-1), np.array(2)])
 def test_a_number_is_a_row_negative_ones_from_the_end(number: int, shelf: tuple[Source, Reader]) -> None:
     source, reader = shelf
     assert reader[number].key == list(source.rows)[number]
@@ -110,10 +113,10 @@ def test_no_row_has_a_number_out_of_range(number: int, shelf: tuple[Source, Read
         with pytest.raises(IndexError, match=str(number)):
             reader[wrong]
     for edge in (len(reader), -len(reader) - 1):
-        with pytest.raises(IndexError):
-            reader[edge]
-        with pytest.raises(IndexError):
-            reader[:][edge]
+        for rows in (reader, reader[:]):
+            for wrong in (edge, [0, edge]):
+                with pytest.raises(IndexError, match=f"row {edge} of {len(reader)}"):
+                    rows[wrong]
 
 
 @pytest.mark.parametrize(
@@ -174,10 +177,86 @@ def test_arrays_of_numbers_are_lists_of_numbers(shelf: tuple[Source, Reader]) ->
         assert [sample.key for sample in reader[numbers]] == [keys[number] for number in numbers.tolist()]
 
 
-@pytest.mark.parametrize("wrong", [1.5, None, "00012", "a", [1.5], ["1"], {"a": 1}])
+def test_sequences_of_other_libraries_are_lists_of_numbers(shelf: tuple[Source, Reader]) -> None:
+    pandas = pytest.importorskip("pandas")
+    source, reader = shelf
+    keys = list(source.rows)
+    widths = reader.columns("width").column(0)
+    wide = pc.indices_nonzero(pc.greater(widths, 100))
+    for numbers in (wide, pa.chunked_array([wide, wide[:1]]), pandas.Series([3, 1]), array("q", [5, -1])):
+        assert [sample.key for sample in reader[numbers]] == [keys[number] for number in np.asarray(numbers)]
+
+
+def test_a_view_takes_what_a_reader_takes(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    for cut in (slice(5, 15), slice(20, 2, -3)):
+        view, keys = reader[cut], list(source.rows)[cut]
+        for number in (0, -1, np.int64(2), np.int32(-2), np.array(1)):
+            assert view[number].key == keys[int(number)]
+        for numbers in ([], [3, 0, 0, -1], (1, 2), range(3), np.array([4, -4]), [np.int64(2)], pa.array([1, 5])):
+            samples = view[numbers]
+            wanted = [keys[int(number)] for number in np.asarray(numbers, np.int64)]
+            assert isinstance(samples, list)
+            assert [sample.key for sample in samples] == wanted
+            assert [sample.image for sample in samples] == [source.rows[key].image for key in wanted]
+        assert [sample.key for sample in view[1:][[0, -1]]] == [keys[1], keys[-1]]
+        with pytest.raises(IndexError, match=f"row {len(keys)} of {len(keys)}"):
+            view[[len(keys)]]
+
+
+def test_rows_of_a_view_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = open_dataset(small(tmp_path)[1])[4:]
+    reads: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        view._reader._files, "read", lambda file, offset, size: reads.append((file, offset)) or bytes(size)
+    )
+    view[[5, 2, 5, 7, 0, 2]]
+    assert len(reads) == 4
+    assert reads == sorted(reads)
+
+
+def test_a_view_has_the_keys_of_its_rows(shelf: tuple[Source, Reader]) -> None:
+    source, reader = shelf
+    keys = list(source.rows)
+    view = reader[3:9:2]
+    assert [key for key in keys if key in view] == keys[3:9:2]
+    assert "00000" not in view
+    assert 3 not in view
+
+
+@pytest.mark.parametrize(
+    "wrong", [1.5, None, "00012", "a", b"ab", [1.5], ["1"], {"a": 1}, {1, 2}, np.array([1.0, 2.0])]
+)
 def test_what_is_no_number_is_a_type_error(wrong: object, shelf: tuple[Source, Reader]) -> None:
-    with pytest.raises(TypeError):
-        shelf[1][wrong]  # type: ignore[call-overload]
+    for rows in (shelf[1], shelf[1][:5]):
+        with pytest.raises(TypeError):
+            rows[wrong]  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        True,
+        False,
+        np.True_,
+        np.array(True),
+        [True, False],
+        [0, True],
+        [np.True_],
+        np.array([True, False]),
+        "arrow",
+        "torch",
+    ],
+)
+def test_a_mask_is_not_taken_for_rows_0_and_1(mask: Any, shelf: tuple[Source, Reader]) -> None:
+    reader = shelf[1]
+    if isinstance(mask, str):
+        mask = pa.array([True]) if mask == "arrow" else pytest.importorskip("torch").tensor([True])
+    for rows in (reader, reader[:5]):
+        with pytest.raises(TypeError, match=r"ds\[np.flatnonzero\(mask\)\]"):
+            rows[mask]
+    chosen = reader.widths() > 100
+    assert len(reader[np.flatnonzero(chosen)]) == chosen.sum()
 
 
 def test_samples_of_a_batch_stay_as_they_are_while_others_are_read(shelf: tuple[Source, Reader]) -> None:
@@ -363,6 +442,20 @@ def test_a_data_loader_takes_a_reader_as_it_is(shelf: tuple[Source, Reader]) -> 
     assert len(found) == len(source.rows)
 
 
+def test_a_data_loader_reads_a_batch_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pytest.importorskip("torch.utils.data")
+    reader = open_dataset(small(tmp_path)[1])
+    fetched: list[list[int]] = []
+    fetch = reader._fetch
+    monkeypatch.setattr(reader, "_fetch", lambda rows: fetched.append(list(rows)) or fetch(rows))
+    for rows in (reader, reader[5:], data.Subset(reader, range(5, len(reader)))):
+        first = rows[0].row
+        list(data.DataLoader(rows, batch_size=8, collate_fn=list))
+        assert [row for batch in fetched for row in batch] == list(range(first, len(reader)))
+        assert len(fetched[0]) == 8
+        fetched.clear()
+
+
 MANY = """
 import resource, sys, threading
 resource.setrlimit(resource.RLIMIT_NOFILE, (170, 170))
@@ -432,6 +525,12 @@ def test_a_relative_path_holds_when_the_working_directory_changes(
     monkeypatch.chdir("/")
     read_all(reader, images_of(source))
     read_all(pickle.loads(pickle.dumps(reader)), images_of(source))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _ = small(tmp_path, "index")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    read_all(open_dataset("~/out", source="~/src"), images_of(source))
 
 
 def flip_end(path: Path) -> None:

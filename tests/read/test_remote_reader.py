@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 
 from builder import open_dataset
 from builder.errors import IndexMismatchError, SourceError
+from builder.options import ConvertOptions
 from builder.read import remote
 from builder.run.convert import convert
 from tests.hub.client import client_env, run_ok
@@ -37,6 +39,7 @@ def test_over_http_the_index_comes_once_and_a_sample_is_one_range(converted: Pat
     pytest.importorskip("aiohttp")
     local = open_dataset(converted)
     with FileServer(converted) as server:
+        server.states = True
         far = open_dataset(server.url)
         assert len(far) == len(local)
         assert far[0].image  # opens the shard: its size and footer are looked at once
@@ -50,6 +53,30 @@ def test_over_http_the_index_comes_once_and_a_sample_is_one_range(converted: Pat
         server.requests.clear()
         open_dataset(server.url)
         assert [method for method, _, _ in server.requests] == ["HEAD"], "the index is kept from the first time"
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_another_index_of_the_same_size_is_not_taken_for_the_one_before(
+    states: bool, converted: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("aiohttp")
+    for name in ("meta", "data"):
+        shutil.copytree(converted / name, tmp_path / "copy" / name)
+    path = tmp_path / "copy" / "meta" / "index.arrow"
+    old = open_dataset(converted)[0].caption
+    new = old.swapcase()
+    with FileServer(tmp_path / "copy") as server:
+        server.states = states
+        before = open_dataset(server.url)
+        assert before[0].caption == old
+        path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
+        assert open_dataset(server.url)[0].caption == new
+        assert before[0].caption == old
+        assert pickle.loads(pickle.dumps(before))[0].caption == old
+        kept = {(file.name, file.stat().st_mtime_ns) for file in (tmp_path / "cache").iterdir()}
+        assert len(kept) == 2
+        assert open_dataset(server.url)[0].caption == new
+        assert {(file.name, file.stat().st_mtime_ns) for file in (tmp_path / "cache").iterdir()} == kept
 
 
 def test_neighbours_share_a_request(converted: Path) -> None:
@@ -72,9 +99,23 @@ def test_a_cut_answer_is_asked_for_again(converted: Path) -> None:
         assert far[0].image
         server.break_next = 2
         assert far[5].image == local[5].image
-        server.break_next = 100
-        with pytest.raises((SourceError, IndexMismatchError), match="tried 5 times"):
-            assert far[6].image
+        for reader in (far, open_dataset(server.url)):  # the second has not opened the shard yet
+            server.break_next = 100
+            with pytest.raises(SourceError, match="tried 5 times"):
+                assert reader[6].image
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_a_server_without_ranges_is_a_clear_error(form: str, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    source = make_source(tmp_path / "source")
+    convert(str(source.path), str(tmp_path / "out"), ConvertOptions(format=form), num_proc=1, quiet=True)
+    with FileServer(tmp_path / "out") as server:
+        server.ranges = False
+        far = open_dataset(server.url)
+        for touch in (lambda: far[3].image, lambda: far[[3, 5]]):
+            with pytest.raises(SourceError, match="answers a request for a range with the whole file"):
+                touch()
 
 
 def test_a_folder_without_an_index_is_a_clear_error(tmp_path: Path) -> None:
@@ -107,6 +148,8 @@ def test_an_s3_bucket_reads_like_a_folder_also_after_pickling_and_fork(converted
         far = open_dataset("s3://bucket/dataset", storage_options=options)
         assert [sample.image for sample in far] == [sample.image for sample in local]
         assert [sample.annotation for sample in far] == [sample.annotation for sample in local]
+        by_scheme = open_dataset("s3://bucket/dataset", storage_options={"s3": options, "hf": {"token": "…"}})
+        assert by_scheme[3].image == local[3].image
         again = pickle.loads(pickle.dumps(far))
         assert again.find(local[4].key).image == local[4].image
         child = multiprocessing.get_context("fork").Process(target=_compare, args=(far, local))

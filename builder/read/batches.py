@@ -1,0 +1,53 @@
+"""Stretches of files for many rows at a time: in the order they lie, in as few reads as storage likes, in threads."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+
+from builder.read.handles import Handles
+from builder.read.threads import in_threads
+from builder.source.ranges import Read, merge_ranges
+
+Wanted = tuple[int, int, int, int]
+"""File, offset, size, and the number under which its bytes are wanted."""
+
+_MOST = 16 << 20  # bytes of one read that serves several rows
+
+
+def read_together(files: Handles, wanted: list[Wanted], images: list[bytes | None]) -> None:
+    """Read what is wanted, each into ``images`` at its number. Sorts ``wanted``. Raises IndexMismatchError,
+    SourceError."""
+    wanted.sort()
+    if files.storage.gap < 0:
+        in_threads(partial(_read, files, images), wanted, files.storage.threads)
+    else:
+        in_threads(partial(_read_merged, files, images), _merged(wanted, files.storage.gap), files.storage.threads)
+
+
+def _read(files: Handles, images: list[bytes | None], wanted: list[Wanted]) -> None:
+    """One by one, in file order; what is wanted twice is read once."""
+    read, last, image = files.read, (-1, 0, 0), b""
+    for file, offset, size, number in wanted:
+        if last != (file, offset, size):
+            image, last = read(file, offset, size), (file, offset, size)
+        images[number] = image
+
+
+def _merged(wanted: list[Wanted], gap: int) -> list[tuple[Read, list[Wanted]]]:
+    """Reads that pass over ``gap`` bytes at most, and what is wanted of each."""
+    work: list[tuple[Read, list[Wanted]]] = []
+    for _, same in groupby(wanted, key=itemgetter(0)):
+        some = list(same)
+        offsets, sizes = [each[1] for each in some], [each[2] for each in some]
+        reads = merge_ranges(offsets, sizes, max_gap=gap, max_size=_MOST)
+        work += [(read, [some[item] for item in read.items]) for read in reads]
+    return work
+
+
+def _read_merged(files: Handles, images: list[bytes | None], work: list[tuple[Read, list[Wanted]]]) -> None:
+    for (start, end, _), wanted in work:
+        data = files.read(wanted[0][0], start, end - start)
+        for _, offset, size, number in wanted:
+            images[number] = data[offset - start : offset - start + size]  # bytes: all of it is data itself

@@ -1,0 +1,109 @@
+"""Which files of a folder without an index of ours are its shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections import Counter
+
+from builder import schema
+from builder.errors import DamagedFileError, SourceError
+
+_SPLIT_FILE = re.compile(r"(\w+(?:\.\w+)*)-\d{5,}-of-(\d{5,})")
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""What ``datasets`` takes for the name of a split in names of files and folders."""
+
+
+def data_files(folder: str) -> list[str] | None:
+    """Shards below a folder, by path: those that ``save_to_disk`` names where it wrote the folder, else of data/ if
+    there is one, else everywhere but in meta/ and hidden folders, of several splits train. None where there are none.
+    Warns of splits that are left out, and of shards that are missing by the others' names. Raises SourceError,
+    DamagedFileError."""
+    if os.path.exists(os.path.join(folder, "dataset_dict.json")):  # DatasetDict.save_to_disk
+        splits = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        raise SourceError(f"{folder} holds splits, open one of them: {', '.join(splits)}")
+    saved = _saved_files(folder)  # beside which lie files that map and shuffle have cached
+    if saved is not None:
+        return saved
+    files = _of_one_split(folder, _found_files(folder))
+    _warn_of_missing(folder, files)
+    return files or None
+
+
+def _saved_files(folder: str) -> list[str] | None:
+    """Those that ``Dataset.save_to_disk`` noted, in its order; None where it wrote nothing. Raises DamagedFileError."""
+    state = os.path.join(folder, "state.json")
+    if not os.path.exists(state):
+        return None
+    try:
+        with open(state, "rb") as file:
+            document = json.load(file)
+        if "_data_files" not in document:
+            return None  # of somebody else
+        names = [str(each["filename"]) for each in document["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedFileError(state, "JSON", error) from None
+    if any(os.path.isabs(name) or ".." in name.split("/") for name in names):
+        raise DamagedFileError(state, "_data_files", "a file lies outside of its folder")
+    return [os.path.join(folder, *name.split("/")) for name in names]
+
+
+def _found_files(folder: str) -> list[str]:
+    """Those whose names end as shards do, wherever they lie, but what ``datasets`` cached."""
+    top = os.path.join(folder, schema.DATA)
+    found: list[str] = []
+    seen: set[str] = set()
+    for where, folders, names in os.walk(top if os.path.isdir(top) else folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link to a folder above, or a second one
+            folders[:] = []
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != schema.META)
+        shards = (name for name in names if name.endswith(tuple(schema.SUFFIXES.values())))
+        found += [os.path.join(where, name) for name in shards if not schema.CACHE_OF_DATASETS.fullmatch(name)]
+    return sorted(found)
+
+
+def _of_one_split(folder: str, files: list[str]) -> list[str]:
+    """Where files are of several splits, those of train: rows of test have no place among them."""
+    splits: dict[str, list[str]] = {}
+    for path in files:
+        splits.setdefault(_split_of(os.path.relpath(path, folder)), []).append(path)
+    if len(splits) < 2 or schema.SPLIT not in splits:
+        return files
+    others = ", ".join(sorted(name or "files of no split" for name in splits if name != schema.SPLIT))
+    warnings.warn(f"{folder}: of its splits, {schema.SPLIT} is read, not {others}", stacklevel=4)
+    return splits[schema.SPLIT]
+
+
+def _split_of(path: str) -> str:
+    """Which split a file is of: as ``push_to_hub`` names it (train-00000-of-00002.parquet), by its name's first word,
+    or by a folder it lies in; "" where nothing says so."""
+    *folders, name = path.split(os.sep)
+    for word in (re.split(r"[-_. ]", name)[0], *reversed(folders)):
+        if split := _SPLITS.get(word.lower()):
+            return split
+    match = _SPLIT_FILE.match(name)
+    return match[1] if match else ""
+
+
+def _warn_of_missing(folder: str, files: list[str]) -> None:
+    there: Counter[tuple[str, str]] = Counter()
+    for path in files:
+        where, name = os.path.split(path)
+        if match := _SPLIT_FILE.match(name):
+            there[os.path.join(where, match[1]), match[2]] += 1
+    missing = {names: int(names[1]) - count for names, count in there.items() if count < int(names[1])}
+    if missing:
+        (first, total), _ = next(iter(missing.items()))
+        warnings.warn(
+            f"{folder}: {sum(missing.values()):,} shards are missing, of {first}-…-of-{total} for one, and their rows",
+            stacklevel=4,
+        )

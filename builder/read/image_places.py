@@ -1,0 +1,101 @@
+"""Where the images of somebody's file lie, and how large they are, in bytes and in pixels."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from builder.arrays import numbers_of
+from builder.errors import SourceError
+from builder.read.groups import column_parts
+from builder.read.image_columns import ImageColumns
+from builder.records import ImageInfo, SampleProblem
+from builder.source.files import LocalFile
+from builder.source.glance import glance
+from builder.source.images import probe
+from builder.store.pages import ValueRanges
+
+NO_RANGES = ValueRanges(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the images of a file lie, columns of one length. ``widths``, ``heights``: empty where columns have them."""
+
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    widths: npt.NDArray[np.int32]
+    heights: npt.NDArray[np.int32]
+
+
+def arrow_ranges(path: str, whole: pa.Buffer, column: pa.ChunkedArray, *, nested: bool) -> ValueRanges:
+    """Where each value lies in a mapped stream: the addresses of its buffers, less the map's. Raises SourceError where
+    they lie elsewhere, as compressed ones do."""
+    found = [NO_RANGES]
+    for chunk in column.chunks:
+        values = chunk.field("bytes") if nested else chunk
+        if values.type not in (pa.binary(), pa.large_binary()):
+            raise SourceError(f"{path}: images stored as {values.type} cannot be pointed at; write them as Parquet")
+        _, ends, data = values.buffers()
+        if not len(values):
+            continue
+        size = data.size if data else 0
+        first = data.address - whole.address if size else 0
+        if not 0 <= first <= first + size <= whole.size:
+            raise SourceError(f"{path}: its buffers are compressed, so no image can be pointed at; write it as Parquet")
+        width = np.int32 if values.type == pa.binary() else np.int64
+        edges = np.frombuffer(ends, dtype=width)[values.offset : values.offset + len(values) + 1].astype(np.int64)
+        present = numbers_of(pc.and_(chunk.is_valid(), values.is_valid()).cast(pa.uint8())).astype(np.bool_)
+        found.append(ValueRanges(first + edges[:-1], np.where(present, np.diff(edges), -1)))
+    return ValueRanges(
+        np.concatenate([each.offsets for each in found]), np.concatenate([each.lengths for each in found])
+    )
+
+
+def glance_all(
+    file: LocalFile, ranges: ValueRanges, columns: ImageColumns
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Widths and heights by the images' own headers, where no column has them."""
+    if columns.sized:
+        nothing = np.zeros(0, dtype=np.int32)
+        return nothing, nothing
+    places = zip(ranges.offsets.tolist(), ranges.lengths.tolist(), strict=True)
+    return _sides([_size(functools.partial(glance, file, offset, length), length) for offset, length in places])
+
+
+def decode_all(parquet: pq.ParquetFile, leaf: str, *, probe_sizes: bool) -> Places:
+    """For a column whose values lie nowhere as they are: decode all for their lengths and, if asked, their sides."""
+    name, field = column_parts(leaf, parquet.schema_arrow.names)
+    lengths: list[int] = []
+    sides: list[tuple[int, int]] = []
+    for batch in parquet.iter_batches(64, columns=[leaf]):
+        column = batch.column(name).field(field) if field else batch.column(name)
+        for value in column:
+            data = value.as_buffer().to_pybytes() if value.is_valid else b""
+            lengths.append(len(data) if value.is_valid else -1)
+            if probe_sizes:
+                sides.append(_size(functools.partial(probe, data), lengths[-1]))
+    return Places(np.arange(len(lengths), dtype=np.int64), np.array(lengths, dtype=np.int64), *_sides(sides))
+
+
+def _size(look: Callable[[], ImageInfo], length: int) -> tuple[int, int]:
+    """Width and height; 0, 0 for a null or for bytes that are no image."""
+    if length < 0:
+        return 0, 0
+    try:
+        info = look()
+    except SampleProblem:
+        return 0, 0
+    return info.width, info.height
+
+
+def _sides(sides: list[tuple[int, int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    both = np.array(sides, dtype=np.int32).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
