@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from builder import __version__
+from builder.names import DEMO
 from builder.options import MAX_PIXELS
 
 Run = Callable[[argparse.Namespace], int]
@@ -30,7 +31,9 @@ def make_parser(runs: Mapping[str, Run], argv: Sequence[str]) -> argparse.Argume
         help, declare = _COMMANDS[name]
         sub = commands.add_parser(name, help=help, description=help)
         sub.set_defaults(run=runs[name])
-        sub.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        sub.add_argument(
+            "--json", action="store_true", help='print one JSON object on stdout; of a failure {"error": …}'
+        )
         declare(sub)
     return parser
 
@@ -98,7 +101,7 @@ def _info(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dir", metavar="DIR", nargs="?", help="a folder to make it in (laion6m-demo)")
+    parser.add_argument("dir", metavar="DIR", nargs="?", default=DEMO, help=f"a folder to make it in ({DEMO})")
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
-import json
 import os
 import signal
 import sys
@@ -16,12 +15,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from builder.arguments import make_parser
-from builder.errors import InterruptedRunError, Laion6mError, OptionError, OutputError
-from builder.names import PLAN, WORK
+from builder.cli_output import discard_stdout, fail, out_of_files, refuse_lost_folder, say, show
+from builder.errors import InterruptedRunError, Laion6mError, OptionError, SourceError
+from builder.names import PLAN, WORK, is_utf8
 from builder.options import ConvertOptions, SamplePolicy, Slice, parse_size
 from builder.records import Totals
-from builder.run.findings import printable
-from builder.urls import masked
 
 if TYPE_CHECKING:
     from builder.run.ahead import Ahead
@@ -32,28 +30,36 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. This process keeps its signal handlers."""
+    as_json = False
     try:
         argv = sys.argv[1:] if argv is None else argv
         parser = make_parser(_RUNS, argv)
         arguments = parser.parse_args(argv)
         for text in _texts(arguments):
-            if not _is_utf8(text):  # from a shell in another encoding; Arrow and JSON have no place for it
+            if not is_utf8(text) or "\0" in text:  # from a shell in another encoding; Arrow, JSON have no place for it
                 parser.error(f"{text!r} is not UTF-8")
+        as_json = arguments.json
+        refuse_lost_folder(_places(arguments))
         code: int = arguments.run(arguments)
     except OptionError as error:
-        _complain(error)
+        fail(str(error), as_json=False)
         return USAGE
     except InterruptedRunError as error:
-        _complain(error)
+        fail(str(error), as_json=as_json)
         return _INTERRUPTED
     except KeyboardInterrupt:
-        _say("laion6m: interrupted. Run the same command again to go on.")
+        fail("interrupted. Run the same command again to go on.", as_json=as_json)
         return _INTERRUPTED
     except Laion6mError as error:
-        _complain(error)
+        fail(str(error), as_json=as_json)
         return FAILED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        _discard_stdout()
+        discard_stdout()
+        return FAILED
+    except (OSError, ImportError) as error:  # at whatever file, a module's among them, the limit was met
+        if not out_of_files(str(error)):
+            raise
+        fail(str(error), as_json=as_json)
         return FAILED
     return code
 
@@ -63,11 +69,6 @@ def take_signals() -> None:
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored, behind a nohup
         signal.signal(signal.SIGINT, _stop)
-
-
-def _discard_stdout() -> None:
-    """What is still held of it must not raise once more when Python ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -83,31 +84,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _complain(error: Laion6mError) -> None:
-    """Names in it may be a stranger's: what does not print is escaped."""
-    _say(f"laion6m: {printable(str(error))}")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(masked(text) + "\n")
-    sys.stderr.flush()
-
-
 def _show(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
     """The result, as one JSON object on stdout or as text on stderr."""
     if arguments.json:
-        try:
-            if sys.stdout is None:
-                raise OutputError("cannot write the result to stdout: it is closed")
-            sys.stdout.write(json.dumps(document) + "\n")  # ASCII: whatever encoding stdout has can hold it
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            _discard_stdout()
-            raise OutputError(f"cannot write the result to stdout: {error.strerror}") from error
+        show(document)
     else:
-        _say(text)
+        say(text)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -222,6 +204,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         address=arguments.address,
     )
+    if unread := next(filter(out_of_files, result.problems), None):  # what could not be opened is not what is wrong
+        raise SourceError(f"not all was verified: {unread}")
     _show(arguments, result.to_json(), describe_verification(result))
     return DONE if result.ok else FAILED
 
@@ -262,7 +246,7 @@ def _add_column(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from builder.run.demo import demo
 
-    result = demo(arguments.dir, say=_say)
+    result = demo(arguments.dir, say=say)
     if arguments.json:
         _show(arguments, result.to_json(), "")
     return DONE if result.ok else FAILED
@@ -272,7 +256,7 @@ def _verdict(arguments: argparse.Namespace, totals: Totals, complete: bool) -> i
     rejected = sum(totals.rejected.values())
     if rejected > arguments.max_reject_ratio * totals.listed:
         whole = "The output is whole; meta/rejects.parquet names them."
-        _say(
+        say(
             f"laion6m: {rejected:,} of {totals.listed:,} samples were rejected, more than --max-reject-ratio "
             f"{arguments.max_reject_ratio:g} allows. {whole if complete else 'This slice is done all the same.'}"
         )
@@ -311,12 +295,11 @@ def _texts(arguments: argparse.Namespace) -> Iterator[str]:
         yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
+def _places(arguments: argparse.Namespace) -> Iterator[str]:
+    """Paths and URLs among the arguments."""
+    named = vars(arguments)
+    yield from (named[name] for name in ("source", "out", "path", "dir") if named.get(name) is not None)
+    yield from named.get("recaptions", ())
 
 
 def command() -> None:

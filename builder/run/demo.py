@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import OutputError
+from builder.names import DEMO
 from builder.options import default_num_proc
 from builder.read.reader import Reader, open_dataset
 from builder.run.build import Summary
@@ -22,7 +23,6 @@ from builder.run.verify import Verification, describe_verification, verify
 from builder.source.scan import stem_of
 from builder.store.output import make_folder, write_file
 
-DEFAULT = "laion6m-demo"
 _MARK = "demo.json"
 _SHARDS, _PER_SHARD = 4, 75
 
@@ -59,7 +59,7 @@ def demo(folder: str | None = None, *, say: Callable[[str], None] = lambda text:
     A folder that an earlier demo made is used again. Raises OutputError for one that holds anything else.
     """
     started = time.monotonic()
-    folder = folder or DEFAULT
+    folder = folder or DEMO
     source, out = os.path.join(folder, "source"), os.path.join(folder, "out")
     workers = min(2, default_num_proc())
     expected = _prepare(folder, source)

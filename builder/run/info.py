@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +19,19 @@ from builder.run.finish import examples_of
 from builder.run.report import size as in_words
 from builder.source.compressed import compression_of
 from builder.source.files import LocalFile
-from builder.source.layouts import Archive, Layout, recognise
+from builder.source.layouts import Archive, Layout, meant_instead, recognise
+from builder.source.listing import check_listing
+from builder.source.scan import open_bytes
 from builder.source.tars import walk_tar
 from builder.store.ledger import Ledger
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.pages import check_claims
 from builder.store.pushed import PushRecords
-from builder.urls import refuse_url
+from builder.urls import NO_OPTIONS, refuse_url
 
 _HEAD = 1 << 20  # bytes looked at: of a listing to guess its length, of a tar for names
+_LISTING = 32 << 20
+"""Bytes of a listing that are read to see whether it is sound, 0.3 s: of a longer one its two ends (check_listing)."""
 _SAMPLES = 3  # members named as samples
 
 _FIRST_LOOK = {
@@ -68,7 +73,8 @@ def describe_info(info: Info) -> str:
 def info(path: str) -> Info:
     """Look at a folder: a source, what ``convert`` or ``index`` made of one, or what a stopped run left.
 
-    Raises SourceError where it is none of these, DamagedFileError for a manifest that cannot be read.
+    Raises SourceError where it is none of these or cannot be read, DamagedFileError for a manifest that cannot be. What
+    is wrong inside data.json is told, not raised.
     """
     refuse_url(path, "info")
     if not os.path.isdir(path):
@@ -192,6 +198,7 @@ def _source(path: str, layout: Layout) -> Info:
     raw, captions = layout.raw, layout.captions
     listings = {os.path.relpath(name, path): os.path.getsize(name) for name in layout.listing}
     entries = _entries(layout.listing)
+    problems = list(filter(None, map(_problem, layout.listing)))
     sample = next((_samples(archive) for archive in raw[:1]), [])
     facts = {
         "layout": layout.kind,
@@ -200,6 +207,7 @@ def _source(path: str, layout: Layout) -> Info:
         "listing": listings,
         "listed_about": entries,
         "samples": sample,
+        "problems": problems,
     }
     lines = [
         f"{path} is a source in the {layout.kind} layout",
@@ -212,6 +220,7 @@ def _source(path: str, layout: Layout) -> Info:
             else "none: every annotation is a listed sample"
         ),
     ]
+    lines += [f"problem   {problem}" for problem in problems]
     if sample:
         lines.append(f"samples   {', '.join(sample)} …")
     unmatched = sorted({a.name for a in raw} ^ {a.name for a in captions}) if captions else []
@@ -219,10 +228,16 @@ def _source(path: str, layout: Layout) -> Info:
         facts["unmatched"] = unmatched
         shown = ", ".join(unmatched[:5]) + (f" and {len(unmatched) - 5:,} more" if len(unmatched) > 5 else "")
         lines.append(f"note      on one side only: {shown}. Samples are joined by path, so this may be meant")
+    meant = meant_instead(path) if layout.raw_root == path else ""
+    if meant:
+        facts["note"] = meant
+        lines.append(f"note      {meant}")
     indexed = os.path.exists(os.path.join(path, schema.INDEX))
     following = [f"laion6m convert {path} OUT", f"laion6m index {path}   (no copy: reads straight from the tars)"]
     if layout.kind == "img2dataset":
         following = [f"laion6m convert {path} OUT --recaptions FILE.parquet"]
+    if problems:
+        following = [f"laion6m convert {path} OUT   (once that is mended)"]
     return Info(path, "source", facts, tuple(lines), (_python(path),) if indexed else tuple(following))
 
 
@@ -247,11 +262,21 @@ def _entries(listing: tuple[str, ...]) -> int | None:
     """About how many entries: counted in the first MiB, and the rest by its size. Exact where that is all there is."""
     total = 0
     for path in listing:
-        with open(path, "rb") as handle:
-            head = handle.read(_HEAD)
+        with closing(open_bytes(path, NO_OPTIONS)) as file:
+            head = file.read_at(0, _HEAD)
         count, size = head.count(b'"image"'), os.path.getsize(path)
         total += count if size <= _HEAD else round(count * size / _HEAD)
     return total if listing else None
+
+
+def _problem(listing: str) -> str:
+    """What is wrong with a file of the listing, as convert would say it; empty where it is sound."""
+    try:
+        with closing(open_bytes(listing, NO_OPTIONS)) as file:
+            check_listing(file, _LISTING)
+    except SourceError as error:  # ListingError is one
+        return str(error)
+    return ""
 
 
 def _samples(archive: Archive) -> list[str]:

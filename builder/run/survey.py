@@ -19,7 +19,7 @@ from builder.records import Damage
 from builder.run.ahead import Ahead, scan_requests
 from builder.run.engines import Engine, Report
 from builder.run.plan import BATCH_ROWS, Plan, plan_joined, rows_digests
-from builder.source.implied import listing_of_annotations
+from builder.source.implied import listing_of_annotations, refuse_unpaired
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, read_listing
 from builder.source.pairs import join
@@ -261,6 +261,7 @@ def _listing(
 
         return listing_of_recaptions(layout.recaptions, raw, options.policy.caption_key)
     if not layout.listing:
+        refuse_unpaired(layout, raw, captions)
         return listing_of_annotations(raw, captions)
     return listed(layout)
 

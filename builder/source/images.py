@@ -6,6 +6,7 @@ goes to Pillow, here and nowhere else. Pillow is imported when it is first neede
 
 from __future__ import annotations
 
+import errno
 import struct
 import warnings
 import zlib
@@ -41,6 +42,9 @@ _REFUSALS = (
     AssertionError,  # the same, where newer versions assert it
 )
 """What Pillow raises for bad bytes, besides DecompressionBombError (a plain Exception) and MemoryError."""
+
+_NOT_THE_IMAGE = (errno.EMFILE, errno.ENFILE)
+"""Of a plugin that Pillow is importing when the limit of open files is met: another image would fare no better."""
 
 _UNDECODED = {
     "EPS": "is drawn by running Ghostscript, which strangers' files are not given to",
@@ -153,6 +157,8 @@ def _opened(file: BytesIO) -> Iterator[ImageFile]:
         detail = f"no known format, begins with {head}" if head else "empty"
         raise SampleProblem(Reason.IMAGE_UNREADABLE, detail) from error
     except _REFUSALS as error:
+        if isinstance(error, OSError) and error.errno in _NOT_THE_IMAGE:
+            raise
         raise SampleProblem(Reason.IMAGE_UNREADABLE, _words(error)) from error
 
 

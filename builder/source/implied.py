@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from builder.arrays import MOST_TEXT, TextColumn, bool_array, take_text
+from builder.errors import LayoutError
+from builder.source.layouts import EXPECTED, Layout, meant_instead
 from builder.source.listing import Ids, Listing
 from builder.source.pairs import NOT_FOUND, IdLookup, Integers
 from builder.source.scan import stem_of
@@ -36,6 +38,22 @@ def listing_of_annotations(raw: Sequence[ArchiveTable], annotations: Sequence[Ar
         images.add([image or f"{stem_of(name)}.jpg" for image, name in zip(found, mine, strict=True)])
         paths.add(mine)
     return Listing(images.done(), paths.done())
+
+
+def refuse_unpaired(layout: Layout, raw: Sequence[ArchiveTable], annotations: Sequence[ArchiveTable]) -> None:
+    """Raises LayoutError where no sample can come of a source without a data.json: it has no annotations, or where tars
+    of both lie in the folder itself, no images. Not where damage, which is reported, may be why."""
+    in_folder = layout.raw_root == layout.root
+    place = "its tars" if in_folder else "captions/" if layout.captions else "raw/"
+    if not any(table.is_json.any() for table in annotations):
+        found = f"no annotation (*.json) in {place}, and no data.json"
+    elif in_folder and not any(table.is_image.any() for table in raw):
+        found = f"annotations (*.json) but no image in {place}"
+    else:
+        return
+    meant = meant_instead(layout.root)
+    if meant or not any(table.damage for table in (*raw, *annotations)):
+        raise LayoutError(layout.root, found, meant or EXPECTED)
 
 
 def members_of(tables: Sequence[ArchiveTable], which: str | None) -> tuple[pa.ChunkedArray, Ids]:

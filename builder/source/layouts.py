@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from builder.errors import LayoutError, SourceError
@@ -26,6 +27,8 @@ EXPECTED = (
     "Expected raw/*.tar (or folders of images in raw/), with captions/*.tar or the JSON beside the images, "
     "and data.json (optional); or img2dataset's *.tar with --recaptions FILE.parquet."
 )
+_SIDES = ("raw", "captions")
+_AROUND = "A source is the folder around raw/ (and captions/ and data.json)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,9 @@ def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptio
 
         return recognise_url(path, recaptions, storage or StorageOptions())
     if not os.path.isdir(path):
-        raise SourceError(f"{path} is not there" if not os.path.exists(path) else f"{path} is not a folder. {EXPECTED}")
+        if not os.path.exists(path):
+            raise SourceError(f"{path} is not there")
+        raise SourceError(f"{path} is not a folder. {meant_instead(os.path.dirname(path) or '.') or EXPECTED}")
     raw_root, captions_root = os.path.join(path, "raw"), os.path.join(path, "captions")
     if not os.path.isdir(raw_root):
         if os.path.exists(os.path.join(path, MANIFEST)) and os.path.isdir(os.path.join(path, DATA)):
@@ -84,7 +89,7 @@ def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptio
         raw_root = path
     raw = _archives(raw_root) if raw_root != path else tuple(a for a in _archives(path) if not a.is_folder)
     if not raw:
-        raise LayoutError(path, _describe(path), EXPECTED)
+        raise LayoutError(path, _describe(path), meant_instead(path) or EXPECTED)
     captions = _archives(captions_root) if os.path.isdir(captions_root) and not recaptions else ()
     check_recaptions(recaptions)
     if recaptions or raw_root == path:
@@ -103,6 +108,25 @@ def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptio
         listing=() if recaptions else _listing(os.path.join(path, "data.json")),
         recaptions=recaptions,
     )
+
+
+def meant_instead(path: str) -> str:
+    """Where a part of a source was given, or the folder that one lies in: a sentence that names the source. Else empty.
+    Behind a URL it goes by the name alone."""
+    if is_url(path):
+        above, _, side = path.rstrip("/").rpartition("/")
+        return f"If this is the {side}/ of a source, give {above} instead." if side in _SIDES else ""
+    above, side = os.path.normpath(os.path.join(path, os.pardir)), os.path.basename(os.path.abspath(path))
+    there = {name for name in (*_SIDES, "data.json") if os.path.exists(os.path.join(above, name))}
+    if side in _SIDES and "raw" in there and len(there) > 1:
+        return f"{_AROUND}: give {above} instead."
+    inside: list[str] = []
+    with suppress(OSError), os.scandir(path) as entries:
+        inside += sorted(entry.name for entry in entries if os.path.isdir(os.path.join(entry.path, "raw")))
+    if not inside:
+        return ""
+    others = f", or one of {len(inside) - 1:,} others in it" if len(inside) > 1 else ""
+    return f"{_AROUND}: give {os.path.join(path, inside[0])} instead{others}."
 
 
 def check_recaptions(files: tuple[str, ...]) -> None:
@@ -148,8 +172,13 @@ def _listing(path: str) -> tuple[str, ...]:
         names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
         if not names:
             raise LayoutError(path, "a folder without *.json files", "A listing is a JSON list, or a folder of them.")
-        return tuple(os.path.join(path, name) for name in names)
-    return (path,) if os.path.exists(path) else ()
+        files = tuple(os.path.join(path, name) for name in names)
+    else:
+        files = (path,) if os.path.lexists(path) else ()
+    for file in files:
+        if not os.path.isfile(file):  # a link to nowhere is not the same as no listing; a pipe would never answer
+            raise SourceError(f"{file} is no file that can be read")
+    return files
 
 
 def _describe(path: str) -> str:

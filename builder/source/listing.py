@@ -87,6 +87,35 @@ def read_listing(files: Iterable[ByteFile]) -> Listing:
     return Listing(images.done(), annotations.done())
 
 
+def check_listing(file: ByteFile, most: int) -> None:
+    """Read a listing and keep nothing of it. Raises what :func:`read_listing` raises.
+
+    Of one of more than ``most`` bytes only so many at its beginning and a stretch at its end are read, where it shows
+    that a download was cut off or is of something else. Where the end is not sound all is read, to tell the place.
+    """
+    long = file.size is not None and file.size > most and _ends_well(file, file.size)
+    first = 0
+    for number, entries in enumerate(_stretches(file)):
+        for key in ("image", "annotation"):
+            _paths_of(entries, key, file.name, first)
+        first += len(entries)
+        if long and number * _STRETCH > most:
+            break
+
+
+def _ends_well(file: ByteFile, size: int) -> bool:
+    """Whether the last stretch, from behind an entry on, is entries and the list's end. Where a string looks like the
+    end of an entry it may say no by mistake."""
+    _, comma, tail = file.read_at(max(0, size - _STRETCH), _STRETCH).partition(b"},")
+    try:
+        entries = _parse(b"[" + tail, file.name, 0)
+        for key in ("image", "annotation"):
+            _paths_of(entries, key, file.name, 0)
+    except ListingError:
+        return False
+    return bool(comma)
+
+
 def _paths_of(entries: list[Any], key: str, name: str, first: int) -> list[str]:
     try:
         paths = [entry[key] for entry in entries]

@@ -16,6 +16,7 @@ from itertools import islice
 import xxhash
 
 from builder.errors import SourceError
+from builder.names import is_utf8
 from builder.options import MAX_ANNOTATION_BYTES
 from builder.records import WHOLE, Damage, Member, TarScan
 from builder.source.captions import excess
@@ -198,7 +199,7 @@ def _scan_folder(archive: Archive) -> TarScan:
     members, offset = [], 0
     damage = []
     for name, size, _ in sorted(_files_of(archive)):
-        if normal_name(name) == name and _is_utf8(name):
+        if normal_name(name) == name and is_utf8(name):
             members.append(Member(name, offset, size))
         else:
             damage.append(Damage(offset, offset + size, f"the file name {os.fsencode(name)!r} cannot be a key"))
@@ -250,14 +251,6 @@ def _state(entry: os.DirEntry[str], name: str) -> tuple[str, int, int]:
     return name, status.st_size, status.st_mtime_ns
 
 
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _urls(archive: Archive, members: tuple[Member, ...], file: ByteFile | None) -> Iterator[str]:
     """The ``url`` field of each JSON member; an empty string for all others."""
     for member in members:
@@ -269,7 +262,7 @@ def _urls(archive: Archive, members: tuple[Member, ...], file: ByteFile | None) 
                 url = fields.get("url") if isinstance(fields, dict) else None
             except (ValueError, RecursionError):
                 url = None  # the sample will be a counted reject when its document is read
-        yield url if isinstance(url, str) and _is_utf8(url) else ""
+        yield url if isinstance(url, str) and is_utf8(url) else ""
 
 
 def _read(archive: Archive, member: Member, file: ByteFile | None) -> bytes:

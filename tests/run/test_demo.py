@@ -9,8 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from builder.errors import OutputError
+from builder.names import DEMO
 from builder.read.reader import open_dataset
-from builder.run.demo import DEFAULT, Demo, demo
+from builder.run.demo import Demo, demo
 from builder.run.demo_images import draw
 from tests.outputs import output_bytes, run_command
 
@@ -79,7 +80,7 @@ def test_the_command_makes_the_same_bytes_exits_with_0_and_tells_what_to_type_ne
     ran = run_command("demo", cwd=tmp_path)
     assert ran.code == 0, ran.stderr
     assert "laion6m info" in ran.stderr
-    assert output_bytes(tmp_path / DEFAULT / "out") == output_bytes(made.path / "out")
+    assert output_bytes(tmp_path / DEMO / "out") == output_bytes(made.path / "out")
     ran = run_command("demo", "--json", cwd=tmp_path)
     assert ran.document["ok"] is True
 

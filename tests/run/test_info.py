@@ -40,6 +40,44 @@ def test_the_number_of_entries_of_a_long_listing_is_guessed_from_its_size(tmp_pa
     assert abs(info(str(made.path)).facts["listed_about"] - 40_000) < 400
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "byte 0: the file is empty; expected a JSON list"),
+        ('{"image": "a"}', "byte 0: found an object; expected a JSON list"),
+        ('[{"image": "a", "annotation": "b"}', "byte 34: the list is cut off here"),
+        ('[{"image": "a"}]', "entry 0: has no 'annotation'"),
+    ],
+)
+def test_what_is_wrong_with_a_listing_is_said_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
+    made = make_source(tmp_path / "src", "card", per_shard=1)
+    assert info(str(made.path)).facts["problems"] == []
+    (made.path / "data.json").write_text(text)
+    found = info(str(made.path))
+    (said,) = found.facts["problems"]
+    assert said.startswith(f"{made.path}/data.json: {problem}")
+    assert f"problem   {said}" in describe_info(found)
+    assert found.next == (f"laion6m convert {made.path} OUT   (once that is mended)",)
+    json.dumps(found.to_json())
+
+
+def test_every_file_of_a_folder_of_listings_is_looked_at(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "listing_folder", per_shard=1)
+    (made.path / "data.json/a.json").write_text("[")
+    (made.path / "data.json/c.json").write_text("{}")
+    cut, other = info(str(made.path)).facts["problems"]
+    assert "a.json: byte 1: the list is cut off here" in cut
+    assert "c.json: byte 0: found an object" in other
+
+
+def test_tars_that_look_like_a_part_of_a_source_get_a_note(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "card", per_shard=1)
+    found = info(str(made.path / "raw"))
+    assert f"give {made.path} instead" in found.facts["note"]
+    assert f"note      {found.facts['note']}" in describe_info(found)
+    assert "note" not in info(str(made.path)).facts
+
+
 def test_tars_on_one_side_only_are_pointed_out(tmp_path: Path) -> None:
     made = make_source(tmp_path / "src", "card", per_shard=1)
     (made.path / "captions/00001.tar").unlink()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
+import os
 import random
 import struct
 import subprocess
 import sys
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import PIL
@@ -276,3 +279,18 @@ def test_the_corpus_of_odd_images_is_read_as_pillow_reads_it() -> None:
                 assert str(found.frames) == row["frames"], row["name"]
             if row["load"] == "ok":
                 decode(data)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("look", [decode, lambda data: probe_with_pillow(data, 0, len(data))], ids=["decode", "probe"])
+def test_no_file_left_to_open_is_not_the_image_s_fault(
+    number: int, look: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow imports its plugins when it first opens an image."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "PIL/JpegImagePlugin.py")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        look(JPEG)

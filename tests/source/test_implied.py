@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from builder.source.implied import listing_of_annotations
+from builder.errors import LayoutError
+from builder.records import Damage
+from builder.source.implied import listing_of_annotations, refuse_unpaired
+from builder.source.layouts import EXPECTED, Archive, Layout
 from tests.scanned import entries, scanned
 
 
@@ -32,6 +37,40 @@ def test_an_annotation_that_occurs_twice_is_one_entry(tmp_path: Path) -> None:
     captions = [scanned(tmp_path / "0.tar", ["0/a.json", "0/b.json"]), scanned(tmp_path / "1.tar", ["0/a.json"])]
     raw = [scanned(tmp_path / "r.tar", ["0/a.jpg", "0/b.jpg"])]
     assert entries(listing_of_annotations(raw, captions)) == [("0/b.jpg", "0/b.json"), ("0/a.jpg", "0/a.json")]
+
+
+def layout(root: Path, *, flat: bool = False, captions: bool = False) -> Layout:
+    raw = str(root if flat else root / "raw")
+    archive = Archive("0.tar", f"{raw}/0.tar", False, 0, 0)
+    return Layout("card", str(root), raw, raw, (archive,), (archive,) if captions else (), ())
+
+
+@pytest.mark.parametrize(
+    ("flat", "captions", "raw", "annotations", "found"),
+    [
+        (True, False, ["a.jpg"], None, "no annotation (*.json) in its tars, and no data.json"),
+        (True, False, ["a.json"], None, "annotations (*.json) but no image in its tars"),
+        (True, False, ["a.jpg", "b.json"], None, None),
+        (False, False, ["0/a.jpg"], None, "no annotation (*.json) in raw/, and no data.json"),
+        (False, True, ["0/a.jpg"], ["0/a.txt"], "no annotation (*.json) in captions/, and no data.json"),
+        (False, True, ["0/a.txt"], ["0/a.json"], None),  # counted, each as image_missing
+        (False, True, ["0/a.jpg"], ["1/b.json"], None),
+    ],
+)
+def test_what_no_sample_can_come_of_is_refused(
+    flat: bool, captions: bool, raw: list[str], annotations: list[str] | None, found: str | None, tmp_path: Path
+) -> None:
+    images = [scanned(tmp_path / "r.tar", raw)]
+    documents = images if annotations is None else [scanned(tmp_path / "c.tar", annotations)]
+    with nullcontext() if found is None else pytest.raises(LayoutError) as caught:
+        refuse_unpaired(layout(tmp_path, flat=flat, captions=captions), images, documents)
+    if found is not None:
+        assert caught.value.args == (str(tmp_path), found, EXPECTED)
+
+
+def test_damage_may_be_why_there_is_no_annotation_and_is_reported_as_such(tmp_path: Path) -> None:
+    table = replace(scanned(tmp_path / "0.tar", ["a.jpg"]), damage=(Damage(0, 512, "no header"),))
+    refuse_unpaired(layout(tmp_path, flat=True), [table], [table])
 
 
 def test_of_two_images_of_one_stem_the_later_one_is_meant(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from builder.errors import LayoutError, SourceError
-from builder.source.layouts import Archive, Layout, recognise
+from builder.source.layouts import Archive, Layout, meant_instead, recognise
 from tests.sources import LAYOUTS, make_source
 
 
@@ -137,6 +138,38 @@ def test_what_fits_no_layout_is_described(tmp_path: Path, found: list[str], says
     assert [words for words in [path, *says] if words not in str(caught.value)] == []
 
 
+@pytest.mark.parametrize(
+    ("found", "given", "meant"),
+    [
+        (["raw/0/a.jpg", "captions/0/a.json"], "raw", "{root}"),
+        (["raw/0/a.jpg", "data.json"], "raw", "{root}"),
+        (["raw/0/a.jpg", "captions/0/a.json"], "captions/", "{root}"),
+        (["raw/0.tar", "captions/0.tar"], "raw/0.tar", "{root}"),
+        (["raw/0/a.jpg"], "raw", None),  # nothing around it
+        (["captions/0/a.json", "data.json"], "captions", None),  # nor here: what lies around it is no source
+        (["it/raw/0.tar", "other/x.txt"], ".", "{root}/it"),
+        (["it/raw/0.tar", "at/raw/0.tar", "on/raw/0.tar"], "", "{root}/at instead, or one of 2 others in it."),
+        (["it/it/raw/0.tar"], "", None),
+    ],
+)
+def test_a_part_of_a_source_or_what_it_lies_in_leads_to_the_source(
+    tmp_path: Path, found: list[str], given: str, meant: str | None
+) -> None:
+    root = os.path.normpath(folder(tmp_path / "src", *found))
+    with pytest.raises(SourceError) as caught:
+        recognise(os.path.join(root, given) if given != "." else root)
+    if meant is None:
+        assert "instead" not in str(caught.value)
+        assert "Expected raw/*.tar" in str(caught.value)
+    else:
+        assert f"give {meant.format(root=root)}" in str(caught.value)
+
+
+def test_behind_a_url_the_name_alone_tells() -> None:
+    assert meant_instead("s3://b/src/raw/") == "If this is the raw/ of a source, give s3://b/src instead."
+    assert meant_instead("s3://b/src") == ""
+
+
 def test_a_source_with_an_index_beside_its_tars_is_still_a_source(tmp_path: Path) -> None:
     assert recognise(folder(tmp_path, "raw/0.tar", "meta/manifest.json")).kind == "openuni"
 
@@ -160,6 +193,17 @@ def test_a_link_to_nowhere_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = folder(tmp_path, "raw/0.tar")
     (tmp_path / "raw/1.tar").symlink_to(tmp_path / "gone")
     with pytest.raises(SourceError, match=r"1\.tar"):
+        recognise(path)
+
+
+@pytest.mark.parametrize("name", ["data.json", "data.json/b.json"])
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("gone"), os.mkfifo], ids=["link to nowhere", "pipe"])
+def test_a_listing_that_cannot_be_read_is_not_taken_for_none(
+    name: str, make: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = folder(tmp_path, "raw/0.tar", *(["data.json/a.json"] if "/" in name else []))
+    make(tmp_path / name)
+    with pytest.raises(SourceError, match=f"{name} is no file that can be read"):
         recognise(path)
 
 
