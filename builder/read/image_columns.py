@@ -98,6 +98,7 @@ def warn_of_guesses(path: str, image_column: str | None, caption_column: str | N
     is text, but none that is known as a caption. Raises OptionError."""
     try:
         table = _schema(path)
+        _leaves(table)  # a name is decoded when it is asked for
     except (pa.ArrowException, UnicodeError, OSError):
         return  # whoever indexes it says what is wrong with it
     images, kinds = _image_fields(table), _features(table)

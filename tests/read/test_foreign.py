@@ -685,6 +685,16 @@ def test_a_file_cut_anywhere_is_an_error_or_the_right_rows(name: str, folder: Pa
     assert errors > 50
 
 
+def test_a_columns_name_that_is_not_utf8_is_a_clear_error(folder: Path) -> None:
+    table = pa.table({"image": pa.array([b"x"]), "ccccc": pa.array(["a"])})
+    with pa.OSFile(str(folder / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    data = (folder / "a.arrow").read_bytes()
+    (folder / "a.arrow").write_bytes(data.replace(b"ccccc", b"c\xffccc"))
+    with pytest.raises(DamagedFileError, match=r"a\.arrow: Arrow"):
+        open_dataset(folder)
+
+
 def test_text_that_is_not_utf8_is_a_clear_error(folder: Path) -> None:
     bad = pa.Array.from_buffers(pa.string(), 7, pa.array([b"\xff"] * 7, pa.binary()).buffers())
     pq.write_table(pa.table({"image": images(), "caption": bad}), folder / "a.parquet", **PLAIN)
