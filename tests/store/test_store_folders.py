@@ -23,6 +23,8 @@ Make = Callable[[], Folder]
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[S3]:
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    pytest.importorskip("moto.server", reason="moto is not installed")
     with s3("folders") as server:
         yield server
 
