@@ -864,6 +864,9 @@ def test_any_bytes_give_a_scan_that_is_the_same_each_time(data: bytes, streamed:
 
 # --- the corpus ------------------------------------------------------------------------------------------------------
 
+CUT_BY_SOME = {"libarchive__test_read_format_tar_acl_oob_read.tar"}
+"""Of which Python 3.13.0's tarfile gives the first member only, that of 3.11 all."""
+
 DEVIATIONS = {
     "commons-compress__COMPRESS-553-fail.tar": "tarfile takes an empty checksum field for a sum of 0, and stops there",
     "commons-compress__pax_gnu_sparse.tar": "sparse: stored size and place here, the expanded file's in tarfile",
@@ -916,6 +919,8 @@ def test_every_tar_of_the_corpus_reads_as_tarfile_reads_it_or_better(path: Path)
     ours = [(m.name, m.offset, m.size) for m in walk_tar(open_tar(path)) if isinstance(m, Member)]
     if theirs is None or path.name in DEVIATIONS:
         assert theirs != ours
+    elif path.name in CUT_BY_SOME:
+        assert theirs == ours[: len(theirs)]
     else:
         assert theirs == ours
 
