@@ -315,6 +315,7 @@ def info(path):
     time.sleep(20)
 
 module.info = info
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind an &
 take_signals()
 sys.exit(main(["info", sys.argv[1]]))
 """
