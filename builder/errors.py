@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TypeGuard
 
 
 class Laion6mError(Exception):
@@ -185,3 +186,8 @@ class HubError(Laion6mError):
     def _words(self) -> str:
         tried, said, way_on = self.args
         return f"{tried}: {said}. {way_on}"
+
+
+def too_many_open(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether all that is wrong is that no more files may be opened."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)

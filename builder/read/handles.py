@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import pyarrow as pa
 import xxhash
 
-from builder.errors import DamagedFileError, IndexMismatchError, RemovedShardError, SourceError
+from builder.errors import DamagedFileError, IndexMismatchError, RemovedShardError, SourceError, too_many_open
 from builder.read.threads import ForkLock
 from builder.schema import IndexedFile
 
@@ -231,11 +230,6 @@ class Handles:
                 raise  # of the file itself that says nothing
             raise IndexMismatchError(path, str(error).removeprefix(f"{path}: ")) from error
         return handle
-
-
-def too_many_open(error: BaseException | None) -> TypeGuard[OSError]:
-    """Whether all that is wrong is that no more files may be opened."""
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def describe_difference(handle: Handle, check: dict[str, Any]) -> str | None:

@@ -14,8 +14,8 @@ import xxhash
 
 from builder import schema
 from builder.arrays import numbers_of
-from builder.errors import DamagedFileError, SourceError
-from builder.read.handles import LFS_POINTER, is_lfs_pointer, too_many_open
+from builder.errors import DamagedFileError, SourceError, too_many_open
+from builder.read.handles import LFS_POINTER, is_lfs_pointer
 
 _SHIFT = schema.INDEX_BATCH_ROWS.bit_length() - 1
 _MASK = schema.INDEX_BATCH_ROWS - 1

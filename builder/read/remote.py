@@ -14,6 +14,7 @@ from builder import schema
 from builder.errors import SourceError
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
+from builder.store.seals import file_digest
 from builder.urls import entry_of, filesystem, options_for, persist, read_range, say
 
 Answer = TypeVar("Answer")
@@ -102,7 +103,7 @@ def fetch_index(url: str, storage: RemoteStorage) -> str:
     try:
         persist(place, lambda: system.get_file(path, temporary), _PAUSE)
         # Under its content's name, where nothing else tells: what a reader of before has open stays as it is.
-        kept = os.path.join(folder, f"{name or _digest(temporary)}.arrow")
+        kept = os.path.join(folder, f"{name or file_digest(temporary)}.arrow")
         if not os.path.exists(kept):
             os.replace(temporary, kept)
     except OSError as error:
@@ -111,11 +112,3 @@ def fetch_index(url: str, storage: RemoteStorage) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return kept
-
-
-def _digest(path: str) -> str:
-    state = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()

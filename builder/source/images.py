@@ -6,7 +6,6 @@ goes to Pillow, here and nowhere else. Pillow is imported when it is first neede
 
 from __future__ import annotations
 
-import errno
 import struct
 import warnings
 import zlib
@@ -16,6 +15,7 @@ from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from builder.errors import too_many_open
 from builder.records import ImageInfo, Reason, SampleProblem
 from builder.source import image_formats, jpegs
 
@@ -42,9 +42,6 @@ _REFUSALS = (
     AssertionError,  # the same, where newer versions assert it
 )
 """What Pillow raises for bad bytes, besides DecompressionBombError (a plain Exception) and MemoryError."""
-
-_NOT_THE_IMAGE = (errno.EMFILE, errno.ENFILE)
-"""Of a plugin that Pillow is importing when the limit of open files is met: another image would fare no better."""
 
 _UNDECODED = {
     "EPS": "is drawn by running Ghostscript, which strangers' files are not given to",
@@ -157,8 +154,8 @@ def _opened(file: BytesIO) -> Iterator[ImageFile]:
         detail = f"no known format, begins with {head}" if head else "empty"
         raise SampleProblem(Reason.IMAGE_UNREADABLE, detail) from error
     except _REFUSALS as error:
-        if isinstance(error, OSError) and error.errno in _NOT_THE_IMAGE:
-            raise
+        if too_many_open(error):
+            raise  # from a plugin that Pillow was importing: another image would fare no better
         raise SampleProblem(Reason.IMAGE_UNREADABLE, _words(error)) from error
 
 

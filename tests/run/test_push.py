@@ -54,23 +54,6 @@ ALL = "HUB_TEST_ALL" in os.environ
 UPLOADS = ("put", "put_part", "xet_token")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return converted(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
-    return copy_of(made, tmp_path / "out")
-
-
-@pytest.fixture
-def inside(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """The Hub, for the client in this process."""
-    push_here(hub, monkeypatch)
-    return hub
-
-
 def test_a_push_an_edit_and_a_push_again(hub: HubServer, client_python: str, out: Path, tmp_path: Path) -> None:
     first = command(hub, tmp_path, "push", out, REPO, "--json", python=client_python)
     assert first.code == 0, first.stderr

@@ -15,29 +15,13 @@ from builder.publish.hub import Publisher, Settled
 from builder.run import captions_only, transfer
 from builder.run.push import push
 from tests.hub.server import HubServer
-from tests.pushes import REPO, converted, copy_of, damage_shard, here, push_here
+from tests.pushes import REPO, damage_shard, here, push_here
 
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return converted(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
-    return copy_of(made, tmp_path / "out")
-
-
-@pytest.fixture
-def inside(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    push_here(hub, monkeypatch)
-    return hub
 
 
 def test_what_differs_after_the_push_is_an_error_and_no_card_is_noted(

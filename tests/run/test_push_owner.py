@@ -12,7 +12,7 @@ from builder.run.push import push
 from builder.run.stream_out import convert_and_push
 from builder.run.verify import verify
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, HubServer
-from tests.pushes import REPO, converted, copy_of, edit_shard, here, push_here, there
+from tests.pushes import REPO, edit_shard, here, push_here, there
 from tests.run.test_push import UPLOADS, rewrite_card
 
 pytestmark = [
@@ -20,22 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return converted(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
-    return copy_of(made, tmp_path / "out")
-
-
-@pytest.fixture
-def inside(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    push_here(hub, monkeypatch)
-    return hub
 
 
 # names ---------------------------------------------------------------------------------------------------------------

@@ -14,22 +14,12 @@ import pytest
 from builder.run.push import push
 from tests.hub.client import client_env, run_ok
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, HubServer
-from tests.pushes import REPO, converted, copy_of, push_here, there
+from tests.pushes import REPO, converted, push_here, there
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # the client's way to send a file
 ]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return converted(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
-    return copy_of(made, tmp_path / "out")
 
 
 @pytest.fixture

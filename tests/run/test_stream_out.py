@@ -37,7 +37,6 @@ from tests.pushes import (
     edit_shard,
     everything_written,
     here,
-    push_here,
     there,
     wide_source,
 )
@@ -73,10 +72,10 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 
 
 @pytest.fixture
-def inside(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    push_here(hub, monkeypatch)
+def inside(inside: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The same, with little room on this machine's disk."""
     monkeypatch.setattr(stream_out, "BACKLOG_SHARDS", 2)
-    return hub
+    return inside
 
 
 def run(source: Path, out: Path, repo: str = REPO, **options: Any) -> Any:

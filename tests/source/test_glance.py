@@ -21,27 +21,10 @@ from builder.source.files import LocalFile
 from builder.source.glance import HEAD, TAIL, Glances, glance, shape_info
 from builder.source.images import probe
 from builder.source.tars import scan_tar
+from tests.held import Held
 from tests.sources import picture
 
 SHARED = Path(__file__).parents[2] / "../shared"
-
-
-class Held:
-    """Bytes in memory as a ByteFile that counts what is read."""
-
-    name = "held"
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size: int | None = len(data)
-        self.read = 0
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        self.read += length
-        return self.data[offset : offset + length]
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def verdict(look: Callable[[], ImageInfo]) -> ImageInfo | tuple[str, str]:

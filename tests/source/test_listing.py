@@ -17,21 +17,7 @@ from builder.errors import ListingError
 from builder.source import listing
 from builder.source.files import LocalFile
 from builder.source.listing import Listing, column_ids, path_ids, read_listing
-
-
-class Held:
-    """Bytes in memory as a ByteFile."""
-
-    def __init__(self, data: bytes, name: str = "data.json") -> None:
-        self.data = data
-        self.name = name
-        self.size: int | None = len(data)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        return self.data[offset : offset + length]
-
-    def close(self) -> None:
-        """Nothing is open."""
+from tests.held import Held
 
 
 def read(*texts: str | bytes) -> list[tuple[str, str]]:

@@ -9,28 +9,10 @@ import pytest
 from builder.errors import ListingError
 from builder.source import listing
 from builder.source.listing import check_listing, read_listing
+from tests.held import Held
 
 ENTRIES = [{"image": f"0/{n}.jpg", "annotation": f"0/{n}.json"} for n in range(2_000)]
 TEXT = json.dumps(ENTRIES).encode()
-
-
-class Counted:
-    """Bytes in memory as a ByteFile that counts what is read of it."""
-
-    name = "data.json"
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size: int | None = len(data)
-        self.read = 0
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        part = self.data[offset : offset + length]
-        self.read += len(part)
-        return part
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,15 +43,15 @@ WRONG = [
 @pytest.mark.parametrize("most", [4096, 1 << 30], ids=["its ends", "all"])
 def test_what_is_wrong_at_an_end_is_said_as_reading_says_it(data: bytes, most: int) -> None:
     with pytest.raises(ListingError) as said:
-        read_listing([Counted(data)])
+        read_listing([Held(data)])
     with pytest.raises(ListingError) as checked:
-        check_listing(Counted(data), most)
+        check_listing(Held(data), most)
     assert checked.value.args == said.value.args
 
 
 @pytest.mark.parametrize("text", [TEXT, json.dumps(ENTRIES, indent=1).encode() + b"\n"])
 def test_of_a_long_one_that_is_sound_only_the_ends_are_read(text: bytes) -> None:
-    file = Counted(text)
+    file = Held(text)
     check_listing(file, 4096)
     assert file.read < 3 * 4096
     check_listing(file, len(text))
@@ -81,7 +63,7 @@ def test_of_a_long_one_that_is_sound_only_the_ends_are_read(text: bytes) -> None
 )
 def test_an_end_that_is_hard_to_tell_is_read_from_the_beginning(last: dict[str, str]) -> None:
     text = json.dumps([*ENTRIES, last]).encode()
-    file = Counted(text)
+    file = Held(text)
     check_listing(file, 4096)
     assert file.read > len(text)
 
@@ -89,4 +71,4 @@ def test_an_end_that_is_hard_to_tell_is_read_from_the_beginning(last: dict[str, 
 def test_what_is_wrong_in_the_middle_of_a_short_one_is_found() -> None:
     middle = TEXT.index(b'"image": "0/1000.jpg"')
     with pytest.raises(ListingError, match=f"byte {middle}"):
-        check_listing(Counted(TEXT[:middle] + b"?" + TEXT[middle:]), len(TEXT) + 1)
+        check_listing(Held(TEXT[:middle] + b"?" + TEXT[middle:]), len(TEXT) + 1)
