@@ -19,7 +19,7 @@ Options, by name: ``caption_key``, ``max_aspect_ratio``, ``min_side``, ``max_pix
 from __future__ import annotations
 
 try:
-    from builder import hf
+    from builder.hf import builder as hf
 except ModuleNotFoundError as error:
     if error.name != "builder":
         raise
@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 
 
 class Laion6m(hf.Builder):
-    """Rows of key, image, caption, width, height and annotation. Options: :class:`builder.hf.Config`."""
+    """Rows of key, image, caption, width, height and annotation. Options: :class:`builder.hf.builder.Config`."""
 
 
 if __name__ == "laion6m":  # imported by name, not run by datasets 3 as a copy in its module cache

@@ -110,7 +110,7 @@ def webdataset(source: str, out: str, num_proc: int, file_format: str) -> None:
 
 def as_command(verb: str, source: str, out: str, num_proc: int) -> None:
     """What the installed ``laion6m`` does."""
-    from builder.cli import command
+    from builder.cli.commands import command
 
     sys.argv = ["laion6m", verb, source, out, "--num-proc", str(num_proc), "--json"]
     command()

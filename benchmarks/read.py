@@ -145,7 +145,7 @@ def prepare(kind: str, source: str, folder: str) -> None:
     if os.path.exists(folder):
         return
     from builder import open_dataset
-    from builder.cli import main
+    from builder.cli.commands import main
 
     if kind in ("parquet", "arrow"):
         main(["convert", source, folder, "--format", kind, "--json"])
@@ -182,8 +182,8 @@ def synthetic_index(folder: str, count: int) -> None:
     import pyarrow as pa
     import xxhash
 
-    from builder import schema
-    from builder.arrays import number_array, string_array
+    from builder.base import schema
+    from builder.base.arrays import number_array, string_array
     from builder.store.index import write_index
     from builder.store.output import OutputFile
 

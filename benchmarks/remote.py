@@ -98,7 +98,7 @@ def main() -> None:
                 assert sum(pool.starmap(fetch, shares)) == size
             taken[plain].append(time.perf_counter() - started)
             out = f"s3://{BUCKET}/out{number}" if arguments.to_s3 else os.path.join(scratch, "out")
-            command = [sys.executable, "-m", "builder.cli", "convert", f"s3://{BUCKET}/src", out, "--json"]
+            command = [sys.executable, "-m", "builder", "convert", f"s3://{BUCKET}/src", out, "--json"]
             command += ["--num-proc", str(arguments.num_proc), "--max-shard-size", "200MB"]
             started = time.perf_counter()
             subprocess.run(

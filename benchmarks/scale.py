@@ -78,8 +78,8 @@ class Recorded:
 
 
 def scan(folder: str, samples: int) -> float:
-    from builder.run.engines import EngineChoice, make_engine
-    from builder.run.survey import scan_all
+    from builder.engines.local import EngineChoice, make_engine
+    from builder.plan.survey import scan_all
     from builder.source.layouts import recognise
 
     layout = recognise(f"{folder}/source")
@@ -106,8 +106,8 @@ def plan(folder: str, samples: int) -> float:
 
 
 def _planned(folder: str) -> tuple[Any, float]:
-    from builder.options import ConvertOptions
-    from builder.run.survey import survey
+    from builder.base.options import ConvertOptions
+    from builder.plan.survey import survey
     from builder.source.layouts import recognise
 
     layout = recognise(f"{folder}/source")
@@ -117,7 +117,7 @@ def _planned(folder: str) -> tuple[Any, float]:
 
 
 def save(folder: str, samples: int) -> float:
-    from builder.run.survey import load_survey, save_survey
+    from builder.plan.survey import load_survey, save_survey
     from builder.store.ledger import Ledger
 
     found, _ = _planned(folder)
@@ -136,13 +136,13 @@ def make_receipts(folder: str, samples: int) -> None:
     import pyarrow as pa
     import xxhash
 
-    from builder import schema
-    from builder.arrays import number_array, string_array
-    from builder.options import ConvertOptions
-    from builder.records import Reason, Reject
-    from builder.run.build import job_of
-    from builder.run.shard import PART, reject_batch
-    from builder.run.survey import describe_source, load_survey, shard_rows
+    from builder.base import schema
+    from builder.base.arrays import number_array, string_array
+    from builder.base.options import ConvertOptions
+    from builder.base.records import Reason, Reject
+    from builder.conversion.build import job_of
+    from builder.conversion.shard import PART, reject_batch
+    from builder.plan.survey import describe_source, load_survey, shard_rows
     from builder.source.layouts import recognise
     from builder.store.ledger import Ledger, Receipt
 
@@ -197,8 +197,8 @@ def make_receipts(folder: str, samples: int) -> None:
 
 
 def receipts(folder: str, samples: int) -> float:
-    from builder import schema
-    from builder.run.convert import CONVERT
+    from builder.base import schema
+    from builder.conversion.convert import CONVERT
     from builder.store.ledger import Ledger
 
     ledger, shards = Ledger(f"{folder}/out"), samples // 1000
@@ -214,7 +214,7 @@ def receipts(folder: str, samples: int) -> float:
 
 def resume(folder: str, samples: int) -> float:
     from builder import convert
-    from builder.options import ConvertOptions, Slice
+    from builder.base.options import ConvertOptions, Slice
     from builder.store.ledger import Ledger
 
     ledger, shards = Ledger(f"{folder}/out"), samples // 1000
@@ -232,9 +232,9 @@ def resume(folder: str, samples: int) -> float:
 
 
 def finish(folder: str, samples: int) -> float:
-    from builder.options import ConvertOptions
-    from builder.run.finish import finish_dataset
-    from builder.run.survey import load_survey
+    from builder.base.options import ConvertOptions
+    from builder.conversion.finish import finish_dataset
+    from builder.plan.survey import load_survey
     from builder.source.layouts import recognise
     from builder.store.ledger import Ledger
 
@@ -275,7 +275,7 @@ def find(folder: str, samples: int) -> float:
 
 
 def sampler(folder: str, samples: int) -> float:
-    from builder.read.order import ShuffledOrder, walk
+    from builder.mm.order import ShuffledOrder, walk
 
     with Clock() as clock:
         row = next(walk(ShuffledOrder(samples, 1), 0, 1))
@@ -284,7 +284,7 @@ def sampler(folder: str, samples: int) -> float:
 
 
 def info(folder: str, samples: int) -> float:
-    from builder.run.info import info as look
+    from builder.jobs.info import info as look
 
     with Clock() as clock:
         found = look(f"{folder}/out")

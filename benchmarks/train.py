@@ -31,9 +31,9 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from builder.arrays import number_array
-from builder.run.convert import convert
-from builder.schema import INDEX, INDEX_BATCH_ROWS, INDEX_ROW
+from builder.base.arrays import number_array
+from builder.base.schema import INDEX, INDEX_BATCH_ROWS, INDEX_ROW
+from builder.conversion.convert import convert
 from builder.store.index import write_index
 from builder.store.output import OutputFile
 

@@ -13,42 +13,42 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ConvertOptions": "builder.options",
-    "Laion6mError": "builder.errors",
+    "ConvertOptions": "builder.base.options",
+    "Laion6mError": "builder.base.errors",
     "Reader": "builder.read.reader",
     "Sample": "builder.read.reader",
-    "SamplePolicy": "builder.options",
-    "Slice": "builder.options",
-    "convert": "builder.run.convert",
-    "extract": "builder.run.extract",
-    "index": "builder.run.index",
-    "info": "builder.run.info",
-    "load_dataset": "builder.hf",
-    "load_dataset_builder": "builder.hf",
+    "SamplePolicy": "builder.base.options",
+    "Slice": "builder.base.options",
+    "convert": "builder.conversion.convert",
+    "extract": "builder.jobs.extract",
+    "index": "builder.conversion.index",
+    "info": "builder.jobs.info",
+    "load_dataset": "builder.hf.builder",
+    "load_dataset_builder": "builder.hf.builder",
     "open_dataset": "builder.read.reader",
-    "push": "builder.run.push",
-    "verify": "builder.run.verify",
+    "push": "builder.hub.push",
+    "verify": "builder.verification.verify",
 }
 """Public names, and the modules they live in."""
 
 __all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
-    from builder.errors import Laion6mError as Laion6mError
-    from builder.hf import load_dataset as load_dataset
-    from builder.hf import load_dataset_builder as load_dataset_builder
-    from builder.options import ConvertOptions as ConvertOptions
-    from builder.options import SamplePolicy as SamplePolicy
-    from builder.options import Slice as Slice
+    from builder.base.errors import Laion6mError as Laion6mError
+    from builder.base.options import ConvertOptions as ConvertOptions
+    from builder.base.options import SamplePolicy as SamplePolicy
+    from builder.base.options import Slice as Slice
+    from builder.conversion.convert import convert as convert
+    from builder.conversion.index import index as index
+    from builder.hf.builder import load_dataset as load_dataset
+    from builder.hf.builder import load_dataset_builder as load_dataset_builder
+    from builder.hub.push import push as push
+    from builder.jobs.extract import extract as extract
+    from builder.jobs.info import info as info
     from builder.read.reader import Reader as Reader
     from builder.read.reader import Sample as Sample
     from builder.read.reader import open_dataset as open_dataset
-    from builder.run.convert import convert as convert
-    from builder.run.extract import extract as extract
-    from builder.run.index import index as index
-    from builder.run.info import info as info
-    from builder.run.push import push as push
-    from builder.run.verify import verify as verify
+    from builder.verification.verify import verify as verify
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["builder"]):
     import builder.read.groups
     import builder.read.reader  # noqa: F401 - to be instrumented
-    from builder import schema
+    from builder.base import schema
 
 from stress.common import look_at, seed_index
 

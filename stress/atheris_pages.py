@@ -19,7 +19,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["builder"]):
-    from builder.errors import DamagedFileError
+    from builder.base.errors import DamagedFileError
     from builder.store.pages import decode_levels, footer_digest, value_ranges
     from builder.store.thrift import (
         BINARY,

@@ -24,11 +24,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder import schema
-from builder.arrays import number_array, string_array
-from builder.errors import Laion6mError
+from builder.base import schema
+from builder.base.arrays import number_array, string_array
+from builder.base.errors import Laion6mError
+from builder.base.records import CUT, SPARSE, WHOLE, Reason, TarScan
 from builder.read.reader import open_dataset
-from builder.records import CUT, SPARSE, WHOLE, Reason, TarScan
 from builder.source.listing import path_ids
 from builder.store.index import write_index
 from builder.store.output import OutputFile
@@ -260,7 +260,7 @@ def in_process(work: Callable[[], Any], timeout: float) -> Ending:
 
 def run_cli(*words: object, before: Callable[[], None] | None = None, after: Callable[[], Any] | None = None) -> Any:
     """The command line in this process (a forked child's): its exit code, its stderr, and what ``after`` says."""
-    from builder.cli import main
+    from builder.cli.commands import main
 
     theirs, ours = os.pipe()  # a file would be under the limits that are tried
     kept = os.dup(2)

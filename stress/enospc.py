@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import builder.cli
-import builder.run.convert  # noqa: F401 - before the forks: the code of all of them is that of now
+import builder.cli.commands
+import builder.conversion.convert  # noqa: F401 - before the forks: the code of all of them is that of now
 from stress.common import (
     ROOT,
     Ending,

@@ -30,14 +30,14 @@ import numpy as np
 import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from builder import schema
-from builder.errors import Laion6mError
-from builder.options import ConvertOptions
+from builder.base import schema
+from builder.base.errors import Laion6mError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.jobs.add_column import add_column
 from builder.read.reader import open_dataset
-from builder.run.add_column import add_column
-from builder.run.convert import convert
-from builder.run.index import index
-from builder.run.verify import verify
+from builder.verification.verify import verify
 from stress.common import LostError, arguments, batches, close, in_process, shard_source
 from tests.outputs import output_bytes
 

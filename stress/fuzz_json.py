@@ -28,9 +28,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from builder.errors import Laion6mError, ListingError
-from builder.options import ConvertOptions
-from builder.run.convert import convert
+from builder.base.errors import Laion6mError, ListingError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
 from stress.common import LostError, account, arguments, close, in_process, write_tar
 from stress.fuzz_parquet import change
 from tests.outputs import output_bytes

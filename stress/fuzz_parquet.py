@@ -34,15 +34,15 @@ import pyarrow.parquet as pq
 import xxhash
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from builder import schema
-from builder.errors import Laion6mError
-from builder.options import ConvertOptions
-from builder.run.convert import convert
-from builder.run.index import index
-from builder.run.info import info
-from builder.run.verify import verify
+from builder.base import schema
+from builder.base.errors import Laion6mError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.jobs.info import info
 from builder.store.manifest import read_manifest
 from builder.store.thrift import BINARY, I8, I16, I32, I64, Items, ThriftError, Value, read_struct, write_struct
+from builder.verification.verify import verify
 from stress.common import LostError, arguments, close, in_process, look_at, seed_index
 from tests.sources import make_source, picture
 

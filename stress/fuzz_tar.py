@@ -30,14 +30,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from builder.errors import Laion6mError
-from builder.options import ConvertOptions
-from builder.records import WHOLE, TarScan
-from builder.run.convert import convert
-from builder.run.extract import extract
-from builder.run.verify import verify
+from builder.base.errors import Laion6mError
+from builder.base.options import ConvertOptions
+from builder.base.records import WHOLE, TarScan
+from builder.conversion.convert import convert
+from builder.jobs.extract import extract
 from builder.source.compressed import compression_of
 from builder.source.tars import normal_name, scan_tar
+from builder.verification.verify import verify
 from stress.common import (
     CORPUS,
     LostError,

@@ -24,10 +24,10 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import builder.run.convert  # noqa: F401 - before the forks, so that what is killed is a conversion, not its imports
-from builder.cli import main as cli
-from builder.cli import take_signals
-from builder.run import ahead
+import builder.conversion.convert  # noqa: F401 - before the forks, so that what is killed is a conversion, not its imports
+from builder.cli.commands import main as cli
+from builder.cli.commands import take_signals
+from builder.plan import ahead
 from stress.common import LostError, account, arguments, close, half_named, receipts, session_of, shard_source
 from tests.outputs import leftovers, output_bytes
 

@@ -30,12 +30,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from builder.errors import Laion6mError
-from builder.options import ConvertOptions
-from builder.run.convert import convert
-from builder.run.index import index
-from builder.run.verify import verify
+from builder.base.errors import Laion6mError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
+from builder.conversion.index import index
 from builder.store.thrift import get, i64, read_struct, write_struct
+from builder.verification.verify import verify
 from stress.common import close, in_process, look_at, write_tar
 from tests.sources import picture
 

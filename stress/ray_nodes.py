@@ -110,7 +110,7 @@ class Trial:
 
     def __init__(self, scratch: Path, source: Path, max_shard_size: str) -> None:
         self.scratch, self.out = scratch, scratch / "out"
-        self.command = [sys.executable, "-m", "builder.cli", "convert", str(source), str(self.out)]
+        self.command = [sys.executable, "-m", "builder", "convert", str(source), str(self.out)]
         self.command += ["--max-shard-size", max_shard_size, "--max-reject-ratio", "1", "--json"]
         self.figures: Counter[str] = Counter()
         self._count = 0

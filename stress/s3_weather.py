@@ -84,7 +84,17 @@ class Server:
 
 def convert(source: str, out: str, size: str, num_proc: int, options: dict[str, Any]) -> dict[str, Any]:
     """The command; its document."""
-    command = [sys.executable, "-m", "builder.cli", "convert", source, out, "--json", "--max-reject-ratio", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "builder",
+        "convert",
+        source,
+        out,
+        "--json",
+        "--max-reject-ratio",
+        "1",
+    ]
     command += ["--max-shard-size", size, "--num-proc", str(num_proc), "--storage-options", json.dumps(options)]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False

@@ -93,7 +93,7 @@ def environment(*, leaks: bool = True) -> dict[str, str]:
 
 def start(*arguments: object, leaks: bool = True, **options: Any) -> subprocess.Popen[str]:
     """The command line, as the leader of a process group of its own."""
-    command = [sys.executable, "-m", "builder.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "builder", *map(str, arguments)]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

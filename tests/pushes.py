@@ -12,8 +12,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builder.options import ConvertOptions
-from builder.run.convert import convert
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
 from builder.store.manifest import read_manifest
 from builder.store.seals import file_digest, seal, unseal
 from tests.hub.client import PROJECT, client_env, run_client
@@ -26,11 +26,11 @@ PER_TAR = 3
 
 QUICK = """
 import sys
-from builder.publish import patience
+from builder.hub import patience
 patience.PAUSES = (0.05, 0.05, 0.05, 0.05, 0.05)
-from builder.run import stream_out
+from builder.hub import stream_out
 stream_out.BACKLOG_SHARDS = 2
-from builder.cli import main
+from builder.cli.commands import main
 sys.exit(main(sys.argv[1:]))
 """
 """The command line, with pauses that a test can wait for, and little room on its disk."""
@@ -153,7 +153,7 @@ def push_here(hub: HubServer, monkeypatch: Any, token: str = WRITE_TOKEN) -> Non
     from huggingface_hub import constants, file_download, hf_api
     from huggingface_hub.utils import _http
 
-    from builder.publish import patience
+    from builder.hub import patience
 
     monkeypatch.setattr(huggingface_hub, "HfApi", functools.partial(hf_api.HfApi, hub.endpoint))
     template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"

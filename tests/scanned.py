@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.run.plan import Plan, plan_joined
+from builder.plan.plan import Plan, plan_joined
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing
 from builder.source.pairs import join

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.run.convert import convert
+from builder.conversion.convert import convert
 from tests.sources import make_source
 
 duckdb = pytest.importorskip("duckdb")

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.arguments import make_parser
-from builder.cli import _RUNS
-from builder.options import ConvertOptions
-from builder.run.convert import convert
+from builder.base.options import ConvertOptions
+from builder.cli.arguments import make_parser
+from builder.cli.commands import _RUNS
+from builder.conversion.convert import convert
 from stress.common import receipts, session_of
 from tests.outputs import ROOT, environment, make_large_source, output_bytes, wait_until
 
@@ -85,7 +85,7 @@ class Slurm:
         scripts.mkdir()
         here = f"{sys.executable} -m"
         for name, lines in {
-            "laion6m": f'exec {here} builder.cli "$@" --max-shard-size 1MB',
+            "laion6m": f'exec {here} builder "$@" --max-shard-size 1MB',
             "ray": f'exec {here} ray.scripts.scripts "$@"',
             "python": f'exec {sys.executable} "$@"',
             "scontrol": "echo first; echo second",

@@ -36,8 +36,8 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
     [
         ("import builder", ["datasets", "pandas", "pyarrow", "numpy", "torch"]),
         ("from builder import ConvertOptions, Slice", ["datasets", "pandas", "pyarrow", "torch"]),
-        ("import builder.cli", ["datasets", "pandas", "torch", "huggingface_hub"]),
-        ("import builder.run.convert", ["datasets", "pandas", "torch", "huggingface_hub", "PIL"]),
+        ("import builder.cli.commands", ["datasets", "pandas", "torch", "huggingface_hub"]),
+        ("import builder.conversion.convert", ["datasets", "pandas", "torch", "huggingface_hub", "PIL"]),
         ("from builder import open_dataset", ["datasets", "pandas", "torch", "huggingface_hub"]),
     ],
 )

@@ -66,7 +66,7 @@ def test_any_version_finds_it_once_it_is_imported(layout: str, tmp_path: Path) -
 def test_a_converted_folder_loads_by_the_plain_call_too(source: Source, tmp_path: Path) -> None:
     code = """
 import laion6m, datasets
-from builder.run.convert import convert
+from builder.conversion.convert import convert
 convert(sys.argv[1], sys.argv[2], num_proc=1, quiet=True)
 out = [datasets.load_dataset("laion6m", data_dir=sys.argv[2], split="train")["key"][:]]
 out += [datasets.load_dataset(sys.argv[2], split="train")["key"][:]]

@@ -9,56 +9,63 @@ from pathlib import Path
 
 import pytest
 
+import builder
+
 ROOT = Path(__file__).parents[1]
 
-FLOORS: list[tuple[str, list[str]]] = [
-    # from the bottom up; a module stands on the floor of the longest prefix that fits it, and may import from its own
-    # floor and from those below
-    (
-        "bottom",
-        [
-            "builder.errors",
-            "builder.records",
-            "builder.names",
-            "builder.schema",
-            "builder.options",
-            "builder.arrays",
-            "builder.urls",
-        ],
-    ),
-    ("source", ["builder.source"]),
-    ("store", ["builder.store"]),
-    ("read", ["builder.read"]),
-    ("publish", ["builder.publish"]),  # the card's text and the Hub's client: both know counts and files, but no run
-    ("run", ["builder.run"]),
-    ("doors", ["builder.api", "builder.arguments", "builder.cli", "builder.hf", "builder.mm", "builder", "laion6m"]),
+WINGS = [
+    # from the bottom up: a wing imports from itself and from those before it
+    "base",
+    "source",
+    "store",
+    "read",
+    "mm",
+    "engines",
+    "plan",
+    "curate",
+    "conversion",
+    "hf",
+    "verification",
+    "jobs",
+    "hub",
+    "view",
+    "cli",
 ]
 
-APART = {("source", "store"), ("store", "source")}
-"""Floors that meet in run and in read only."""
+DOORS_IN = {"builder.__main__", "laion6m"}
+"""Modules above all wings: ways in."""
 
-LAZY_UPWARDS = {("builder.read.reader", "builder.hf_rows"), ("builder.read.reader", "builder.hf")}
-"""``Reader.to_datasets`` hands itself to the floor that knows ``datasets``, when it is called."""
+APART = {
+    ("store", "source"),
+    *((wing, other) for wing in ("engines", "plan", "curate", "conversion") for other in ("mm",)),
+    *(("view", other) for other in ("conversion", "hf", "verification", "jobs", "hub")),
+}
+"""Wings that know nothing of each other, though the order would allow it."""
+
+LAZY_UPWARDS = {("builder.read.reader", "builder.hf.rows"), ("builder.read.reader", "builder.hf.builder")}
+"""``Reader.to_datasets`` hands itself to the wing that knows ``datasets``, when it is called."""
 
 PACKAGE = "builder"
 """The package itself: ``__init__`` holds the version and names that are looked up when asked for. Anybody may."""
 
 DOORS: dict[str, list[str]] = {
     # foreign package: files that may import it
-    "torch": ["builder/mm*.py"],
-    "mmengine": ["builder/mm*.py"],
-    "transformers": ["builder/mm*.py"],
-    "datasets": ["builder/hf*.py", "laion6m.py"],
-    "fsspec": ["builder/urls.py"],
-    "huggingface_hub": ["builder/publish/*.py", "builder/hf*.py"],
-    "multiprocess": ["builder/run/engines.py"],
-    "ray": ["builder/run/ray_engine.py"],
+    "torch": ["builder/mm/*.py"],
+    "mmengine": ["builder/mm/*.py"],
+    "transformers": ["builder/mm/*.py"],
+    "datasets": ["builder/hf/*.py", "laion6m.py"],
+    "fsspec": ["builder/base/urls.py"],
+    "huggingface_hub": ["builder/hub/*.py", "builder/hf/*.py"],
+    "multiprocess": ["builder/engines/*.py"],
+    "ray": ["builder/engines/ray.py"],
     "zstandard": ["builder/source/compressed.py"],
-    "PIL": ["builder/source/images.py", "builder/read/transforms.py", "builder/run/demo_images.py", "builder/mm*.py"],
+    "PIL": ["builder/source/images.py", "builder/mm/*.py", "builder/jobs/demo_images.py"],
     "pandas": [],
-    "pickle": ["builder/run/engines.py", "builder/mm*.py"],  # who may load with it: see below
-    "duckdb": [],
-    "polars": [],
+    "pickle": ["builder/engines/local.py", "builder/mm/*.py"],  # who may load with it: see below
+    "duckdb": ["builder/curate/*.py"],
+    "polars": ["builder/view/*.py"],
+    "starlette": ["builder/view/*.py"],
+    "uvicorn": ["builder/view/*.py"],
 }
 
 AT_FIRST_USE = {"PIL", "multiprocess", "zstandard", "ray", "datasets", "fsspec", "huggingface_hub"}
@@ -128,42 +135,44 @@ def home(name: str) -> str | None:
 
 
 def floor(module: str) -> int:
-    fits = [
-        (len(prefix), number)
-        for number, (_, prefixes) in enumerate(FLOORS)
-        for prefix in prefixes
-        # "builder.hf" is also the floor of builder.hf_rows; the bare "builder" and "laion6m" are only themselves
-        if module == prefix or (prefix.count(".") and module.startswith((f"{prefix}.", f"{prefix}_")))
-    ]
-    assert fits, f"{module} stands on no floor: say in FLOORS where it belongs"
-    return max(fits)[1]
+    if module in DOORS_IN:
+        return len(WINGS)
+    wing = module.split(".")[1]
+    assert wing in WINGS, f"{module} lies in no wing: say in WINGS where it belongs"
+    return WINGS.index(wing)
 
 
 def test_the_walk_sees_what_it_should() -> None:
     """A table of rules over an empty list would pass too."""
     seen = {(found.module, home(found.name)) for found in ALL}
     assert ("builder.source.scan", "builder.source.tars") in seen
-    assert ("builder.run.finish", "builder.publish.card") in seen
+    assert ("builder.conversion.finish", "builder.store.card") in seen
     assert any(found.lazy and found.name.startswith("PIL") for found in ALL)
     assert len(ALL) > 200
 
 
-def test_every_module_stands_on_a_floor() -> None:
-    assert {FLOORS[floor(module)][0] for module in MODULES} >= {"bottom", "source", "store", "read", "run", "doors"}
+def test_every_module_lies_in_a_wing() -> None:
+    used = {floor(module) for module in MODULES if module != PACKAGE}
+    assert used >= {WINGS.index(wing) for wing in ("base", "source", "store", "read", "plan", "conversion", "cli")}
+
+
+def test_no_wing_is_called_as_a_public_function_is() -> None:
+    """``builder.convert`` must stay the function, whatever was imported before."""
+    assert set(WINGS) & set(builder.__all__) == set()
 
 
 def test_imports_point_downwards() -> None:
     wrong = []
     for found in ALL:
         target = home(found.name)
-        if target is None or target in (PACKAGE, found.module):
+        if PACKAGE in (target, found.module) or target in (None, found.module):
             continue
-        names = FLOORS[floor(found.module)][0], FLOORS[floor(target)][0]
-        upwards = floor(target) > floor(found.module)
+        own, other = floor(found.module), floor(target)
+        upwards = other > own
         if upwards and found.lazy and (found.module, target) in LAZY_UPWARDS:
             continue
-        if upwards or names in APART:
-            wrong.append(f"{found} ({names[0]} → {names[1]})")
+        if upwards or (own < len(WINGS) and (WINGS[own], WINGS[other]) in APART):
+            wrong.append(f"{found} ({WINGS[min(own, len(WINGS) - 1)]} → {WINGS[other]})")
     assert wrong == []
 
 
@@ -191,14 +200,14 @@ def test_a_foreign_package_comes_in_through_its_door_only(package: str) -> None:
 
 
 def test_what_most_runs_never_need_is_imported_when_it_is_needed() -> None:
-    allowed = {"builder/read/transforms.py", "laion6m.py"}
+    allowed = {"laion6m.py"}
     wrong = [
         str(found)
         for found in ALL
         if found.name.split(".")[0] in AT_FIRST_USE
         and not found.lazy
         and str(found.path.relative_to(ROOT)) not in allowed
-        and not found.path.name.startswith(("hf", "mm"))
+        and found.path.parent.name not in ("hf", "mm")
     ]
     assert wrong == []
 
@@ -223,6 +232,6 @@ def test_nothing_that_was_read_is_unpickled() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".load", ".loads", ".Unpickler"))
     ]
-    assert {path for path, call in loads if "pickle." in call} <= {"builder/run/engines.py"}
+    assert {path for path, call in loads if "pickle." in call} <= {"builder/engines/local.py"}
     assert [call for _, call in loads if call.startswith("torch.load") and "weights_only=True" not in call] == []
     assert [call for _, call in loads if "allow_pickle=True" in call] == []

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
-from builder.errors import OptionError
+from builder.base.errors import OptionError
 
 MAX_PIXELS = 178_956_970
 """Where Pillow refuses to open an image as a decompression bomb (2 × its MAX_IMAGE_PIXELS of 89,478,485)."""

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from builder.names import CARD as CARD
-from builder.names import DATA as DATA
-from builder.names import INDEX as INDEX
-from builder.names import MANIFEST as MANIFEST
-from builder.names import META as META
-from builder.names import REJECTS as REJECTS
-from builder.names import WORK as WORK
+from builder.base.names import CARD as CARD
+from builder.base.names import DATA as DATA
+from builder.base.names import INDEX as INDEX
+from builder.base.names import MANIFEST as MANIFEST
+from builder.base.names import META as META
+from builder.base.names import REJECTS as REJECTS
+from builder.base.names import WORK as WORK
 
 _T = TypeVar("_T")
 

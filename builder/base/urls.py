@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from builder.errors import Laion6mError, MissingExtraError, OptionError, SourceError
+from builder.base.errors import Laion6mError, MissingExtraError, OptionError, SourceError
 
 Answer = TypeVar("Answer")
 

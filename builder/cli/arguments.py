@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from builder import __version__
-from builder.names import DEMO
-from builder.options import MAX_PIXELS
+from builder.base.names import DEMO
+from builder.base.options import MAX_PIXELS
 
 Run = Callable[[argparse.Namespace], int]
 

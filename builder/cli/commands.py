@@ -14,15 +14,15 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from builder.arguments import make_parser
-from builder.cli_output import discard_stdout, fail, out_of_files, refuse_lost_folder, say, show
-from builder.errors import InterruptedRunError, Laion6mError, OptionError, SourceError
-from builder.names import PLAN, WORK, is_utf8
-from builder.options import ConvertOptions, SamplePolicy, Slice, parse_size
-from builder.records import Totals
+from builder.base.errors import InterruptedRunError, Laion6mError, OptionError, SourceError
+from builder.base.names import PLAN, WORK, is_utf8
+from builder.base.options import ConvertOptions, SamplePolicy, Slice, parse_size
+from builder.base.records import Totals
+from builder.cli.arguments import make_parser
+from builder.cli.output import discard_stdout, fail, out_of_files, refuse_lost_folder, say, show
 
 if TYPE_CHECKING:
-    from builder.run.ahead import Ahead
+    from builder.plan.ahead import Ahead
 
 DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -100,8 +100,8 @@ def _convert(arguments: argparse.Namespace) -> int:
             raise OptionError(name, "given", "goes with --push-to")
     options = _options(arguments, arguments.format)
     with _scanners(arguments, options, shapes=False) as ahead:
-        from builder.run.convert import convert
-        from builder.run.report import describe_summary
+        from builder.conversion.convert import convert
+        from builder.conversion.report import describe_summary
 
         summary = convert(
             arguments.source,
@@ -119,8 +119,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _convert_and_push(arguments: argparse.Namespace) -> int:
-    from builder.run.report import describe_summary
-    from builder.run.stream_out import convert_and_push
+    from builder.conversion.report import describe_summary
+    from builder.hub.stream_out import convert_and_push
 
     summary, pushed = convert_and_push(
         arguments.source,
@@ -145,7 +145,7 @@ def _convert_and_push(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from builder.run.push import push
+    from builder.hub.push import push
 
     pushed = push(
         arguments.out,
@@ -165,8 +165,8 @@ def _push(arguments: argparse.Namespace) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     options = _options(arguments, "parquet")
     with _scanners(arguments, options, shapes=not arguments.digest) as ahead:
-        from builder.run.index import index
-        from builder.run.report import describe_summary
+        from builder.conversion.index import index
+        from builder.conversion.report import describe_summary
 
         summary = index(
             arguments.source,
@@ -184,7 +184,7 @@ def _index(arguments: argparse.Namespace) -> int:
 
 def _scanners(arguments: argparse.Namespace, options: ConvertOptions, *, shapes: bool) -> Ahead:
     """Scanners for an engine of this machine's processes, unless there is a plan already that needs no scan."""
-    from builder.run.ahead import Ahead, scan_ahead
+    from builder.plan.ahead import Ahead, scan_ahead
 
     planned = arguments.out is not None and os.path.exists(os.path.join(arguments.out, WORK, PLAN))
     if planned or arguments.engine != "local":
@@ -193,7 +193,7 @@ def _scanners(arguments: argparse.Namespace, options: ConvertOptions, *, shapes:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from builder.run.verify import describe_verification, verify
+    from builder.verification.verify import describe_verification, verify
 
     result = verify(
         arguments.out,
@@ -211,7 +211,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    from builder.run.extract import describe_extraction, extract
+    from builder.jobs.extract import describe_extraction, extract
 
     result = extract(
         arguments.path,
@@ -227,7 +227,7 @@ def _extract(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from builder.run.info import describe_info, info
+    from builder.jobs.info import describe_info, info
 
     result = info(arguments.path)
     _show(arguments, result.to_json(), describe_info(result))
@@ -235,7 +235,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _add_column(arguments: argparse.Namespace) -> int:
-    from builder.run.add_column import add_column
+    from builder.jobs.add_column import add_column
 
     summary = add_column(arguments.out, arguments.name, arguments.source, num_proc=arguments.num_proc)
     text = f"{summary.rows:,} rows of {summary.name} in {summary.shards:,} shards, {summary.bytes:,} bytes of arrays"
@@ -244,7 +244,7 @@ def _add_column(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from builder.run.demo import demo
+    from builder.jobs.demo import demo
 
     result = demo(arguments.dir, say=say)
     if arguments.json:

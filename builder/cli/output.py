@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from builder.errors import OutputError, SourceError
-from builder.run.findings import printable
-from builder.urls import is_url, masked
+from builder.base.errors import OutputError, SourceError
+from builder.base.urls import is_url, masked
+from builder.base.words import printable
 
 _NO_FILES_LEFT = os.strerror(errno.EMFILE)
 _NOR_ANYWHERE = os.strerror(errno.ENFILE)  # of the system, in the same words and some more

@@ -1,1 +1,1 @@
-"""Plan, convert, verify, extract: where source and store meet."""
+"""Convert and index: one shard, one pass, finish; what both share."""

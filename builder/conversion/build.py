@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 import builder
-from builder import schema
-from builder.arrays import numbers_of, to_ipc
-from builder.errors import InterruptedRunError, SourceChangedError, SourceError
-from builder.options import ConvertOptions, Slice
-from builder.records import Totals
-from builder.run.ahead import Ahead
-from builder.run.engines import Engine, EngineChoice, Report, make_engine
-from builder.run.finish import add_up, examples_of, tally, totals_json
-from builder.run.plan import cuts_of
-from builder.run.progress import Progress
-from builder.run.shard import Unit
-from builder.run.survey import (
+from builder.base import schema
+from builder.base.arrays import numbers_of, to_ipc
+from builder.base.errors import InterruptedRunError, SourceChangedError, SourceError
+from builder.base.options import ConvertOptions, Slice
+from builder.base.records import Totals
+from builder.base.urls import StorageOptions, is_url, join
+from builder.conversion.finish import add_up, examples_of, tally, totals_json
+from builder.conversion.shard import Unit
+from builder.engines.local import Engine, EngineChoice, Report, make_engine
+from builder.engines.progress import Progress
+from builder.plan.ahead import Ahead
+from builder.plan.plan import cuts_of
+from builder.plan.survey import (
     Survey,
     describe_folders,
     describe_source,
@@ -35,10 +36,9 @@ from builder.source.layouts import Layout, recognise
 from builder.store.folders import LocalFolder, open_folder
 from builder.store.ledger import Ledger, Passed, Receipt
 from builder.store.output import make_folder
-from builder.urls import StorageOptions, is_url, join
 
 if TYPE_CHECKING:
-    from builder.run.passes import Passing  # imported when a source behind a URL needs it
+    from builder.conversion.passes import Passing  # imported when a source behind a URL needs it
 
 
 _FEW = 100_000
@@ -163,7 +163,7 @@ class _Job:
         passed: dict[int, Passed] = {}
         did = 0
         if self.layout.is_remote:
-            from builder.run.passes import stretches
+            from builder.conversion.passes import stretches
 
             passing = self._passing()
             before = len(passing.done())
@@ -242,7 +242,7 @@ class _Job:
         stands, shards = self._stands(), plan.plan.shards
         made: dict[int, Receipt] = {}
         if passed:
-            from builder.run.passes import confirmed
+            from builder.conversion.passes import confirmed
 
             made = confirmed(plan, passed, len(cuts_of(self.layout, self.options)))
         return {n: r for n, r in (made | self.ledger.receipts()).items() if stands(r, shards)}
@@ -276,7 +276,7 @@ class _Job:
         )
 
     def _passing(self) -> Passing:
-        from builder.run.passes import Passing
+        from builder.conversion.passes import Passing
 
         return Passing(
             layout=self.layout,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from builder.options import ConvertOptions, Slice
-from builder.run.ahead import Ahead
-from builder.run.build import Kind, Summary, build, refuse_overlap
-from builder.run.engines import EngineChoice
-from builder.run.finish import finish_dataset
-from builder.run.shard import write_shard
-from builder.run.survey import Survey
+from builder.base.options import ConvertOptions, Slice
+from builder.base.urls import StorageOptions
+from builder.conversion.build import Kind, Summary, build, refuse_overlap
+from builder.conversion.finish import finish_dataset
+from builder.conversion.shard import write_shard
+from builder.engines.local import EngineChoice
+from builder.plan.ahead import Ahead
+from builder.plan.survey import Survey
 from builder.store.ledger import Ledger, Receipt
-from builder.urls import StorageOptions
 
 
 def convert(

@@ -14,12 +14,12 @@ import pyarrow as pa
 import xxhash
 
 import builder
-from builder import schema
-from builder.arrays import numbers_of
-from builder.errors import OutputError
-from builder.options import ConvertOptions
-from builder.records import Reason, Totals
-from builder.run.survey import Survey
+from builder.base import schema
+from builder.base.arrays import numbers_of
+from builder.base.errors import OutputError
+from builder.base.options import ConvertOptions
+from builder.base.records import Reason, Totals
+from builder.plan.survey import Survey
 from builder.store.folders import write
 from builder.store.index import write_index
 from builder.store.ledger import Ledger, Receipt
@@ -73,7 +73,7 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
     versions = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
     facts = totals_json(totals)
     text = sum(int(numbers_of(ledger.index_part(number).column("annotation_size")).sum()) for number in numbers)
-    from builder.publish.card import write_card  # an index has none
+    from builder.store.card import write_card  # an index has none
 
     size = sum(receipt.size for receipt in ordered)
     card = write_card(facts, options.to_json(), versions, totals.image_bytes + 2 * text, size)

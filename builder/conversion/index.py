@@ -11,24 +11,24 @@ import pyarrow as pa
 import xxhash
 
 import builder
-from builder import schema
-from builder.arrays import from_ipc
-from builder.errors import SourceError
-from builder.options import ConvertOptions, Slice
-from builder.records import Reject, Totals
-from builder.run.ahead import Ahead
-from builder.run.build import Kind, Summary, build, refuse_overlap
-from builder.run.engines import EngineChoice, Report
-from builder.run.finish import describe, note_rejects, tally, totals_json
-from builder.run.shard import Unit, index_part, make_receipt, reject_batch
-from builder.run.survey import Survey
+from builder.base import schema
+from builder.base.arrays import from_ipc
+from builder.base.errors import SourceError
+from builder.base.options import ConvertOptions, Slice
+from builder.base.records import Reject, Totals
+from builder.base.urls import StorageOptions, is_url
+from builder.conversion.build import Kind, Summary, build, refuse_overlap
+from builder.conversion.finish import describe, note_rejects, tally, totals_json
+from builder.conversion.shard import Unit, index_part, make_receipt, reject_batch
+from builder.engines.local import EngineChoice, Report
+from builder.plan.ahead import Ahead
+from builder.plan.survey import Survey
 from builder.source.layouts import Archive
 from builder.source.samples import Sample, read_samples
 from builder.store.folders import write
 from builder.store.index import write_index
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import Manifest
-from builder.urls import StorageOptions, is_url
 
 
 def index(

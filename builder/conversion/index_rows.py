@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder import schema
-from builder.errors import DamagedFileError
+from builder.base import schema
+from builder.base.errors import DamagedFileError
 
 _ROWS = schema.INDEX_ROW
 

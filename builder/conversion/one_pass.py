@@ -3,8 +3,8 @@
 A plan needs to know where every member of every archive lies, which over a network is known only when all of it has
 come. So here the shards are made on a guess: what data.json lists below ``00012/`` lies in ``00012.tar``, its
 annotations in the captions tar of the same name or beside it, and no name comes twice. The tables of what was found
-are kept; the plan is made of them in the end, as for any source (run/plan.py), and a shard stands if its rows are those
-of the plan, to the byte (``rows_digest``). Those that are not are made again, in the usual way.
+are kept; the plan is made of them in the end, as for any source (plan/plan.py), and a shard stands if its rows are
+those of the plan, to the byte (``rows_digest``). Those that are not are made again, in the usual way.
 
 The guess may be wrong in any way and costs a second reading of that stretch; it cannot cost a row.
 """
@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from builder.arrays import from_ipc, number_array, string_array
-from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
-from builder.records import WHOLE, Member
-from builder.run.plan import PLAN_ROW, Cut, rows_digests
-from builder.run.shard import NewShard
+from builder.base.arrays import from_ipc, number_array, string_array
+from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
+from builder.base.records import WHOLE, Member
+from builder.conversion.shard import NewShard
+from builder.plan.plan import PLAN_ROW, Cut, rows_digests
 from builder.source.files import ByteFile
 from builder.source.layouts import Archive, without_ending
 from builder.source.listing import Ids, path_ids

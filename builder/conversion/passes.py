@@ -10,14 +10,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from builder import schema
-from builder.arrays import chunks_of, number_array, numbers_of, take_text, to_ipc
-from builder.options import ConvertOptions
-from builder.run.ahead import scans_wanted
-from builder.run.engines import Engine, Report
-from builder.run.one_pass import EXPECTED, Pass, run_pass
-from builder.run.plan import Cut, cuts_of, endings_kept
-from builder.run.survey import Survey, listed, plan_survey
+from builder.base import schema
+from builder.base.arrays import chunks_of, number_array, numbers_of, take_text, to_ipc
+from builder.base.options import ConvertOptions
+from builder.base.urls import join
+from builder.conversion.one_pass import EXPECTED, Pass, run_pass
+from builder.engines.local import Engine, Report
+from builder.plan.ahead import scans_wanted
+from builder.plan.plan import Cut, cuts_of, endings_kept
+from builder.plan.survey import Survey, listed, plan_survey
 from builder.source.layouts import Archive, Layout, without_ending
 from builder.source.listing import Listing, column_ids
 from builder.source.pairs import Int64s, repeated
@@ -25,7 +26,6 @@ from builder.source.scan import ScanRequest
 from builder.source.tables import scan_archive, table_from_ipc, table_to_ipc
 from builder.store.folders import Folder
 from builder.store.ledger import Ledger, Passed, Receipt
-from builder.urls import join
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.run.findings import printable
-from builder.run.progress import duration
+from builder.base.words import duration, printable, size
 
 if TYPE_CHECKING:  # at run time it would bring all of build in
-    from builder.run.build import Summary
+    from builder.conversion.build import Summary
 
 
 def describe_summary(summary: Summary) -> str:
@@ -48,13 +47,3 @@ def describe_summary(summary: Summary) -> str:
             "--start and --end to finish."
         )
     return "\n".join(lines)
-
-
-def size(count: int) -> str:
-    """``1699539753`` → ``1.70 GB``."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.2f} {unit}"
-        value /= 1000
-    return f"{value:.2f} TB"

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from builder import schema
-from builder.arrays import binary_array, bool_array, from_ipc, number_array, string_array, utf8_array
-from builder.options import ConvertOptions
-from builder.records import Reject
+from builder.base import schema
+from builder.base.arrays import binary_array, bool_array, from_ipc, number_array, string_array, utf8_array
+from builder.base.options import ConvertOptions
+from builder.base.records import Reject
 from builder.source.samples import Chunk, Sample, Stock, read_samples
 from builder.store.arrow import ArrowShardWriter
 from builder.store.folders import Folder

@@ -1,0 +1,1 @@
+"""Who runs the work: this process, several, or a Ray cluster. And progress."""

@@ -1,4 +1,4 @@
-"""Who does the work: one process, several, or (run/ray_engine.py) a cluster. All run the same unit of work."""
+"""Who does the work: one process, several, or (engines/ray.py) a cluster. All run the same unit of work."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from builder.errors import MissingExtraError, OptionError, WorkerDiedError
-from builder.options import default_num_proc
+from builder.base.errors import MissingExtraError, OptionError, WorkerDiedError
+from builder.base.options import default_num_proc
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -305,7 +305,7 @@ def _portable(error: Exception) -> Exception:
 def make_engine(choice: EngineChoice) -> Engine:
     """The engine of that name, with its processes started. Raises ClusterError."""
     if choice.name == "ray":
-        from builder.run.ray_engine import RayEngine
+        from builder.engines.ray import RayEngine
 
         return RayEngine(choice.num_proc, choice.address)
     workers = choice.num_proc or default_num_proc()

@@ -8,6 +8,8 @@ import time
 from io import StringIO
 from typing import TextIO
 
+from builder.base.words import duration
+
 _BAR_EVERY, _LINE_EVERY = 0.1, 5.0  # seconds
 
 
@@ -67,15 +69,3 @@ class Progress:
             self._stream.flush()
         except OSError:  # a terminal that went away, a log on a full disk: no reason to stop a week's work
             self._quiet = True
-
-
-def duration(seconds: float) -> str:
-    """``0.21`` → ``0.2 s``, ``75`` → ``1 min 15 s``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -4,9 +4,9 @@ imports ray.
     driver: task → message ──▶ node: answer_to(message) ──▶ driver: result
                                └─ counts ─▶ Counter (an actor beside the driver) ─▶ driver: report
 
-The same messages and answers as between a process and its workers (run/engines.py), so the bytes that come out are the
-same. Retrying is done here rather than by Ray, for the sake of the reasons: whatever kills a task is kept, and said
-when it is given up.
+The same messages and answers as between a process and its workers (engines/local.py), so the bytes that come out
+are the same. Retrying is done here rather than by Ray, for the sake of the reasons: whatever kills a task is kept, and
+said when it is given up.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 import pyarrow as pa
 
 import builder
-from builder.errors import ClusterError, MissingExtraError, WorkerDiedError
-from builder.options import default_num_proc
-from builder.run.engines import Report, Result, Task, Work, answer_to, describe, pack, unpack
+from builder.base.errors import ClusterError, MissingExtraError, WorkerDiedError
+from builder.base.options import default_num_proc
+from builder.engines.local import Report, Result, Task, Work, answer_to, describe, pack, unpack
 
 _log = logging.getLogger(__name__)
 

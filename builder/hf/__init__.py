@@ -1,0 +1,1 @@
+"""The `datasets` builder: units of work, streaming, rows."""

@@ -20,10 +20,12 @@ import xxhash
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
-from builder import __version__, schema
-from builder.errors import OptionError, SourceError
-from builder.hf_rows import reader_dataset
-from builder.hf_source import (
+from builder import __version__
+from builder.base import schema
+from builder.base.errors import OptionError, SourceError
+from builder.base.options import MAX_PIXELS, SamplePolicy
+from builder.hf.rows import reader_dataset
+from builder.hf.source import (
     ConvertedFolder,
     HubSource,
     LocalSource,
@@ -32,10 +34,9 @@ from builder.hf_source import (
     find_source,
     list_files,
 )
-from builder.hf_stream import plan_pairs
-from builder.hf_tally import Tally, in_words
-from builder.hf_units import TABLE_BYTES, Planned, Unit, plan_layout, plan_shards
-from builder.options import MAX_PIXELS, SamplePolicy
+from builder.hf.stream import plan_pairs
+from builder.hf.tally import Tally, in_words
+from builder.hf.units import TABLE_BYTES, Planned, Unit, plan_layout, plan_shards
 
 __all__ = ["Builder", "Config", "load_dataset", "load_dataset_builder", "reader_dataset", "register"]
 

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from builder import schema
-from builder.arrays import bool_array, number_array, numbers_of
-from builder.errors import SourceError
+from builder.base import schema
+from builder.base.arrays import bool_array, number_array, numbers_of
+from builder.base.errors import SourceError
+from builder.base.urls import is_url, serve
 from builder.read.reader import Reader, open_dataset
-from builder.urls import is_url, serve
 
 PROTOCOL = "laion6m"
 _COLUMNS = ("key", "caption", "width", "height", "path", "annotation_path", "size", "position")

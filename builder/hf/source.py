@@ -10,14 +10,14 @@ from typing import Any, Protocol
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from builder import schema
-from builder.errors import HubError, LayoutError, OptionError, SourceError
-from builder.options import SamplePolicy
+from builder.base import schema
+from builder.base.errors import HubError, LayoutError, OptionError, SourceError
+from builder.base.options import SamplePolicy
+from builder.base.urls import is_url
+from builder.plan.survey import describe_source
 from builder.read.index import Index
-from builder.run.survey import describe_source
 from builder.source.layouts import EXPECTED, TAR_ENDINGS, Archive, Layout, recognise
 from builder.store.manifest import read_manifest
-from builder.urls import is_url
 
 DEFAULT_FOLDER = os.path.join("data", "laion6m")
 REPOSITORY = "wusize/laion6m"

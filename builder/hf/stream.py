@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from builder.hf_units import Planned, RowBatch, Unit
-from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, SamplePolicy
-from builder.records import WHOLE, Damage, Member, Reason, SampleProblem
+from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, SamplePolicy
+from builder.base.records import WHOLE, Damage, Member, Reason, SampleProblem
+from builder.hf.units import Planned, RowBatch, Unit
 from builder.source.captions import read_annotation
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.files import ByteFile

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder import schema
-from builder.arrays import binary_array, from_ipc, number_array, to_ipc, utf8_array
-from builder.errors import DamagedFileError
-from builder.options import ConvertOptions, SamplePolicy
-from builder.records import ImageInfo
-from builder.run.engines import SerialEngine
-from builder.run.survey import shard_rows, survey
+from builder.base import schema
+from builder.base.arrays import binary_array, from_ipc, number_array, to_ipc, utf8_array
+from builder.base.errors import DamagedFileError
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.base.records import ImageInfo
+from builder.engines.local import SerialEngine
+from builder.plan.survey import shard_rows, survey
 from builder.source.layouts import Layout
 from builder.source.samples import Stock, read_samples
 

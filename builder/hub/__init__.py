@@ -1,1 +1,1 @@
-"""The dataset card and the Hub."""
+"""Push to the Hub: the client, what is sent, pushing while converting."""

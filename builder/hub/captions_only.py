@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from builder import schema
-from builder.arrays import utf8_array
-from builder.errors import DamagedFileError, OutputError
-from builder.publish.card import Facts
-from builder.publish.items import Digests, Item, not_as_converted
-from builder.run.engines import EngineChoice, Report, make_engine
-from builder.run.parcel import Parcel, is_shard, local_item
-from builder.run.transfer import Transfer
+from builder.base import schema
+from builder.base.arrays import utf8_array
+from builder.base.errors import DamagedFileError, OutputError
+from builder.engines.local import EngineChoice, Report, make_engine
+from builder.hub.items import Digests, Item, not_as_converted
+from builder.hub.parcel import Parcel, is_shard, local_item
+from builder.hub.transfer import Transfer
+from builder.store.card import Facts
 from builder.store.manifest import Manifest
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish
 from builder.store.seals import file_digest

@@ -1,7 +1,7 @@
 """huggingface_hub, as far as this project uses it: the one module, with refusals.py, that knows how its versions (0.30
 to 2.x) differ.
 
-Few of its calls repeat themselves, so whoever calls this repeats (publish/patience.py), and is told by refusals.py how
+Few of its calls repeat themselves, so whoever calls this repeats (hub/patience.py), and is told by refusals.py how
 often that is worth it.
 """
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import OptionError
-from builder.urls import say
+from builder.base.errors import OptionError
+from builder.base.urls import say
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import xxhash
 
-from builder.errors import OutputError, WriteError
-from builder.publish.client import RemoteFile
+from builder.base.errors import OutputError, WriteError
+from builder.hub.client import RemoteFile
 from builder.store.output import make_folder
 
 _BLOCK = 4 << 20

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder import schema
-from builder.errors import DamagedFileError, OutputError
-from builder.publish.card import Facts
-from builder.publish.items import Item
+from builder.base import schema
+from builder.base.errors import DamagedFileError, OutputError
+from builder.hub.items import Item
 from builder.read.index import Index
+from builder.store.card import Facts
 from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
 

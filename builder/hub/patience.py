@@ -7,8 +7,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import TypeVar
 
-from builder.errors import HubError
-from builder.publish.refusals import TRIES_OF_REPEATED, Refusal, explain
+from builder.base.errors import HubError
+from builder.hub.refusals import TRIES_OF_REPEATED, Refusal, explain
 
 Result = TypeVar("Result")
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from builder import schema
-from builder.errors import HubError
-from builder.publish.client import HubClient, Remote, RemoteFile
-from builder.publish.items import Digests, Item, bytes_item, git_blob, same
-from builder.publish.patience import Patience
-from builder.publish.refusals import explain
+from builder.base import schema
+from builder.base.errors import HubError
+from builder.hub.client import HubClient, Remote, RemoteFile
+from builder.hub.items import Digests, Item, bytes_item, git_blob, same
+from builder.hub.patience import Patience
+from builder.hub.refusals import explain
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd

@@ -10,24 +10,24 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import builder
-from builder import schema
-from builder.errors import HubError, InterruptedRunError, OptionError
-from builder.publish.card import make_card
-from builder.publish.card_merge import Own, generated_part
-from builder.publish.client import HubClient, Remote, quiet_client
-from builder.publish.hub import Publisher, Wanted
-from builder.publish.items import Digests, Item
-from builder.publish.patience import Patience
-from builder.publish.uploads import Uploads
-from builder.run.captions_only import captions_parcel
-from builder.run.parcel import SAVED_DATASET, Parcel, dataset_parcel, is_ours
-from builder.run.progress import duration
-from builder.run.push_card import CardKeeper, rows_of
-from builder.run.report import size as in_words
-from builder.run.transfer import Transfer
+from builder.base import schema
+from builder.base.errors import HubError, InterruptedRunError, OptionError
+from builder.base.urls import refuse_url
+from builder.base.words import duration
+from builder.base.words import size as in_words
+from builder.hub.captions_only import captions_parcel
+from builder.hub.client import HubClient, Remote, quiet_client
+from builder.hub.items import Digests, Item
+from builder.hub.parcel import SAVED_DATASET, Parcel, dataset_parcel, is_ours
+from builder.hub.patience import Patience
+from builder.hub.publisher import Publisher, Wanted
+from builder.hub.push_card import CardKeeper, rows_of
+from builder.hub.transfer import Transfer
+from builder.hub.uploads import Uploads
+from builder.store.card import make_card
+from builder.store.card_merge import Own, generated_part
 from builder.store.ledger import Ledger
 from builder.store.manifest import read_manifest
-from builder.urls import refuse_url
 
 THREADS = 4
 """Files on their way at a time: enough to fill a line that one connection does not, few enough to be polite."""

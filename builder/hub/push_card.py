@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 import xxhash
 
-from builder import schema
-from builder.errors import HubError, OutputError, WriteError
-from builder.publish.card import make_card, make_interim_card
-from builder.publish.card_merge import Own, generated_part, made_metadata, own_part, take_apart
-from builder.run.parcel import Parcel
+from builder.base import schema
+from builder.base.errors import HubError, OutputError, WriteError
+from builder.hub.parcel import Parcel
+from builder.store.card import make_card, make_interim_card
+from builder.store.card_merge import Own, generated_part, made_metadata, own_part, take_apart
 from builder.store.ledger import Ledger
 from builder.store.output import write_file
 from builder.store.pushed import PushedCard, PushRecords

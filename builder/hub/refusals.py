@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from builder.urls import say
+from builder.base.urls import say
 
 TRIES = 6
 """Of a call that fails for a reason that may pass."""

@@ -9,25 +9,25 @@ from dataclasses import replace
 from typing import Any
 
 import builder
-from builder import schema
-from builder.errors import HubError, InterruptedRunError, OptionError, OutputError, WriteError
-from builder.options import ConvertOptions, Slice
-from builder.publish.client import quiet_client
-from builder.publish.hub import Wanted
-from builder.publish.items import Item, same
-from builder.publish.uploads import Uploads
-from builder.run.build import Summary, build, refuse_overlap
-from builder.run.convert import CONVERT
-from builder.run.engines import EngineChoice
-from builder.run.parcel import dataset_parcel, is_shard
-from builder.run.push import THREADS, Pushed, Session, full_name
-from builder.run.push_card import interim_card
+from builder.base import schema
+from builder.base.errors import HubError, InterruptedRunError, OptionError, OutputError, WriteError
+from builder.base.options import ConvertOptions, Slice
+from builder.base.urls import StorageOptions, is_url
+from builder.conversion.build import Summary, build, refuse_overlap
+from builder.conversion.convert import CONVERT
+from builder.engines.local import EngineChoice
+from builder.hub.client import quiet_client
+from builder.hub.items import Item, same
+from builder.hub.parcel import dataset_parcel, is_shard
+from builder.hub.publisher import Wanted
+from builder.hub.push import THREADS, Pushed, Session, full_name
+from builder.hub.push_card import interim_card
+from builder.hub.uploads import Uploads
 from builder.source.layouts import recognise
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import read_manifest
 from builder.store.pushed import PushedMark, PushRecords
 from builder.store.seals import unseal
-from builder.urls import StorageOptions, is_url
 
 BACKLOG_SHARDS = 16
 """With ``delete_pushed``, no further shard is begun while this many times the shard size lies finished on disk: 8 GB
@@ -103,8 +103,8 @@ def convert_and_push(
 
 
 class _Stream:
-    """An Outlet (run/build.py). Its threads begin with the first shard: worker processes must have been forked by
-    then."""
+    """An Outlet (conversion/build.py). Its threads begin with the first shard: worker processes must have been forked
+    by then."""
 
     def __init__(
         self, session: Session, out: str, options: ConvertOptions, repo: str, revision: str, delete: bool

@@ -8,8 +8,8 @@ import time
 from io import StringIO
 from typing import TextIO
 
-from builder.run.progress import duration
-from builder.run.report import size as in_words
+from builder.base.words import duration
+from builder.base.words import size as in_words
 
 _BAR_EVERY, _LINE_EVERY = 0.1, 5.0  # seconds
 _WIDTH = 24

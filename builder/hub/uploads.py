@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from builder.publish.items import Item
+from builder.hub.items import Item
 
 
 class Uploads:

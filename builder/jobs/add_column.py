@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder import schema
-from builder.arrays import from_ipc, to_ipc
-from builder.errors import (
+from builder.base import schema
+from builder.base.arrays import from_ipc, to_ipc
+from builder.base.errors import (
     DamagedFileError,
     InterruptedRunError,
     JobMismatchError,
@@ -29,7 +29,11 @@ from builder.errors import (
     OutputError,
     SourceError,
 )
-from builder.options import GROUP_BYTES, PAGE_BYTES
+from builder.base.options import GROUP_BYTES, PAGE_BYTES
+from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile, ShardName
+from builder.base.urls import refuse_url
+from builder.engines.local import EngineChoice, Report, make_engine
+from builder.engines.progress import Progress
 from builder.read.columns import (
     COLUMN_ROW,
     Array,
@@ -40,15 +44,11 @@ from builder.read.columns import (
     index_digest,
 )
 from builder.read.index import Index
-from builder.run.engines import EngineChoice, Report, make_engine
-from builder.run.progress import Progress
-from builder.schema import INDEX_BATCH_ROWS, IndexedFile, ShardName
 from builder.source.files import LocalFile
 from builder.store.ledger import Ledger
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish, write_file
 from builder.store.pages import footer_digest, value_ranges
 from builder.store.seals import seal
-from builder.urls import refuse_url
 
 _SAFETENSORS = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -352,7 +352,7 @@ def _no_array(path: str, error: Exception) -> SourceError:
 
 def _load_pt(path: str) -> Array:
     try:
-        tensors = import_module("builder.mm_tensors")  # the one way up to torch, taken only where there are .pt files
+        tensors = import_module("builder.mm.tensors")  # the one way up to torch, taken only where there are .pt files
     except ImportError as error:
         raise MissingExtraError(f"reading {path}", "torch", "mm") from error
     array: Array = tensors.to_array(tensors.load_tensor(path))

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import OutputError
-from builder.names import DEMO
-from builder.options import default_num_proc
+from builder.base.errors import OutputError
+from builder.base.names import DEMO
+from builder.base.options import default_num_proc
+from builder.conversion.build import Summary
+from builder.conversion.convert import convert
+from builder.conversion.report import describe_summary
+from builder.jobs.demo_images import draw, wide
 from builder.read.reader import Reader, open_dataset
-from builder.run.build import Summary
-from builder.run.convert import convert
-from builder.run.demo_images import draw, wide
-from builder.run.report import describe_summary
-from builder.run.verify import Verification, describe_verification, verify
 from builder.source.scan import stem_of
 from builder.store.output import make_folder, write_file
+from builder.verification.verify import Verification, describe_verification, verify
 
 _MARK = "demo.json"
 _SHARDS, _PER_SHARD = 4, 75

@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from builder import schema
-from builder.arrays import number_array
-from builder.errors import LayoutError, SourceChangedError, SourceError
-from builder.options import Slice, default_num_proc
-from builder.records import CUT, WHOLE
-from builder.run.engines import Engine, EngineChoice, Report, make_engine
-from builder.run.findings import printable
-from builder.run.index_rows import index_numbers, index_rows
-from builder.run.progress import Progress, duration
+from builder.base import schema
+from builder.base.arrays import number_array
+from builder.base.errors import LayoutError, SourceChangedError, SourceError
+from builder.base.options import Slice, default_num_proc
+from builder.base.records import CUT, WHOLE
+from builder.base.urls import refuse_url
+from builder.base.words import duration, printable
+from builder.conversion.index_rows import index_numbers, index_rows
+from builder.engines.local import Engine, EngineChoice, Report, make_engine
+from builder.engines.progress import Progress
 from builder.source.files import ByteFile, LocalFile
 from builder.source.layouts import Archive, Layout, recognise
 from builder.source.listing import path_ids
@@ -37,7 +38,6 @@ from builder.source.pairs import IdLookup
 from builder.source.scan import ScanRequest, open_archive
 from builder.source.tables import ArchiveTable, scan_archive
 from builder.store.tree import NameRefusedError, Tree
-from builder.urls import refuse_url
 
 _BLOCK = 8 << 20  # bytes of a member in memory at a time
 _PER_FILE = 32 << 10  # bytes of writing that making a file is worth, about

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder import schema
-from builder.errors import DamagedFileError, SourceError
-from builder.records import Member, Reason
-from builder.run.findings import printable
-from builder.run.finish import examples_of
-from builder.run.report import size as in_words
+from builder.base import schema
+from builder.base.errors import DamagedFileError, SourceError
+from builder.base.records import Member, Reason
+from builder.base.urls import NO_OPTIONS, refuse_url
+from builder.base.words import printable
+from builder.base.words import size as in_words
+from builder.conversion.finish import examples_of
 from builder.source.compressed import compression_of
 from builder.source.files import LocalFile
 from builder.source.layouts import Archive, Layout, meant_instead, recognise
@@ -27,7 +28,6 @@ from builder.store.ledger import Ledger
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.pages import check_claims
 from builder.store.pushed import PushRecords
-from builder.urls import NO_OPTIONS, refuse_url
 
 _HEAD = 1 << 20  # bytes looked at: of a listing to guess its length, of a tar for names
 _LISTING = 32 << 20

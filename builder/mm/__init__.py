@@ -13,17 +13,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from builder.errors import MissingExtraError
+from builder.base.errors import MissingExtraError
 
 try:
     import torch as torch
 except ImportError as error:
     raise MissingExtraError("builder.mm", "torch", "mm") from error
 
-from builder.mm_collate import CollateConcat, collate_func_gen, collate_func_gen_latents, collate_func_gen_tokens
-from builder.mm_data import CaptionDataset
-from builder.mm_samplers import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler
-from builder.mm_tensors import normalize_pixels
+from builder.mm.collate import CollateConcat, collate_func_gen, collate_func_gen_latents, collate_func_gen_tokens
+from builder.mm.dataset import CaptionDataset
+from builder.mm.samplers import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler
+from builder.mm.tensors import normalize_pixels
 
 __all__ = [
     "AspectRatioBatchSampler",
@@ -43,14 +43,14 @@ _HOOKS = ("NormalizePixelsHook", "SamplerStateHook")
 
 def __getattr__(name: str) -> Any:
     if name in _HOOKS:
-        return getattr(import_module("builder.mm_hooks"), name)  # raises MissingExtraError without mmengine
+        return getattr(import_module("builder.mm.hooks"), name)  # raises MissingExtraError without mmengine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _register() -> None:
     """Enter everything into mmengine's registries. Its InfiniteSampler keeps its name; ours is
     ResumableInfiniteSampler."""
-    registry, hooks = import_module("mmengine.registry"), import_module("builder.mm_hooks")
+    registry, hooks = import_module("mmengine.registry"), import_module("builder.mm.hooks")
     registry.DATASETS.register_module(module=CaptionDataset)
     registry.DATA_SAMPLERS.register_module(name="ResumableInfiniteSampler", module=InfiniteSampler)
     for sampler in (EpochSampler, MixtureSampler, AspectRatioBatchSampler):

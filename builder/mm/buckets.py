@@ -10,9 +10,9 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.errors import OptionError
-from builder.options import check_number
-from builder.read.order import Permutation, derive
+from builder.base.errors import OptionError
+from builder.base.options import check_number
+from builder.mm.order import Permutation, derive
 
 Size = tuple[int, int]
 """(width, height) in pixels."""

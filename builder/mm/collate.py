@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from builder.errors import OptionError
-from builder.mm_tensors import look_up, pop_type
+from builder.base.errors import OptionError
+from builder.mm.tensors import look_up, pop_type
 
 PAD_INDEX = 0
 """What xtuner's DEFAULT_PAD_TOKEN_INDEX is."""

@@ -17,15 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from builder.errors import Laion6mError, MissingExtraError, OptionError
-from builder.mm_tensors import build, from_array, load_tensor
-from builder.read import transforms
-from builder.read.buckets import Buckets
-from builder.read.columns import Column, open_column
-from builder.read.folders import Folder
-from builder.read.groups import NoColumnError
-from builder.read.reader import open_dataset
-from builder.read.samples import (
+from builder.base.errors import Laion6mError, MissingExtraError, OptionError
+from builder.base.schema import INDEX
+from builder.mm import transforms
+from builder.mm.buckets import Buckets
+from builder.mm.samples import (
     SKIPS_ALLOWED,
     Entries,
     RowPath,
@@ -38,8 +34,12 @@ from builder.read.samples import (
     problem_of,
     read_lists,
 )
-from builder.read.transforms import ScaledPixels, Target
-from builder.schema import INDEX
+from builder.mm.tensors import build, from_array, load_tensor
+from builder.mm.transforms import ScaledPixels, Target
+from builder.read.columns import Column, open_column
+from builder.read.folders import Folder
+from builder.read.groups import NoColumnError
+from builder.read.reader import open_dataset
 from builder.source.ceph import ObjectClient, open_client
 
 CAPTION_KEYS = ("re_caption", "caption")

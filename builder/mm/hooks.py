@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from builder.errors import MissingExtraError, OptionError
-from builder.mm_samplers import EpochSampler, Resumable
-from builder.mm_tensors import normalize_pixels
+from builder.base.errors import MissingExtraError, OptionError
+from builder.mm.samplers import EpochSampler, Resumable
+from builder.mm.tensors import normalize_pixels
 
 try:
     Hook: Any = import_module("mmengine.hooks").Hook

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.errors import OptionError
-from builder.options import check_number
+from builder.base.errors import OptionError
+from builder.base.options import check_number
 
 Rows = NDArray[np.int64]
 _Words = NDArray[np.uint64]

@@ -1,4 +1,4 @@
-"""Samplers for one process or many: the order is arithmetic (see ``builder.read.order``), so that none keeps a list of
+"""Samplers for one process or many: the order is arithmetic (see ``builder.mm.order``), so that none keeps a list of
 rows, all start at once anywhere, and the order is the same whatever number of ranks it is spread over.
 
 All take the rows at positions ``start + rank``, ``start + rank + world_size``, … of one endless order. ``state_after``
@@ -19,10 +19,10 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.utils.data import Sampler, Subset
 
-from builder.errors import OptionError
-from builder.options import check_number
-from builder.read.buckets import BatchOrder, Buckets
-from builder.read.order import ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, derive, walk
+from builder.base.errors import OptionError
+from builder.base.options import check_number
+from builder.mm.buckets import BatchOrder, Buckets
+from builder.mm.order import ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, derive, walk
 
 State = dict[str, Any]
 """Plain values, the same on every rank: goes into a checkpoint as it is."""
@@ -62,7 +62,7 @@ class InfiniteSampler(Sampler[int]):
     """Takes the place of mmengine's InfiniteSampler: endless, every row once in ``len(dataset)`` positions of all
     ranks.
 
-    ``window`` (rows, a multiple of ``run``) keeps reads near each other: see :class:`builder.read.order.WindowOrder`.
+    ``window`` (rows, a multiple of ``run``) keeps reads near each other: see :class:`builder.mm.order.WindowOrder`.
     Every ``iter()`` begins at the start again, or where ``load_state_dict`` put it.
     """
 
@@ -169,7 +169,7 @@ class EpochSampler(InfiniteSampler):
 
 class MixtureSampler(InfiniteSampler):
     """Draws from the parts of a ConcatDataset by weight, each part in epochs of its own: see
-    :class:`builder.read.order.MixedOrder`.
+    :class:`builder.mm.order.MixedOrder`.
 
     ``dataset``: anything with ``cumulative_sizes``; ``weights``: one positive number for each part.
     """

@@ -11,9 +11,9 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.errors import Laion6mError, ListingError, OptionError
-from builder.options import check_number
-from builder.read.transforms import UnusableImageError
+from builder.base.errors import Laion6mError, ListingError, OptionError
+from builder.base.options import check_number
+from builder.mm.transforms import UnusableImageError
 
 
 class SampleError(Laion6mError):

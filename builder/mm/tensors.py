@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from builder.errors import DamagedFileError, MissingExtraError, OptionError
+from builder.base.errors import DamagedFileError, MissingExtraError, OptionError
 from builder.read.columns import Array
 
 

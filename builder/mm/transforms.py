@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from builder.errors import MissingExtraError
-from builder.read.buckets import Buckets, Size
+from builder.base.errors import MissingExtraError
+from builder.mm.buckets import Buckets, Size
 
 Pixels = NDArray[np.uint8]
 

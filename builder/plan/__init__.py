@@ -1,0 +1,1 @@
+"""Which sample goes where: survey a source, plan its shards."""

@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 
-from builder.errors import Laion6mError
-from builder.options import default_num_proc
-from builder.run.engines import pack, stop_when_told, stops_held, unpack
+from builder.base.errors import Laion6mError
+from builder.base.options import default_num_proc
+from builder.base.urls import is_url
+from builder.engines.local import pack, stop_when_told, stops_held, unpack
 from builder.source.layouts import Layout, recognise
 from builder.source.scan import Scanned, ScanRequest, scan_members
-from builder.urls import is_url
 
 _NUMBER = 4  # bytes of an archive's number; a pipe's pages hold whole ones, so no scanner gets a part of one
 _LENGTH = 8  # bytes in front of each message

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from builder.arrays import number_array, string_array, take_text
-from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
-from builder.records import CUT, Reason
-from builder.schema import REJECT_ROW
+from builder.base.arrays import number_array, string_array, take_text
+from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
+from builder.base.records import CUT, Reason
+from builder.base.schema import REJECT_ROW
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing
 from builder.source.pairs import Bools, Found, Int64s

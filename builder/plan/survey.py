@@ -11,14 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from builder.arrays import Pool, numbers_of
-from builder.errors import DamagedFileError
-from builder.names import PLAN
-from builder.options import ConvertOptions
-from builder.records import Damage
-from builder.run.ahead import Ahead, scan_requests
-from builder.run.engines import Engine, Report
-from builder.run.plan import BATCH_ROWS, Plan, plan_joined, rows_digests
+from builder.base.arrays import Pool, numbers_of
+from builder.base.errors import DamagedFileError
+from builder.base.names import PLAN
+from builder.base.options import ConvertOptions
+from builder.base.records import Damage
+from builder.base.urls import state_of
+from builder.engines.local import Engine, Report
+from builder.plan.ahead import Ahead, scan_requests
+from builder.plan.plan import BATCH_ROWS, Plan, plan_joined, rows_digests
 from builder.source.implied import listing_of_annotations, refuse_unpaired
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, read_listing
@@ -29,13 +30,12 @@ from builder.source.tables import ArchiveTable, scan_archive, table_of
 from builder.store.ledger import Ledger
 from builder.store.output import ArrowSink, write_whole
 from builder.store.seals import file_digest, seal, unseal
-from builder.urls import state_of
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
     """A planned source. ``damage``: archive name → what is wrong with it, for archives that are not sound.
-    ``digests``: of each shard's planned rows (run/one_pass.py), for a source behind a URL."""
+    ``digests``: of each shard's planned rows (conversion/one_pass.py), for a source behind a URL."""
 
     layout: Layout
     plan: Plan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from builder import schema
-from builder.errors import DamagedFileError
+from builder.base import schema
+from builder.base.errors import DamagedFileError
 from builder.read.groups import GroupColumns
 from builder.read.handles import Handles
 from builder.read.index import Index, IndexBatch

@@ -21,12 +21,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from builder import schema
-from builder.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError
+from builder.base import schema
+from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError
+from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
+from builder.base.urls import is_url
 from builder.read.handles import Handles
-from builder.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.store.manifest import read_manifest
-from builder.urls import is_url
 
 COLUMN_VERSION = 1
 COLUMN_ROW = pa.schema(

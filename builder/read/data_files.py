@@ -8,8 +8,8 @@ import re
 import warnings
 from collections import Counter
 
-from builder import schema
-from builder.errors import DamagedFileError, SourceError
+from builder.base import schema
+from builder.base.errors import DamagedFileError, SourceError
 
 _SPLIT_FILE = re.compile(r"(\w+(?:\.\w+)*)-\d{5,}-of-(\d{5,})")
 _SPLITS = {

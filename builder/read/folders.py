@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.errors import DamagedFileError
+from builder.base.errors import DamagedFileError
+from builder.base.records import WHOLE
 from builder.read.threads import ForkLock
-from builder.records import WHOLE
 from builder.source.files import LocalFile
 from builder.source.tar_headers import normal_name
 from builder.source.tars import scan_tar

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from builder import schema
-from builder.arrays import from_ipc, number_array, string_array, to_ipc
-from builder.errors import DamagedFileError, SourceError
+from builder.base import schema
+from builder.base.arrays import from_ipc, number_array, string_array, to_ipc
+from builder.base.errors import DamagedFileError, SourceError
 from builder.read.cache import cache_folder
 from builder.read.groups import column_parts
 from builder.read.handles import LFS_POINTER, is_lfs_pointer

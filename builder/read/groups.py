@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import pyarrow as pa
 
-from builder.errors import DamagedFileError, IndexMismatchError
+from builder.base.errors import DamagedFileError, IndexMismatchError
 from builder.read.handles import Handles
 from builder.read.threads import ForkLock
 

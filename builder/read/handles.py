@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import xxhash
 
-from builder.errors import DamagedFileError, IndexMismatchError, RemovedShardError, SourceError, too_many_open
+from builder.base.errors import DamagedFileError, IndexMismatchError, RemovedShardError, SourceError, too_many_open
+from builder.base.schema import IndexedFile
 from builder.read.threads import ForkLock
-from builder.schema import IndexedFile
 
 MOST_OPEN = 128
 """Of thousands of shards: with two descriptors for a mapped one far below the 1,024 that processes are commonly

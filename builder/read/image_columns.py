@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.errors import OptionError, SourceError
+from builder.base.errors import OptionError, SourceError
 from builder.source.captions import AUTO_KEYS
 
 CAPTION_NAMES = (*AUTO_KEYS, "text", "txt", "prompt", "TEXT")

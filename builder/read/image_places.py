@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from builder.arrays import numbers_of
-from builder.errors import SourceError
+from builder.base.arrays import numbers_of
+from builder.base.errors import SourceError
+from builder.base.records import ImageInfo, SampleProblem
 from builder.read.groups import column_parts
 from builder.read.image_columns import ImageColumns
-from builder.records import ImageInfo, SampleProblem
 from builder.source.files import LocalFile
 from builder.source.glance import glance
 from builder.source.images import probe

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from builder import schema
-from builder.arrays import numbers_of
-from builder.errors import DamagedFileError, SourceError, too_many_open
+from builder.base import schema
+from builder.base.arrays import numbers_of
+from builder.base.errors import DamagedFileError, SourceError, too_many_open
 from builder.read.handles import LFS_POINTER, is_lfs_pointer
 
 _SHIFT = schema.INDEX_BATCH_ROWS.bit_length() - 1

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder import schema
-from builder.errors import DamagedFileError, OptionError, SourceError
+from builder.base import schema
+from builder.base.errors import DamagedFileError, OptionError, SourceError
 from builder.read.annotations import Annotations
 from builder.read.batches import Wanted, read_together
 from builder.read.groups import GroupColumns
@@ -205,7 +205,7 @@ class Reader(Sequence[Sample]):
     def to_datasets(self) -> Any:
         """A map-style ``datasets.Dataset`` of these rows. Its table is the mapped index; a transform reads the images
         when rows are asked for. No cache is written; ``map``, ``filter``, ``shuffle`` and ``select`` work."""
-        from builder.hf import reader_dataset
+        from builder.hf.builder import reader_dataset
 
         return reader_dataset(self)
 

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from builder import schema
-from builder.errors import SourceError
+from builder.base import schema
+from builder.base.errors import SourceError
+from builder.base.urls import entry_of, filesystem, options_for, persist, read_range, say
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
 from builder.store.seals import file_digest
-from builder.urls import entry_of, filesystem, options_for, persist, read_range, say
 
 Answer = TypeVar("Answer")
 

@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from builder.options import MAX_ANNOTATION_BYTES
-from builder.records import Reason, SampleProblem
+from builder.base.options import MAX_ANNOTATION_BYTES
+from builder.base.records import Reason, SampleProblem
 
 AUTO_KEYS = ("re_caption", "caption")
 """In this order: img2dataset writes the original alt text as ``caption``, so where both stand the first is meant."""

@@ -19,7 +19,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from builder.errors import MissingExtraError, SourceError
+from builder.base.errors import MissingExtraError, SourceError
 
 _ENDPOINT_KEYS = ("endpoint", "endpoint_url", "host_base")
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
-from builder.errors import DamagedFileError, MissingExtraError, SourceError
+from builder.base.errors import DamagedFileError, MissingExtraError, SourceError
 from builder.source.files import ByteFile, LocalFile
 
 LOOK_BACK = 4 << 20

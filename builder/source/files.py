@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from builder.errors import SourceError
+from builder.base.errors import SourceError
 
 
 class ByteFile(Protocol):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from builder.errors import SourceChangedError
-from builder.records import ImageInfo, Member
+from builder.base.errors import SourceChangedError
+from builder.base.records import ImageInfo, Member
 from builder.source import jpegs
 from builder.source.files import ByteFile
 from builder.source.images import PILLOW_PIXEL_LIMIT, probe

@@ -15,8 +15,8 @@ from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import too_many_open
-from builder.records import ImageInfo, Reason, SampleProblem
+from builder.base.errors import too_many_open
+from builder.base.records import ImageInfo, Reason, SampleProblem
 from builder.source import image_formats, jpegs
 
 if TYPE_CHECKING:

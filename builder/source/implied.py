@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from builder.arrays import MOST_TEXT, TextColumn, bool_array, take_text
-from builder.errors import LayoutError
+from builder.base.arrays import MOST_TEXT, TextColumn, bool_array, take_text
+from builder.base.errors import LayoutError
 from builder.source.layouts import EXPECTED, Layout, meant_instead
 from builder.source.listing import Ids, Listing
 from builder.source.pairs import NOT_FOUND, IdLookup, Integers

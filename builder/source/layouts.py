@@ -6,9 +6,9 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-from builder.errors import LayoutError, SourceError
-from builder.names import DATA, MANIFEST
-from builder.urls import NO_OPTIONS, StorageOptions, is_url
+from builder.base.errors import LayoutError, SourceError
+from builder.base.names import DATA, MANIFEST
+from builder.base.urls import NO_OPTIONS, StorageOptions, is_url
 
 TAR_ENDINGS = (
     ".tar",

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder.arrays import TextColumn, chunks_of
-from builder.errors import ListingError
+from builder.base.arrays import TextColumn, chunks_of
+from builder.base.errors import ListingError
 from builder.source.files import ByteFile
 from builder.source.scan import digests_of, name_digests
 from builder.source.tar_headers import normal_name

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder.records import WHOLE
+from builder.base.records import WHOLE
 from builder.source.listing import Ids, Listing, column_ids
 from builder.source.tables import ArchiveTable
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.arrays import TextColumn, take_text
-from builder.errors import ListingError
+from builder.base.arrays import TextColumn, take_text
+from builder.base.errors import ListingError
 from builder.source.captions import AUTO_KEYS
 from builder.source.implied import TOGETHER, images_at, members_of
 from builder.source.listing import Listing, path_ids

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from builder import schema
-from builder.errors import LayoutError, SourceError
+from builder.base import schema
+from builder.base.errors import LayoutError, SourceError
+from builder.base.urls import Entry, Storage, StorageOptions, join
 from builder.source.layouts import EXPECTED, TAR_ENDINGS, Archive, Layout, check_recaptions
-from builder.urls import Entry, Storage, StorageOptions, join
 
 
 def recognise_url(url: str, recaptions: tuple[str, ...], options: StorageOptions) -> Layout:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from builder.errors import SourceChangedError, SourceError
-from builder.options import SamplePolicy
-from builder.records import ImageInfo, Reason, Reject, SampleProblem
+from builder.base.errors import SourceChangedError, SourceError
+from builder.base.options import SamplePolicy
+from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
+from builder.base.urls import is_url, state_of
 from builder.source.captions import merge_recaption, read_annotation
 from builder.source.files import ByteFile, LocalFile
 from builder.source.glance import glance, shape_info
@@ -21,7 +22,6 @@ from builder.source.images import judge, probe
 from builder.source.layouts import Archive
 from builder.source.ranges import merge_ranges
 from builder.source.scan import open_archive, stem_of
-from builder.urls import is_url, state_of
 
 CHUNK_BYTES = 2 << 20
 """Image bytes in memory at a time: enough that a chunk costs few system calls, little enough to stay in the caches

@@ -1,6 +1,6 @@
 """Where every member of an archive lies, in columns of plain bytes.
 
-Nothing here needs numpy or pyarrow: scanners can be at work before those are imported (``run/ahead.py``).
+Nothing here needs numpy or pyarrow: scanners can be at work before those are imported (``plan/ahead.py``).
 ``tables.py`` makes arrays of the columns.
 """
 
@@ -15,10 +15,11 @@ from itertools import islice
 
 import xxhash
 
-from builder.errors import SourceError
-from builder.names import is_utf8
-from builder.options import MAX_ANNOTATION_BYTES
-from builder.records import WHOLE, Damage, Member, TarScan
+from builder.base.errors import SourceError
+from builder.base.names import is_utf8
+from builder.base.options import MAX_ANNOTATION_BYTES
+from builder.base.records import WHOLE, Damage, Member, TarScan
+from builder.base.urls import StorageOptions, is_url
 from builder.source.captions import excess
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.files import ByteFile, LocalFile
@@ -26,7 +27,6 @@ from builder.source.glance import Glances
 from builder.source.layouts import Archive
 from builder.source.tar_headers import normal_name
 from builder.source.tars import scan_tar
-from builder.urls import StorageOptions, is_url
 
 _TOGETHER = 1 << 16  # names hashed at a time: ``b"".join`` keeps all its pieces until its end
 

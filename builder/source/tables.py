@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder.arrays import number_array, numbers_of, string_array, to_ipc
-from builder.errors import DamagedFileError
-from builder.records import Damage
+from builder.base.arrays import number_array, numbers_of, string_array, to_ipc
+from builder.base.errors import DamagedFileError
+from builder.base.records import Damage
 from builder.source.listing import Ids, ids_of
 from builder.source.scan import Scanned, ScanRequest, scan_members
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from zlib import adler32
 
-from builder.records import Member
+from builder.base.records import Member
 
 BLOCK = 512
 MAX_EXTENDED = 1 << 20

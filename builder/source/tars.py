@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from zlib import adler32
 
-from builder.errors import DamagedFileError, SourceChangedError
-from builder.records import CUT, SPARSE, WHOLE, Damage, Member, TarScan
+from builder.base.errors import DamagedFileError, SourceChangedError
+from builder.base.records import CUT, SPARSE, WHOLE, Damage, Member, TarScan
 from builder.source.files import ByteFile
 from builder.source.tar_headers import (
     BLOCK,

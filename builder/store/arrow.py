@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from builder import schema
-from builder.arrays import number_array, string_array, utf8_array
-from builder.options import GROUP_BYTES
+from builder.base import schema
+from builder.base.arrays import number_array, string_array, utf8_array
+from builder.base.options import GROUP_BYTES
 from builder.store.output import ArrowSink, NewFile
 from builder.store.shards import TextRow, WrittenShard
 

@@ -10,9 +10,10 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from builder import schema
-from builder.options import MAX_PIXELS
-from builder.publish.card_merge import (
+from builder.base import schema
+from builder.base.options import MAX_PIXELS
+from builder.base.records import Reason
+from builder.store.card_merge import (
     CONFIG,
     PLACEHOLDER,
     Card,
@@ -24,7 +25,6 @@ from builder.publish.card_merge import (
     take_apart,
     unnamed,
 )
-from builder.records import Reason
 
 _MEANING = {
     Reason.IMAGE_MISSING: "the listed image is in no archive",

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.errors import OutputError
+from builder.base.errors import OutputError
 
 FACTS = ("size_categories", "dataset_info", "configs")
 """Metadata that follow from the data: written anew each time."""
@@ -170,7 +170,7 @@ def _joined(key: str, made: str, own: str) -> str:
 def _load(front: str, where: str) -> dict[str, Any]:
     if not front.strip():
         return {}
-    import yaml  # type: ignore[import-untyped]
+    import yaml  # type: ignore[import-untyped,unused-ignore]
 
     try:
         values = yaml.safe_load(front)
@@ -186,7 +186,7 @@ def _load(front: str, where: str) -> dict[str, Any]:
 def _own_metadata(front: str, values: dict[str, Any]) -> dict[str, str]:
     """Key → YAML, for the keys that are the owner's: as they wrote it where the text can be cut at its keys, else
     written anew with the same meaning. The entries that are theirs of keys which are ours, too, are always."""
-    import yaml
+    import yaml  # type: ignore[import-untyped,unused-ignore]
 
     entries = {key: [each for each in _entries(values, key) if _is_owners(each)] for key in _SHARED}
     added = {key: _dump(key, found) for key, found in entries.items() if found}
@@ -208,7 +208,7 @@ def _own_metadata(front: str, values: dict[str, Any]) -> dict[str, str]:
 
 
 def _dump(key: object, value: Any) -> str:
-    import yaml
+    import yaml  # type: ignore[import-untyped,unused-ignore]
 
     return str(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True))
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from builder import schema
-from builder.errors import WriteError
+from builder.base import schema
+from builder.base.errors import WriteError
+from builder.base.urls import StorageOptions, is_url
 from builder.store.output import NewFile, OutputFile, make_folder, write_whole
-from builder.urls import StorageOptions, is_url
 
 
 class Folder(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from builder import schema
-from builder.arrays import number_array, numbers_of
-from builder.errors import OutputError
+from builder.base import schema
+from builder.base.arrays import number_array, numbers_of
+from builder.base.errors import OutputError
 from builder.store.output import ArrowSink, NewFile
 
 Parts = Callable[[], Iterable[pa.Table]]

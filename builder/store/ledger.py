@@ -2,12 +2,12 @@
 
 OUT/.laion6m/
 ├── job.json                what the job is: source and options
-├── plan.arrow              which sample goes where (see run/plan.py), plan-rejects.arrow; plan.json: their checksums
+├── plan.arrow              which sample goes where (see plan/plan.py), plan-rejects.arrow; plan.json: their checksums
 ├── receipts/00003.json     shard 3 is whole and on disk; written last of all that belongs to it, with checksums of both
 ├── receipts/00003.index.arrow, 00003.rejects.arrow
 ├── scans/raw-00007.arrow   where the members of raw archive 7 lie, of a source behind a URL; captions-00007.arrow
 ├── passed/00003.json       the stretch that begins with shard 3 was read once; written last of all that belongs to it
-├── pushed/, pushed-cards.json    store/pushed.py; captions-only/: run/captions_only.py; sha256.jsonl: publish/items.py
+├── pushed/, pushed-cards.json    store/pushed.py; captions-only/: hub/captions_only.py; sha256.jsonl: hub/items.py
 ├── locks/0-16              who works on raw archives 0 to 16 (exclusive)
 └── tmp/                    files that are not whole yet
 """
@@ -29,14 +29,14 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from builder import schema
-from builder.arrays import ipc_buffer
-from builder.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
-from builder.names import PLAN
+from builder.base import schema
+from builder.base.arrays import ipc_buffer
+from builder.base.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
+from builder.base.names import PLAN
+from builder.base.urls import join
 from builder.store.folders import Folder, LocalFolder, open_folder, write
 from builder.store.output import NewFile, make_folder
 from builder.store.seals import seal, unseal
-from builder.urls import join
 
 _PATIENCE = 10.0  # seconds a lock may stay held: workers of a killed run notice within one that they are orphans
 
@@ -59,7 +59,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A stretch of a source behind a URL, read once (run/one_pass.py). ``first``: the number of its first shard.
+    """A stretch of a source behind a URL, read once (conversion/one_pass.py). ``first``: the number of its first shard.
     ``receipts``: of the shards that were made on the way, from the first on; none where it was only scanned.
     ``digests``: what the rows of each were made of: a shard stands if the plan has the same. ``parts``: the checksums
     of what each adds to the index and to the rejects."""

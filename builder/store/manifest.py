@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from builder import schema
-from builder.errors import DamagedFileError
+from builder.base import schema
+from builder.base.errors import DamagedFileError
 from builder.store.seals import checksum
 
 MANIFEST_VERSION = 1

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import xxhash
 
-from builder.errors import WriteError
+from builder.base.errors import WriteError
 
 _MOST_PIECES = 1024  # IOV_MAX of Linux and macOS
 

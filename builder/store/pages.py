@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import xxhash
 
-from builder.errors import DamagedFileError
+from builder.base.errors import DamagedFileError
 from builder.store.thrift import BINARY, I32, I64, LIST, STRUCT, Struct, ThriftError, get, need, read_struct
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from builder import schema
-from builder.arrays import number_array, string_array, utf8_array
-from builder.options import GROUP_BYTES, PAGE_BYTES
+from builder.base import schema
+from builder.base.arrays import number_array, string_array, utf8_array
+from builder.base.options import GROUP_BYTES, PAGE_BYTES
 from builder.store.output import NewFile
 from builder.store.shards import TextRow, WrittenShard
 from builder.store.thrift import (

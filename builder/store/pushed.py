@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from builder import schema
+from builder.base import schema
 from builder.store.folders import Folder, LocalFolder, write
 from builder.store.seals import seal, unseal
 

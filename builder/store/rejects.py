@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.arrays import number_array, numbers_of, take_text
-from builder.schema import REJECT_ROW
+from builder.base.arrays import number_array, numbers_of, take_text
+from builder.base.schema import REJECT_ROW
 from builder.store.output import ArrowSink, NewFile
 
 GROUP_ROWS = 1 << 20

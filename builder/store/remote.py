@@ -14,9 +14,9 @@ from typing import Any
 
 import xxhash
 
-from builder.errors import OutputError, SourceError, WriteError
+from builder.base.errors import OutputError, SourceError, WriteError
+from builder.base.urls import Storage, StorageOptions, join
 from builder.store.output import NewFile
-from builder.urls import Storage, StorageOptions, join
 
 PART = 16 << 20
 """Bytes sent at once. S3 takes 10,000 parts of at least 5 MiB, so files of 160 GB; a shard has 500 MB."""

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
 
-from builder.errors import WriteError
+from builder.base.errors import WriteError
 from builder.store.output import make_folder
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,0 +1,1 @@
+"""Check a folder against itself and against its source."""

@@ -10,13 +10,14 @@ import os
 
 import xxhash
 
-from builder import schema
-from builder.errors import OutputError
-from builder.publish.card import restore_card
-from builder.publish.card_merge import generated_part, take_apart
-from builder.run.findings import Finding, printable
+from builder.base import schema
+from builder.base.errors import OutputError
+from builder.base.words import printable
+from builder.store.card import restore_card
+from builder.store.card_merge import generated_part, take_apart
 from builder.store.manifest import Manifest
 from builder.store.pushed import PushRecords
+from builder.verification.findings import Finding
 
 _MAKE_CARD = "Run the same laion6m convert again: that part is made anew, and the text around it stays."
 _MEND_CARD = "Mend it, or remove the file and run the same laion6m convert again."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from builder.base.words import printable
+
 MOST_NAMED = 20
 """Rows that one finding names; of the others it gives the number. A whole damaged shard would fill screens."""
 
@@ -37,11 +39,6 @@ class Finding:
             more = self.count - len(self.named)
             text += f": {rows}" + (f" and {more:,} more" if more else "")
         return printable(f"{text}. {self.remedy}".rstrip())
-
-
-def printable(text: str) -> str:
-    """Without control characters: names in a stranger's tar must not steer the terminal."""
-    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 class Findings:

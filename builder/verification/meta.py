@@ -13,19 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from builder import schema
-from builder.errors import DamagedFileError, Laion6mError
+from builder.base import schema
+from builder.base.errors import DamagedFileError, Laion6mError
+from builder.base.records import Reason
+from builder.base.words import printable
+from builder.conversion.index_rows import index_rows, rows_not_utf8
+from builder.engines.local import Report
 from builder.read.columns import Column, column_checksums, columns_of
 from builder.read.index import Index
-from builder.records import Reason
-from builder.run.engines import Report
-from builder.run.findings import MAKE_META, MOST_NAMED, Finding, Findings, printable
-from builder.run.index_rows import index_rows, rows_not_utf8
 from builder.source.files import LocalFile
 from builder.store.manifest import Manifest
 from builder.store.pages import check_claims
 from builder.store.pushed import PushedMark, PushRecords
 from builder.store.seals import seal, unseal
+from builder.verification.findings import MAKE_META, MOST_NAMED, Finding, Findings
 
 Int64s = npt.NDArray[np.int64]
 

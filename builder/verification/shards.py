@@ -18,17 +18,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from builder import schema
-from builder.errors import DamagedFileError
-from builder.records import SampleProblem
-from builder.run.engines import Report
-from builder.run.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings
-from builder.run.index_rows import index_rows
+from builder.base import schema
+from builder.base.errors import DamagedFileError
+from builder.base.records import SampleProblem
+from builder.conversion.index_rows import index_rows
+from builder.engines.local import Report
 from builder.source.captions import read_annotation
 from builder.source.files import LocalFile
 from builder.source.images import decode
 from builder.store.arrow import image_offsets
 from builder.store.pages import check_claims, footer_digest, value_ranges
+from builder.verification.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings
 
 WINDOW = 1 << 20
 """Bytes read and hashed at a time: they stay in the caches between reading and the two checksums."""

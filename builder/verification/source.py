@@ -14,21 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from builder import schema
-from builder.arrays import from_ipc, number_array, to_ipc
-from builder.errors import DamagedFileError, Laion6mError, OptionError, SourceError
-from builder.options import ConvertOptions, SamplePolicy
+from builder.base import schema
+from builder.base.arrays import from_ipc, number_array, to_ipc
+from builder.base.errors import DamagedFileError, Laion6mError, OptionError, SourceError
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.base.records import Reject
+from builder.conversion.finish import describe
+from builder.conversion.index_rows import index_rows
+from builder.engines.local import Engine, Report
+from builder.plan.survey import Survey, shard_rows, survey
 from builder.read.reader import open_dataset
-from builder.records import Reject
-from builder.run.engines import Engine, Report
-from builder.run.findings import OTHER_SOURCE, Finding, Findings
-from builder.run.finish import describe
-from builder.run.index_rows import index_rows
-from builder.run.survey import Survey, shard_rows, survey
 from builder.source.layouts import recognise
 from builder.source.samples import Sample, Stock, read_samples
 from builder.store.ledger import describe_differences
 from builder.store.manifest import Manifest
+from builder.verification.findings import OTHER_SOURCE, Finding, Findings
 
 Int64s = npt.NDArray[np.int64]
 

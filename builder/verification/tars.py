@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import xxhash
 
-from builder import schema
-from builder.errors import Laion6mError
+from builder.base import schema
+from builder.base.errors import Laion6mError
+from builder.base.records import SampleProblem
+from builder.conversion.index_rows import index_rows
+from builder.engines.local import Report
 from builder.read.reader import open_dataset
-from builder.records import SampleProblem
-from builder.run.engines import Report
-from builder.run.findings import UNDECODABLE, Finding, Findings
-from builder.run.index_rows import index_rows
-from builder.run.verify_shard import undecodable
 from builder.source.captions import read_annotation
 from builder.source.images import probe
+from builder.verification.findings import UNDECODABLE, Finding, Findings
+from builder.verification.shards import undecodable
 
 _REMEDY = "Restore the source's files, or run laion6m index again."
 

@@ -17,14 +17,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from builder import schema
-from builder.errors import DamagedFileError, SourceError, WorkerDiedError
-from builder.run.engines import Engine, EngineChoice, make_engine
-from builder.run.findings import MAKE_META, OTHER_SOURCE, Finding, Findings
-from builder.run.progress import Progress, duration
-from builder.run.report import size as in_words
-from builder.run.verify_card import check_card
-from builder.run.verify_meta import (
+from builder.base import schema
+from builder.base.errors import DamagedFileError, SourceError, WorkerDiedError
+from builder.base.urls import refuse_url
+from builder.base.words import duration
+from builder.base.words import size as in_words
+from builder.engines.local import Engine, EngineChoice, make_engine
+from builder.engines.progress import Progress
+from builder.store.manifest import Manifest, read_manifest
+from builder.store.pushed import PushedMark
+from builder.verification.card import check_card
+from builder.verification.findings import MAKE_META, OTHER_SOURCE, Finding, Findings
+from builder.verification.meta import (
     Accounts,
     FileCheck,
     check_columns,
@@ -36,8 +40,8 @@ from builder.run.verify_meta import (
     is_shard,
     key_of,
 )
-from builder.run.verify_shard import ShardCheck, check_shard
-from builder.run.verify_source import (
+from builder.verification.shards import ShardCheck, check_shard
+from builder.verification.source import (
     check_source,
     compare_planned_rejects,
     match_rows,
@@ -45,10 +49,7 @@ from builder.run.verify_source import (
     source_checks,
     survey_again,
 )
-from builder.run.verify_tars import RowsCheck, check_rows
-from builder.store.manifest import Manifest, read_manifest
-from builder.store.pushed import PushedMark
-from builder.urls import refuse_url
+from builder.verification.tars import RowsCheck, check_rows
 
 _SLICE_BYTES = 256 << 20  # of images, about, that one unit of work over tars reads
 _SHOWN = 20  # problems printed for people

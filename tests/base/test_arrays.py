@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.arrays import (
+from builder.base.arrays import (
     binary_array,
     bool_array,
     from_ipc,
@@ -113,7 +113,8 @@ def test_a_record_batch_and_an_empty_table_survive_ipc() -> None:
 
 def test_pandas_is_not_imported() -> None:
     code = (
-        "import sys; from builder.arrays import *; string_array(['a']); utf8_array([b'a', None]); binary_array([b'']);"
+        "import sys; from builder.base.arrays import *; "
+        "string_array(['a']); utf8_array([b'a', None]); binary_array([b'']);"
         "import numpy; from_ipc(to_ipc(__import__('pyarrow').table([number_array(numpy.zeros(2))], names=['n'])));"
         "sys.exit('pandas' in sys.modules)"
     )

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from builder import errors
-from builder.errors import (
+from builder.base import errors
+from builder.base.errors import (
     ClusterError,
     DamagedFileError,
     HubError,
@@ -28,7 +28,7 @@ from builder.errors import (
     WorkerDiedError,
     WriteError,
 )
-from builder.read.samples import SampleError, TooManyBadSamplesError
+from builder.mm.samples import SampleError, TooManyBadSamplesError
 
 TABLE: dict[type[Laion6mError], tuple[tuple[object, ...], list[str]]] = {
     # facts, and what the message has to hold: every fact, and the next step where there is one

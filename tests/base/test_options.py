@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import OptionError
-from builder.options import (
+from builder.base.errors import OptionError
+from builder.base.options import (
     GROUP_BYTES,
     MAX_PIXELS,
     ConvertOptions,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import schema
-from builder.schema import IndexedFile, IndexHeader, ShardName
+from builder.base import schema
+from builder.base.schema import IndexedFile, IndexHeader, ShardName
 
 
 def test_a_row_is_what_the_contract_says() -> None:

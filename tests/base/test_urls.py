@@ -10,8 +10,20 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from builder.errors import MissingExtraError, OptionError, SourceError
-from builder.urls import Entry, Storage, StorageOptions, is_url, join, masked, persist, refuse_url, say, serve, state_of
+from builder.base.errors import MissingExtraError, OptionError, SourceError
+from builder.base.urls import (
+    Entry,
+    Storage,
+    StorageOptions,
+    is_url,
+    join,
+    masked,
+    persist,
+    refuse_url,
+    say,
+    serve,
+    state_of,
+)
 from tests.servers import FileServer, s3_server
 
 

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from builder.arguments import make_parser
+from builder.cli.arguments import make_parser
 
 NAMES = ("convert", "index", "verify", "extract", "push", "add-column", "info", "demo")
 RUNS = {name: (lambda arguments, code=code: code) for code, name in enumerate(NAMES)}

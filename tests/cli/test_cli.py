@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli import main, take_signals
-from builder.errors import InterruptedRunError, SourceError, WorkerDiedError
-from builder.run import build as building
+from builder.base.errors import InterruptedRunError, SourceError, WorkerDiedError
+from builder.cli.commands import main, take_signals
+from builder.conversion import build as building
 from builder.store import ledger
 from tests.outputs import Ran, environment, output_bytes, run_command, run_python, start
 from tests.sources import Source, faults_of, make_source
@@ -302,8 +302,8 @@ def test_an_interrupt_that_meets_a_destructor_is_not_lost(name: str, tmp_path: P
     """Python prints what is raised in one as a traceback, and goes on: pyarrow's writers have one."""
     script = f"""
 import os, signal, sys, time
-import builder.run.info as module
-from builder.cli import main, take_signals
+import builder.jobs.info as module
+from builder.cli.commands import main, take_signals
 
 class Late:
     def __del__(self):
@@ -338,7 +338,7 @@ def test_the_readers_going_away_is_no_traceback(source: Source, tmp_path: Path) 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
 def test_a_daemon_s_closed_streams_stop_no_work(closed: str, source: Source, tmp_path: Path) -> None:
     arguments = f"convert {shlex.quote(str(source.path))} {shlex.quote(str(tmp_path / 'out'))} --json"
-    command = f"{shlex.quote(sys.executable)} -m builder.cli {arguments} {closed}"
+    command = f"{shlex.quote(sys.executable)} -m builder {arguments} {closed}"
     done = subprocess.run(command, shell=True, capture_output=True, env=environment(), text=True, check=False)
     assert done.returncode == 0
     assert json.loads(done.stdout)["rows"] == len(source.rows)
@@ -346,7 +346,7 @@ def test_a_daemon_s_closed_streams_stop_no_work(closed: str, source: Source, tmp
 
 def test_a_closed_stdout_is_an_error_where_the_result_was_to_go_there(source: Source, tmp_path: Path) -> None:
     arguments = f"convert {shlex.quote(str(source.path))} {shlex.quote(str(tmp_path / 'out'))} --json"
-    command = f"{shlex.quote(sys.executable)} -m builder.cli {arguments} >&-"
+    command = f"{shlex.quote(sys.executable)} -m builder {arguments} >&-"
     done = subprocess.run(command, shell=True, capture_output=True, env=environment(), text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "laion6m: cannot write the result to stdout: it is closed\n")
 
@@ -354,7 +354,7 @@ def test_a_closed_stdout_is_an_error_where_the_result_was_to_go_there(source: So
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_stdout_is_an_error_and_no_traceback(source: Source, tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "builder.cli", "convert", source.path, tmp_path / "out", "--json"]
+        command = [sys.executable, "-m", "builder", "convert", source.path, tmp_path / "out", "--json"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment(), text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "laion6m: cannot write the result to stdout: No space left on device\n"
@@ -363,7 +363,7 @@ def test_a_full_stdout_is_an_error_and_no_traceback(source: Source, tmp_path: Pa
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
 def test_any_name_fits_any_stdout(encoding: str, source: Source, tmp_path: Path) -> None:
     out = tmp_path / "図 ö"
-    command = [sys.executable, "-m", "builder.cli", "convert", source.path, out, "--num-proc", "1", "--json"]
+    command = [sys.executable, "-m", "builder", "convert", source.path, out, "--num-proc", "1", "--json"]
     done = subprocess.run(
         command, capture_output=True, env={**environment(), "PYTHONIOENCODING": encoding}, check=True, timeout=60
     )
@@ -373,12 +373,12 @@ def test_any_name_fits_any_stdout(encoding: str, source: Source, tmp_path: Path)
 
 def test_a_process_ends_at_once_but_after_what_was_to_be_done_at_its_end(source: Source, tmp_path: Path) -> None:
     script = (
-        "import atexit, sys, threading, time, weakref; from builder.cli import command\n"
+        "import atexit, sys, threading, time, weakref; from builder.cli.commands import command\n"
         "class Kept: pass\n"
         "kept = Kept(); weakref.finalize(kept, print, 'finalized')\n"
         "threading.Timer(0.3, print, ['thread']).start()\n"
         "sys.argv[0] = 'laion6m'\n"
-        "import builder.cli as cli\n"
+        "import builder.cli.commands as cli\n"
         "cli.main = lambda: atexit.register(print, 'handler') and 3\n"
         "command()"
     )
@@ -417,8 +417,8 @@ def test_help_and_version_are_answered(run: Callable[..., Ran]) -> None:
 
 def test_the_command_line_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from builder.cli import main\n"
-        "import builder.run.convert, builder.run.report\n"
+        "import sys; from builder.cli.commands import main\n"
+        "import builder.conversion.convert, builder.conversion.report\n"
         "print([name for name in ('datasets', 'pandas', 'torch', 'huggingface_hub') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=True)
@@ -427,8 +427,8 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_progress_goes_to_stderr_only(source: Source, tmp_path: Path) -> None:
     script = (
-        "import sys; from builder.run import progress; progress._LINE_EVERY = 0.0\n"
-        "from builder.cli import main; sys.exit(main(sys.argv[1:]))"
+        "import sys; from builder.engines import progress; progress._LINE_EVERY = 0.0\n"
+        "from builder.cli.commands import main; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["convert", str(source.path), str(tmp_path / "out"), "--num-proc", "1", "--json"]
     done = subprocess.run(

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli import main
-from builder.run import build as building
-from builder.run import verify as verifying
-from builder.run.verify import Verification
+from builder.cli.commands import main
+from builder.conversion import build as building
+from builder.verification import verify as verifying
+from builder.verification.verify import Verification
 from tests.outputs import Ran, environment, run_command
 from tests.sources import Source, make_source
 
@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 
 def shell(line: str) -> Ran:
     """A line of sh, in which ``laion6m`` is the command."""
-    script = f'laion6m() {{ {shlex.quote(sys.executable)} -m builder.cli "$@"; }}; {line}'
+    script = f'laion6m() {{ {shlex.quote(sys.executable)} -m builder "$@"; }}; {line}'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=environment(), check=False)
     return Ran(done.returncode, done.stdout, done.stderr)
 

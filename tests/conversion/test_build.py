@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from builder.errors import (
+from builder.base.errors import (
     InterruptedRunError,
     JobMismatchError,
     ListingError,
@@ -24,14 +24,14 @@ from builder.errors import (
     SourceError,
     WriteError,
 )
-from builder.options import ConvertOptions, SamplePolicy, Slice
-from builder.publish import card
-from builder.run import build as building
-from builder.run import finish as finishing
-from builder.run import shard as shard_module
-from builder.run.build import Summary
-from builder.run.convert import convert
-from builder.run.survey import Survey
+from builder.base.options import ConvertOptions, SamplePolicy, Slice
+from builder.conversion import build as building
+from builder.conversion import finish as finishing
+from builder.conversion import shard as shard_module
+from builder.conversion.build import Summary
+from builder.conversion.convert import convert
+from builder.plan.survey import Survey
+from builder.store import card
 from builder.store import ledger as ledgers
 from builder.store import output as outputs
 from builder.store.ledger import Ledger

@@ -16,12 +16,12 @@ import pytest
 import xxhash
 import zstandard
 
-from builder import schema
-from builder.errors import SourceChangedError, SourceError
-from builder.options import ConvertOptions, SamplePolicy
-from builder.run import shard as shard_module
-from builder.run.build import Summary
-from builder.run.convert import convert
+from builder.base import schema
+from builder.base.errors import SourceChangedError, SourceError
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.conversion import shard as shard_module
+from builder.conversion.build import Summary
+from builder.conversion.convert import convert
 from tests.outputs import ROOT, leftovers, make_large_source, output_bytes, read_rejects, read_rows
 from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
 

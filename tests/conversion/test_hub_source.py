@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from builder import convert
-from builder.options import ConvertOptions
+from builder.base.options import ConvertOptions
 from tests.hub.server import OTHER_TOKEN, WRITE_TOKEN, Account, HubServer
 from tests.hub.storage import File
 from tests.outputs import output_bytes

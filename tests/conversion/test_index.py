@@ -11,16 +11,16 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from builder import schema
-from builder.errors import IndexMismatchError, JobMismatchError, SourceChangedError, SourceError, WriteError
-from builder.options import ConvertOptions
+from builder.base import schema
+from builder.base.errors import IndexMismatchError, JobMismatchError, SourceChangedError, SourceError, WriteError
+from builder.base.options import ConvertOptions
+from builder.base.records import Member
+from builder.conversion import build as building
+from builder.conversion.build import Summary
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.plan import survey
 from builder.read.reader import open_dataset
-from builder.records import Member
-from builder.run import build as building
-from builder.run import survey
-from builder.run.build import Summary
-from builder.run.convert import convert
-from builder.run.index import index
 from builder.source.glance import Glances
 from tests.outputs import leftovers, make_large_source, output_bytes, read_rejects
 from tests.sources import LAYOUTS, Source, faults_of, make_source

@@ -20,14 +20,15 @@ from typing import Any
 import fsspec
 import pytest
 
-from builder import convert, open_dataset, urls
-from builder.errors import LayoutError, SourceChangedError, SourceError
-from builder.options import ConvertOptions, Slice
-from builder.run import build as building
-from builder.run import one_pass, passes
-from builder.run.plan import Cut
+from builder import convert, open_dataset
+from builder.base import urls
+from builder.base.errors import LayoutError, SourceChangedError, SourceError
+from builder.base.options import ConvertOptions, Slice
+from builder.base.urls import Storage
+from builder.conversion import build as building
+from builder.conversion import one_pass, passes
+from builder.plan.plan import Cut
 from builder.store.ledger import Ledger
-from builder.urls import Storage
 from tests.outputs import ROOT, environment, make_large_source, output_bytes, read_rows
 from tests.servers import S3, FileServer, s3
 from tests.sources import LAYOUTS, Source, faults_of, make_source
@@ -254,7 +255,7 @@ def test_shards_of_one_archive_go_together(
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "builder.cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "builder", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=120, check=False, cwd=ROOT)
 
 
@@ -294,7 +295,16 @@ def test_a_killed_run_on_s3_is_finished_by_the_next_and_shows_nothing_half_writt
     source = make_source(tmp_path / "src")
     expected = local(source, tmp_path / "local")
     url = upload(source.path, "s3://sources/b/src", bucket.options)
-    line = [sys.executable, "-m", "builder.cli", "convert", url, "s3://sources/b/out", "--max-shard-size", "1MB"]
+    line = [
+        sys.executable,
+        "-m",
+        "builder",
+        "convert",
+        url,
+        "s3://sources/b/out",
+        "--max-shard-size",
+        "1MB",
+    ]
     line += ["--num-proc", "2", "--storage-options", json.dumps(bucket.options)]
     system, _ = Storage(bucket.options).system(url)
     before = len(bucket.weather.requests)

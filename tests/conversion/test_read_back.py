@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from builder.run.push import push
+from builder.hub.push import push
 from tests.hub.client import client_env, run_ok
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, HubServer
 from tests.pushes import REPO, converted, push_here, there

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from builder.records import Totals
-from builder.run.build import Summary
-from builder.run.report import describe_summary, size
+from builder.base.records import Totals
+from builder.base.words import size
+from builder.conversion.build import Summary
+from builder.conversion.report import describe_summary
 
 DONE = Summary(
     out="OUT",

@@ -7,8 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from builder.errors import WriteError
-from builder.run.engines import Report
+from builder.base.errors import WriteError
+from builder.engines.local import Report
 
 
 def counted(task: int, report: Report) -> int:

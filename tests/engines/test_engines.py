@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from builder.errors import OptionError, SourceChangedError, WorkerDiedError
-from builder.run import engines
-from builder.run.engines import Engine, EngineChoice, LocalEngine, Report, SerialEngine, describe, make_engine
+from builder.base.errors import OptionError, SourceChangedError, WorkerDiedError
+from builder.engines import local as engines
+from builder.engines.local import Engine, EngineChoice, LocalEngine, Report, SerialEngine, describe, make_engine
 from builder.source.layouts import Archive
 from tests.outputs import ROOT, environment, group_members, wait_until
 
@@ -186,7 +186,7 @@ def test_leaving_an_engine_ends_its_processes_busy_or_not(name: str) -> None:
 SCRIPT = """
 import os, sys, time
 sys.path.insert(0, {root!r})
-from builder.run.engines import LocalEngine
+from builder.engines.local import LocalEngine
 
 def linger(task, report):
     for _ in range(300):

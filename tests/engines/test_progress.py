@@ -4,8 +4,9 @@ import io
 
 import pytest
 
-from builder.run import progress
-from builder.run.progress import Progress, duration
+from builder.base.words import duration
+from builder.engines import progress
+from builder.engines.progress import Progress
 
 
 class Clock:

@@ -19,19 +19,20 @@ from typing import Any
 import pytest
 
 from builder import convert, verify
-from builder.errors import ClusterError, MissingExtraError, OptionError, WorkerDiedError, WriteError
-from builder.options import ConvertOptions
-from builder.run import engines, ray_engine
-from builder.run.engines import EngineChoice, make_engine
-from builder.run.extract import extract
-from builder.run.index import index
-from builder.run.stream_out import convert_and_push
-from builder.urls import Storage
+from builder.base.errors import ClusterError, MissingExtraError, OptionError, WorkerDiedError, WriteError
+from builder.base.options import ConvertOptions
+from builder.base.urls import Storage
+from builder.conversion.index import index
+from builder.engines import local as engines
+from builder.engines import ray as ray_engine
+from builder.engines.local import EngineChoice, make_engine
+from builder.hub.stream_out import convert_and_push
+from builder.jobs.extract import extract
 from stress.common import receipts, session_of
+from tests.engines.ray_work import counted, endless, refused, stuck_at_first, suicidal
 from tests.hub.server import HubServer
 from tests.outputs import leftovers, make_large_source, output_bytes, start, wait_until
 from tests.pushes import REPO, here, push_here, there
-from tests.run.ray_work import counted, endless, refused, stuck_at_first, suicidal
 from tests.servers import s3
 
 SMALL = ConvertOptions(max_shard_size=1_000_000)
@@ -174,7 +175,7 @@ def test_what_a_lost_node_was_at_is_done_elsewhere_and_the_reason_is_said(
         cluster.grow()
     assert len(nodes) == 6
     assert lost not in nodes
-    said = [record for record in caplog.records if record.name == "builder.run.ray_engine"]
+    said = [record for record in caplog.records if record.name == "builder.engines.ray"]
     assert {record.levelno for record in said} == {logging.WARNING}
     assert "NodeDiedError. It is begun again." in said[0].getMessage()
 

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import Laion6mError
-from builder.options import ConvertOptions, SamplePolicy
-from builder.records import WHOLE, Member
-from builder.run.convert import convert
-from builder.run.extract import extract
-from builder.run.info import info
-from builder.run.verify import verify
+from builder.base.errors import Laion6mError
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.base.records import WHOLE, Member
+from builder.conversion.convert import convert
+from builder.jobs.extract import extract
+from builder.jobs.info import info
 from builder.source.files import ByteFile
 from builder.source.layouts import Archive
 from builder.source.scan import open_archive
 from builder.source.tars import normal_name, scan_tar
+from builder.verification.verify import verify
 from stress.common import account, write_tar
 from tests.outputs import output_bytes, read_rejects, read_rows
 

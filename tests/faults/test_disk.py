@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from builder.errors import WriteError
-from builder.run.convert import convert
-from builder.run.progress import Progress
+from builder.base.errors import WriteError
+from builder.conversion.convert import convert
+from builder.engines.progress import Progress
 from builder.store import ledger as module
 from builder.store.ledger import Ledger
 from builder.store.output import OutputFile, write_file
@@ -133,8 +133,8 @@ def test_a_terminal_that_goes_away_stops_the_bar_and_not_the_work() -> None:
 def test_a_log_on_a_full_disk_does_not_lose_the_conversion(source: Source, tmp_path: Path) -> None:
     convert(str(source.path), str(tmp_path / "whole"), num_proc=1, quiet=True)
     script = (
-        "import sys; from builder.cli import main; sys.stderr = open('/dev/full', 'w'); "
-        "import builder.run.progress as p; p._LINE_EVERY = 0.0; main(sys.argv[1:])"
+        "import sys; from builder.cli.commands import main; sys.stderr = open('/dev/full', 'w'); "
+        "import builder.engines.progress as p; p._LINE_EVERY = 0.0; main(sys.argv[1:])"
     )
     subprocess.run(
         [sys.executable, "-c", script, "convert", source.path, tmp_path / "out", "--num-proc", "1"],
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_named(place: str, source: Source, tm
     out = tmp_path / "out"
     folder = out / place
     folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "builder.cli", "convert", source.path, out, "--num-proc", "1"]
+    command = [sys.executable, "-m", "builder", "convert", source.path, out, "--num-proc", "1"]
     if AS_ROOT:  # without what sets root above the permissions of its own files
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     folder.chmod(0o555)

@@ -15,18 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from builder import schema
-from builder.errors import DamagedFileError, Laion6mError
-from builder.hf_units import ShardUnit
-from builder.options import ConvertOptions, SamplePolicy
+from builder.base import schema
+from builder.base.errors import DamagedFileError, Laion6mError
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.hf.units import ShardUnit
+from builder.jobs.info import info
 from builder.read.foreign import _counted
 from builder.read.reader import Reader, open_dataset
-from builder.run.convert import convert
-from builder.run.index import index
-from builder.run.info import info
-from builder.run.verify import verify
 from builder.store.manifest import read_manifest
 from builder.store.thrift import Value, get, i64, read_struct, write_struct
+from builder.verification.verify import verify
 from tests.sources import make_source, picture
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import ListingError
-from builder.records import Reason, SampleProblem
-from builder.run.convert import convert
+from builder.base.errors import ListingError
+from builder.base.records import Reason, SampleProblem
+from builder.conversion.convert import convert
 from builder.source import listing
 from builder.source.captions import MOST_VALUES, excess, merge_recaption, read_annotation
 from builder.source.listing import read_listing

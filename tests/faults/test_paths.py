@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.run.convert import convert
-from builder.run.extract import extract
-from builder.run.index import index
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.jobs.extract import extract
 from stress.common import account
 from tests.outputs import read_rows
 from tests.sources import picture

@@ -19,11 +19,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what datasets imports may be deprecated
     import datasets
 
-    from builder import hf, hf_units
+    from builder.hf import builder as hf
+    from builder.hf import units as hf_units
 from builder import index, load_dataset, open_dataset
-from builder.errors import LayoutError, OptionError, SourceError
-from builder.options import ConvertOptions, SamplePolicy
-from builder.run.convert import convert
+from builder.base.errors import LayoutError, OptionError, SourceError
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.conversion.convert import convert
 from builder.source.layouts import recognise
 from tests.sources import LAYOUTS, Row, Source, faults_of, make_source
 

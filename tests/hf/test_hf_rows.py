@@ -19,10 +19,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what datasets imports may be deprecated
     import datasets
 
-    import builder.hf  # noqa: F401
+    import builder.hf.builder  # noqa: F401
 from builder import index, open_dataset
-from builder.options import ConvertOptions, SamplePolicy
-from builder.run.convert import convert
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.conversion.convert import convert
 from tests.sources import Source, make_source
 
 
@@ -32,7 +32,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def _readers() -> dict[str, Any]:
-    from builder import hf_rows
+    from builder.hf import rows as hf_rows
 
     return hf_rows._READERS
 
@@ -113,7 +113,7 @@ def test_rows_of_named_columns_are_never_those_of_others(
     there = dataset[0]
     assert there["caption"] == ("one" if named == "image_column" else "another")
     assert there["image"].size == (reader[0].width, reader[0].height)
-    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    monkeypatch.setattr("builder.hf.rows._READERS", {})
     if named == "caption_column":
         assert dataset[0]["image"].tobytes() == there["image"].tobytes()
     else:
@@ -140,7 +140,7 @@ def test_transforms_and_formats_see_images(rows: Any) -> None:
 
 
 def test_filtering_on_columns_reads_no_image(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.hf_rows.Reader.__getitem__", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr("builder.hf.rows.Reader.__getitem__", lambda *_: pytest.fail("an image was read"))
     chosen = rows.filter(lambda width: width > 0, input_columns="width", keep_in_memory=True)
     assert len(chosen) == len(rows)
 
@@ -155,13 +155,13 @@ def test_bytes_can_be_embedded_for_others(rows: Any, source: Source) -> None:
 
 
 def test_another_process_opens_the_folder_itself(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    monkeypatch.setattr("builder.hf.rows._READERS", {})
     assert rows[4]["image"].size == (rows[4]["width"], rows[4]["height"])
 
 
 def test_a_folder_that_is_gone_is_named(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.hf_rows._READERS", {})
-    monkeypatch.setattr("builder.hf_rows.os.path.isdir", lambda _: False)
+    monkeypatch.setattr("builder.hf.rows._READERS", {})
+    monkeypatch.setattr("builder.hf.rows.os.path.isdir", lambda _: False)
     with pytest.raises(Exception, match=r"no dataset is open at .*out it's #1"):
         rows[4]
 
@@ -171,7 +171,7 @@ def test_a_dataset_behind_a_url_serves_as_well(rows: Any, monkeypatch: pytest.Mo
     folder = _folder()
     fsspec.filesystem("memory").put(folder, "/hf-rows", recursive=True)
     remote = open_dataset("memory://hf-rows").to_datasets()
-    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    monkeypatch.setattr("builder.hf.rows._READERS", {})
     assert remote[4]["image"].tobytes() == rows[4]["image"].tobytes()
 
 
@@ -184,7 +184,7 @@ def test_what_only_its_opener_knows_is_not_left_out_by_another_process(
     options = {"use_listings_cache": False}
     remote = open_dataset("memory://hf-rows-with-options", storage_options=options).to_datasets()
     assert remote[4]["image"].tobytes() == rows[4]["image"].tobytes()
-    monkeypatch.setattr("builder.hf_rows._READERS", {})
+    monkeypatch.setattr("builder.hf.rows._READERS", {})
     with pytest.raises(Exception, match="use to_datasets"):
         _ = remote[4]
 

@@ -21,10 +21,11 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what datasets imports may be deprecated
     import datasets  # noqa: F401
-from builder import hf_source, load_dataset
-from builder.errors import HubError, LayoutError
-from builder.hf_stream import PairUnit, plan_pairs
-from builder.options import SamplePolicy
+from builder import load_dataset
+from builder.base.errors import HubError, LayoutError
+from builder.base.options import SamplePolicy
+from builder.hf import source as hf_source
+from builder.hf.stream import PairUnit, plan_pairs
 from tests.hub.client import PROJECT, client_env, run_ok
 from tests.hub.server import HubServer
 from tests.hub.storage import File

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from builder.errors import OutputError
-from builder.publish import items as items_module
-from builder.publish.client import RemoteFile
-from builder.publish.items import Digests, Item, bytes_item, git_blob, same
-from builder.publish.uploads import Uploads
+from builder.base.errors import OutputError
+from builder.hub import items as items_module
+from builder.hub.client import RemoteFile
+from builder.hub.items import Digests, Item, bytes_item, git_blob, same
+from builder.hub.uploads import Uploads
 
 
 def item(tmp_path: Path, content: bytes = b"content", digest: str = "d") -> Item:

@@ -12,9 +12,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import HfApi
 
-from builder.errors import OptionError
-from builder.publish.client import HubClient, _CountingFile, quiet_client
-from builder.publish.refusals import explain
+from builder.base.errors import OptionError
+from builder.hub.client import HubClient, _CountingFile, quiet_client
+from builder.hub.refusals import explain
 
 MESSAGE = b'{"error": "said so"}'
 

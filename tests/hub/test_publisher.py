@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from builder.errors import HubError
-from builder.publish import hub as hub_module
-from builder.publish import patience
-from builder.publish.client import Commit, HubClient, Remote, RemoteFile
-from builder.publish.hub import Publisher, Wanted
-from builder.publish.items import Digests, Item
-from builder.publish.patience import Patience
+from builder.base.errors import HubError
+from builder.hub import patience
+from builder.hub import publisher as hub_module
+from builder.hub.client import Commit, HubClient, Remote, RemoteFile
+from builder.hub.items import Digests, Item
+from builder.hub.patience import Patience
+from builder.hub.publisher import Publisher, Wanted
 
 CARD, INTERIM = b"card", b"interim"
 

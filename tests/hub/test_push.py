@@ -16,14 +16,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from builder import schema
-from builder.errors import DamagedFileError, HubError, OptionError, OutputError
-from builder.options import ConvertOptions
-from builder.publish import hub as hub_module
-from builder.publish.client import HubClient
-from builder.run import captions_only
-from builder.run.convert import convert
-from builder.run.push import push
+from builder.base import schema
+from builder.base.errors import DamagedFileError, HubError, OptionError, OutputError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
+from builder.hub import captions_only
+from builder.hub import publisher as hub_module
+from builder.hub.client import HubClient
+from builder.hub.push import push
 from tests.hub.client import PROJECT, client_env
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, WRITE_TOKEN, HubServer
 from tests.pushes import (
@@ -518,7 +518,7 @@ def test_a_folder_whose_rows_are_not_those_of_its_card_is_not_pushed(inside: Hub
 
 
 def test_what_is_no_converted_folder_is_refused(tmp_path: Path, made: Path) -> None:
-    from builder.run.index import index
+    from builder.conversion.index import index
 
     with pytest.raises(DamagedFileError, match="the conversion is not finished"):
         push(str(tmp_path), REPO)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from builder import schema
-from builder.errors import HubError, OutputError
-from builder.publish import hub as hub_module
-from builder.publish.hub import Publisher, Settled
-from builder.run import captions_only, transfer
-from builder.run.push import push
+from builder.base import schema
+from builder.base.errors import HubError, OutputError
+from builder.hub import captions_only, transfer
+from builder.hub import publisher as hub_module
+from builder.hub.publisher import Publisher, Settled
+from builder.hub.push import push
 from tests.hub.server import HubServer
 from tests.pushes import REPO, damage_shard, here, push_here
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.run.test_push import UPLOADS, rewrite_card
 
-from builder.errors import HubError, OptionError, OutputError
-from builder.publish import hub as hub_module
-from builder.run.push import push
-from builder.run.stream_out import convert_and_push
-from builder.run.verify import verify
+from builder.base.errors import HubError, OptionError, OutputError
+from builder.hub import publisher as hub_module
+from builder.hub.push import push
+from builder.hub.stream_out import convert_and_push
+from builder.verification.verify import verify
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, HubServer
 from tests.pushes import REPO, edit_shard, here, push_here, there
-from tests.run.test_push import UPLOADS, rewrite_card
 
 pytestmark = [
     pytest.mark.timeout(300),

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.run.test_push import TABLE
 
-from builder.cli import main
-from builder.errors import HubError, IndexMismatchError, OutputError, RemovedShardError
-from builder.options import ConvertOptions, Slice
-from builder.publish.card_merge import take_apart
+from builder.base.errors import HubError, IndexMismatchError, OutputError, RemovedShardError
+from builder.base.options import ConvertOptions, Slice
+from builder.cli.commands import main
+from builder.conversion.convert import convert
+from builder.hub import stream_out
+from builder.hub.push import Session, push
+from builder.hub.stream_out import convert_and_push
 from builder.read.reader import open_dataset
-from builder.run import stream_out
-from builder.run.convert import convert
-from builder.run.push import Session, push
-from builder.run.stream_out import convert_and_push
-from builder.run.verify import describe_verification, verify
+from builder.store.card_merge import take_apart
 from builder.store.pushed import PushRecords
+from builder.verification.verify import describe_verification, verify
 from tests.hub.client import run_ok
 from tests.hub.server import WRITE_TOKEN, HubServer
 from tests.pushes import (
@@ -40,7 +41,6 @@ from tests.pushes import (
     there,
     wide_source,
 )
-from tests.run.test_push import TABLE
 
 pytestmark = [
     pytest.mark.timeout(3000 if "HUB_TEST_ALL" in os.environ else 300),

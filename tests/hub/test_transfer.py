@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from builder.run import transfer
-from builder.run.transfer import Transfer
+from builder.hub import transfer
+from builder.hub.transfer import Transfer
 
 
 class Terminal(io.StringIO):

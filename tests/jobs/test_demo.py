@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
-from builder.errors import OutputError
-from builder.names import DEMO
+from builder.base.errors import OutputError
+from builder.base.names import DEMO
+from builder.jobs.demo import Demo, demo
+from builder.jobs.demo_images import draw
 from builder.read.reader import open_dataset
-from builder.run.demo import Demo, demo
-from builder.run.demo_images import draw
 from tests.outputs import output_bytes, run_command
 
 

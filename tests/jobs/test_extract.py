@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import OptionError, SourceError
-from builder.options import ConvertOptions, Slice
-from builder.run import extract as module
-from builder.run.convert import convert
-from builder.run.extract import Extraction, captions_of, cut_evenly, describe_extraction, extract
-from builder.run.index import index
+from builder.base.errors import OptionError, SourceError
+from builder.base.options import ConvertOptions, Slice
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.jobs import extract as module
+from builder.jobs.extract import Extraction, captions_of, cut_evenly, describe_extraction, extract
 from builder.store.tree import NameRefusedError, Tree
 from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
 
@@ -154,7 +154,7 @@ def test_start_and_end_slice_the_sorted_tars(
 
 def test_start_and_end_slice_the_shards_of_a_converted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_source(tmp_path / "src", "card", shards=4, per_shard=3)
-    monkeypatch.setattr("builder.run.plan.FRAMING", 3e-5)  # a shard for each tar
+    monkeypatch.setattr("builder.plan.plan.FRAMING", 3e-5)  # a shard for each tar
     convert(str(made.path), str(tmp_path / "converted"), num_proc=1, quiet=True)
     shards = len(list((tmp_path / "converted/data").iterdir()))
     assert shards >= 4

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import DamagedFileError, InterruptedRunError, SourceError
-from builder.options import ConvertOptions, Slice
-from builder.run.convert import convert
-from builder.run.index import index
-from builder.run.info import describe_info, info
+from builder.base.errors import DamagedFileError, InterruptedRunError, SourceError
+from builder.base.options import ConvertOptions, Slice
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.jobs.info import describe_info, info
 from tests.sources import LAYOUTS, faults_of, make_source
 
 
@@ -121,7 +121,7 @@ def test_missing_files_are_pointed_out(tmp_path: Path) -> None:
 
 def test_an_unfinished_conversion_tells_how_far_it_got(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_source(tmp_path / "src", "card", shards=3, per_shard=6, faults=("blank_caption",))
-    monkeypatch.setattr("builder.run.plan.FRAMING", 3e-5)  # a shard for each tar
+    monkeypatch.setattr("builder.plan.plan.FRAMING", 3e-5)  # a shard for each tar
     convert(str(made.path), str(tmp_path / "out"), part=Slice(0, 1), num_proc=1, quiet=True)
     found = info(str(tmp_path / "out"))
     assert found.kind == "unfinished"
@@ -138,7 +138,7 @@ def test_a_conversion_that_stopped_before_it_had_a_plan_is_unfinished_too(
     def stop(*_: object, **__: object) -> None:
         raise InterruptedRunError(0, 1)
 
-    monkeypatch.setattr("builder.run.build.survey", stop)
+    monkeypatch.setattr("builder.conversion.build.survey", stop)
     with pytest.raises(InterruptedRunError):
         convert(str(made.path), str(tmp_path / "out"), num_proc=1, quiet=True)
     found = info(str(tmp_path / "out"))

@@ -39,7 +39,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mmengine, where it is installed, imports things that are deprecated
     OPERATORS = torchvision_operators()
     import builder.mm  # noqa: F401
-from builder.run.convert import convert  # noqa: E402
+from builder.conversion.convert import convert  # noqa: E402
 
 TEMPLATE = {
     "IMG_START_TOKEN": "<img>",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import OptionError
-from builder.read.buckets import BatchOrder, Buckets
+from builder.base.errors import OptionError
+from builder.mm.buckets import BatchOrder, Buckets
 
 BUCKETS = Buckets([(512, 512), (640, 384), (384, 640)])
 

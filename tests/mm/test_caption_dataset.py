@@ -24,14 +24,14 @@ torch = pytest.importorskip("torch", reason="the training side needs torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-import builder.mm_data  # noqa: E402
-from builder.errors import Laion6mError, OptionError  # noqa: E402
+import builder.mm.dataset  # noqa: E402
+from builder.base.errors import Laion6mError, OptionError  # noqa: E402
+from builder.jobs.add_column import add_column  # noqa: E402
 from builder.mm import CaptionDataset, normalize_pixels  # noqa: E402
-from builder.mm_samplers import bucket_numbers  # noqa: E402
-from builder.mm_tensors import from_array, to_array  # noqa: E402
+from builder.mm.samplers import bucket_numbers  # noqa: E402
+from builder.mm.samples import SampleError, TooManyBadSamplesError  # noqa: E402
+from builder.mm.tensors import from_array, to_array  # noqa: E402
 from builder.read.reader import open_dataset  # noqa: E402
-from builder.read.samples import SampleError, TooManyBadSamplesError  # noqa: E402
-from builder.run.add_column import add_column  # noqa: E402
 from builder.source.ceph import S3Client  # noqa: E402
 from tests.outputs import ALL  # noqa: E402
 
@@ -232,7 +232,7 @@ class Untouched:
 
 
 def test_six_million_rows_cost_nothing_to_begin_with(monkeypatch: pytest.MonkeyPatch, options: Options) -> None:
-    monkeypatch.setattr(builder.mm_data, "open_dataset", lambda path: Untouched())
+    monkeypatch.setattr(builder.mm.dataset, "open_dataset", lambda path: Untouched())
     CaptionDataset("converted", **options)
     tracemalloc.start()
     dataset = CaptionDataset("converted", **options)

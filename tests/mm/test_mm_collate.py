@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training side needs torch")
 
-from builder.errors import OptionError  # noqa: E402
+from builder.base.errors import OptionError  # noqa: E402
 from builder.mm import (  # noqa: E402
     CollateConcat,
     collate_func_gen,

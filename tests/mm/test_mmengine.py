@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from mmengine.runner import Runner
 
 import builder.mm as mm  # noqa: E402
-from builder.errors import OptionError  # noqa: E402
+from builder.base.errors import OptionError  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mmengine's own, of which there are many
 
@@ -373,6 +373,6 @@ def test_datasets_go_into_xtuners_concatenation(
 def test_the_default_padding_is_xtuners(xtuner: Any) -> None:
     from xtuner.utils import DEFAULT_PAD_TOKEN_INDEX
 
-    from builder.mm_collate import PAD_INDEX
+    from builder.mm.collate import PAD_INDEX
 
     assert PAD_INDEX == DEFAULT_PAD_TOKEN_INDEX

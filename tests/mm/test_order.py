@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import OptionError
-from builder.read.order import (
+from builder.base.errors import OptionError
+from builder.mm.order import (
     BLOCK,
     SLOTS,
     ListedOrder,

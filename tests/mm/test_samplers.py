@@ -18,10 +18,10 @@ torch = pytest.importorskip("torch", reason="the training side needs torch")
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler, Subset  # noqa: E402
 
 from builder import mm_samplers  # noqa: E402
-from builder.errors import OptionError  # noqa: E402
+from builder.base.errors import OptionError  # noqa: E402
 from builder.mm import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler  # noqa: E402
-from builder.mm_samplers import bucket_numbers  # noqa: E402
-from builder.read.buckets import Buckets  # noqa: E402
+from builder.mm.buckets import Buckets  # noqa: E402
+from builder.mm.samplers import bucket_numbers  # noqa: E402
 
 
 class Rows(Dataset[int]):
@@ -394,7 +394,7 @@ import torch.distributed as dist
 from itertools import islice
 from torch.utils.data import DataLoader
 from builder.mm import CaptionDataset, InfiniteSampler, EpochSampler, collate_func_gen
-from builder.mm_samplers import shared_seed
+from builder.mm.samplers import shared_seed
 
 class Letters:
     def encode(self, text, return_tensors, add_special_tokens):

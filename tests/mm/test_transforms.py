@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from builder.errors import MissingExtraError
-from builder.read import transforms
-from builder.read.buckets import Buckets
-from builder.read.transforms import (
+from builder.base.errors import MissingExtraError
+from builder.mm import transforms
+from builder.mm.buckets import Buckets
+from builder.mm.transforms import (
     Target,
     UnusableImageError,
     check_size,

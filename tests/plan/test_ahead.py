@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import SourceError
-from builder.options import ConvertOptions
-from builder.run import ahead as ahead_module
-from builder.run.ahead import Ahead, scan_ahead, scan_requests
-from builder.run.convert import convert
-from builder.run.engines import SerialEngine
-from builder.run.index import index
-from builder.run.survey import scan_all, shard_rows, survey
+from builder.base.errors import SourceError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.engines.local import SerialEngine
+from builder.plan import ahead as ahead_module
+from builder.plan.ahead import Ahead, scan_ahead, scan_requests
+from builder.plan.survey import scan_all, shard_rows, survey
 from builder.source.layouts import recognise
 from builder.source.scan import Scanned, ScanRequest, scan_members
 from tests.outputs import output_bytes, run_python, wait_until
@@ -205,7 +205,7 @@ def test_scanners_stop_when_their_parent_is_gone(tmp_path: Path) -> None:
     ran = run_python(
         """
         import os, signal, sys, time
-        from builder.run import ahead
+        from builder.plan import ahead
         ahead.scan_members = lambda request: time.sleep(0.2)
         mine = ahead.scan_ahead(sys.argv[1], (), 3, shapes=True)
         print(*mine._scanners.values(), flush=True)
@@ -257,8 +257,8 @@ def test_a_command_with_scanners_ahead_makes_what_it_makes_without(layout: str, 
     ran = run_python(
         """
         import sys
-        from builder import cli
-        from builder.run import ahead
+        from builder.cli import commands as cli
+        from builder.plan import ahead
         before = ahead.scan_ahead
         def scan_ahead(*arguments, **options):
             scanners = before(*arguments, **options)
@@ -286,8 +286,8 @@ def test_a_conversion_that_goes_on_has_its_plan_and_nobody_is_ahead(tmp_path: Pa
     source = make_source(tmp_path / "src")
     script = """
         import sys
-        from builder import cli
-        from builder.run import ahead
+        from builder.cli import commands as cli
+        from builder.plan import ahead
         ahead.scan_ahead = lambda *arguments, **options: print("ahead") or ahead.Ahead([], 0)
         sys.exit(cli.main(["convert", *sys.argv[1:], "--num-proc", "2"]))
     """
@@ -300,8 +300,8 @@ def test_nothing_heavy_is_imported_before_the_scanners_are_at_work(tmp_path: Pat
     ran = run_python(
         """
         import sys
-        from builder import cli
-        from builder.run import ahead
+        from builder.cli import commands as cli
+        from builder.plan import ahead
         with ahead.scan_ahead(sys.argv[1], (), 3, shapes=True) as scanners:
             print(len(scanners._scanners), sorted({"numpy", "pyarrow", "multiprocess"} & set(sys.modules)))
         """,

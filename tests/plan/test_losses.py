@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from builder.arrays import string_array
-from builder.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
-from builder.records import CUT, SPARSE, WHOLE, Damage
+from builder.base.arrays import string_array
+from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
+from builder.base.records import CUT, SPARSE, WHOLE, Damage
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, path_ids
 from builder.source.tables import ArchiveTable

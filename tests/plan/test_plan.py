@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.arrays import string_array
-from builder.records import CUT, SPARSE, WHOLE, Damage
-from builder.run import plan as planning
-from builder.run.plan import Cut, Plan, cut_shards
+from builder.base.arrays import string_array
+from builder.base.records import CUT, SPARSE, WHOLE, Damage
+from builder.plan import plan as planning
+from builder.plan.plan import Cut, Plan, cut_shards
 from builder.source.layouts import Archive, Layout
 from builder.source.listing import Listing, path_ids
 from builder.source.scan import IMAGE_ENDINGS

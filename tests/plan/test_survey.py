@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from builder.errors import DamagedFileError, ListingError, SourceError
-from builder.options import ConvertOptions
-from builder.run.engines import SerialEngine
-from builder.run.survey import Survey, describe_source, load_survey, save_survey, shard_rows, survey
+from builder.base.errors import DamagedFileError, ListingError, SourceError
+from builder.base.options import ConvertOptions
+from builder.engines.local import SerialEngine
+from builder.plan.survey import Survey, describe_source, load_survey, save_survey, shard_rows, survey
 from builder.source.layouts import recognise
 from builder.store.ledger import Ledger
 from builder.store.seals import file_digest, seal

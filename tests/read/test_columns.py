@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from builder.errors import (
+from builder.base.errors import (
     DamagedFileError,
     IndexMismatchError,
     JobMismatchError,
@@ -27,14 +27,14 @@ from builder.errors import (
     OutputError,
     SourceError,
 )
-from builder.options import ConvertOptions
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.jobs import add_column as job
+from builder.jobs.add_column import add_column
 from builder.read import columns
 from builder.read.columns import Array, Column, columns_of, open_column
 from builder.read.reader import open_dataset
-from builder.run import add_column as job
-from builder.run.add_column import add_column
-from builder.run.convert import convert
-from builder.run.index import index
 from builder.store.ledger import Ledger
 
 ROWS, SHARDS = 30, 3
@@ -257,7 +257,7 @@ def test_a_header_that_claims_more_than_the_file_holds_is_damage_and_asks_for_no
 def test_pt_files_without_torch_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg.pt").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "builder.mm_tensors", raising=False)
+    monkeypatch.delitem(sys.modules, "builder.mm.tensors", raising=False)
     with pytest.raises(MissingExtraError, match=r"a\.jpg\.pt needs torch.*laion6m\[mm\]"):
         job._Finder(str(tmp_path))("a.jpg")
 

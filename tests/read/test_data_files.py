@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import DamagedFileError, SourceError
+from builder.base.errors import DamagedFileError, SourceError
 from builder.read.data_files import data_files
 
 

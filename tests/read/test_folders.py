@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import DamagedFileError
+from builder.base.errors import DamagedFileError
 from builder.read import folders
 from builder.read.folders import Folder
 

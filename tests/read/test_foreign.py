@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from builder.errors import DamagedFileError, IndexMismatchError, Laion6mError, OptionError, SourceError
+from builder.base.errors import DamagedFileError, IndexMismatchError, Laion6mError, OptionError, SourceError
+from builder.conversion.convert import convert
 from builder.read import foreign, groups
 from builder.read.reader import Reader, open_dataset
-from builder.run.convert import convert
 from tests.sources import make_source, picture
 
 IMAGES = [picture(number) for number in range(7)]
@@ -172,7 +172,7 @@ def test_what_datasets_saves_to_disk_is_read(folder: Path) -> None:
 
 def test_a_conversion_without_its_meta_is_read_alike(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", faults=["stem_twin", "too_wide"])
-    from builder.options import ConvertOptions
+    from builder.base.options import ConvertOptions
 
     for form in ("parquet", "arrow"):
         out = tmp_path / form

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from builder.errors import DamagedFileError, IndexMismatchError, SourceError
+from builder.base.errors import DamagedFileError, IndexMismatchError, SourceError
+from builder.base.schema import IndexedFile
 from builder.read import handles
 from builder.read.handles import Handles, LocalStorage
-from builder.schema import IndexedFile
 
 devices_in_memory = handles._devices_in_memory
 

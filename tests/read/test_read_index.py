@@ -13,14 +13,14 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import schema
-from builder.arrays import number_array, string_array
-from builder.errors import DamagedFileError, Laion6mError, SourceError
-from builder.options import ConvertOptions
+from builder.base import schema
+from builder.base.arrays import number_array, string_array
+from builder.base.errors import DamagedFileError, Laion6mError, SourceError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
+from builder.conversion.index import index
 from builder.read.index import Index
 from builder.read.reader import Reader, open_dataset
-from builder.run.convert import convert
-from builder.run.index import index
 from builder.store.index import write_index
 from builder.store.output import OutputFile
 from tests.sources import make_source

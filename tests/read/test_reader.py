@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 import pytest
 import xxhash
 
-from builder.errors import IndexMismatchError, SourceError
-from builder.options import ConvertOptions, SamplePolicy
+from builder.base.errors import IndexMismatchError, SourceError
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.conversion.convert import convert
+from builder.conversion.index import index
 from builder.read.reader import COLUMNS, Reader, open_dataset
-from builder.run.convert import convert
-from builder.run.index import index
 from tests.outputs import environment, make_large_source, output_bytes, run_python
 from tests.sources import LAYOUTS, Source, faults_of, make_source
 
@@ -712,7 +712,7 @@ def test_too_many_open_files_are_not_taken_for_another_file(tmp_path: Path) -> N
     convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
     code = f"""
 import os, resource
-from builder.errors import SourceError, IndexMismatchError
+from builder.base.errors import SourceError, IndexMismatchError
 from builder.read.reader import open_dataset
 reader = open_dataset({str(tmp_path / "out")!r})
 reader[0].caption

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from builder import open_dataset
-from builder.errors import IndexMismatchError, SourceError
-from builder.options import ConvertOptions
+from builder.base.errors import IndexMismatchError, SourceError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
 from builder.read import remote
-from builder.run.convert import convert
 from tests.hub.client import client_env, run_ok
 from tests.hub.server import HubServer
 from tests.servers import FileServer, s3_server

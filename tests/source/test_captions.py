@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.options import MAX_ANNOTATION_BYTES
-from builder.records import Reason, SampleProblem
+from builder.base.options import MAX_ANNOTATION_BYTES
+from builder.base.records import Reason, SampleProblem
 from builder.source.captions import merge_recaption, read_annotation
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from builder.errors import MissingExtraError, SourceError
+from builder.base.errors import MissingExtraError, SourceError
 from builder.source.ceph import Cluster, S3Client, open_client, read_client_config
 
 

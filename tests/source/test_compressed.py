@@ -19,8 +19,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import DamagedFileError, Laion6mError, MissingExtraError, SourceError
-from builder.records import CUT, WHOLE
+from builder.base.errors import DamagedFileError, Laion6mError, MissingExtraError, SourceError
+from builder.base.records import CUT, WHOLE
 from builder.source import compressed
 from builder.source.compressed import LOOK_BACK, compression_of, open_compressed
 from builder.source.tars import scan_tar, walk_tar

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from builder.errors import SourceChangedError
-from builder.records import ImageInfo, SampleProblem
+from builder.base.errors import SourceChangedError
+from builder.base.records import ImageInfo, SampleProblem
 from builder.source import glance as module
 from builder.source.files import LocalFile
 from builder.source.glance import HEAD, TAIL, Glances, glance, shape_info

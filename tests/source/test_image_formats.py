@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from builder.records import ImageInfo, Reason, SampleProblem
+from builder.base.records import ImageInfo, Reason, SampleProblem
 from builder.source import image_formats
 from builder.source.images import probe, probe_with_pillow
 

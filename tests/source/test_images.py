@@ -20,7 +20,7 @@ import PIL
 import pytest
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from builder.records import ImageInfo, Reason, SampleProblem
+from builder.base.records import ImageInfo, Reason, SampleProblem
 from builder.source import images
 from builder.source.images import decode, judge, probe, probe_with_pillow
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import LayoutError
-from builder.records import Damage
+from builder.base.errors import LayoutError
+from builder.base.records import Damage
 from builder.source.implied import listing_of_annotations, refuse_unpaired
 from builder.source.layouts import EXPECTED, Archive, Layout
 from tests.scanned import entries, scanned

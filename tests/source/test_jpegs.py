@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from builder.records import ImageInfo, Reason, SampleProblem
+from builder.base.records import ImageInfo, Reason, SampleProblem
 from builder.source import jpegs
 from builder.source.images import probe, probe_with_pillow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import LayoutError, SourceError
+from builder.base.errors import LayoutError, SourceError
 from builder.source.layouts import Archive, Layout, meant_instead, recognise
 from tests.sources import LAYOUTS, make_source
 

@@ -13,7 +13,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import ListingError
+from builder.base.errors import ListingError
 from builder.source import listing
 from builder.source.files import LocalFile
 from builder.source.listing import Listing, column_ids, path_ids, read_listing

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from builder.errors import ListingError
+from builder.base.errors import ListingError
 from builder.source import listing
 from builder.source.listing import check_listing, read_listing
 from tests.held import Held

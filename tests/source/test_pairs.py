@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.arrays import string_array
-from builder.records import CUT, WHOLE
+from builder.base.arrays import string_array
+from builder.base.records import CUT, WHOLE
 from builder.source.listing import Ids, Listing, path_ids
 from builder.source.pairs import (
     NOT_FOUND,

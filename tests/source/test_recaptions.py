@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from builder.errors import ListingError
+from builder.base.errors import ListingError
 from builder.source.listing import Listing
 from builder.source.recaptions import listing_of_recaptions, wants_urls
 from builder.source.tables import ArchiveTable

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import urls
-from builder.errors import HubError, SourceError
+from builder.base import urls
+from builder.base.errors import HubError, SourceError
+from builder.base.urls import TRIES
 from builder.source.remote import AHEAD, KEPT, RemoteFile
-from builder.urls import TRIES
 from tests.servers import FileServer
 
 DATA = random.Random(5).randbytes(1000)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from builder.errors import SourceChangedError, SourceError
-from builder.options import SamplePolicy
-from builder.records import Reject
+from builder.base.errors import SourceChangedError, SourceError
+from builder.base.options import SamplePolicy
+from builder.base.records import Reject
 from builder.source import samples as module
 from builder.source.files import LocalFile
 from builder.source.implied import listing_of_annotations

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import SourceError
-from builder.records import CUT, WHOLE
+from builder.base.errors import SourceError
+from builder.base.records import CUT, WHOLE
 from builder.source.layouts import Archive
 from builder.source.listing import path_ids
 from builder.source.scan import ScanRequest, folder_state, open_archive, stem_of

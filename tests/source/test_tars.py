@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.errors import Laion6mError, SourceChangedError
-from builder.records import CUT, SPARSE, WHOLE, Damage, Member, TarScan
+from builder.base.errors import Laion6mError, SourceChangedError
+from builder.base.records import CUT, SPARSE, WHOLE, Damage, Member, TarScan
 from builder.source import tars
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.files import LocalFile

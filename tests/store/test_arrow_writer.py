@@ -14,8 +14,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import schema
-from builder.errors import WriteError
+from builder.base import schema
+from builder.base.errors import WriteError
 from builder.store import arrow
 from builder.store.arrow import ArrowShardWriter, image_offsets
 from builder.store.output import OutputFile

@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import schema
-from builder.errors import OutputError
-from builder.publish.card import Facts, code, make_card, make_interim_card, write_card
-from builder.publish.card_merge import FACTS, PLACEHOLDER, Own, generated_part, own_part, take_apart
+from builder.base import schema
+from builder.base.errors import OutputError
+from builder.store.card import Facts, code, make_card, make_interim_card, write_card
+from builder.store.card_merge import FACTS, PLACEHOLDER, Own, generated_part, own_part, take_apart
 from tests.pushes import converted
 
 VERSIONS = {"laion6m": "0.1.0", "pyarrow": "26.0.1"}

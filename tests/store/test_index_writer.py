@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from builder import schema
-from builder.arrays import number_array, string_array, utf8_array
-from builder.errors import WriteError
+from builder.base import schema
+from builder.base.arrays import number_array, string_array, utf8_array
+from builder.base.errors import WriteError
+from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.read import index as reader
 from builder.read.index import Index
-from builder.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.store.index import write_index
 from builder.store.output import OutputFile
 

@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from builder.arrays import string_array
-from builder.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
-from builder.names import PLAN
+from builder.base.arrays import string_array
+from builder.base.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
+from builder.base.names import PLAN
 from builder.store import ledger as module
 from builder.store.ledger import Ledger, Receipt, describe_differences
 from builder.store.output import write_whole
@@ -365,7 +365,7 @@ def test_a_lock_is_given_back_when_its_work_fails(ledger: Ledger, monkeypatch: p
 def test_only_one_of_many_gets_what_all_want(ledger: Ledger) -> None:
     code = """
 import sys
-from builder.errors import LockedError
+from builder.base.errors import LockedError
 from builder.store import ledger as module
 module._PATIENCE = 0.0
 try:

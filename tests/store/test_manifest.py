@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import schema
-from builder.errors import DamagedFileError
+from builder.base import schema
+from builder.base.errors import DamagedFileError
 from builder.store.manifest import Manifest, read_manifest
 
 MANIFEST = Manifest(

@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import WriteError
+from builder.base.errors import WriteError
 from builder.store import output
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish, write_file
 
@@ -183,7 +183,7 @@ def test_folders_are_made_or_refused(tmp_path: Path) -> None:
 def test_pyarrow_writes_through_the_sink_and_leaves_closing_to_us(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from builder.arrays import from_ipc, string_array
+    from builder.base.arrays import from_ipc, string_array
 
     table = pa.table({"x": string_array(["a", "b"])})
     file = OutputFile(str(tmp_path / "x"))

@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from builder.errors import DamagedFileError
+from builder.base.errors import DamagedFileError
 from builder.source.files import LocalFile
 from builder.store.pages import decode_levels, footer_digest, value_ranges
 from builder.store.thrift import (

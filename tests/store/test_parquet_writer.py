@@ -18,8 +18,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import schema
-from builder.errors import WriteError
+from builder.base import schema
+from builder.base.errors import WriteError
 from builder.source.files import LocalFile
 from builder.store import parquet
 from builder.store.output import OutputFile

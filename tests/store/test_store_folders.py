@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from builder.errors import OutputError, WriteError
+from builder.base.errors import OutputError, WriteError
+from builder.base.urls import StorageOptions
 from builder.store import remote
 from builder.store.folders import Folder, LocalFolder, open_folder, write
 from builder.store.remote import RemoteFolder
-from builder.urls import StorageOptions
 from tests.servers import S3, s3
 
 Make = Callable[[], Folder]

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from builder import schema
-from builder.errors import SourceError
-from builder.options import ConvertOptions, SamplePolicy
-from builder.run.convert import convert
-from builder.run.index import index
-from builder.run.verify import Verification, describe_verification, verify
-from builder.run.verify_shard import WINDOW, stretches
+from builder.base import schema
+from builder.base.errors import SourceError
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.conversion.convert import convert
+from builder.conversion.index import index
 from builder.store.manifest import Manifest, read_manifest
+from builder.verification.shards import WINDOW, stretches
+from builder.verification.verify import Verification, describe_verification, verify
 from tests.sources import LAYOUTS, Source, faults_of, make_source
 
 FORMATS = ("parquet", "arrow")

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.run.test_push import rewrite_card
 
-from builder.errors import OutputError
-from builder.options import ConvertOptions
-from builder.run import verify_card
-from builder.run.convert import convert
-from builder.run.push import push
-from builder.run.verify import Verification, describe_verification, verify
+from builder.base.errors import OutputError
+from builder.base.options import ConvertOptions
+from builder.conversion.convert import convert
+from builder.hub.push import push
+from builder.verification import card as verify_card
+from builder.verification.verify import Verification, describe_verification, verify
 from tests.hub.server import HubServer
 from tests.pushes import REPO, push_here
-from tests.run.test_push import rewrite_card
 from tests.sources import Source, make_source
 
 pytestmark = [
@@ -120,7 +120,7 @@ def test_a_card_edited_since_it_was_pushed_is_a_note(
 def test_an_edited_card_that_another_version_pushed_in_other_words_is_a_note(
     out: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.publish import card
+    from builder.store import card
 
     push_here(hub, monkeypatch)
     with monkeypatch.context() as newer:

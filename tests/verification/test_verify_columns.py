@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from builder import open_dataset, verify
-from builder.run.add_column import add_column
-from builder.run.convert import convert
+from builder.conversion.convert import convert
+from builder.jobs.add_column import add_column
 from tests.sources import make_source
 
 
