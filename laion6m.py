@@ -21,7 +21,7 @@ from __future__ import annotations
 try:
     from builder.hf import builder as hf
 except ModuleNotFoundError as error:
-    if error.name != "builder":
+    if error.name not in ("builder", "builder.hf"):
         raise
     raise ModuleNotFoundError(
         "laion6m.py needs the package that it belongs to: run pip install . in its checkout, or start Python there",

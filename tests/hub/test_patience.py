@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.publish.test_refusals import answered, upload_that_failed
+from tests.hub.test_refusals import answered, upload_that_failed
 
 from builder.base.errors import HubError
 from builder.hub import patience

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.run.test_push import UPLOADS, rewrite_card
+from tests.hub.test_push import UPLOADS, rewrite_card
 
 from builder.base.errors import HubError, OptionError, OutputError
 from builder.hub import publisher as hub_module

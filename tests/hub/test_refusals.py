@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from tests.publish.test_publish_client import MESSAGE, server
+from tests.hub.test_publish_client import MESSAGE, server
 
 from builder.base.errors import HubError
 from builder.hub.refusals import Refusal, explain

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.run.test_push import TABLE
+from tests.hub.test_push import TABLE
 
 from builder.base.errors import HubError, IndexMismatchError, OutputError, RemovedShardError
 from builder.base.options import ConvertOptions, Slice

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.run.test_push import rewrite_card
+from tests.hub.test_push import rewrite_card
 
 from builder.base.errors import OutputError
 from builder.base.options import ConvertOptions
