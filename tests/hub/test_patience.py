@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.hub.test_refusals import answered, upload_that_failed
 
 from builder.base.errors import HubError
 from builder.hub import patience
 from builder.hub.patience import Patience
+from tests.hub.test_refusals import answered, upload_that_failed
 
 
 class PassingError(ConnectionError):

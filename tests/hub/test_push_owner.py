@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.hub.test_push import UPLOADS, rewrite_card
 
 from builder.base.errors import HubError, OptionError, OutputError
 from builder.hub import publisher as hub_module
@@ -13,6 +12,7 @@ from builder.hub.push import push
 from builder.hub.stream_out import convert_and_push
 from builder.verification.verify import verify
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, HubServer
+from tests.hub.test_push import UPLOADS, rewrite_card
 from tests.pushes import REPO, edit_shard, here, push_here, there
 
 pytestmark = [

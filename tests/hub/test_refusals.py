@@ -10,10 +10,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from tests.hub.test_publish_client import MESSAGE, server
 
 from builder.base.errors import HubError
 from builder.hub.refusals import Refusal, explain
+from tests.hub.test_publish_client import MESSAGE, server
 
 
 def refusal_of(answer: tuple[int, dict[str, str], bytes] | None) -> Refusal:

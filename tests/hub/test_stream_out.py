@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.hub.test_push import TABLE
 
 from builder.base.errors import HubError, IndexMismatchError, OutputError, RemovedShardError
 from builder.base.options import ConvertOptions, Slice
@@ -30,6 +29,7 @@ from builder.store.pushed import PushRecords
 from builder.verification.verify import describe_verification, verify
 from tests.hub.client import run_ok
 from tests.hub.server import WRITE_TOKEN, HubServer
+from tests.hub.test_push import TABLE
 from tests.pushes import (
     MB,
     REPO,

@@ -17,9 +17,9 @@ torch = pytest.importorskip("torch", reason="the training side needs torch")
 
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler, Subset  # noqa: E402
 
-from builder.mm import samplers as mm_samplers  # noqa: E402
 from builder.base.errors import OptionError  # noqa: E402
 from builder.mm import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler  # noqa: E402
+from builder.mm import samplers as mm_samplers  # noqa: E402
 from builder.mm.buckets import Buckets  # noqa: E402
 from builder.mm.samplers import bucket_numbers  # noqa: E402
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.store.test_card import OPTIONS, VERSIONS, card, facts, metadata
 
 from builder.store.card import make_interim_card, restore_card
 from builder.store.card_merge import FACTS, PLACEHOLDER, Own, generated_part, own_part, take_apart
+from tests.store.test_card import OPTIONS, VERSIONS, card, facts, metadata
 
 EXTRA: dict[str, Any] = {
     "configs": [

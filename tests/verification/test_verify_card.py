@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.hub.test_push import rewrite_card
 
 from builder.base.errors import OutputError
 from builder.base.options import ConvertOptions
@@ -17,6 +16,7 @@ from builder.hub.push import push
 from builder.verification import card as verify_card
 from builder.verification.verify import Verification, describe_verification, verify
 from tests.hub.server import HubServer
+from tests.hub.test_push import rewrite_card
 from tests.pushes import REPO, push_here
 from tests.sources import Source, make_source
 
