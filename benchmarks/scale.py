@@ -78,7 +78,8 @@ class Recorded:
 
 
 def scan(folder: str, samples: int) -> float:
-    from builder.engines.local import EngineChoice, make_engine
+    from builder.engines.choose import make_engine
+    from builder.engines.contract import EngineChoice
     from builder.plan.survey import scan_all
     from builder.source.layouts import recognise
 

@@ -12,17 +12,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from builder.base.errors import InterruptedRunError, Laion6mError, OptionError, SourceError
-from builder.base.names import PLAN, WORK, is_utf8
+from builder.base.names import is_utf8
 from builder.base.options import ConvertOptions, SamplePolicy, Slice, parse_size
 from builder.base.records import Totals
 from builder.cli.arguments import make_parser
 from builder.cli.output import discard_stdout, fail, out_of_files, refuse_lost_folder, say, show
-
-if TYPE_CHECKING:
-    from builder.plan.ahead import Ahead
 
 DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -99,21 +96,19 @@ def _convert(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name):
             raise OptionError(name, "given", "goes with --push-to")
     options = _options(arguments, arguments.format)
-    with _scanners(arguments, options, shapes=False) as ahead:
-        from builder.conversion.convert import convert
-        from builder.conversion.report import describe_summary
+    from builder.conversion.convert import convert
+    from builder.conversion.report import describe_summary
 
-        summary = convert(
-            arguments.source,
-            arguments.out,
-            options,
-            part=Slice(arguments.start, arguments.end),
-            num_proc=arguments.num_proc,
-            engine=arguments.engine,
-            address=arguments.address,
-            storage_options=arguments.storage_options,
-            ahead=ahead,
-        )
+    summary = convert(
+        arguments.source,
+        arguments.out,
+        options,
+        part=Slice(arguments.start, arguments.end),
+        num_proc=arguments.num_proc,
+        engine=arguments.engine,
+        address=arguments.address,
+        storage_options=arguments.storage_options,
+    )
     _show(arguments, summary.to_json(), describe_summary(summary))
     return _verdict(arguments, summary.totals, summary.complete)
 
@@ -164,32 +159,20 @@ def _push(arguments: argparse.Namespace) -> int:
 
 def _index(arguments: argparse.Namespace) -> int:
     options = _options(arguments, "parquet")
-    with _scanners(arguments, options, shapes=not arguments.digest) as ahead:
-        from builder.conversion.index import index
-        from builder.conversion.report import describe_summary
+    from builder.conversion.index import index
+    from builder.conversion.report import describe_summary
 
-        summary = index(
-            arguments.source,
-            arguments.out,
-            options,
-            digest=arguments.digest,
-            num_proc=arguments.num_proc,
-            engine=arguments.engine,
-            address=arguments.address,
-            ahead=ahead,
-        )
+    summary = index(
+        arguments.source,
+        arguments.out,
+        options,
+        digest=arguments.digest,
+        num_proc=arguments.num_proc,
+        engine=arguments.engine,
+        address=arguments.address,
+    )
     _show(arguments, summary.to_json(), describe_summary(summary))
     return _verdict(arguments, summary.totals, summary.complete)
-
-
-def _scanners(arguments: argparse.Namespace, options: ConvertOptions, *, shapes: bool) -> Ahead:
-    """Scanners for an engine of this machine's processes, unless there is a plan already that needs no scan."""
-    from builder.plan.ahead import Ahead, scan_ahead
-
-    planned = arguments.out is not None and os.path.exists(os.path.join(arguments.out, WORK, PLAN))
-    if planned or arguments.engine != "local":
-        return Ahead([], 0)
-    return scan_ahead(arguments.source, options.recaptions, arguments.num_proc, shapes=shapes)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

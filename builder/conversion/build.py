@@ -19,9 +19,9 @@ from builder.base.records import Totals
 from builder.base.urls import StorageOptions, is_url, join
 from builder.conversion.finish import add_up, examples_of, tally, totals_json
 from builder.conversion.shard import Unit
-from builder.engines.local import Engine, EngineChoice, Report, make_engine
+from builder.engines.choose import make_engine
+from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress
-from builder.plan.ahead import Ahead
 from builder.plan.plan import cuts_of
 from builder.plan.survey import (
     Survey,
@@ -103,10 +103,8 @@ def build(
     engine: EngineChoice,
     storage: StorageOptions,
     quiet: bool,
-    ahead: Ahead | None = None,
 ) -> Summary:
     """Do a job, or go on where an earlier run stopped. The bytes of OUT depend on the source and on ``options`` alone.
-    ``ahead``: who has begun to scan the source.
 
     Raises SourceError, OutputError, OptionError, WorkerDiedError, InterruptedRunError.
     """
@@ -118,7 +116,7 @@ def build(
         layout = recognise(source, options.recaptions, storage)
         if isinstance(folder, LocalFolder):
             make_folder(out)
-        job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet, ahead)
+        job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet)
         taken = job.taken
         with job.ledger.locked(taken.start, max(taken.start + 1, taken.stop)):
             return job.run(started)
@@ -136,10 +134,9 @@ class _Job:
         ledger: Ledger,
         crew: Engine,
         quiet: bool,
-        ahead: Ahead | None,
     ) -> None:
         self.kind, self.layout, self.options, self.part = kind, layout, options, part
-        self.ledger, self.crew, self.quiet, self.ahead = ledger, crew, quiet, ahead
+        self.ledger, self.crew, self.quiet = ledger, crew, quiet
         self.taken = part.of(len(layout.raw))
         # An index notes of each file when it was modified, and is made anew each time.
         self.folders = describe_folders(layout, crew) if kind.lasting else {}
@@ -155,7 +152,7 @@ class _Job:
             ledger.begin(job_of(source | {"files": self.folders} if self.folders else source, self.options))
             plan = load_survey(self.layout, ledger)
             if plan is None and not self.layout.is_remote:
-                plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, ahead=self.ahead)
+                plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes)
                 self.kind.accept(plan)
                 if self.kind.lasting or len(plan.plan.rows) > _FEW:
                     save_survey(plan, ledger)

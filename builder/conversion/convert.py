@@ -10,8 +10,7 @@ from builder.base.urls import StorageOptions
 from builder.conversion.build import Kind, Summary, build, refuse_overlap
 from builder.conversion.finish import finish_dataset
 from builder.conversion.shard import write_shard
-from builder.engines.local import EngineChoice
-from builder.plan.ahead import Ahead
+from builder.engines.contract import EngineChoice
 from builder.plan.survey import Survey
 from builder.store.ledger import Ledger, Receipt
 
@@ -27,7 +26,6 @@ def convert(
     address: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
-    ahead: Ahead | None = None,
 ) -> Summary:
     """Convert a source into the folder OUT, or go on where an earlier run stopped. Either may be a URL that fsspec
     knows (``s3://``, ``gs://``, ``hf://datasets/…``; a source also ``https://``), opened with ``storage_options``: of
@@ -35,7 +33,7 @@ def convert(
 
     ``part``: which of the sorted raw tars this run takes, so that many can share the work. ``num_proc``: processes, by
     default the cores there are to use. ``engine``: "local", or "ray" for a cluster at ``address`` (without: one of its
-    own on this machine). ``quiet``: no progress on stderr. ``ahead``: who has begun to scan the source. The bytes of
+    own on this machine). ``quiet``: no progress on stderr. The bytes of
     OUT depend on the source and on ``options`` alone. Raises SourceError, OutputError, OptionError, WorkerDiedError,
     InterruptedRunError.
     """
@@ -49,7 +47,6 @@ def convert(
         engine=EngineChoice(engine, num_proc, address),
         storage=StorageOptions.of(storage_options),
         quiet=quiet,
-        ahead=ahead,
     )
 
 

@@ -20,8 +20,7 @@ from builder.base.urls import StorageOptions, is_url
 from builder.conversion.build import Kind, Summary, build, refuse_overlap
 from builder.conversion.finish import describe, note_rejects, tally, totals_json
 from builder.conversion.shard import Unit, index_part, make_receipt, reject_batch
-from builder.engines.local import EngineChoice, Report
-from builder.plan.ahead import Ahead
+from builder.engines.contract import EngineChoice, Report
 from builder.plan.survey import Survey
 from builder.source.layouts import Archive
 from builder.source.samples import Sample, read_samples
@@ -41,12 +40,11 @@ def index(
     engine: str = "local",
     address: str | None = None,
     quiet: bool = False,
-    ahead: Ahead | None = None,
 ) -> Summary:
     """Index a source: meta/ in OUT, or beside the tars in SOURCE/meta/ when there is no OUT.
 
     The same rows, rejects and counts as :func:`convert` with the same options. ``digest``: read every image and note
-    its xxh3-128. ``ahead``: who has begun to scan the source. Makes the index anew each time. Raises SourceError (a
+    its xxh3-128. Makes the index anew each time. Raises SourceError (a
     compressed tar among others), OutputError.
     """
     kind = Kind(
@@ -78,7 +76,6 @@ def index(
         engine=EngineChoice(engine, num_proc, address),
         storage=StorageOptions(),
         quiet=quiet,
-        ahead=ahead,
     )
 
 

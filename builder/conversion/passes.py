@@ -15,10 +15,9 @@ from builder.base.arrays import chunks_of, number_array, numbers_of, take_text, 
 from builder.base.options import ConvertOptions
 from builder.base.urls import join
 from builder.conversion.one_pass import EXPECTED, Pass, run_pass
-from builder.engines.local import Engine, Report
-from builder.plan.ahead import scans_wanted
+from builder.engines.contract import Engine, Report
 from builder.plan.plan import Cut, cuts_of, endings_kept
-from builder.plan.survey import Survey, listed, plan_survey
+from builder.plan.survey import Survey, listed, plan_survey, scans_wanted
 from builder.source.layouts import Archive, Layout, without_ending
 from builder.source.listing import Listing, column_ids
 from builder.source.pairs import Int64s, repeated

@@ -1,72 +1,22 @@
-"""Who does the work: one process, several, or (engines/ray.py) a cluster. All run the same unit of work."""
+"""Engines on this machine: this process, or several worker processes."""
 
 from __future__ import annotations
 
 import gc
 import os
-import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from builder.base.errors import MissingExtraError, OptionError, WorkerDiedError
-from builder.base.options import default_num_proc
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-Report = Callable[[int, int], None]
-Work = Callable[[Task, Report], Result]
+from builder.base.errors import OptionError, WorkerDiedError
+from builder.engines.contract import Report, Result, Task, Work
+from builder.engines.messages import answer_to, describe, out_of_memory, pack, unpack
 
 _TICK = 0.2  # seconds between looks at progress, and between reports of a worker
 _STOPS = {signal.SIGINT, signal.SIGTERM}
-ENGINES = ("local", "ray")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineChoice:
-    """Which engine, as the user says it. ``num_proc``: processes, or tasks at a time, 1 or more; None: as many as fit.
-    ``address``: of a Ray cluster that is there; None: one of our own on this machine.
-
-    Raises OptionError, and MissingExtraError where the engine's package is not installed: before anything is written.
-    """
-
-    name: str = "local"
-    num_proc: int | None = None
-    address: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in ENGINES:
-            raise OptionError("engine", self.name, f"one of {', '.join(ENGINES)}")
-        if self.num_proc is not None and self.num_proc < 1:
-            raise OptionError("num_proc", self.num_proc, "1 or more")
-        if self.address is not None and self.name != "ray":
-            raise OptionError("address", self.address, "goes with --engine ray")
-        if self.name == "ray" and find_spec("ray") is None:
-            raise MissingExtraError("--engine ray", "ray", "ray")
-
-
-class Engine(Protocol):
-    """Runs picklable work on picklable tasks. Results come as they are ready, in any order; tasks are taken from the
-    iterable one at a time as there is room for them. The first error ends the run and is raised."""
-
-    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
-        """``report`` is called in the calling process, now and then also with (0, 0). What it is told adds up to what
-        the work reported, of tasks that were begun twice once."""
-
-    def dismiss(self) -> None:
-        """No more work will come: processes may end while the caller goes on."""
-
-    def __enter__(self) -> Engine: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class SerialEngine:
@@ -202,15 +152,6 @@ class _Worker:
         return WorkerDiedError(describe(self.task), ending)
 
 
-def describe(task: Any) -> str:
-    """What a task is about, for messages: shards and archives have names."""
-    for attribute in ("name", "archive"):
-        if hasattr(task, attribute):
-            value = getattr(task, attribute)
-            return str(getattr(value, "path", value))
-    return type(task).__name__
-
-
 @contextmanager
 def stops_held() -> Iterator[None]:
     """SIGINT and SIGTERM wait. For starting a process, which inherits that and is to call :func:`stop_when_told`."""
@@ -264,49 +205,3 @@ def _serve(theirs: Any, connection: Any, parent: int) -> None:
                 pending[:] = [0, 0]
             send(answer)
     os._exit(0)  # no atexit handlers of the parent's run twice
-
-
-def pack(value: Any) -> bytes:
-    """For another process of this run."""
-    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-
-
-def unpack(message: bytes) -> Any:
-    """What :func:`pack` made of it, in this run's own processes."""
-    return pickle.loads(message)  # noqa: S301 - from our own parent or worker
-
-
-def answer_to(message: bytes, report: Report) -> bytes:
-    """Do the work in a message of (work, task); the answer, packed: ("result", what it gave) or ("error", what it
-    raised)."""
-    work, task = unpack(message)
-    try:
-        return pack(("result", work(task, report)))
-    except MemoryError:
-        return pack(("error", out_of_memory(task)))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the parent's to raise
-        return pack(("error", _portable(error)))
-
-
-def out_of_memory(task: Any) -> WorkerDiedError:
-    """However it was noticed."""
-    return WorkerDiedError(describe(task), "it ran out of memory")
-
-
-def _portable(error: Exception) -> Exception:
-    """The error itself if it survives pickling, else one that says the same."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301
-    except Exception:  # noqa: BLE001 - an error that cannot travel must not hide itself
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
-
-
-def make_engine(choice: EngineChoice) -> Engine:
-    """The engine of that name, with its processes started. Raises ClusterError."""
-    if choice.name == "ray":
-        from builder.engines.ray import RayEngine
-
-        return RayEngine(choice.num_proc, choice.address)
-    workers = choice.num_proc or default_num_proc()
-    return SerialEngine() if workers == 1 else LocalEngine(workers)

@@ -29,7 +29,8 @@ import pyarrow as pa
 import builder
 from builder.base.errors import ClusterError, MissingExtraError, WorkerDiedError
 from builder.base.options import default_num_proc
-from builder.engines.local import Report, Result, Task, Work, answer_to, describe, pack, unpack
+from builder.engines.contract import Report, Result, Task, Work
+from builder.engines.messages import answer_to, describe, pack, unpack
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ import xxhash
 from builder.base import schema
 from builder.base.arrays import utf8_array
 from builder.base.errors import DamagedFileError, OutputError
-from builder.engines.local import EngineChoice, Report, make_engine
+from builder.engines.choose import make_engine
+from builder.engines.contract import EngineChoice, Report
 from builder.hub.items import Digests, Item, not_as_converted
 from builder.hub.parcel import Parcel, is_shard, local_item
 from builder.hub.transfer import Transfer

@@ -15,7 +15,7 @@ from builder.base.options import ConvertOptions, Slice
 from builder.base.urls import StorageOptions, is_url
 from builder.conversion.build import Summary, build, refuse_overlap
 from builder.conversion.convert import CONVERT
-from builder.engines.local import EngineChoice
+from builder.engines.contract import EngineChoice
 from builder.hub.client import quiet_client
 from builder.hub.items import Item, same
 from builder.hub.parcel import dataset_parcel, is_shard

@@ -32,7 +32,8 @@ from builder.base.errors import (
 from builder.base.options import GROUP_BYTES, PAGE_BYTES
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile, ShardName
 from builder.base.urls import refuse_url
-from builder.engines.local import EngineChoice, Report, make_engine
+from builder.engines.choose import make_engine
+from builder.engines.contract import EngineChoice, Report
 from builder.engines.progress import Progress
 from builder.read.columns import (
     COLUMN_ROW,

@@ -29,7 +29,8 @@ from builder.base.records import CUT, WHOLE
 from builder.base.urls import refuse_url
 from builder.base.words import duration, printable
 from builder.conversion.index_rows import index_numbers, index_rows
-from builder.engines.local import Engine, EngineChoice, Report, make_engine
+from builder.engines.choose import make_engine
+from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress
 from builder.source.files import ByteFile, LocalFile
 from builder.source.layouts import Archive, Layout, recognise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,7 @@ from builder.base.names import PLAN
 from builder.base.options import ConvertOptions
 from builder.base.records import Damage
 from builder.base.urls import state_of
-from builder.engines.local import Engine, Report
-from builder.plan.ahead import Ahead, scan_requests
+from builder.engines.contract import Engine, Report
 from builder.plan.plan import BATCH_ROWS, Plan, plan_joined, rows_digests
 from builder.source.implied import listing_of_annotations, refuse_unpaired
 from builder.source.layouts import Archive, Layout
@@ -26,7 +25,7 @@ from builder.source.listing import Listing, read_listing
 from builder.source.pairs import join
 from builder.source.samples import Stock
 from builder.source.scan import ScanRequest, folder_state, open_bytes
-from builder.source.tables import ArchiveTable, scan_archive, table_of
+from builder.source.tables import ArchiveTable, scan_archive
 from builder.store.ledger import Ledger
 from builder.store.output import ArrowSink, write_whole
 from builder.store.seals import file_digest, seal, unseal
@@ -44,50 +43,14 @@ class Survey:
     digests: tuple[str, ...] = ()
 
 
-def survey(
-    layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False, ahead: Ahead | None = None
-) -> Survey:
-    """Scan and plan. ``shapes``: note of images what their scan shows in passing. ``ahead``: who has begun to scan.
-    Raises SourceError, ListingError."""
-    with _ListingRead(layout) as listing:
-        scanned = scan_all(layout, engine, shapes=shapes, ahead=ahead)
-        return plan_survey(layout, options, scanned, listing.get if listing.wanted else None)
-
-
-class _ListingRead:
-    """data.json, read while others scan: this process only waits for them. What is wrong with it is raised by ``get``:
-    what is wrong with the archives comes first, as it does where nothing is read ahead."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self.wanted = bool(layout.listing and not layout.recaptions)
-        self._listing: Listing | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._read, daemon=True)
-
-    def _read(self) -> None:
-        try:
-            self._listing = listed(self._layout)
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is asked for
-            self._error = error
-
-    def __enter__(self) -> _ListingRead:
-        if self.wanted:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.wanted:
-            self._thread.join()
-
-    def get(self) -> Listing:
-        """Raises ListingError, SourceError."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        assert self._listing is not None
-        listing, self._listing = self._listing, None
-        return listing
+def survey(layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False) -> Survey:
+    """Scan and plan. data.json is read in a thread meanwhile: this process only waits for the scans. What is wrong with
+    the archives is raised first. ``shapes``: note what the scan shows of images in passing. Raises SourceError,
+    ListingError."""
+    with ThreadPoolExecutor(1) as thread:
+        listing = thread.submit(listed, layout) if layout.listing and not layout.recaptions else None
+        scanned = scan_all(layout, engine, shapes=shapes)
+        return plan_survey(layout, options, scanned, listing.result if listing else None)
 
 
 def plan_survey(
@@ -114,26 +77,32 @@ def plan_survey(
     return Survey(layout, plan, damage, compressed, digests)
 
 
-def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False, ahead: Ahead | None = None) -> list[ArchiveTable]:
+def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False) -> list[ArchiveTable]:
     """The tables of all archives, those of captions/ behind those of raw/. Raises SourceError."""
     requests = scan_requests(layout, shapes=shapes)
     ids = Pool()
     tables: dict[ScanRequest, ArchiveTable] = {}
-
-    def keep(found: Iterable[tuple[ScanRequest, ArchiveTable]]) -> None:
-        for request, table in found:
-            tables[request] = replace(table, ids=ids.keep(table.ids))
-
-    def scan(wanted: Iterable[ScanRequest]) -> None:
-        largest_first = sorted(wanted, key=lambda request: -request.archive.size)
-        keep(engine.run(_scan, largest_first, _unheard))
-
-    if ahead is not None:
-        begun = ahead.begun()
-        scan(request for request in requests if request not in begun)
-        keep((request, table_of(scanned)) for request, scanned in ahead.scanned())
-    scan(request for request in requests if request not in tables)  # of a tar that has changed since, it is another
+    largest_first = sorted(requests, key=lambda request: -request.archive.size)
+    for request, table in engine.run(_scan, largest_first, _unheard):
+        tables[request] = replace(table, ids=ids.keep(table.ids))
     return [tables[request] for request in requests]
+
+
+def scan_requests(layout: Layout, *, shapes: bool) -> list[ScanRequest]:
+    """What to scan: the archives of raw/, then those of captions/. ``shapes``: note what the scan shows of images in
+    passing. Raises ListingError."""
+    names, urls = scans_wanted(layout)
+    requests = [ScanRequest(archive, names, urls, shapes) for archive in layout.raw]
+    return requests + [ScanRequest(archive, names, urls) for archive in layout.captions]
+
+
+def scans_wanted(layout: Layout) -> tuple[bool, bool]:
+    """Whether scans must note the members' names, and the urls in JSON members. Raises ListingError."""
+    if not layout.recaptions:
+        return not layout.listing, False
+    from builder.source.recaptions import wants_urls  # with pyarrow's Parquet reader, 20 ms
+
+    return not layout.listing, wants_urls(layout.recaptions)
 
 
 def describe_source(layout: Layout) -> dict[str, Any]:

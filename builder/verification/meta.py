@@ -18,7 +18,7 @@ from builder.base.errors import DamagedFileError, Laion6mError
 from builder.base.records import Reason
 from builder.base.words import printable
 from builder.conversion.index_rows import index_rows, rows_not_utf8
-from builder.engines.local import Report
+from builder.engines.contract import Report
 from builder.read.columns import Column, column_checksums, columns_of
 from builder.read.index import Index
 from builder.source.files import LocalFile

@@ -22,7 +22,7 @@ from builder.base import schema
 from builder.base.errors import DamagedFileError
 from builder.base.records import SampleProblem
 from builder.conversion.index_rows import index_rows
-from builder.engines.local import Report
+from builder.engines.contract import Report
 from builder.source.captions import read_annotation
 from builder.source.files import LocalFile
 from builder.source.images import decode

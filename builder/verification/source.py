@@ -21,7 +21,7 @@ from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.records import Reject
 from builder.conversion.finish import describe
 from builder.conversion.index_rows import index_rows
-from builder.engines.local import Engine, Report
+from builder.engines.contract import Engine, Report
 from builder.plan.survey import Survey, shard_rows, survey
 from builder.read.reader import open_dataset
 from builder.source.layouts import recognise

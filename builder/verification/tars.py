@@ -11,7 +11,7 @@ from builder.base import schema
 from builder.base.errors import Laion6mError
 from builder.base.records import SampleProblem
 from builder.conversion.index_rows import index_rows
-from builder.engines.local import Report
+from builder.engines.contract import Report
 from builder.read.reader import open_dataset
 from builder.source.captions import read_annotation
 from builder.source.images import probe

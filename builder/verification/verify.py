@@ -22,7 +22,8 @@ from builder.base.errors import DamagedFileError, SourceError, WorkerDiedError
 from builder.base.urls import refuse_url
 from builder.base.words import duration
 from builder.base.words import size as in_words
-from builder.engines.local import Engine, EngineChoice, make_engine
+from builder.engines.choose import make_engine
+from builder.engines.contract import Engine, EngineChoice
 from builder.engines.progress import Progress
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.pushed import PushedMark

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from builder.base.errors import WriteError
-from builder.engines.local import Report
+from builder.engines.contract import Report
 
 
 def counted(task: int, report: Report) -> int:

@@ -16,7 +16,10 @@ import pytest
 
 from builder.base.errors import OptionError, SourceChangedError, WorkerDiedError
 from builder.engines import local as engines
-from builder.engines.local import Engine, EngineChoice, LocalEngine, Report, SerialEngine, describe, make_engine
+from builder.engines.choose import make_engine
+from builder.engines.contract import Engine, EngineChoice, Report
+from builder.engines.local import LocalEngine, SerialEngine
+from builder.engines.messages import describe
 from builder.source.layouts import Archive
 from tests.outputs import ROOT, environment, group_members, wait_until
 

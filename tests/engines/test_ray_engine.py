@@ -23,9 +23,10 @@ from builder.base.errors import ClusterError, MissingExtraError, OptionError, Wo
 from builder.base.options import ConvertOptions
 from builder.base.urls import Storage
 from builder.conversion.index import index
-from builder.engines import local as engines
+from builder.engines import contract
 from builder.engines import ray as ray_engine
-from builder.engines.local import EngineChoice, make_engine
+from builder.engines.choose import make_engine
+from builder.engines.contract import EngineChoice
 from builder.hub.stream_out import convert_and_push
 from builder.jobs.extract import extract
 from stress.common import receipts, session_of
@@ -39,7 +40,7 @@ SMALL = ConvertOptions(max_shard_size=1_000_000)
 
 
 def test_ray_that_is_absent_is_an_error_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(contract, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'laion6m\[ray\]'"):
         convert(str(tmp_path / "src"), str(tmp_path / "out"), engine="ray")
     assert not (tmp_path / "out").exists()

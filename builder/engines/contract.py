@@ -1,0 +1,59 @@
+"""What an engine, its work and a task are. All engines run the same unit of work: a picklable call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from builder.base.errors import MissingExtraError, OptionError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Report = Callable[[int, int], None]
+Work = Callable[[Task, Report], Result]
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engine, as the user says it. ``num_proc``: processes, or tasks at a time, 1 or more; None: as many as fit.
+    ``address``: of a Ray cluster that is there; None: one of our own on this machine.
+
+    Raises OptionError, and MissingExtraError where the engine's package is not installed: before anything is written.
+    """
+
+    name: str = "local"
+    num_proc: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise OptionError("engine", self.name, f"one of {', '.join(ENGINES)}")
+        if self.num_proc is not None and self.num_proc < 1:
+            raise OptionError("num_proc", self.num_proc, "1 or more")
+        if self.address is not None and self.name != "ray":
+            raise OptionError("address", self.address, "goes with --engine ray")
+        if self.name == "ray" and find_spec("ray") is None:
+            raise MissingExtraError("--engine ray", "ray", "ray")
+
+
+class Engine(Protocol):
+    """Runs picklable work on picklable tasks. Results come as they are ready, in any order; tasks are taken from the
+    iterable one at a time as there is room for them. The first error ends the run and is raised."""
+
+    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
+        """``report`` is called in the calling process, now and then also with (0, 0). What it is told adds up to what
+        the work reported, of tasks that were begun twice once."""
+
+    def dismiss(self) -> None:
+        """No more work will come: processes may end while the caller goes on."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,54 @@
+"""What goes between a run's processes: work and a task there, a result or an error back."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from builder.base.errors import WorkerDiedError
+from builder.engines.contract import Report
+
+
+def pack(value: Any) -> bytes:
+    """For another process of this run."""
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpack(message: bytes) -> Any:
+    """What :func:`pack` made of it, in this run's own processes."""
+    return pickle.loads(message)  # noqa: S301 - from our own parent or worker
+
+
+def answer_to(message: bytes, report: Report) -> bytes:
+    """Do the work in a message of (work, task); the answer, packed: ("result", what it gave) or ("error", what it
+    raised)."""
+    work, task = unpack(message)
+    try:
+        return pack(("result", work(task, report)))
+    except MemoryError:
+        return pack(("error", out_of_memory(task)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the parent's to raise
+        return pack(("error", _portable(error)))
+
+
+def out_of_memory(task: Any) -> WorkerDiedError:
+    """However it was noticed."""
+    return WorkerDiedError(describe(task), "it ran out of memory")
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself if it survives pickling, else one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:  # noqa: BLE001 - an error that cannot travel must not hide itself
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def describe(task: Any) -> str:
+    """What a task is about, for messages: shards and archives have names."""
+    for attribute in ("name", "archive"):
+        if hasattr(task, attribute):
+            value = getattr(task, attribute)
+            return str(getattr(value, "path", value))
+    return type(task).__name__
