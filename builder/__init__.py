@@ -16,7 +16,7 @@ _HOMES = {
     "ConvertOptions": "builder.base.options",
     "Laion6mError": "builder.base.errors",
     "Reader": "builder.read.reader",
-    "Sample": "builder.read.reader",
+    "Sample": "builder.read.sample",
     "SamplePolicy": "builder.base.options",
     "Slice": "builder.base.options",
     "convert": "builder.conversion.convert",
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from builder.jobs.extract import extract as extract
     from builder.jobs.info import info as info
     from builder.read.reader import Reader as Reader
-    from builder.read.reader import Sample as Sample
     from builder.read.reader import open_dataset as open_dataset
+    from builder.read.sample import Sample as Sample
     from builder.verification.verify import verify as verify
 
 

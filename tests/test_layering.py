@@ -42,8 +42,8 @@ APART = {
 }
 """Wings that know nothing of each other, though the order would allow it."""
 
-LAZY_UPWARDS = {("builder.read.reader", "builder.hf.rows"), ("builder.read.reader", "builder.hf.builder")}
-"""``Reader.to_datasets`` hands itself to the wing that knows ``datasets``, when it is called."""
+LAZY_UPWARDS = {("builder.read.view", "builder.hf.builder")}
+"""``Rows.to_datasets`` hands itself to the wing that knows ``datasets``, when it is called."""
 
 PACKAGE = "builder"
 """The package itself: ``__init__`` holds the version and names that are looked up when asked for. Anybody may."""

@@ -1,4 +1,5 @@
-"""A Reader as a map-style ``datasets.Dataset``: columns of the mapped index, images read when they are looked at."""
+"""A Reader, or a view of one, as a map-style ``datasets.Dataset``: columns of the mapped index, and images that are
+read when they are looked at."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from urllib.parse import quote, unquote
 
 import datasets
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,6 +19,7 @@ from builder.base.arrays import bool_array, number_array, numbers_of
 from builder.base.errors import SourceError
 from builder.base.urls import is_url, serve
 from builder.read.reader import Reader, open_dataset
+from builder.read.view import Rows
 
 PROTOCOL = "laion6m"
 _COLUMNS = ("key", "caption", "width", "height", "path", "annotation_path", "size", "position")
@@ -26,8 +29,8 @@ _AT_ONCE = 1 << 20
 _READERS: dict[str, Reader] = {}
 
 
-def reader_dataset(reader: Reader) -> datasets.Dataset:
-    """Columns of a Reader, and ``image``, a ``datasets.Image`` whose bytes are elsewhere: its path is an address,
+def reader_dataset(rows: Rows) -> datasets.Dataset:
+    """Columns of the rows, and ``image``, a ``datasets.Image`` whose bytes are elsewhere: its path is an address,
     ``laion6m://PLACE#ROW/NAME``, read when the image is looked at. A ``map`` that touches no image caches addresses,
     and so do ``save_to_disk`` and ``to_parquet``; ``push_to_hub`` embeds the bytes. Two habits of ``datasets`` cost
     more here than elsewhere, and ``input_columns`` avoids both: ``filter`` decodes every column of a row, and ``map``
@@ -36,17 +39,20 @@ def reader_dataset(reader: Reader) -> datasets.Dataset:
     Nothing is copied but the addresses (some 90 bytes a row), and no cache is written. ``annotation`` is not a column:
     see ``reader.find(key).annotation``.
     """
+    reader = rows.reader
     place = _place_of(reader)
     _READERS[place] = reader
-    columns = reader.columns(*_COLUMNS)
+    columns = rows.columns(*_COLUMNS)
+    numbers = np.asarray(rows.rows, dtype=np.int64)
     prefix = f"{PROTOCOL}://{quote(place, safe='')}#"  # datasets would fold slashes
-    stretches = ((first, columns.slice(first, _AT_ONCE)) for first in range(0, len(reader), _AT_ONCE))
-    images = pa.chunked_array([_addresses(prefix, first, some) for first, some in stretches], _IMAGE)
+    stretches = (slice(first, first + _AT_ONCE) for first in range(0, len(rows), _AT_ONCE))
+    addresses = [_addresses(prefix, numbers[each], columns.slice(each.start, _AT_ONCE)) for each in stretches]
+    images = pa.chunked_array(addresses, _IMAGE)
     table = columns.add_column(1, pa.field("image", _IMAGE), images)
     features = {name: datasets.Value(str(columns.field(name).type)) for name in _COLUMNS}
     features["image"] = datasets.Image()
     state = os.stat(reader.__getstate__()[0])
-    facts = f"{place}\n{len(reader)}\n{state.st_size}\n{state.st_mtime_ns}"
+    facts = f"{place}\n{rows.identity}\n{len(rows)}\n{state.st_size}\n{state.st_mtime_ns}"
     return datasets.Dataset(
         table,
         info=datasets.DatasetInfo(features=datasets.Features({name: features[name] for name in table.column_names})),
@@ -58,10 +64,10 @@ def reader_dataset(reader: Reader) -> datasets.Dataset:
 _IMAGE = schema.ROW.field("image").type
 
 
-def _addresses(prefix: str, first: int, some: pa.Table) -> pa.StructArray:
-    """Of rows ``first`` on. They end in the image's own name, which is what stays where the bytes are embedded; null
-    where there is no image."""
-    rows = number_array(np.arange(first, first + len(some), dtype=np.int64)).cast(pa.string())
+def _addresses(prefix: str, numbers: npt.NDArray[np.int64], some: pa.Table) -> pa.StructArray:
+    """Of the rows with these numbers. They end in the image's own name, which is what stays where the bytes are
+    embedded; null where there is no image."""
+    rows = number_array(numbers).cast(pa.string())
     names = pc.replace_substring_regex(some.column("path").combine_chunks(), "^.*/", "")
     names = pc.replace_substring(names, "::", "__")  # datasets cuts addresses there
     addresses = pc.binary_join_element_wise(pc.binary_join_element_wise(pa.scalar(prefix), rows, ""), names, "/")

@@ -1,13 +1,15 @@
-"""open_dataset(PATH) → Reader: any row of a converted folder or of an index over tars, by one read of its bytes."""
+"""open_dataset(PATH) → Reader: any row of a converted folder or of an index over tars, by one read of its bytes.
+
+What a Reader has in common with its views is in ``builder/read/view.py``.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, overload
 from weakref import WeakValueDictionary
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
@@ -19,93 +21,17 @@ from builder.read.groups import GroupColumns
 from builder.read.handles import Handles, Storage
 from builder.read.index import Index, IndexBatch
 from builder.read.memory import keep_freed_memory
-from builder.read.rows import RowNumber, RowNumbers, chosen_rows, row_number
-
-COLUMNS = ("key", "path", "caption", "width", "height", "size", "position", "annotation_path")
-"""What :meth:`Reader.columns` gives, none of which needs an image."""
-
-_AHEAD = 64  # rows fetched together when iterating
-
-
-class Sample:
-    """One row, read as it is asked for.
-
-    ``key``: "00000/000000012" · ``path``: with its extension, as listed · ``image``: the file's bytes · ``caption`` ·
-    ``width``, ``height``: pixels as stored · ``annotation``: the JSON text · ``annotation_path`` · ``row``: its
-    number ·
-    ``position``: its place in the listing.
-    """
-
-    __slots__ = ("_at", "_batch", "_image", "_reader", "row")
-
-    def __init__(self, reader: Reader, row: int, batch: IndexBatch, at: int, image: bytes | None = None) -> None:
-        self._reader, self.row, self._batch, self._at, self._image = reader, row, batch, at, image
-
-    @property
-    def image(self) -> bytes:
-        if self._image is not None:
-            return self._image
-        return self._reader._read(self._batch, self._at)
-
-    @property
-    def caption(self) -> str:
-        return self._batch.text("caption", self._at)
-
-    @property
-    def key(self) -> str:
-        return self._batch.text("key", self._at)
-
-    @property
-    def path(self) -> str:
-        return self._batch.text("path", self._at)
-
-    @property
-    def annotation_path(self) -> str:
-        return self._batch.text("annotation_path", self._at)
-
-    @property
-    def width(self) -> int:
-        return int(self._batch.width[self._at])
-
-    @property
-    def height(self) -> int:
-        return int(self._batch.height[self._at])
-
-    @property
-    def size(self) -> int:
-        """Of the image, in bytes."""
-        return int(self._batch.size[self._at])
-
-    @property
-    def position(self) -> int:
-        return int(self._batch.position[self._at])
-
-    @property
-    def digest(self) -> bytes | None:
-        """xxh3-128 of the image's bytes, 16 bytes; None where the index was made without reading them."""
-        value: bytes | None = self._batch.digest[self._at].as_py()
-        return value
-
-    @property
-    def annotation(self) -> str:
-        return self._reader._annotations.read(self.row, self._batch, self._at).decode()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travels as its reader's paths, its number and, if it has been read, its image."""
-        return _sample, (self._reader.__getstate__(), self.row, self._image)
-
-    def __repr__(self) -> str:
-        image = f"{self.width}x{self.height}, {self.size:,} bytes"
-        return f"Sample({self.row}, key={self.key!r}, {image}, caption={self.caption[:40]!r})"
-
+from builder.read.rows import RowNumber, RowNumbers
+from builder.read.sample import Sample
+from builder.read.view import Rows, View
 
 _State = tuple[str, str, str | None, Storage | None]
 
 
-def _sample(state: _State, row: int, image: bytes | None) -> Sample:
-    reader = _at_hand(state)
-    batch, at = reader._index.place(row)
-    return Sample(reader, row, batch, at, image)
+def _unpickled(state: _State, row: int, image: bytes | None) -> Sample:
+    sample = _at_hand(state)._sample(row)
+    sample._image = image
+    return sample
 
 
 _READERS: WeakValueDictionary[tuple[object, ...], Reader] = WeakValueDictionary()
@@ -126,8 +52,8 @@ def _at_hand(state: _State) -> Reader:
     return reader
 
 
-class Reader(Sequence[Sample]):
-    """A sequence of samples. Deterministic, thread-safe, safe after fork, picklable (as paths)."""
+class Reader(Rows):
+    """All rows of a dataset. Deterministic, thread-safe, safe after fork, picklable (as paths)."""
 
     def __init__(self, index_path: str, root: str, source: str | None = None, storage: Storage | None = None) -> None:
         """``index_path``: of the index, on this machine. ``root``: the dataset's folder. ``source``: where the indexed
@@ -147,6 +73,14 @@ class Reader(Sequence[Sample]):
     def __setstate__(self, state: _State) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
+    @property
+    def reader(self) -> Reader:
+        return self
+
+    @property
+    def rows(self) -> range:
+        return range(self._index.header.rows)
+
     def __len__(self) -> int:
         return self._index.header.rows
 
@@ -157,70 +91,34 @@ class Reader(Sequence[Sample]):
     @overload
     def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
     def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
-        """A row by number, negative ones from the end; a slice, as a view; rows by a list or an array of numbers, as a
-        list of samples whose images have been read already, in file order. Raises IndexError, TypeError (a mask is no
-        row numbers: ``np.flatnonzero(mask)``), DamagedFileError."""
-        if type(row) is int:  # first: what most rows are asked for with
-            number = row if 0 <= row < self._index.header.rows else row_number(row, len(self))
-            batch, at = self._index.place(number)
-            return Sample(self, number, batch, at)
-        if isinstance(row, slice):
-            return View(self, range(*row.indices(len(self))))
-        chosen = chosen_rows(row, len(self))
-        return self[chosen] if isinstance(chosen, int) else self._fetch(chosen)
-
-    def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
-        """What torch's DataLoader asks for a batch by: its images are read together."""
-        return self[rows]
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(View(self, range(len(self))))
-
-    def find(self, key: str) -> Sample:
-        """The row with that key: the last, where files that others wrote have it in several. Raises KeyError."""
-        row = self._index.find(key)
-        if row is None:
-            raise KeyError(key)
-        return self[row]
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._index.find(key) is not None
-
-    def columns(self, *names: str) -> pa.Table:
-        """Columns of :data:`COLUMNS` (all unless named) as an Arrow table over the mapped index: no image is touched,
-        nothing copied."""
-        for name in names:
-            if name not in COLUMNS:
-                raise KeyError(f"{name!r} is no column; there are {', '.join(COLUMNS)}")
-        return self._index.table(names or COLUMNS)
-
-    def widths(self) -> npt.NDArray[np.int32]:
-        """Pixels, of every row."""
-        return self._index.column("width")
-
-    def heights(self) -> npt.NDArray[np.int32]:
-        """Pixels, of every row."""
-        return self._index.column("height")
-
-    def to_datasets(self) -> Any:
-        """A map-style ``datasets.Dataset`` of these rows. Its table is the mapped index; a transform reads the images
-        when rows are asked for. No cache is written; ``map``, ``filter``, ``shuffle`` and ``select`` work."""
-        from builder.hf.builder import reader_dataset
-
-        return reader_dataset(self)
+        if type(row) is int and 0 <= row < self._index.header.rows:  # what most rows are asked for with
+            batch, at = self._index.place(row)
+            return Sample(self, row, batch, at)
+        return super().__getitem__(row)
 
     @property
     def identity(self) -> str:
-        """16 hex digits, others where the rows are of other files."""
         return self._index.identity
-
-    @property
-    def shards(self) -> tuple[schema.IndexedFile, ...]:
-        """The files that hold the images."""
-        return self._index.header.files
 
     def __repr__(self) -> str:
         return f"Reader({self._state[1]!r}, {len(self):,} rows in {len(self.shards):,} files)"
+
+    def _row_of(self, key: str) -> int | None:
+        return self._index.find(key)
+
+    def _table(self, names: Sequence[str]) -> pa.Table:
+        return self._index.table(names)
+
+    def _numbers(self, name: str) -> npt.NDArray[Any]:
+        return self._index.column(name)
+
+    def _sample(self, row: int) -> Sample:
+        batch, at = self._index.place(row)
+        return Sample(self, row, batch, at)
+
+    def _pickled(self, row: int, image: bytes | None) -> tuple[Any, ...]:
+        """What a sample of this reader is made of in another process."""
+        return _unpickled, (self._state, row, image)
 
     def _read(self, batch: IndexBatch, at: int) -> bytes:
         file, size = batch.file[at], batch.size[at]
@@ -271,46 +169,6 @@ class Reader(Sequence[Sample]):
             sample = samples[number]
             sample._image = self._read_odd(sample._batch, sample._at)
         return samples
-
-
-class View(Sequence[Sample]):
-    """Some rows of a Reader, in an order of their own: what a slice gives. Holds numbers, no bytes."""
-
-    def __init__(self, reader: Reader, rows: Sequence[int]) -> None:
-        self._reader, self._rows = reader, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, row: RowNumber) -> Sample: ...
-    @overload
-    def __getitem__(self, row: slice) -> View: ...
-    @overload
-    def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
-    def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
-        """As of a Reader, of these rows."""
-        if isinstance(row, slice):
-            return View(self._reader, self._rows[row])
-        chosen = chosen_rows(row, len(self))
-        if isinstance(chosen, int):
-            return self._reader[self._rows[chosen]]
-        return self._reader._fetch([self._rows[each] for each in chosen])
-
-    def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
-        return self[rows]
-
-    def __contains__(self, key: object) -> bool:
-        row = self._reader._index.find(key) if isinstance(key, str) else None
-        return row is not None and row in self._rows
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Reads ahead, several rows at a time."""
-        for first in range(0, len(self._rows), _AHEAD):
-            yield from self._reader._fetch(list(self._rows[first : first + _AHEAD]))
-
-    def __repr__(self) -> str:
-        return f"View({len(self):,} rows of {self._reader!r})"
 
 
 def open_dataset(

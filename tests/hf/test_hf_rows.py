@@ -133,6 +133,13 @@ def test_it_can_be_filtered_shuffled_selected_and_mapped(rows: Any, source: Sour
     assert {row["image"].size for row in smaller} == {(8, 8)}
 
 
+def test_a_view_is_a_dataset_of_its_rows(rows: Any) -> None:
+    view = open_dataset(_folder())[20:2:-3].to_datasets()
+    assert [row["key"] for row in view] == [rows[number]["key"] for number in range(20, 2, -3)]
+    assert [row["image"].tobytes() for row in view] == [rows[number]["image"].tobytes() for number in range(20, 2, -3)]
+    assert view._fingerprint != rows._fingerprint
+
+
 def test_transforms_and_formats_see_images(rows: Any) -> None:
     seen = rows.with_transform(lambda batch: {"side": [image.size[0] for image in batch["image"]]})
     assert seen[:3] == {"side": rows[:3]["width"]}

@@ -24,7 +24,8 @@ from builder.base.errors import IndexMismatchError, SourceError
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.conversion.convert import convert
 from builder.conversion.index import index
-from builder.read.reader import COLUMNS, Reader, open_dataset
+from builder.read.reader import Reader, open_dataset
+from builder.read.view import COLUMNS, View
 from tests.outputs import environment, make_large_source, output_bytes, run_python
 from tests.sources import LAYOUTS, Source, faults_of, make_source
 
@@ -222,6 +223,28 @@ def test_a_view_has_the_keys_of_its_rows(shelf: tuple[Source, Reader]) -> None:
     assert [key for key in keys if key in view] == keys[3:9:2]
     assert "00000" not in view
     assert 3 not in view
+
+
+def test_a_view_has_everything_that_a_reader_has(shelf: tuple[Source, Reader]) -> None:
+    reader = shelf[1]
+    assert {name for name in dir(Reader) if not name.startswith("_")} <= set(dir(View))
+    for rows in (range(20, 2, -3), [5, 1, 1, 9], []):
+        view = View(reader, rows)
+        for name in COLUMNS:
+            values = reader.columns(name).column(0).to_pylist()
+            assert view.columns(name).column(0).to_pylist() == [values[row] for row in rows]
+        assert view.widths().tolist() == [reader[row].width for row in rows]
+        assert view.heights().tolist() == [reader[row].height for row in rows]
+        assert view.shards == reader.shards
+        for sample in view:
+            assert view.find(sample.key).row == sample.row
+        outside = set(range(len(reader))) - set(rows)
+        for row in outside:
+            assert reader[row].key not in view
+            with pytest.raises(KeyError):
+                view.find(reader[row].key)
+        assert pickle.loads(pickle.dumps(view)).identity == view.identity
+    assert len({each.identity for each in (reader, reader[1:], reader[::-1], View(reader, [1]))}) == 4
 
 
 @pytest.mark.parametrize(
