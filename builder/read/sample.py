@@ -1,0 +1,83 @@
+"""One row of a dataset, as users hold it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from builder.read.index import IndexBatch
+    from builder.read.reader import Reader
+
+
+class Sample:
+    """One row. Every value is read when it is asked for.
+
+    ``key``: "00000/000000012" · ``path``: with its extension, as listed · ``image``: the file's bytes · ``caption`` ·
+    ``width``, ``height``: pixels as stored · ``annotation``: the JSON text · ``annotation_path`` · ``row``: its
+    number in the Reader · ``position``: its place in the listing.
+    """
+
+    __slots__ = ("_at", "_batch", "_image", "_reader", "row")
+
+    def __init__(self, reader: Reader, row: int, batch: IndexBatch, at: int, image: bytes | None = None) -> None:
+        """Row ``row`` of ``reader`` is row ``at`` of ``batch``. ``image``: its bytes, where they have been read."""
+        self._reader, self.row, self._batch, self._at, self._image = reader, row, batch, at, image
+
+    @property
+    def image(self) -> bytes:
+        """The image file's bytes. Raises IndexMismatchError, SourceError, DamagedFileError."""
+        if self._image is not None:
+            return self._image
+        return self._reader._read(self._batch, self._at)
+
+    @property
+    def caption(self) -> str:
+        return self._batch.text("caption", self._at)
+
+    @property
+    def key(self) -> str:
+        return self._batch.text("key", self._at)
+
+    @property
+    def path(self) -> str:
+        return self._batch.text("path", self._at)
+
+    @property
+    def annotation_path(self) -> str:
+        return self._batch.text("annotation_path", self._at)
+
+    @property
+    def width(self) -> int:
+        return int(self._batch.width[self._at])
+
+    @property
+    def height(self) -> int:
+        return int(self._batch.height[self._at])
+
+    @property
+    def size(self) -> int:
+        """Of the image, in bytes."""
+        return int(self._batch.size[self._at])
+
+    @property
+    def position(self) -> int:
+        return int(self._batch.position[self._at])
+
+    @property
+    def digest(self) -> bytes | None:
+        """xxh3-128 of the image's bytes, 16 bytes; None where the index was made without reading them."""
+        value: bytes | None = self._batch.digest[self._at].as_py()
+        return value
+
+    @property
+    def annotation(self) -> str:
+        """The JSON document. Raises as ``image`` does."""
+        return self._reader._annotations.read(self.row, self._batch, self._at).decode()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A sample travels as its reader's paths, its number and, where it has been read, its image."""
+        return self._reader._pickled(self.row, self._image)
+
+    def __repr__(self) -> str:
+        image = f"{self.width}x{self.height}, {self.size:,} bytes"
+        return f"Sample({self.row}, key={self.key!r}, {image}, caption={self.caption[:40]!r})"
