@@ -1,12 +1,10 @@
 """The engine that is a Ray cluster: each task of a job is a Ray task, on whichever node has room. The one place that
 imports ray.
 
-    driver: task → message ──▶ node: answer_to(message) ──▶ driver: result
-                               └─ counts ─▶ Counter (an actor beside the driver) ─▶ driver: report
+    driver: task → message ──▶ node: answer_to(message) ──▶ driver: result, and what the task reported
 
-The same messages and answers as between a process and its workers (engines/local.py), so the bytes that come out
-are the same. Retrying is done here rather than by Ray, for the sake of the reasons: whatever kills a task is kept, and
-said when it is given up.
+Messages and answers are those of engines/local.py, so the output has the same bytes. Tasks are retried here and not by
+Ray, so that the reasons are known: each is kept, and named when a task is given up. Progress moves when a task returns.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ TRIES = 3
 """How often a task is begun when nodes or workers die under it: once is an accident, three times is the task's own
 doing (it takes more memory than a node has)."""
 _PER_CPU = 2  # tasks sent ahead for each CPU: a node that is done has the next one there
-_TICK = 0.2  # seconds between looks at progress, and between reports of a task
+_TICK = 0.2  # seconds between looks at what is ready
 _LOOK = 10.0  # seconds between looks at how large the cluster is now
 _TIMEOUT = 120.0  # seconds that a node may take to answer a question
 _STORE = 256 << 20  # bytes of our own cluster's object store: messages and answers pass through it, images do not
@@ -46,13 +44,11 @@ _STORE = 256 << 20  # bytes of our own cluster's object store: messages and answ
 
 @dataclass(slots=True)
 class _Flight:
-    """A task under way. ``reasons``: what ended it, each time so far. ``told``: what has been reported of it."""
+    """A task under way. ``reasons``: what ended it, each time so far."""
 
-    number: int
     task: Any
     message: bytes
     reasons: list[str] = field(default_factory=list)
-    told: tuple[int, int] = (0, 0)
 
 
 class RayEngine:
@@ -90,10 +86,6 @@ class RayEngine:
             self._compare_versions()
             self._setting = (os.getcwd(), versions())
             self._do = ray.remote(num_cpus=1, max_retries=0)(do)
-            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                ray.get_runtime_context().get_node_id(), soft=True
-            )
-            self._counter = ray.remote(num_cpus=0)(Counter).options(scheduling_strategy=here).remote()
         except BaseException:
             self._disconnect()
             raise
@@ -149,20 +141,20 @@ class RayEngine:
                 )
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
-        waiting = enumerate(tasks)
+        waiting = iter(tasks)
         looked, room = 0.0, 1
         while True:
             if time.monotonic() - looked > _LOOK:
                 looked, room = time.monotonic(), self._room()
             while len(self._flying) < room:
-                number, task = next(waiting, (-1, None))
-                if number < 0:
+                try:
+                    task = next(waiting)
+                except StopIteration:
                     break
-                self._send(_Flight(number, task, pack((work, task))))
+                self._send(_Flight(task, pack((work, task))))
             if not self._flying:
                 return
             ready, _ = self._ray.wait(list(self._flying), num_returns=1, timeout=_TICK)
-            self._hear(report)
             for reference in ready:
                 flight = self._flying.pop(reference)
                 answer = self._answer(reference, flight)
@@ -170,7 +162,7 @@ class RayEngine:
                     self._send(flight)
                     continue
                 kind, value, images, size = answer
-                report(max(0, images - flight.told[0]), max(0, size - flight.told[1]))
+                report(images, size)
                 if kind == "error":
                     raise value
                 yield value
@@ -184,7 +176,7 @@ class RayEngine:
 
     def _send(self, flight: _Flight) -> None:
         """Begin a task, or begin it again."""
-        self._flying[self._do.remote(flight.message, flight.number, self._counter, self._setting)] = flight
+        self._flying[self._do.remote(flight.message, self._setting)] = flight
 
     def _answer(self, reference: Any, flight: _Flight) -> tuple[str, Any, int, int] | None:
         """What came of a task; None where it has to be begun again. Raises WorkerDiedError, ClusterError."""
@@ -206,18 +198,6 @@ class RayEngine:
         kind, value = unpack(message)
         return kind, value, images, size
 
-    def _hear(self, report: Report) -> None:
-        """Pass on what tasks have counted since."""
-        counts: dict[int, tuple[int, int]] = {}
-        with suppress(self._ray.exceptions.RayError):  # without its counter a run goes on, its bar in larger steps
-            counts = self._ray.get(self._counter.take.remote(), timeout=_TICK)
-        for flight in self._flying.values():
-            images, size = counts.get(flight.number, (0, 0))
-            more = (max(0, images - flight.told[0]), max(0, size - flight.told[1]))
-            if more != (0, 0):
-                flight.told = (flight.told[0] + more[0], flight.told[1] + more[1])
-                report(*more)
-
     def dismiss(self) -> None:
         """The cluster's processes are its own."""
 
@@ -229,8 +209,6 @@ class RayEngine:
             with suppress(self._ray.exceptions.RayError):
                 self._ray.cancel(reference, force=True)
         self._flying.clear()
-        with suppress(self._ray.exceptions.RayError):
-            self._ray.kill(self._counter)
         self._disconnect()
 
     def _disconnect(self) -> None:
@@ -239,40 +217,20 @@ class RayEngine:
             self._ray.shutdown()
 
 
-class Counter:
-    """What tasks have done so far, by their numbers: kept beside the driver, where no dying node takes it along."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, tuple[int, int]] = {}
-
-    def put(self, number: int, images: int, size: int) -> None:
-        self._counts[number] = (images, size)
-
-    def take(self) -> dict[int, tuple[int, int]]:
-        """What is new since the last call."""
-        counts, self._counts = self._counts, {}
-        return counts
-
-
-def do(message: bytes, number: int, counter: Any, setting: tuple[str, dict[str, str]]) -> tuple[bytes, int, int]:
-    """On a node: the work in a message; its answer, packed, and the images and bytes that it reported. ``setting``: the
-    driver's working folder, where relative paths start, and its versions. Raises RuntimeError on a node that has
-    others, as one may that joined since the start."""
+def do(message: bytes, setting: tuple[str, dict[str, str]]) -> tuple[bytes, int, int]:
+    """On a node: do the work in a message. Returns the packed answer, and the images and bytes that the work reported.
+    ``setting``: the driver's working folder, where relative paths start, and its versions. Raises RuntimeError on a
+    node with other versions; it may have joined since the start."""
     folder, theirs = setting
     if versions() != theirs:
         raise RuntimeError(f"a node has {_said(versions())}, the driver {_said(theirs)}: what they write could differ")
-    with suppress(OSError):  # a node without that folder can do work on URLs and absolute paths
+    with suppress(OSError):  # a node without that folder can work on URLs and absolute paths
         os.chdir(folder)
     done = [0, 0]
-    last = 0.0
 
     def report(images: int, size: int) -> None:
-        nonlocal last
         done[0] += images
         done[1] += size
-        if time.monotonic() - last > _TICK:
-            last = time.monotonic()
-            counter.put.remote(number, *done)
 
     return answer_to(message, report), done[0], done[1]
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from typing import TypeVar
 
 from builder.base.errors import HubError
-from builder.hub.refusals import TRIES_OF_REPEATED, Refusal, explain
+from builder.hub.refusals import Refusal, explain
 
 Result = TypeVar("Result")
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before the second, third … try: half a minute, in which a server restarts or a network comes back. Where the
-client has waited by itself, the last of them."""
+"""Seconds before the second, third … try: half a minute in all, in which a server restarts or a network comes back."""
 
 LONGEST_WAIT = 3600.0
 """Seconds the Hub may ask to wait: its limits are counted by five minutes and by the hour."""
@@ -33,7 +31,7 @@ class Patience:
         """What ``call`` gives. ``tried``: for messages. Raises HubError when the Hub refuses or has failed too
         often."""
         started = time.monotonic()
-        failed, spent = 0, Fraction(0)
+        failed = 0
         while True:
             try:
                 return call()
@@ -41,10 +39,10 @@ class Patience:
                 refusal = explain(error)
                 if refusal is None:
                     raise
-                failed, spent = failed + 1, spent + Fraction(1, refusal.tries)
-                if spent >= 1 or refusal.wait > LONGEST_WAIT:
+                failed += 1
+                if failed >= refusal.tries or refusal.wait > LONGEST_WAIT:
                     raise self._given_up(tried, refusal, failed, time.monotonic() - started) from error
-                self._wait(tried, refusal, PAUSES[-1 if _client_waited(refusal) else failed - 1])
+                self._wait(tried, refusal, PAUSES[failed - 1])
 
     def _wait(self, tried: str, refusal: Refusal, pause: float) -> None:
         seconds = max(pause, refusal.wait + 1 if refusal.wait else 0)  # as the Hub rounds what it asks for
@@ -58,12 +56,7 @@ class Patience:
             return HubError(tried, refusal.said, advice or self._way_on())
         if refusal.wait > LONGEST_WAIT:
             return HubError(tried, f"{refusal.said}; it asks to wait {refusal.wait:,.0f} s", self._way_on())
-        each = ", of several requests each" if _client_waited(refusal) else ""
-        return HubError(tried, f"{refusal.said} ({failed} tries in {seconds:.0f} s{each})", self._way_on())
-
-
-def _client_waited(refusal: Refusal) -> bool:
-    return refusal.tries == TRIES_OF_REPEATED
+        return HubError(tried, f"{refusal.said} ({failed} tries in {seconds:.0f} s)", self._way_on())
 
 
 _ADVICE = {

@@ -12,13 +12,10 @@ from typing import Any
 from builder.base.urls import say
 
 TRIES = 6
-"""Of a call that fails for a reason that may pass."""
+"""Tries of a call whose failure may pass."""
 
-TRIES_OF_REPEATED = 2
-"""The same, of one that the client has by then made six times, over 23 seconds, or hf_xet for minutes."""
-
-_TRIES_OF_SIGNED = 3
-"""Of an upload whose address is refused, or not given: it has expired, most often, and each try asks for another."""
+TRIES_OF_SIGNED = 3
+"""Tries of an upload whose address is refused or not given. Most often it has expired; each try asks for a new one."""
 
 _PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504}
 """Statuses that may be over when the call is made again. 409 and 412: somebody else has committed."""
@@ -26,9 +23,9 @@ _PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a call came to nothing. ``status``: of HTTP, 0 where no answer came. ``code``: the Hub's own word for it
-    ("RepoNotFound"), or one of ours. ``wait``: seconds that it asks for. ``tries``: how many such failures of a call
-    are enough, 1 where another try is no use."""
+    """Why a call failed. ``status``: of HTTP, 0 if no answer came. ``code``: the Hub's own word for it
+    ("RepoNotFound"), or one of ours. ``wait``: seconds that the Hub asks to wait. ``tries``: how often to try such a
+    call, 1 if another try cannot help."""
 
     status: int
     code: str
@@ -56,7 +53,7 @@ def explain(error: BaseException) -> Refusal | None:
     stated = re.search(r"status (?:client error |server error )?\((\d{3})", said)  # as hf_xet puts it
     if stated:
         status = int(stated[1])
-        tries = TRIES_OF_REPEATED if status in _PASSING else 1
+        tries = TRIES if status in _PASSING else 1
         return Refusal(status, "XetRefused" if status == 403 else "", said, 0, tries)
     names = {type(each).__name__ for each in chain}
     if "OfflineModeIsEnabled" in names:
@@ -64,18 +61,16 @@ def explain(error: BaseException) -> Refusal | None:
     if names & {"XetAuthenticationError", "LocalTokenNotFoundError"}:
         return Refusal(401, "", said, 0, 1)
     if re.search(r"\bCAS\b|(?i:\bxet)|^ConnectionError: Network error: ", said):  # hf_xet's, without a status
-        return Refusal(0, "", said, 0, TRIES_OF_REPEATED)
+        return Refusal(0, "", said, 0, TRIES)
     broken = (_transport_error(), ConnectionError, TimeoutError, json.JSONDecodeError)
     if any(isinstance(each, broken) for each in chain):
-        requests = (request for each in chain if (request := _request_of(each)) is not None)
-        unheeded = _version() < (2, 0) and type(chain[-1]).__name__ == "RemoteProtocolError"  # by its own tries
-        return Refusal(0, "", said, 0, TRIES if unheeded else _tries(0, next(requests, None)))
+        return Refusal(0, "", said, 0, TRIES)
     if isinstance(error, RuntimeError):  # a connection pool that another thread has just closed
         return Refusal(0, "", said, 0, TRIES)
     if isinstance(error, ValueError):  # a card that is refused, an answer that is none
         code = _code(said, 0)
         refused = not code and "LFS batch API returned errors" in said  # whose status the client does not pass on
-        return Refusal(0, code, said, 0, _TRIES_OF_SIGNED if refused else 1)
+        return Refusal(0, code, said, 0, TRIES_OF_SIGNED if refused else 1)
     return None
 
 
@@ -91,37 +86,15 @@ def _code(said: str, status: int, code: str = "") -> str:
 
 
 def _tries(status: int, request: tuple[str, str] | None) -> int:
-    """How many such failures of a call are enough. ``status``: 0 where no answer came. ``request``: its method and
-    address, where they are known."""
+    """How often to try a call that was answered with ``status``. ``request``: its method and address, if known."""
     if request is not None and status in (400, 403, 404) and _is_signed(*request):
-        return _TRIES_OF_SIGNED
-    if status and status not in _PASSING:
-        return 1
-    return TRIES_OF_REPEATED if request is not None and _is_repeated(*request, status) else TRIES
+        return TRIES_OF_SIGNED
+    return TRIES if status in _PASSING else 1
 
 
 def _is_signed(method: str, url: str) -> bool:
-    """Whether a request is one of an upload, allowed by its address alone and only for a time: no other is a PUT."""
+    """Whether a request belongs to an upload, which its address alone allows, for a time: no other is a PUT."""
     return method == "PUT" or bool(re.search("/complete[-_]multipart", url))
-
-
-def _is_repeated(method: str, url: str, status: int) -> bool:
-    """Whether the client has made a request again and again by itself before it gave up: a PUT in all versions, the
-    others of an upload from 1.3 on, pages of a listing from 2.0 on. Creating a repository, asking about one, and the
-    commit: never."""
-    if status not in (0, 408, 429, 500, 502, 503, 504):
-        return False
-    if method == "PUT":
-        return status != 429 or _version() >= (1, 3)
-    if re.search(r"/preupload/|/info/lfs/objects/|/complete[-_]multipart|/xet-write-token/", url):
-        return _version() >= (1, 3)
-    return "/tree/" in url and _version() >= (2, 0)
-
-
-def _version() -> tuple[int, ...]:
-    from huggingface_hub import __version__
-
-    return tuple(int(part) for part in re.findall(r"\d+", __version__)[:2])
 
 
 def _request_of(holder: Any) -> tuple[str, str] | None:

@@ -73,23 +73,23 @@ def test_a_plain_no_is_taken_at_once(error: Exception, advice: str, monkeypatch:
     assert slept == []
 
 
-def test_what_the_client_has_waited_for_is_given_one_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_whose_address_expired_is_tried_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, _, rider = waiting(monkeypatch)
-    with pytest.raises(HubError, match=r"\(2 tries in \d+ s, of several requests each\)\. Go on\."):
-        rider.ride_out("sending x", failing(upload_that_failed(503, "PUT", "/lfs/1")))
-    assert slept == [16]
+    with pytest.raises(HubError, match=r"\(3 tries in \d+ s\)\. Go on\."):
+        rider.ride_out("sending x", failing(upload_that_failed(403, "PUT", "/lfs/1")))
+    assert slept == [1, 2]
 
 
 def test_failures_of_two_kinds_share_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, _, rider = waiting(monkeypatch)
-    kinds = [PassingError("reset"), PassingError("reset"), upload_that_failed(503, "PUT", "/lfs/1"), answered(503)]
+    kinds = [PassingError("reset"), PassingError("reset"), upload_that_failed(403, "PUT", "/lfs/1")]
 
     def call() -> None:
         raise kinds.pop(0)
 
-    with pytest.raises(HubError, match="4 tries"):
+    with pytest.raises(HubError, match="3 tries"):
         rider.ride_out("sending x", call)
-    assert slept == [1, 2, 16]
+    assert slept == [1, 2]
 
 
 def test_the_hub_may_ask_for_time_within_reason(monkeypatch: pytest.MonkeyPatch) -> None:
