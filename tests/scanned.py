@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.plan.plan import Plan, plan_joined
-from builder.source.layouts import Archive, Layout
+from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
 from builder.source.pairs import join
 from builder.source.scan import ScanRequest

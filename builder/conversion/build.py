@@ -32,7 +32,8 @@ from builder.plan.survey import (
     shard_rows,
     survey,
 )
-from builder.source.layouts import Layout, recognise
+from builder.source.layout import Layout
+from builder.source.layouts import recognise
 from builder.store.folders import LocalFolder, open_folder
 from builder.store.ledger import Ledger, Passed, Receipt
 from builder.store.output import make_folder

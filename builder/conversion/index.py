@@ -22,7 +22,7 @@ from builder.conversion.finish import describe, note_rejects, tally, totals_json
 from builder.conversion.shard import Unit, index_part, make_receipt, reject_batch
 from builder.engines.contract import EngineChoice, Report
 from builder.plan.survey import Survey
-from builder.source.layouts import Archive
+from builder.source.layout import Archive
 from builder.source.samples import Sample, read_samples
 from builder.store.folders import write
 from builder.store.index import write_index

@@ -26,7 +26,7 @@ from builder.base.records import WHOLE, Member
 from builder.conversion.shard import NewShard
 from builder.plan.plan import PLAN_ROW, Cut, rows_digests
 from builder.source.files import ByteFile
-from builder.source.layouts import Archive, without_ending
+from builder.source.layout import Archive, without_ending
 from builder.source.listing import Ids, path_ids
 from builder.source.samples import CHUNK_BYTES, CHUNK_ROWS, SampleReader, Stock
 from builder.source.scan import ScanRequest, open_with_compression, scan_open

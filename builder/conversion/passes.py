@@ -18,7 +18,7 @@ from builder.conversion.one_pass import EXPECTED, Pass, run_pass
 from builder.engines.contract import Engine, Report
 from builder.plan.plan import Cut, cuts_of, endings_kept
 from builder.plan.survey import Survey, listed, plan_survey, scans_wanted
-from builder.source.layouts import Archive, Layout, without_ending
+from builder.source.layout import Archive, Layout, without_ending
 from builder.source.listing import Listing, column_ids
 from builder.source.pairs import Int64s, repeated
 from builder.source.scan import ScanRequest

@@ -16,7 +16,8 @@ from builder.base.options import SamplePolicy
 from builder.base.urls import is_url
 from builder.plan.survey import describe_source
 from builder.read.index import Index
-from builder.source.layouts import EXPECTED, TAR_ENDINGS, Archive, Layout, recognise
+from builder.source.layout import EXPECTED, TAR_ENDINGS, Archive, Layout
+from builder.source.layouts import recognise
 from builder.store.manifest import read_manifest
 
 DEFAULT_FOLDER = os.path.join("data", "laion6m")

@@ -22,7 +22,7 @@ from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.records import ImageInfo
 from builder.engines.local import SerialEngine
 from builder.plan.survey import shard_rows, survey
-from builder.source.layouts import Layout
+from builder.source.layout import Layout
 from builder.source.samples import Stock, read_samples
 
 TABLE_BYTES = 16 << 20

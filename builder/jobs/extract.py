@@ -33,7 +33,8 @@ from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress
 from builder.source.files import ByteFile, LocalFile
-from builder.source.layouts import Archive, Layout, recognise
+from builder.source.layout import Archive, Layout
+from builder.source.layouts import recognise
 from builder.source.listing import path_ids
 from builder.source.pairs import IdLookup
 from builder.source.scan import ScanRequest, open_archive

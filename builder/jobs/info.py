@@ -20,7 +20,8 @@ from builder.base.words import size as in_words
 from builder.conversion.finish import examples_of
 from builder.source.compressed import compression_of
 from builder.source.files import LocalFile
-from builder.source.layouts import Archive, Layout, meant_instead, recognise
+from builder.source.layout import Archive, Layout
+from builder.source.layouts import meant_instead, recognise
 from builder.source.listing import check_listing
 from builder.source.scan import open_bytes
 from builder.source.tars import walk_tar

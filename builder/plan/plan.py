@@ -19,7 +19,7 @@ import xxhash
 from builder.base.arrays import bool_array, chunks_of, number_array, numbers_of, take_text
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
 from builder.plan.losses import Losses
-from builder.source.layouts import Layout
+from builder.source.layout import Layout
 from builder.source.listing import Listing, path_ids
 from builder.source.pairs import (
     Bools,

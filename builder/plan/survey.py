@@ -20,7 +20,7 @@ from builder.base.urls import state_of
 from builder.engines.contract import Engine, Report
 from builder.plan.plan import BATCH_ROWS, Plan, plan_joined, rows_digests
 from builder.source.implied import listing_of_annotations, refuse_unpaired
-from builder.source.layouts import Archive, Layout
+from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing, read_listing
 from builder.source.pairs import join
 from builder.source.samples import Stock

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from builder.base.arrays import MOST_TEXT, TextColumn, bool_array, take_text
 from builder.base.errors import LayoutError
-from builder.source.layouts import EXPECTED, Layout, meant_instead
+from builder.source.layout import EXPECTED, Layout
+from builder.source.layouts import meant_instead
 from builder.source.listing import Ids, Listing
 from builder.source.pairs import NOT_FOUND, IdLookup, Integers
 from builder.source.scan import stem_of

@@ -4,71 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 
 from builder.base.errors import LayoutError, SourceError
 from builder.base.names import DATA, MANIFEST
-from builder.base.urls import NO_OPTIONS, StorageOptions, is_url
+from builder.base.urls import StorageOptions, is_url
+from builder.source.layout import EXPECTED, TAR_ENDINGS, Archive, Layout, without_ending
 
-TAR_ENDINGS = (
-    ".tar",
-    ".tar.gz",
-    ".tgz",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.xz",
-    ".txz",
-    ".tar.zst",
-    ".tzst",
-    ".tar.z",
-    ".tar.lz4",
-)
-EXPECTED = (
-    "Expected raw/*.tar (or folders of images in raw/), with captions/*.tar or the JSON beside the images, "
-    "and data.json (optional); or img2dataset's *.tar with --recaptions FILE.parquet."
-)
 _SIDES = ("raw", "captions")
 _AROUND = "A source is the folder around raw/ (and captions/ and data.json)"
-
-
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """A tar, or a folder of extracted files that stands for one. ``name`` is relative to its side (raw/ or
-    captions/), empty for the files that lie in the side itself; ``path`` may be a URL."""
-
-    name: str
-    path: str
-    is_folder: bool
-    size: int  # bytes of the file; 0 for a folder
-    version: int
-    """Another when the file is: its modification time in ns (of a folder: changes when a file is added or removed), or
-    behind a URL what the storage says of it, hashed."""
-    storage: StorageOptions = NO_OPTIONS
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a source keeps what. ``captions`` is empty where the JSON lies beside the images in ``raw``."""
-
-    kind: str  # "card", "openuni", "extracted", "img2dataset"
-    root: str
-    raw_root: str
-    captions_root: str
-    raw: tuple[Archive, ...]
-    captions: tuple[Archive, ...]
-    listing: tuple[str, ...]
-    recaptions: tuple[str, ...] = ()
-    storage: StorageOptions = NO_OPTIONS
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether it is read over a network: then its raw tars are read once, from front to back."""
-        return is_url(self.root)
-
-    @property
-    def annotations(self) -> tuple[Archive, ...]:
-        """The archives that hold annotations."""
-        return self.captions or self.raw
 
 
 def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptions | None = None) -> Layout:
@@ -160,11 +103,6 @@ def _archives(root: str) -> tuple[Archive, ...]:
     if loose and not tars:
         folders.append(Archive("", root, True, 0, 0))
     return tuple(sorted([*tars, *folders], key=lambda archive: os.fsencode(archive.name)))
-
-
-def without_ending(name: str) -> str:
-    """A tar's name without the ending that makes it one."""
-    return name[: -max(len(ending) for ending in TAR_ENDINGS if name.lower().endswith(ending))]
 
 
 def _listing(path: str) -> tuple[str, ...]:

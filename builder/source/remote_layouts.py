@@ -5,7 +5,8 @@ from __future__ import annotations
 from builder.base import schema
 from builder.base.errors import LayoutError, SourceError
 from builder.base.urls import Entry, Storage, StorageOptions, join
-from builder.source.layouts import EXPECTED, TAR_ENDINGS, Archive, Layout, check_recaptions
+from builder.source.layout import EXPECTED, TAR_ENDINGS, Archive, Layout
+from builder.source.layouts import check_recaptions
 
 
 def recognise_url(url: str, recaptions: tuple[str, ...], options: StorageOptions) -> Layout:

@@ -19,7 +19,7 @@ from builder.source.captions import merge_recaption, read_annotation
 from builder.source.files import ByteFile, LocalFile
 from builder.source.glance import glance, shape_info
 from builder.source.images import judge, probe
-from builder.source.layouts import Archive
+from builder.source.layout import Archive
 from builder.source.ranges import merge_ranges
 from builder.source.scan import open_archive, stem_of
 

@@ -24,7 +24,7 @@ from builder.source.captions import excess
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.files import ByteFile, LocalFile
 from builder.source.glance import Glances
-from builder.source.layouts import Archive
+from builder.source.layout import Archive
 from builder.source.tar_headers import normal_name
 from builder.source.tars import scan_tar
 

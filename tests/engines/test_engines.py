@@ -20,7 +20,7 @@ from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.local import LocalEngine, SerialEngine
 from builder.engines.messages import describe
-from builder.source.layouts import Archive
+from builder.source.layout import Archive
 from tests.outputs import ROOT, environment, group_members, wait_until
 
 # From 3.12 on, forking a process that has other threads warns; those here are pyarrow's, left by other tests.

@@ -19,7 +19,7 @@ from builder.conversion.convert import convert
 from builder.jobs.extract import extract
 from builder.jobs.info import info
 from builder.source.files import ByteFile
-from builder.source.layouts import Archive
+from builder.source.layout import Archive
 from builder.source.scan import open_archive
 from builder.source.tars import normal_name, scan_tar
 from builder.verification.verify import verify

@@ -11,7 +11,7 @@ import pytest
 from builder.base.errors import LayoutError
 from builder.base.records import Damage
 from builder.source.implied import listing_of_annotations, refuse_unpaired
-from builder.source.layouts import EXPECTED, Archive, Layout
+from builder.source.layout import EXPECTED, Archive, Layout
 from tests.scanned import entries, scanned
 
 

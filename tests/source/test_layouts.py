@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from builder.base.errors import LayoutError, SourceError
-from builder.source.layouts import Archive, Layout, meant_instead, recognise
+from builder.source.layout import Archive, Layout
+from builder.source.layouts import meant_instead, recognise
 from tests.sources import LAYOUTS, make_source
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from builder.base.errors import SourceError
 from builder.base.records import CUT, WHOLE
-from builder.source.layouts import Archive
+from builder.source.layout import Archive
 from builder.source.listing import path_ids
 from builder.source.scan import ScanRequest, folder_state, open_archive, stem_of
 from builder.source.tables import ArchiveTable, scan_archive

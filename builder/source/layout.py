@@ -1,0 +1,70 @@
+"""What a source is made of: archives, and the layout they stand in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from builder.base.urls import NO_OPTIONS, StorageOptions, is_url
+
+TAR_ENDINGS = (
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tbz2",
+    ".tar.xz",
+    ".txz",
+    ".tar.zst",
+    ".tzst",
+    ".tar.z",
+    ".tar.lz4",
+)
+EXPECTED = (
+    "Expected raw/*.tar (or folders of images in raw/), with captions/*.tar or the JSON beside the images, "
+    "and data.json (optional); or img2dataset's *.tar with --recaptions FILE.parquet."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A tar, or a folder of extracted files that stands for one. ``name`` is relative to its side (raw/ or
+    captions/), empty for the files that lie in the side itself; ``path`` may be a URL."""
+
+    name: str
+    path: str
+    is_folder: bool
+    size: int  # bytes of the file; 0 for a folder
+    version: int
+    """Another when the file is: its modification time in ns (of a folder: changes when a file is added or removed), or
+    behind a URL what the storage says of it, hashed."""
+    storage: StorageOptions = NO_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a source keeps what. ``captions`` is empty where the JSON lies beside the images in ``raw``."""
+
+    kind: str  # "card", "openuni", "extracted", "img2dataset"
+    root: str
+    raw_root: str
+    captions_root: str
+    raw: tuple[Archive, ...]
+    captions: tuple[Archive, ...]
+    listing: tuple[str, ...]
+    recaptions: tuple[str, ...] = ()
+    storage: StorageOptions = NO_OPTIONS
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is read over a network: then its raw tars are read once, from front to back."""
+        return is_url(self.root)
+
+    @property
+    def annotations(self) -> tuple[Archive, ...]:
+        """The archives that hold annotations."""
+        return self.captions or self.raw
+
+
+def without_ending(name: str) -> str:
+    """A tar's name without the ending that makes it one."""
+    return name[: -max(len(ending) for ending in TAR_ENDINGS if name.lower().endswith(ending))]
