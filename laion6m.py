@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 
 
 class Laion6m(hf.Builder):
-    """Rows of key, image, caption, width, height and annotation. Options: :class:`builder.hf.builder.Config`."""
+    """Rows of image, key, caption, width, height and annotation. Options: :class:`builder.hf.builder.Config`."""
 
 
 if __name__ == "laion6m":  # imported by name, not run by datasets 3 as a copy in its module cache

@@ -27,19 +27,24 @@ SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow"}
 
 ROW = pa.schema(
     [
-        ("key", pa.string()),
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("key", pa.string()),
         ("caption", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("annotation", pa.string()),
     ]
 )
-"""One sample. Everything is nullable because that is what ``datasets`` infers and casts to."""
+"""One sample. Everything is nullable because that is what ``datasets`` infers and casts to.
+
+``image`` comes first because its chunk lies first in each row group. parquet-java (Spark, Hive, Trino, Flink) gives a
+row group to the split that holds byte *first column's offset + half of the group's size*. With another column listed
+first, behind the images, that byte lies in a later row group or beyond the file, and then nobody reads the rows.
+"""
 
 FEATURES: dict[str, Any] = {
-    "key": {"dtype": "string", "_type": "Value"},
     "image": {"_type": "Image"},
+    "key": {"dtype": "string", "_type": "Value"},
     "caption": {"dtype": "string", "_type": "Value"},
     "width": {"dtype": "int32", "_type": "Value"},
     "height": {"dtype": "int32", "_type": "Value"},
@@ -49,6 +54,16 @@ FEATURES: dict[str, Any] = {
 
 HUGGINGFACE_KEY = b"huggingface"
 SHARD_SCHEMA = ROW.with_metadata({HUGGINGFACE_KEY: json.dumps({"info": {"features": FEATURES}}).encode()})
+
+
+def is_row(found: pa.Schema) -> bool:
+    """Whether these are the columns of a row, in any order: the first version of this tool listed ``key`` first."""
+    return _by_name(found) == _by_name(ROW)
+
+
+def _by_name(columns: pa.Schema) -> list[tuple[str, str, bool]]:
+    return sorted((field.name, str(field.type), field.nullable) for field in columns)
+
 
 INDEX_METADATA_KEY = b"laion6m"
 """Schema metadata of the index: JSON of :class:`IndexHeader`."""

@@ -342,7 +342,7 @@ def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
 def job_of(source: dict[str, Any], options: ConvertOptions) -> dict[str, Any]:
     """What must be the same for a run to go on with another's work."""
     versions = {"laion6m": builder.__version__.rsplit(".", 1)[0], "pyarrow": pa.__version__}
-    return {"source": source, "options": options.to_json(), "versions": versions}
+    return {"source": source, "options": options.to_json(), "versions": versions, "columns": schema.ROW.names}
 
 
 def _as_there_is_room(numbers: list[int], outlet: Outlet | None) -> Iterator[int]:

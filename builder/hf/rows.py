@@ -48,7 +48,7 @@ def reader_dataset(rows: Rows) -> datasets.Dataset:
     stretches = (slice(first, first + _AT_ONCE) for first in range(0, len(rows), _AT_ONCE))
     addresses = [_addresses(prefix, numbers[each], columns.slice(each.start, _AT_ONCE)) for each in stretches]
     images = pa.chunked_array(addresses, _IMAGE)
-    table = columns.add_column(1, pa.field("image", _IMAGE), images)
+    table = columns.add_column(0, pa.field("image", _IMAGE), images)
     features = {name: datasets.Value(str(columns.field(name).type)) for name in _COLUMNS}
     features["image"] = datasets.Image()
     state = os.stat(reader.__getstate__()[0])

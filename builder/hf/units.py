@@ -88,8 +88,8 @@ class RowBatch:
             [binary_array(self._images), utf8_array(texts["path"])], fields=list(schema.ROW.field("image").type)
         )
         columns = [
-            utf8_array(texts["key"]),
             image,
+            utf8_array(texts["key"]),
             utf8_array(texts["caption"]),
             number_array(sides[:, 0]),
             number_array(sides[:, 1]),

@@ -62,8 +62,8 @@ class ArrowShardWriter:
         image = pa.Array.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(offsets), data])
         paths = string_array([row.path for row in rows])
         columns = [
-            string_array([row.key for row in rows]),
             pa.StructArray.from_arrays([image, paths], fields=list(schema.ROW.field("image").type)),
+            string_array([row.key for row in rows]),
             string_array([row.caption for row in rows]),
             number_array(np.array([row.width for row in rows], dtype=np.int32)),
             number_array(np.array([row.height for row in rows], dtype=np.int32)),
@@ -77,9 +77,9 @@ class ArrowShardWriter:
         self._images, self._ends, self._rows, self._weight = bytearray(), [0], [], 0
 
 
-_IMAGE_BUFFER = 3
-"""Position of the images' bytes among a batch's buffers that are not empty by nature: key's offsets and bytes, the
-images' offsets, then they."""
+_IMAGE_BUFFER = 1
+"""Position of the images' bytes among a batch's buffers that are not empty by nature: the images' offsets come
+first."""
 
 
 def _buffer_lengths(columns: list[pa.Array]) -> list[int]:

@@ -93,7 +93,8 @@ def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], ve
     try:
         info = made_metadata(card.values)["dataset_info"]
         sizes = int(info["splits"][0]["num_bytes"]), int(info["download_size"])
-        metadata = _metadata(Facts(totals, options, versions, *sizes, schema.FEATURES))
+        features = {each["name"]: schema.FEATURES[each["name"]] for each in info["features"]}  # in the card's order
+        metadata = _metadata(Facts(totals, options, versions, *sizes, features))
     except (KeyError, IndexError, TypeError, ValueError):
         return None
     return compose(metadata, unnamed(card), Own(), PLACEHOLDER) if agree(card, metadata) else None
@@ -187,8 +188,8 @@ def _head(facts: Facts) -> str:
 
 | column | type | what it is |
 |---|---|---|
-| `key` | string | path of the image without its extension |
 | `image` | image | the file's bytes, untouched, and its path |
+| `key` | string | path of the image without its extension |
 | `caption` | string | the re-caption |
 | `width`, `height` | int32 | pixels as stored; EXIF orientation is not applied |
 | `annotation` | string | the annotation's JSON text, complete |

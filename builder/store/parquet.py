@@ -43,7 +43,6 @@ from builder.store.thrift import (
 MAGIC = b"PAR1"
 _BYTE_ARRAY, _PLAIN, _RLE, _UNCOMPRESSED, _DATA_PAGE = 6, 0, 3, 0, 0
 _DEFINED = 2  # definition level of a value in an optional leaf of an optional struct
-_IMAGE_COLUMN = 1  # position of image.bytes among the leaf columns
 _LENGTH = packing.Struct("<I")
 
 TEXT = pa.schema(
@@ -143,12 +142,10 @@ class ParquetShardWriter:
         if group.rows:
             image_chunk = self._image_chunk(group)
             text_chunks, column_indexes, offset_indexes = self._write_text(group.rows)
-            chunks = [*text_chunks[:_IMAGE_COLUMN], image_chunk, *text_chunks[_IMAGE_COLUMN:]]
+            chunks = [image_chunk, *text_chunks]  # in the schema's order, in the footer as in the file
             locations = [{1: i64(start), 2: i32(size), 3: i64(row)} for start, size, row in group.pages]
-            self._column_indexes.append([*column_indexes[:_IMAGE_COLUMN], None, *column_indexes[_IMAGE_COLUMN:]])
-            self._offset_indexes.append(
-                [*offset_indexes[:_IMAGE_COLUMN], {1: list_of(STRUCT, locations)}, *offset_indexes[_IMAGE_COLUMN:]]
-            )
+            self._column_indexes.append([None, *column_indexes])
+            self._offset_indexes.append([{1: list_of(STRUCT, locations)}, *offset_indexes])
             self._groups.append(
                 {
                     1: list_of(STRUCT, chunks),
@@ -163,7 +160,7 @@ class ParquetShardWriter:
         self._group = _Group(self._file.position)
 
     def _image_chunk(self, group: _Group) -> Struct:
-        """ColumnChunk of image.bytes: it lies in front of the text columns' chunks, which offsets allow."""
+        """ColumnChunk of image.bytes, the first leaf column."""
         total = sum(size for _, size, _ in group.pages)
         metadata: Struct = {
             1: i32(_BYTE_ARRAY),
@@ -247,8 +244,8 @@ def _text_file(rows: list[TextRow]) -> bytes:
     whole captions in the footer."""
     paths = string_array([row.path for row in rows])
     columns = [
-        string_array([row.key for row in rows]),
         pa.StructArray.from_arrays([paths], fields=list(TEXT.field("image").type)),
+        string_array([row.key for row in rows]),
         string_array([row.caption for row in rows]),
         number_array(np.array([row.width for row in rows], dtype=np.int32)),
         number_array(np.array([row.height for row in rows], dtype=np.int32)),

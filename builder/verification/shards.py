@@ -6,6 +6,7 @@ it is in the caches. The few pages of text are read a second time, by pyarrow.
 
 from __future__ import annotations
 
+import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -185,12 +186,11 @@ class _Check:
             return None
 
     def _compare_schema(self, found: pa.Schema) -> bool:
-        if not found.remove_metadata().equals(schema.ROW):
+        if not schema.is_row(found):
             self._findings.rows("its columns are not those of a row, so it cannot be read", range(len(self._sizes)))
             self._readable = False
             return False
-        told = (found.metadata or {}).get(schema.HUGGINGFACE_KEY)
-        if told != schema.SHARD_SCHEMA.metadata[schema.HUGGINGFACE_KEY]:
+        if _features(found) != schema.FEATURES:
             self._findings.add("its huggingface metadata does not say what the columns are")
         return True
 
@@ -361,6 +361,14 @@ _digest = xxhash.xxh3_128_digest
 
 def _columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     return dict(zip(batch.schema.names, batch.columns, strict=True))
+
+
+def _features(found: pa.Schema) -> object:
+    """What the schema tells ``datasets`` of the columns; None where that cannot be read."""
+    try:
+        return json.loads((found.metadata or {})[schema.HUGGINGFACE_KEY])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _line(error: Exception) -> str:

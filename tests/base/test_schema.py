@@ -16,8 +16,8 @@ from builder.base.schema import IndexedFile, IndexHeader, ShardName
 
 def test_a_row_is_what_the_contract_says() -> None:
     assert [(field.name, str(field.type)) for field in schema.ROW] == [
-        ("key", "string"),
         ("image", "struct<bytes: binary, path: string>"),
+        ("key", "string"),
         ("caption", "string"),
         ("width", "int32"),
         ("height", "int32"),

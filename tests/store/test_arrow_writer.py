@@ -44,8 +44,8 @@ def write(path: Path, rows: list[Row]) -> WrittenShard:
 def expected(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         {
-            "key": text.key,
             "image": {"bytes": image, "path": text.path},
+            "key": text.key,
             "caption": text.caption,
             "width": text.width,
             "height": text.height,

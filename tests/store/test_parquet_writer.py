@@ -28,7 +28,7 @@ from builder.store.parquet import ParquetShardWriter
 from builder.store.shards import TextRow, WrittenShard
 from builder.store.thrift import Struct, get, read_struct, write_struct
 
-LEAVES = ["key", "image.bytes", "image.path", "caption", "width", "height", "annotation"]
+LEAVES = ["image.bytes", "image.path", "key", "caption", "width", "height", "annotation"]
 Row = tuple[bytes, TextRow]
 
 
@@ -51,8 +51,8 @@ def write(path: Path, rows: list[Row], release_every: int = 3) -> WrittenShard:
 def expected(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         {
-            "key": text.key,
             "image": {"bytes": image, "path": text.path},
+            "key": text.key,
             "caption": text.caption,
             "width": text.width,
             "height": text.height,
@@ -192,7 +192,7 @@ def check_layout(path: Path, written: WrittenShard, group_bytes: int, page_bytes
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         columns = [group.column(i) for i in range(metadata.num_columns)]
-        image = columns[1]
+        image = columns[0]
         assert (image.compression, image.statistics, image.has_dictionary_page) == ("UNCOMPRESSED", None, False)
         assert set(image.encodings) == {"PLAIN", "RLE"}
         assert all(column.compression == "ZSTD" for column in columns if column is not image)
@@ -273,10 +273,10 @@ def test_image_pages_end_at_the_row_with_which_they_are_full(
     sizes = [300, 300, 300, 300, 2000, 10, 10, 995, 996, 997]
     write(tmp_path / "x.parquet", [row(number, size=size) for number, size in enumerate(sizes)])
     data = (tmp_path / "x.parquet").read_bytes()
-    pages = page_locations(data, get(footer_of(data), 4, 0, 1, 1))
+    pages = page_locations(data, get(footer_of(data), 4, 0, 1, 0))
     # four bytes of length with each: 4 × 304, 2004, 2 × 14 + 999, 1000, 1001
     assert [first for _, _, first in pages] == [0, 4, 5, 8, 9]
-    assert pq.read_metadata(tmp_path / "x.parquet").row_group(0).column(1).has_offset_index
+    assert pq.read_metadata(tmp_path / "x.parquet").row_group(0).column(0).has_offset_index
 
 
 def test_the_page_index_of_text_is_pyarrow_s_moved_to_its_place(
