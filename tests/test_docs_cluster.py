@@ -16,8 +16,7 @@ import pytest
 import yaml
 
 from builder.base.options import ConvertOptions
-from builder.cli.arguments import make_parser
-from builder.cli.commands import _RUNS
+from builder.cli.commands import read
 from builder.conversion.convert import convert
 from stress.common import receipts, session_of
 from tests.outputs import ROOT, environment, make_large_source, output_bytes, wait_until
@@ -41,7 +40,7 @@ def commands() -> Iterator[str]:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    return make_parser(_RUNS, argv).parse_args(argv)
+    return read(argv)[1]
 
 
 def test_the_page_has_a_command_for_each_way() -> None:

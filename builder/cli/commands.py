@@ -1,5 +1,9 @@
-"""The command line: parse → options → one call → print. Messages go to stderr; ``--json`` prints one object on
-stdout."""
+"""The command ``laion6m``: which commands there are, how one is run, what its exit code is.
+
+A command is a module of this wing with ``EXAMPLE``, ``declare(parser)`` and ``run(arguments)``, and a line in
+:data:`COMMANDS`. The module is imported when its command is run or asked for help, so that no command pays for the
+others.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +13,92 @@ import gc
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, Protocol, cast
 
-from builder.base.errors import InterruptedRunError, Laion6mError, OptionError, SourceError
+from builder import __version__
+from builder.base.errors import InterruptedRunError, Laion6mError, OptionError
 from builder.base.names import is_utf8
-from builder.base.options import ConvertOptions, SamplePolicy, Slice, parse_size
-from builder.base.records import Totals
-from builder.cli.arguments import make_parser
-from builder.cli.output import discard_stdout, fail, out_of_files, refuse_lost_folder, say, show
+from builder.cli.arguments import add_common
+from builder.cli.output import FAILED, USAGE, discard_stdout, fail, out_of_files
+from builder.cli.parser import Parser, did_you_mean
 
-DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
+COMMANDS = {
+    "convert": "turn a source (raw/*.tar, captions/*.tar, data.json) into Parquet or Arrow",
+    "index": "the same rows without copying an image: an index into the source's own tars",
+    "verify": "check that DATASET is whole, and with --source that it is what SOURCE holds",
+    "extract": "raw/, captions/ and data.json as files, from a source or a converted folder",
+    "push": "publish a converted folder on the Hub; again, it sends only what differs",
+    "add-column": "pack one .pt, .npy or .safetensors for each image beside the images",
+    "info": "what a folder is, what is in it and what to do next; reads no image",
+    "demo": "make a small source here, convert, verify and read it; offline",
+}
+"""Every command and its help. ``add-column`` is the module ``builder.cli.add_column``."""
+
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but more rejects than --max-reject-ratio."
+
+
+class Command(Protocol):
+    """What a command's module holds."""
+
+    EXAMPLE: str
+    """A command line that works, for the help."""
+
+    def declare(self, parser: Parser) -> None:
+        """Add the command's arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it; returns the exit code."""
+
+
+def load(name: str) -> Command:
+    """A command's module."""
+    return cast("Command", import_module(f"builder.cli.{name.replace('-', '_')}"))
+
+
+def make_parser(name: str) -> Parser:
+    """The parser of one command's arguments."""
+    module = load(name)
+    example = "\n  ".join(module.EXAMPLE.splitlines())
+    parser = Parser(prog=f"laion6m {name}", description=_sentence(COMMANDS[name]), epilog=f"example:\n  {example}")
+    module.declare(parser)
+    add_common(parser)
+    places = [action.metavar if action.nargs != "?" else f"[{action.metavar}]" for action in parser.positionals]
+    parser.usage = " ".join([parser.prog, *map(str, places), "[options]"])
+    return parser
+
+
+def read(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    """The command that ``argv`` names, and its arguments. Raises SystemExit: 2 for a mistake, 0 for --help."""
+    for word in argv:
+        if not is_utf8(word) or "\0" in word:  # from a shell in another encoding; Arrow and JSON cannot hold it
+            _top_parser().error(f"{word!r} is not UTF-8")
+    if not argv or argv[0] not in COMMANDS:
+        _answer_without_command(argv)
+    return load(argv[0]), make_parser(argv[0]).read(argv[1:])
+
+
+def _answer_without_command(argv: Sequence[str]) -> NoReturn:
+    """--help, --version, or a usage error."""
+    top = _top_parser()
+    if not argv:
+        top.error(f"give a command: {', '.join(COMMANDS)}")
+    if not argv[0].startswith("-"):
+        top.error(f"there is no command {argv[0]}.{did_you_mean(argv[0], COMMANDS)}")
+    top.parse_known_args(argv[:1])  # ends here if it is one of its own options
+    top.error(f"give the command first: laion6m COMMAND {argv[0]} …")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. This process keeps its signal handlers."""
     as_json = False
     try:
-        argv = sys.argv[1:] if argv is None else argv
-        parser = make_parser(_RUNS, argv)
-        arguments = parser.parse_args(argv)
-        for text in _texts(arguments):
-            if not is_utf8(text) or "\0" in text:  # from a shell in another encoding; Arrow, JSON have no place for it
-                parser.error(f"{text!r} is not UTF-8")
+        command, arguments = read(sys.argv[1:] if argv is None else argv)
         as_json = arguments.json
-        refuse_lost_folder(_places(arguments))
-        code: int = arguments.run(arguments)
+        return command.run(arguments)
     except OptionError as error:
         fail(str(error), as_json=False)
         return USAGE
@@ -54,11 +115,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         discard_stdout()
         return FAILED
     except (OSError, ImportError) as error:  # at whatever file, a module's among them, the limit was met
-        if not out_of_files(str(error)):
+        if not out_of_files(str(error)) and not _is_lost(error):
             raise
-        fail(str(error), as_json=as_json)
+        fail(str(error) if out_of_files(str(error)) else _LOST, as_json=as_json)
         return FAILED
-    return code
+
+
+_LOST = "the working directory has been deleted. Go to one that is there (cd), or give absolute paths."
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error comes of a working directory that was deleted."""
+    if isinstance(error, FileNotFoundError):
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return True
+    return False
 
 
 def take_signals() -> None:
@@ -69,220 +142,7 @@ def take_signals() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a run as Ctrl-C does. Not in a destructor: what it raises Python prints and drops. Then it is for
-    a moment later."""
-    while frame is not None:
-        if frame.f_code.co_name == "__del__":
-            later = threading.Timer(0.02, os.kill, (os.getpid(), number))
-            later.daemon = True  # of a command that has ended by then nothing is asked
-            later.start()
-            return
-        frame = frame.f_back
     raise KeyboardInterrupt
-
-
-def _show(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    """The result, as one JSON object on stdout or as text on stderr."""
-    if arguments.json:
-        show(document)
-    else:
-        say(text)
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    if arguments.push_to is not None:
-        return _convert_and_push(arguments)
-    for name in ("delete_pushed", "public", "revision", "token"):
-        if getattr(arguments, name):
-            raise OptionError(name, "given", "goes with --push-to")
-    options = _options(arguments, arguments.format)
-    from builder.conversion.convert import convert
-    from builder.conversion.report import describe_summary
-
-    summary = convert(
-        arguments.source,
-        arguments.out,
-        options,
-        part=Slice(arguments.start, arguments.end),
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-        storage_options=arguments.storage_options,
-    )
-    _show(arguments, summary.to_json(), describe_summary(summary))
-    return _verdict(arguments, summary.totals, summary.complete)
-
-
-def _convert_and_push(arguments: argparse.Namespace) -> int:
-    from builder.conversion.report import describe_summary
-    from builder.hub.stream_out import convert_and_push
-
-    summary, pushed = convert_and_push(
-        arguments.source,
-        arguments.out,
-        _options(arguments, arguments.format),
-        push_to=arguments.push_to,
-        delete_pushed=arguments.delete_pushed,
-        public=arguments.public,
-        revision=arguments.revision,
-        token=arguments.token,
-        part=Slice(arguments.start, arguments.end),
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-        storage_options=arguments.storage_options,
-    )
-    text, next_steps = describe_summary(summary), "\nnext:"
-    if pushed:
-        text = f"{text.partition(next_steps)[0]}\n{pushed}"  # what comes next is there, not here
-    _show(arguments, summary.to_json() | {"pushed": pushed and pushed.to_json()}, text)
-    return _verdict(arguments, summary.totals, summary.complete)
-
-
-def _push(arguments: argparse.Namespace) -> int:
-    from builder.hub.push import push
-
-    pushed = push(
-        arguments.out,
-        arguments.repo_id,
-        public=arguments.public,
-        captions_only=arguments.captions_only,
-        revision=arguments.revision,
-        create_pr=arguments.create_pr,
-        num_proc=arguments.num_proc,
-        token=arguments.token,
-        verify_only=arguments.verify_only,
-    )
-    _show(arguments, pushed.to_json(), str(pushed))
-    return DONE if pushed.ok else FAILED
-
-
-def _index(arguments: argparse.Namespace) -> int:
-    options = _options(arguments, "parquet")
-    from builder.conversion.index import index
-    from builder.conversion.report import describe_summary
-
-    summary = index(
-        arguments.source,
-        arguments.out,
-        options,
-        digest=arguments.digest,
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-    )
-    _show(arguments, summary.to_json(), describe_summary(summary))
-    return _verdict(arguments, summary.totals, summary.complete)
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from builder.verification.verify import describe_verification, verify
-
-    result = verify(
-        arguments.out,
-        source=arguments.source,
-        decode=arguments.decode,
-        recaptions=tuple(arguments.recaptions),
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-    )
-    if unread := next(filter(out_of_files, result.problems), None):  # what could not be opened is not what is wrong
-        raise SourceError(f"not all was verified: {unread}")
-    _show(arguments, result.to_json(), describe_verification(result))
-    return DONE if result.ok else FAILED
-
-
-def _extract(arguments: argparse.Namespace) -> int:
-    from builder.jobs.extract import describe_extraction, extract
-
-    result = extract(
-        arguments.path,
-        arguments.out,
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-        start=arguments.start,
-        end=arguments.end,
-    )
-    _show(arguments, result.to_json(), describe_extraction(result))
-    return FAILED if result.failed else DONE
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    from builder.jobs.info import describe_info, info
-
-    result = info(arguments.path)
-    _show(arguments, result.to_json(), describe_info(result))
-    return DONE
-
-
-def _add_column(arguments: argparse.Namespace) -> int:
-    from builder.jobs.add_column import add_column
-
-    summary = add_column(arguments.out, arguments.name, arguments.source, num_proc=arguments.num_proc)
-    text = f"{summary.rows:,} rows of {summary.name} in {summary.shards:,} shards, {summary.bytes:,} bytes of arrays"
-    _show(arguments, summary.to_json(), text)
-    return DONE
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from builder.jobs.demo import demo
-
-    result = demo(arguments.dir, say=say)
-    if arguments.json:
-        _show(arguments, result.to_json(), "")
-    return DONE if result.ok else FAILED
-
-
-def _verdict(arguments: argparse.Namespace, totals: Totals, complete: bool) -> int:
-    rejected = sum(totals.rejected.values())
-    if rejected > arguments.max_reject_ratio * totals.listed:
-        whole = "The output is whole; meta/rejects.parquet names them."
-        say(
-            f"laion6m: {rejected:,} of {totals.listed:,} samples were rejected, more than --max-reject-ratio "
-            f"{arguments.max_reject_ratio:g} allows. {whole if complete else 'This slice is done all the same.'}"
-        )
-        return TOO_MANY_REJECTS
-    return DONE
-
-
-def _options(arguments: argparse.Namespace, format: str) -> ConvertOptions:
-    return ConvertOptions(
-        format=format,
-        policy=SamplePolicy(
-            caption_key=arguments.caption_key,
-            max_aspect_ratio=arguments.max_aspect_ratio,
-            min_side=arguments.min_side,
-            max_pixels=arguments.max_pixels,
-        ),
-        max_shard_size=parse_size(getattr(arguments, "max_shard_size", 500_000_000)),
-        recaptions=tuple(arguments.recaptions),
-    )
-
-
-_RUNS = {
-    "convert": _convert,
-    "index": _index,
-    "verify": _verify,
-    "extract": _extract,
-    "push": _push,
-    "add-column": _add_column,
-    "info": _info,
-    "demo": _demo,
-}
-
-
-def _texts(arguments: argparse.Namespace) -> Iterator[str]:
-    for value in vars(arguments).values():
-        yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
-
-
-def _places(arguments: argparse.Namespace) -> Iterator[str]:
-    """Paths and URLs among the arguments."""
-    named = vars(arguments)
-    yield from (named[name] for name in ("source", "out", "path", "dir") if named.get(name) is not None)
-    yield from named.get("recaptions", ())
 
 
 def command() -> None:
@@ -303,10 +163,27 @@ def command() -> None:
     atexit.register(_leave, code)
     try:
         code[0] = main()
-    except SystemExit as error:  # argparse's
+    except SystemExit as error:  # a usage error's, or --help's
         code[0] = error.code
         raise
     sys.exit(code[0])
+
+
+def _top_parser() -> Parser:
+    width = max(map(len, COMMANDS)) + 2
+    lines = "\n".join(f"  {name:{width}}{help}" for name, help in COMMANDS.items())
+    parser = Parser(
+        prog="laion6m",
+        usage="laion6m COMMAND [options]",
+        description=f"Pair image tars with recaption tars: convert, index, verify, publish.\n\ncommands:\n{lines}",
+        epilog=f"laion6m COMMAND --help shows a command's options and an example.\n{_EXIT_CODES}",
+    )
+    parser.add_argument("--version", action="version", version=f"laion6m {__version__}")
+    return parser
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _hold_standard_files() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
 import resource
 import sys
-from collections.abc import Iterable
 from typing import Any
 
-from builder.base.errors import OutputError, SourceError
-from builder.base.urls import is_url, masked
+from builder.base.errors import OutputError
+from builder.base.records import Totals
+from builder.base.urls import masked
 from builder.base.words import printable
+
+DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
+"""Exit codes."""
 
 _NO_FILES_LEFT = os.strerror(errno.EMFILE)
 _NOR_ANYWHERE = os.strerror(errno.ENFILE)  # of the system, in the same words and some more
@@ -24,7 +28,28 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def show(document: dict[str, Any]) -> None:
+def show(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
+    """A command's result: with ``--json`` one object on stdout, else the text. Raises OutputError, BrokenPipeError."""
+    if arguments.json:
+        _print(document)
+    else:
+        say(text)
+
+
+def verdict(max_reject_ratio: float, totals: Totals, *, complete: bool) -> int:
+    """The exit code of a conversion. ``complete``: all of it, not a slice."""
+    rejected = sum(totals.rejected.values())
+    if rejected <= max_reject_ratio * totals.listed:
+        return DONE
+    whole = "The output is whole; meta/rejects.parquet names them."
+    say(
+        f"laion6m: {rejected:,} of {totals.listed:,} samples were rejected, more than --max-reject-ratio "
+        f"{max_reject_ratio:g} allows. {whole if complete else 'This slice is done all the same.'}"
+    )
+    return TOO_MANY_REJECTS
+
+
+def _print(document: dict[str, Any]) -> None:
     """The object of ``--json``. Raises OutputError where it cannot be written, BrokenPipeError."""
     try:
         if sys.stdout is None:
@@ -59,19 +84,6 @@ def discard_stdout() -> None:
 def out_of_files(text: str) -> bool:
     """Whether an error, of whatever library, says that no more files can be opened."""
     return _NO_FILES_LEFT in text
-
-
-def refuse_lost_folder(places: Iterable[str]) -> None:
-    """Raises SourceError where the working directory was deleted and one of the ``places`` is looked for in it."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        for place in places:
-            if not (os.path.isabs(place) or is_url(place)):
-                raise SourceError(
-                    f"{place} is looked for in the working directory, which has been deleted. "
-                    "Go to one that is there (cd), or give absolute paths."
-                ) from None
 
 
 def _with_limit(words: str) -> str:

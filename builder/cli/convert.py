@@ -1,0 +1,77 @@
+"""laion6m convert: a source's samples as Parquet or Arrow shards."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.base.errors import OptionError
+from builder.base.options import Slice
+from builder.cli.arguments import add_hub, add_policy, add_slice, add_storage, add_workers, convert_options
+from builder.cli.output import show, verdict
+from builder.cli.parser import Parser
+
+EXAMPLE = "laion6m convert data/laion6m OUT --num-proc 8"
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="folder or URL with raw/*.tar, captions/*.tar, data.json")
+    parser.add_argument("out", metavar="OUT", help="folder or URL to make; run again, it goes on where it stopped")
+    parser.add_argument("--format", choices=["parquet", "arrow"], default="parquet", help="of the shards (parquet)")
+    parser.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="of each file in data/ (500MB)")
+    add_storage(parser)
+    add_policy(parser)
+    add_slice(parser)
+    add_workers(parser)
+    add_hub(parser)
+    parser.add_argument("--push-to", metavar="REPO_ID", help="push the shards to the Hub as they are made")
+    parser.add_argument("--delete-pushed", action="store_true", help="delete each shard here once the Hub has it")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.push_to is not None:
+        return _convert_and_push(arguments)
+    for name in ("delete_pushed", "public", "revision", "token"):
+        if getattr(arguments, name):
+            raise OptionError(name, "given", "goes with --push-to")
+    from builder.conversion.convert import convert
+    from builder.conversion.report import describe_summary
+
+    options = convert_options(arguments, arguments.format)
+    summary = convert(
+        arguments.source,
+        arguments.out,
+        options,
+        part=Slice(arguments.start, arguments.end),
+        num_proc=arguments.num_proc,
+        engine=arguments.engine,
+        address=arguments.address,
+        storage_options=arguments.storage_options,
+    )
+    show(arguments, summary.to_json(), describe_summary(summary))
+    return verdict(arguments.max_reject_ratio, summary.totals, complete=summary.complete)
+
+
+def _convert_and_push(arguments: argparse.Namespace) -> int:
+    from builder.conversion.report import describe_summary
+    from builder.hub.stream_out import convert_and_push
+
+    summary, pushed = convert_and_push(
+        arguments.source,
+        arguments.out,
+        convert_options(arguments, arguments.format),
+        push_to=arguments.push_to,
+        delete_pushed=arguments.delete_pushed,
+        public=arguments.public,
+        revision=arguments.revision,
+        token=arguments.token,
+        part=Slice(arguments.start, arguments.end),
+        num_proc=arguments.num_proc,
+        engine=arguments.engine,
+        address=arguments.address,
+        storage_options=arguments.storage_options,
+    )
+    text, next_steps = describe_summary(summary), "\nnext:"
+    if pushed:
+        text = f"{text.partition(next_steps)[0]}\n{pushed}"  # what comes next is there, not here
+    show(arguments, summary.to_json() | {"pushed": pushed and pushed.to_json()}, text)
+    return verdict(arguments.max_reject_ratio, summary.totals, complete=summary.complete)

@@ -1,0 +1,34 @@
+"""laion6m extract: raw/, captions/ and data.json as files."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.arguments import add_slice, add_workers
+from builder.cli.output import DONE, FAILED, show
+from builder.cli.parser import Parser
+
+EXAMPLE = "laion6m extract OUT files --num-proc 8"
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a source, or a converted folder")
+    parser.add_argument("out", metavar="OUT", help="folder for the files")
+    add_slice(parser)
+    add_workers(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from builder.jobs.extract import describe_extraction, extract
+
+    result = extract(
+        arguments.path,
+        arguments.out,
+        num_proc=arguments.num_proc,
+        engine=arguments.engine,
+        address=arguments.address,
+        start=arguments.start,
+        end=arguments.end,
+    )
+    show(arguments, result.to_json(), describe_extraction(result))
+    return FAILED if result.failed else DONE

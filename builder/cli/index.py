@@ -1,0 +1,37 @@
+"""laion6m index: the same rows as convert's, pointing into the source's own tars."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.arguments import add_policy, add_workers, convert_options
+from builder.cli.output import show, verdict
+from builder.cli.parser import Parser
+
+EXAMPLE = "laion6m index data/laion6m"
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="folder with raw/*.tar, captions/*.tar, data.json")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="where meta/ goes (default: SOURCE)")
+    parser.add_argument("--digest", action="store_true", help="read every image and note its checksum")
+    add_policy(parser)
+    add_workers(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from builder.conversion.index import index
+    from builder.conversion.report import describe_summary
+
+    options = convert_options(arguments, "parquet")
+    summary = index(
+        arguments.source,
+        arguments.out,
+        options,
+        digest=arguments.digest,
+        num_proc=arguments.num_proc,
+        engine=arguments.engine,
+        address=arguments.address,
+    )
+    show(arguments, summary.to_json(), describe_summary(summary))
+    return verdict(arguments.max_reject_ratio, summary.totals, complete=summary.complete)

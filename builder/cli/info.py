@@ -1,0 +1,22 @@
+"""laion6m info: what a folder is and what is in it."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.output import DONE, show
+from builder.cli.parser import Parser
+
+EXAMPLE = "laion6m info OUT"
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a source, a converted folder or an index")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from builder.jobs.info import describe_info, info
+
+    result = info(arguments.path)
+    show(arguments, result.to_json(), describe_info(result))
+    return DONE

@@ -1,0 +1,68 @@
+"""The parser of one command's arguments: argparse with short errors, hints, and options of several values."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+Like = Callable[[str], bool]
+Group = argparse._ArgumentGroup
+
+USAGE = 2  # exit code
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of one command. Options may stand before, between and behind the positional arguments."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)  # an abbreviation breaks when an option is added
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*arguments, **options)
+        self._several: dict[str, Like] = {}
+
+    def add_several(self, name: str, *, like: Like, group: Group | None = None, **options: Any) -> None:
+        """An option that takes one value or more, declared in ``group`` if given. Its first value may be anything. The
+        words behind it are values of it as long as ``like`` says so: it does not swallow positional arguments."""
+        (group or self).add_argument(name, action="append", default=[], **options)
+        self._several[name] = like
+
+    @property
+    def positionals(self) -> list[argparse.Action]:
+        return [action for action in self._actions if not action.option_strings]
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse. A mistake ends the process with exit code 2."""
+        argv = list(self._one_value_each(argv))
+        known = self._option_string_actions
+        for word in argv[: argv.index("--")] if "--" in argv else argv:
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in known:
+                self.error(f"there is no option {name}.{did_you_mean(name, known)}")
+        return self.parse_intermixed_args(argv)
+
+    def _one_value_each(self, argv: Sequence[str]) -> Iterable[str]:
+        """``--recaptions a b`` as ``--recaptions a --recaptions b``."""
+        option, values = "", 0
+        for word in argv:
+            if word.startswith("-") and word != "-":
+                option, values = word, 0
+            elif option in self._several:
+                if values and self._several[option](word):
+                    yield option
+                elif values:
+                    option = ""
+                values += 1
+            yield word
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message}\nSee {self.prog} --help\n")
+        sys.exit(USAGE)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean convert?``, or nothing."""
+    close = difflib.get_close_matches(word.replace("_", "-"), list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else ""

@@ -1,0 +1,39 @@
+"""laion6m push: a converted folder as a dataset repository on the Hub."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.arguments import add_hub, positive
+from builder.cli.output import DONE, FAILED, show
+from builder.cli.parser import Parser
+
+EXAMPLE = "laion6m push OUT user/name"
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("out", metavar="DATASET", help="a folder that convert made")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="user/name")
+    parser.add_argument("--captions-only", action="store_true", help="everything but the image bytes")
+    parser.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
+    parser.add_argument("--verify-only", action="store_true", help="compare with what the Hub states, change nothing")
+    parser.add_argument("--num-proc", type=positive, metavar="N", help="files sent at a time (4)")
+    add_hub(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from builder.hub.push import push
+
+    pushed = push(
+        arguments.out,
+        arguments.repo_id,
+        public=arguments.public,
+        captions_only=arguments.captions_only,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        num_proc=arguments.num_proc,
+        token=arguments.token,
+        verify_only=arguments.verify_only,
+    )
+    show(arguments, pushed.to_json(), str(pushed))
+    return DONE if pushed.ok else FAILED

@@ -1,0 +1,38 @@
+"""laion6m verify: whether a converted folder is whole, and what its source holds."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.base.errors import SourceError
+from builder.cli.arguments import add_recaptions, add_workers
+from builder.cli.output import DONE, FAILED, out_of_files, show
+from builder.cli.parser import Parser
+
+EXAMPLE = "laion6m verify OUT --source data/laion6m"
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("out", metavar="DATASET", help="a folder that convert or index made")
+    parser.add_argument("--source", metavar="SOURCE", help="compare every row with its members in SOURCE")
+    parser.add_argument("--decode", action="store_true", help="decode every image")
+    add_recaptions(parser, "the source's Parquet files, where they lie elsewhere than at the conversion")
+    add_workers(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from builder.verification.verify import describe_verification, verify
+
+    result = verify(
+        arguments.out,
+        source=arguments.source,
+        decode=arguments.decode,
+        recaptions=tuple(arguments.recaptions),
+        num_proc=arguments.num_proc,
+        engine=arguments.engine,
+        address=arguments.address,
+    )
+    if unread := next(filter(out_of_files, result.problems), None):  # what could not be opened is not what is wrong
+        raise SourceError(f"not all was verified: {unread}")
+    show(arguments, result.to_json(), describe_verification(result))
+    return DONE if result.ok else FAILED
