@@ -46,9 +46,10 @@ from builder.read.columns import (
 )
 from builder.read.index import Index
 from builder.source.files import LocalFile
+from builder.store.footers import footer_digest
 from builder.store.ledger import Ledger
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish, write_file
-from builder.store.pages import footer_digest, value_ranges
+from builder.store.pages import value_ranges
 from builder.store.seals import seal
 
 _SAFETENSORS = {

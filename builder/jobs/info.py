@@ -25,10 +25,11 @@ from builder.source.layouts import meant_instead, recognise
 from builder.source.listing import check_listing
 from builder.source.scan import open_bytes
 from builder.source.tars import walk_tar
+from builder.store.footers import check_claims
 from builder.store.ledger import Ledger
 from builder.store.manifest import Manifest, read_manifest
-from builder.store.pages import check_claims
 from builder.store.pushed import PushRecords
+from builder.verification.splits import splits_note
 
 _HEAD = 1 << 20  # bytes looked at: of a listing to guess its length, of a tar for names
 _LISTING = 32 << 20
@@ -96,6 +97,10 @@ def _made(path: str, manifest: Manifest) -> Info:
     marks = PushRecords(path).marks() if absent else {}
     away = {name: marks[name].url for name in absent if name in marks}
     missing = [name for name in absent if name not in away]
+    present = [name for name in shards if name not in absent]
+    note = None
+    if manifest.kind == "parquet" and splits_note(path, present[:1]):  # all are made alike
+        note = splits_note(path, present)
     facts = {
         "totals": totals,
         "examples": examples,
@@ -105,7 +110,7 @@ def _made(path: str, manifest: Manifest) -> Info:
         "shards": shards,
         "missing": missing,
         "away": away,
-    }
+    } | ({"note": note} if note else {})
     what = "an index over tars" if manifest.kind == "index" else f"a dataset in {manifest.kind.capitalize()} shards"
     lines = [
         f"{path} is {what}, made by laion6m {manifest.versions.get('laion6m', '?')}",
@@ -129,6 +134,8 @@ def _made(path: str, manifest: Manifest) -> Info:
         f"{name.replace('_', '-')} {value}" for name, value in sorted(manifest.options["policy"].items())
     )
     lines.append(f"options   {policy}")
+    if note:
+        lines.append(f"note      {note}")
     if away:
         lines.append(f"removed   {len(away):>13,} shards, once {', '.join(sorted(set(away.values())))} had them")
         place = sorted(set(away.values()))[0]

@@ -29,9 +29,10 @@ from builder.read.image_columns import ImageColumns, recognise_columns
 from builder.read.image_places import NO_RANGES, Places, arrow_ranges, decode_all, glance_all
 from builder.source.files import LocalFile
 from builder.source.scan import stem_of
+from builder.store.footers import check_claims, footer_digest
 from builder.store.index import write_index
 from builder.store.output import OutputFile
-from builder.store.pages import check_claims, footer_digest, value_ranges
+from builder.store.pages import value_ranges
 
 _BATCH = 4096  # rows of text columns in memory at a time
 _MADE_AS = 2  # counted up when an index is made in another way, so that those of before are not used

@@ -68,7 +68,7 @@ class GroupColumns:
             else:
                 import pyarrow.parquet as pq  # when it is needed: 10 MB in each process
 
-                from builder.store.pages import check_claims
+                from builder.store.footers import check_claims
 
                 try:
                     metadata = pq.read_metadata(self._files.storage.for_arrow(path))

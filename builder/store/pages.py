@@ -15,9 +15,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import xxhash
 
 from builder.base.errors import DamagedFileError
+from builder.store.footers import FREE_NULLS, MAGIC, read_footer, structs
 from builder.store.thrift import BINARY, I32, I64, LIST, STRUCT, Struct, ThriftError, get, need, read_struct
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from builder.source.files import ByteFile
-
-MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 
 _BYTE_ARRAY = 6  # Type
 _DATA_PAGE, _DATA_PAGE_V2 = 0, 3  # PageType
@@ -39,8 +37,6 @@ _MAX_HEADER_VALUES = 1000  # parquet.thrift knows about 30
 _READ_AHEAD = 256 << 10
 _HOP_FROM = 16 << 10
 """Average bytes a value from which on 4-byte reads from length to length (about 1 µs each) beat reading everything."""
-_FREE_NULLS = 1 << 22
-"""A value takes 4 bytes or more, but runs of nulls take next to none: so many rows need no bytes to be believed."""
 
 _uint32 = struct.Struct("<I").unpack_from
 
@@ -61,7 +57,7 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
     lengths; memory is bounded by the result, the levels of one page and 16 MiB. Raises DamagedFileError for a file that
     contradicts itself or the schema in ``metadata``; every range returned lies inside its column chunk.
     """
-    size, footer = _footer(file)
+    size, footer = read_footer(file)
     try:
         leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
         found = [i for i, leaf in enumerate(leaves) if leaf.path == column]
@@ -73,12 +69,12 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
     if leaf.physical_type != "BYTE_ARRAY" or leaf.max_repetition_level or leaf.max_definition_level > 255:
         return None
     try:
-        rows, groups = need(footer, 3, I64), _structs(footer, 4)
+        rows, groups = need(footer, 3, I64), structs(footer, 4)
     except ThriftError as error:
         raise DamagedFileError(file.name, "footer", str(error)) from error
     if rows != metadata.num_rows:
         raise DamagedFileError(file.name, "footer", f"{rows} rows where its metadata had {metadata.num_rows}")
-    if not 0 <= rows <= size // 4 + _FREE_NULLS:
+    if not 0 <= rows <= size // 4 + FREE_NULLS:
         raise DamagedFileError(file.name, "footer", f"{rows} rows in a file of {size} bytes")
     chunks = []
     for number, group in enumerate(groups):
@@ -100,62 +96,6 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
     return ValueRanges(walk.offsets, walk.lengths)
 
 
-def check_claims(path: str, metadata: pq.FileMetaData, size: int) -> None:
-    """That the rows a footer claims may be in a file of ``size`` bytes: pyarrow makes room for all of a row group's
-    before it reads one, and a trillion of them would end the process, or another. Raises DamagedFileError."""
-    counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-    if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows or metadata.num_rows > size + _FREE_NULLS:
-        claim = f"{metadata.num_rows:,} rows, {sum(counts):,} of them in row groups, in {size:,} bytes"
-        raise DamagedFileError(path, "footer", f"claims {claim}")
-
-
-def footer_digest(file: ByteFile) -> tuple[int, str]:
-    """File size in bytes, and xxh3-128 (hex) of the footer with its length and magic: they tell one shard from another.
-
-    Reads the end of the file only. Raises DamagedFileError where that is not the end of a Parquet file.
-    """
-    size, start, _ = _footer_place(file)
-    digest = xxhash.xxh3_128()
-    for offset in range(start, size, 1 << 20):
-        digest.update(file.read_at(offset, min(1 << 20, size - offset)))
-    return size, digest.hexdigest()
-
-
-def _footer_place(file: ByteFile) -> tuple[int, int, int]:
-    """File size, and where the footer starts (inclusive) and ends (exclusive)."""
-    size = file.size
-    if size is None:
-        raise DamagedFileError(file.name, "end", "Parquet is read from its end, and where that is cannot be known here")
-    if size < 12:
-        raise DamagedFileError(file.name, "end", f"{size} bytes are too few for a Parquet file")
-    tail = file.read_at(size - 8, 8)
-    if tail[4:] == ENCRYPTED_MAGIC:
-        raise DamagedFileError(file.name, "end", "the footer is encrypted (PARE)")
-    if tail[4:] != MAGIC:
-        raise DamagedFileError(file.name, "end", "no PAR1 there: the file is cut short, or no Parquet")
-    length = _uint32(tail)[0]
-    if length > size - 12:
-        raise DamagedFileError(file.name, "end", f"a footer of {length} bytes in a file of {size}")
-    return size, size - 8 - length, size - 8
-
-
-def _footer(file: ByteFile) -> tuple[int, Struct]:
-    """File size and FileMetaData: pyarrow's own view of it ends the process over some damaged column chunks."""
-    size, start, end = _footer_place(file)
-    try:
-        return size, read_struct(file.read_at(start, end - start))[0]
-    except ThriftError as error:
-        raise DamagedFileError(file.name, "footer", str(error)) from error
-
-
-def _structs(fields: Struct, number: int) -> list[Struct]:
-    items = need(fields, number, LIST)
-    if items.kind != STRUCT and items.values:
-        raise ThriftError(-1, f"field {number} is a list of type {items.kind}")
-    values: list[Struct] = items.values
-    return values
-
-
 @dataclass(frozen=True, slots=True)
 class _Chunk:
     """A column chunk: pages from byte ``start`` (inclusive) to ``end`` (exclusive) that hold ``values`` values."""
@@ -169,7 +109,7 @@ class _Chunk:
 
 def _chunk(group: Struct, number: int, index: int, column: str, file_size: int) -> _Chunk | None:
     """Column ``index`` of a RowGroup; None for one in another file, or encrypted. Raises ThriftError."""
-    rows, columns = need(group, 3, I64), _structs(group, 1)
+    rows, columns = need(group, 3, I64), structs(group, 1)
     if index >= len(columns):
         raise ThriftError(-1, f"{len(columns)} columns, fewer than the schema has")
     if columns[index].keys() & {1, 8}:  # file_path, crypto_metadata

@@ -22,8 +22,8 @@ from builder.engines.contract import Report
 from builder.read.columns import Column, column_checksums, columns_of
 from builder.read.index import Index
 from builder.source.files import LocalFile
+from builder.store.footers import check_claims
 from builder.store.manifest import Manifest
-from builder.store.pages import check_claims
 from builder.store.pushed import PushedMark, PushRecords
 from builder.store.seals import seal, unseal
 from builder.verification.findings import MAKE_META, MOST_NAMED, Finding, Findings

@@ -28,7 +28,8 @@ from builder.source.captions import read_annotation
 from builder.source.files import LocalFile
 from builder.source.images import decode
 from builder.store.arrow import image_offsets
-from builder.store.pages import check_claims, footer_digest, value_ranges
+from builder.store.footers import check_claims, footer_digest
+from builder.store.pages import value_ranges
 from builder.verification.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings
 
 WINDOW = 1 << 20

@@ -50,6 +50,7 @@ from builder.verification.source import (
     source_checks,
     survey_again,
 )
+from builder.verification.splits import splits_note
 from builder.verification.tars import RowsCheck, check_rows
 
 _SLICE_BYTES = 256 << 20  # of images, about, that one unit of work over tars reads
@@ -59,8 +60,8 @@ _SHOWN = 20  # problems printed for people
 @dataclass(frozen=True, slots=True)
 class Verification:
     """``problems``: sentences with file, place, rows and the way out; none where ``ok``. ``rows``: by the manifest.
-    ``notes``: sentences on what is no problem: an edited card, shards that only the Hub has. ``away``: rows of those.
-    ``bytes``: that were read of images and shards."""
+    ``notes``: sentences on what is no problem: an edited card, shards that only the Hub has, rows that Spark would
+    miss. ``away``: rows of shards that only the Hub has. ``bytes``: that were read of images and shards."""
 
     ok: bool
     rows: int
@@ -205,6 +206,8 @@ class _Run:
         if schema.REJECTS in present - damaged:
             self.rejects, found = check_rejects(out, manifest, self.accounts)
             self.findings += found
+        if manifest.kind == "parquet" and (note := splits_note(out, sorted(filter(is_shard, present)))):
+            self.notes.append(note)
         if manifest.kind in schema.SUFFIXES:
             size = sum(manifest.files[name]["size"] for name in present if is_shard(name))
             self._work(crew, check_shard, self._shard_checks(present), size)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from builder.base.errors import DamagedFileError
 from builder.source.files import LocalFile
-from builder.store.pages import decode_levels, footer_digest, value_ranges
+from builder.store.footers import footer_digest
+from builder.store.pages import decode_levels, value_ranges
 from builder.store.thrift import (
     BINARY,
     FALSE,

@@ -22,8 +22,9 @@ from builder.base import schema
 from builder.base.errors import WriteError
 from builder.source.files import LocalFile
 from builder.store import parquet
+from builder.store.footers import footer_digest
 from builder.store.output import OutputFile
-from builder.store.pages import footer_digest, value_ranges
+from builder.store.pages import value_ranges
 from builder.store.parquet import ParquetShardWriter
 from builder.store.shards import TextRow, WrittenShard
 from builder.store.thrift import Struct, get, read_struct, write_struct

@@ -1,0 +1,105 @@
+"""The footer of a Parquet file, read without pyarrow: what it is, what it claims, and who would miss rows by it.
+
+Source: parquet-format, README.md and parquet.thrift (FileMetaData, RowGroup, ColumnChunk, ColumnMetaData).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from builder.base.errors import DamagedFileError
+from builder.store.thrift import I64, LIST, STRUCT, Struct, ThriftError, get, need, read_struct
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+    from builder.source.files import ByteFile
+
+MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
+
+FREE_NULLS = 1 << 22
+"""A value takes 4 bytes or more, but runs of nulls take next to none: so many rows need no bytes to be believed."""
+
+
+def check_claims(path: str, metadata: pq.FileMetaData, size: int) -> None:
+    """That the rows a footer claims may be in a file of ``size`` bytes: pyarrow makes room for all of a row group's
+    before it reads one, and a trillion of them would end the process, or another. Raises DamagedFileError."""
+    counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows or metadata.num_rows > size + FREE_NULLS:
+        claim = f"{metadata.num_rows:,} rows, {sum(counts):,} of them in row groups, in {size:,} bytes"
+        raise DamagedFileError(path, "footer", f"claims {claim}")
+
+
+def footer_digest(file: ByteFile) -> tuple[int, str]:
+    """File size in bytes, and xxh3-128 (hex) of the footer with its length and magic: they tell one shard from another.
+
+    Reads the end of the file only. Raises DamagedFileError where that is not the end of a Parquet file.
+    """
+    size, start, _ = _place(file)
+    digest = xxhash.xxh3_128()
+    for offset in range(start, size, 1 << 20):
+        digest.update(file.read_at(offset, min(1 << 20, size - offset)))
+    return size, digest.hexdigest()
+
+
+def _place(file: ByteFile) -> tuple[int, int, int]:
+    """File size, and where the footer starts (inclusive) and ends (exclusive)."""
+    size = file.size
+    if size is None:
+        raise DamagedFileError(file.name, "end", "Parquet is read from its end, and where that is cannot be known here")
+    if size < 12:
+        raise DamagedFileError(file.name, "end", f"{size} bytes are too few for a Parquet file")
+    tail = file.read_at(size - 8, 8)
+    if tail[4:] == ENCRYPTED_MAGIC:
+        raise DamagedFileError(file.name, "end", "the footer is encrypted (PARE)")
+    if tail[4:] != MAGIC:
+        raise DamagedFileError(file.name, "end", "no PAR1 there: the file is cut short, or no Parquet")
+    length = int.from_bytes(tail[:4], "little")
+    if length > size - 12:
+        raise DamagedFileError(file.name, "end", f"a footer of {length} bytes in a file of {size}")
+    return size, size - 8 - length, size - 8
+
+
+def read_footer(file: ByteFile) -> tuple[int, Struct]:
+    """File size in bytes, and FileMetaData. (pyarrow's view of it ends the process over some damaged column chunks.)
+
+    Raises DamagedFileError.
+    """
+    size, start, end = _place(file)
+    try:
+        return size, read_struct(file.read_at(start, end - start))[0]
+    except ThriftError as error:
+        raise DamagedFileError(file.name, "footer", str(error)) from error
+
+
+def structs(fields: Struct, number: int) -> list[Struct]:
+    """A field that must be a list of structs. Raises ThriftError."""
+    items = need(fields, number, LIST)
+    if items.kind != STRUCT and items.values:
+        raise ThriftError(-1, f"field {number} is a list of type {items.kind}")
+    values: list[Struct] = items.values
+    return values
+
+
+def missed_by_splits(file: ByteFile) -> tuple[int, int]:
+    """How many rows readers built on parquet-java would miss, and how many there are.
+
+    They cut a file into splits, and read a row group in the split that holds the byte *offset of its first column +
+    half of its size*. Beyond the end of the file there is no split. Raises DamagedFileError.
+    """
+    size, footer = read_footer(file)
+    missed = total = 0
+    try:
+        for group in structs(footer, 4):
+            rows = need(group, 3, I64)
+            columns = [need(chunk, 3, STRUCT) for chunk in structs(group, 1)]
+            starts = [get(columns[0], number) for number in (9, 11)]  # of data and of the dictionary, which may be none
+            length = get(group, 6) or sum(need(column, 7, I64) for column in columns)
+            middle = min(start for start in starts if start is not None) + length // 2
+            total += rows
+            missed += 0 if 0 <= middle < size else rows
+    except (ThriftError, TypeError, ValueError, IndexError) as error:
+        raise DamagedFileError(file.name, "footer", str(error)) from error
+    return missed, total

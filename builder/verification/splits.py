@@ -1,0 +1,31 @@
+"""Say which rows Spark would miss: of folders of the first version, which listed ``key`` before ``image``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import closing, suppress
+
+from builder.base.errors import DamagedFileError, SourceError
+from builder.source.files import LocalFile
+from builder.store.footers import missed_by_splits
+
+
+def splits_note(out: str, shards: Iterable[str]) -> str | None:
+    """What readers built on parquet-java would miss of these Parquet shards (paths below OUT); None for nothing.
+
+    Reads footers. A file that cannot be read is left to whoever checks it.
+    """
+    missed = total = 0
+    for name in shards:
+        with suppress(OSError, SourceError, DamagedFileError):
+            with closing(LocalFile(os.path.join(out, *name.split("/")))) as file:
+                counts = missed_by_splits(file)
+            missed, total = missed + counts[0], total + counts[1]
+    if not missed:
+        return None
+    return (
+        f"Spark, Hive, Flink and other readers built on parquet-java would leave out {missed:,} of {total:,} rows "
+        "without a word: an early version of this tool listed the columns in another order. The rows are sound, and "
+        "all other readers see them. To mend it, convert again into another OUT."
+    )
