@@ -56,6 +56,7 @@ def test_datasets_3_runs_the_script(source: Source, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").glob("*.parquet")] == ["laion6m-train.parquet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["card", "extracted"])
 def test_any_version_finds_it_once_it_is_imported(layout: str, tmp_path: Path) -> None:
     source = make_source(tmp_path / "source", layout)

@@ -63,6 +63,7 @@ def test_a_name_is_joined_as_its_root_wants_it() -> None:
     assert [is_url(each) for each in ("s3://b", "/a/b", "C:\\a", "a:b")] == [True, False, False, False]
 
 
+@pytest.mark.slow
 def test_what_is_said_of_an_object_is_the_same_in_a_listing_and_alone_and_changes_with_it() -> None:
     with s3_server("photos") as options:
         storage = Storage(options)

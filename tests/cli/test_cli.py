@@ -308,6 +308,7 @@ def test_the_readers_going_away_is_no_traceback(source: Source, tmp_path: Path) 
     assert stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
 def test_a_daemon_s_closed_streams_stop_no_work(closed: str, source: Source, tmp_path: Path) -> None:
     arguments = f"convert {shlex.quote(str(source.path))} {shlex.quote(str(tmp_path / 'out'))} --json"

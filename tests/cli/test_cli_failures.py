@@ -55,6 +55,7 @@ def raising(error: Exception) -> Callable[..., None]:
     return fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -136,6 +137,7 @@ def test_absolute_paths_need_no_working_directory(source: Source, tmp_path: Path
     assert ran.document["ok"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [6, 8, 14])
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("command", ["convert", "index", "extract"])

@@ -101,6 +101,7 @@ class Stop(BaseException):
     """What nobody catches: as sudden as Python allows."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "name", "after"),
     [
@@ -162,6 +163,7 @@ def test_a_shard_that_went_away_or_changed_its_size_is_made_again(
     assert output_bytes(out) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plan.arrow", "plan-rejects.arrow", "plan.json", "receipts/00001.json"])
 def test_bookkeeping_that_went_away_is_made_again(
     name: str, source: Path, whole: dict[str, str], tmp_path: Path
@@ -499,6 +501,7 @@ def test_a_run_killed_at_any_moment_is_finished_by_the_next(
     assert leftovers(out) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("everybody", [True, False])
 @pytest.mark.parametrize("num_proc", [1, 2])

@@ -152,6 +152,7 @@ def test_one_image_larger_than_a_shard_is_a_row_and_the_shards_it_fills_are_empt
     assert counts == [8, 0, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "compress"),
     [

@@ -87,6 +87,7 @@ ROUTES = ["info", "tree", "resolve", "cdn_get"]
 TABLE = [(route, fault) for route in ROUTES for fault in FAULTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "fault"), TABLE if ALL else TABLE[3::6], ids=lambda value: value if isinstance(value, str) else None
 )
@@ -102,6 +103,7 @@ def test_a_fault_at_a_route_is_ridden_out(
     assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_killed_at_a_request_and_run_again_it_ends_the_same(
     source: Source, hub: HubServer, tmp_path: Path, client_python: str
 ) -> None:
@@ -118,6 +120,7 @@ def test_killed_at_a_request_and_run_again_it_ends_the_same(
         assert output_bytes(out) == output_bytes(tmp_path / "local"), number
 
 
+@pytest.mark.slow
 def test_a_private_source_is_read_with_the_token_that_is_shown_nowhere(
     source: Source, hub: HubServer, tmp_path: Path, client_python: str
 ) -> None:

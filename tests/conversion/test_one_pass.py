@@ -122,6 +122,7 @@ def test_out_may_be_behind_a_url_and_slices_share_it(tmp_path: Path) -> None:
     assert output_bytes(tmp_path / "got") == output_bytes(tmp_path / "local")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["first", "later", "before the plan is kept", "at the end"])
 def test_a_run_that_ended_anywhere_is_finished_by_the_next(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -259,6 +260,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=120, check=False, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_s3_to_s3_with_requests_that_fail_gives_the_same_bytes_and_reads_back(tmp_path: Path, bucket: S3) -> None:
     source = make_source(tmp_path / "src", faults=["image_missing", "blank_caption"])
     expected = local(source, tmp_path / "local")
@@ -291,6 +293,7 @@ def test_s3_to_s3_with_requests_that_fail_gives_the_same_bytes_and_reads_back(tm
     assert not [path for path in system.find("sources/a/out") if "/tmp/" in path]
 
 
+@pytest.mark.slow
 def test_a_killed_run_on_s3_is_finished_by_the_next_and_shows_nothing_half_written(tmp_path: Path, bucket: S3) -> None:
     source = make_source(tmp_path / "src")
     expected = local(source, tmp_path / "local")

@@ -26,6 +26,8 @@ from builder.verification.verify import verify
 from stress.common import account, write_tar
 from tests.outputs import output_bytes, read_rejects, read_rows
 
+pytestmark = pytest.mark.slow
+
 CORPUS = Path(__file__).parents[2] / "../shared/corpus"
 TARS = sorted((CORPUS / "tars").iterdir()) if (CORPUS / "tars").is_dir() else []
 IMAGES = sorted((CORPUS / "images").iterdir()) if (CORPUS / "images").is_dir() else []

@@ -11,6 +11,8 @@ import pytest
 
 from tests.outputs import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 
 def closing_line(tmp_path: Path, script: str, *arguments: object) -> dict[str, int]:
     """Run it in a process of its own: it forks, limits and kills processes. Its figures by name."""

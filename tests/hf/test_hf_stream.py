@@ -107,6 +107,7 @@ PLAIN = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["module", "script"])
 def test_the_plain_call_without_data_dir_does_the_same(
     how: str, hub: HubServer, source: Source, client_python: str
@@ -159,6 +160,7 @@ SHARED = """
 """
 
 
+@pytest.mark.slow
 def test_the_stream_from_the_hub_is_shuffled_split_and_shared(
     hub: HubServer, source: Source, client_python: str
 ) -> None:
@@ -168,6 +170,7 @@ def test_the_stream_from_the_hub_is_shuffled_split_and_shared(
     assert f"read {len(source.rows)}" in said
 
 
+@pytest.mark.slow
 def test_a_stream_that_breaks_goes_on(hub: HubServer, source: Source) -> None:
     broken = hub.faults.add("cdn_get", "truncate", times=2)
     out = run_ok(hub, LOAD.replace("OPTIONS", ", streaming=True"))

@@ -134,6 +134,7 @@ PUSH_AND_LOAD = """
 """
 
 
+@pytest.mark.slow
 def test_datasets_pushes_and_loads_without_knowing_of_us(hub: HubServer, client_python: str) -> None:
     run_ok(hub, PUSH_AND_LOAD, client_python)
     shards = [f"data/train-0000{n}-of-00003.parquet" for n in range(3)]

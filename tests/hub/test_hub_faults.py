@@ -26,6 +26,7 @@ from tests.hub.server import HubServer
 from tests.hub.storage import File
 
 
+@pytest.mark.slow
 def test_a_client_killed_before_it_reads_an_answer_leaves_all_or_nothing(tmp_path: Path) -> None:
     killed_at = []
     for number in range(1, 20):

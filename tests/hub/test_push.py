@@ -88,6 +88,7 @@ def test_a_push_an_edit_and_a_push_again(hub: HubServer, client_python: str, out
     assert hub.requests("unknown") == []
 
 
+@pytest.mark.slow
 def test_uploads_by_xet_arrive(hub: HubServer, out: Path, tmp_path: Path) -> None:
     pytest.importorskip("hf_xet")
     done = command(hub, tmp_path, "push", out, REPO, xet=True)
@@ -146,6 +147,7 @@ def requests_of_a_push(hub: HubServer, out: Path, home: Path, *options: object) 
     return len(hub.requests())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["request", "response"])
 def test_killed_at_a_request_and_run_again_it_ends_the_same(
     when: str, hub: HubServer, out: Path, tmp_path: Path
@@ -222,6 +224,7 @@ OTHER_TABLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "fault"),
     OTHER_TABLE if ALL else OTHER_TABLE[::5],
@@ -249,6 +252,7 @@ def test_so_it_is_on_the_way_to_a_branch_to_a_proposal_and_in_parts(
 XET_FAULTS = [fault for fault in FAULTS if fault.get("status") not in (409, 412)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", XET_FAULTS if ALL else XET_FAULTS[2:4], ids=str)
 def test_so_it_is_with_uploads_by_xet(fault: dict[str, Any], hub: HubServer, out: Path, tmp_path: Path) -> None:
     pytest.importorskip("hf_xet")
@@ -293,6 +297,7 @@ def test_somebody_elses_commit_in_between_is_kept(inside: HubServer, out: Path) 
     assert there(inside) == here(out) | {"notes.txt": b"theirs"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "said"),
     [
@@ -424,6 +429,7 @@ def test_verifying_compares_and_changes_nothing(inside: HubServer, out: Path) ->
     assert {record.method for record in inside.requests()[before:]} == {"GET", "HEAD"}
 
 
+@pytest.mark.slow
 def test_verifying_says_so_by_its_exit_code(hub: HubServer, out: Path, tmp_path: Path) -> None:
     assert command(hub, tmp_path, "push", out, REPO).code == 0
     shutil.rmtree(out / ".laion6m")  # as on a machine that did not push
@@ -602,6 +608,7 @@ def test_files_of_an_arrow_dataset_that_was_pushed_go_with_it(inside: HubServer,
     assert there(inside) == here(out)
 
 
+@pytest.mark.slow
 def test_a_token_that_is_none_is_a_usage_error_that_does_not_show_it(hub: HubServer, out: Path, tmp_path: Path) -> None:
     for token in ("", "hf_se\ncret"):
         done = command(hub, tmp_path, "push", out, REPO, "--token", token, token=None)

@@ -87,6 +87,7 @@ READ_BACK = (
 )
 
 
+@pytest.mark.slow
 def test_datasets_and_the_reader_read_back_what_is_here(pushed: HubServer, client_python: str, out: Path) -> None:
     assert json.loads(run_ok(pushed, READ_BACK, client_python)) == plain(local_rows(out))
 
@@ -181,6 +182,7 @@ WORKERS = (
 )
 
 
+@pytest.mark.slow
 def test_workers_of_a_loader_share_the_stream(pushed: HubServer, client_python: str) -> None:
     said = run_ok(pushed, ["-W", "ignore", "-c", dedented(WORKERS)], client_python)
     if "no torch" in said:
@@ -299,6 +301,7 @@ PRIVATE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_private_or_gated_repository_is_read_with_a_token(
     gated: bool, pushed: HubServer, client_python: str, tmp_path: Path
@@ -318,6 +321,7 @@ def test_a_private_or_gated_repository_is_read_with_a_token(
     shutil.rmtree(tmp_path / "nobody", ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_arrow_folders_are_pushed_and_loaded_too(
     hub: HubServer, client_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

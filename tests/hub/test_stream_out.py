@@ -348,6 +348,7 @@ def test_slices_push_their_own_and_the_last_run_makes_it_whole(
     assert same_data(there(inside), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["request", "response"])
 def test_killed_at_a_request_and_run_again_it_ends_the_same(
     when: str, hub: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
@@ -381,6 +382,7 @@ def test_a_hub_that_fails_for_good_ends_the_conversion_with_one_error(
     assert same_data(there(inside), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delete", [True, False])
 @pytest.mark.parametrize(
     ("route", "fault"), TABLE if ALL else TABLE[::17], ids=lambda value: value if isinstance(value, str) else None
@@ -418,6 +420,7 @@ STATES = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [False, True])
 def test_at_every_moment_the_repository_loads_or_is_empty(
     earlier: bool, inside: HubServer, client_python: str, source: Path, few: Path, tmp_path: Path
@@ -445,6 +448,7 @@ def rename_data(hub: HubServer) -> None:
     hub.store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], files, "as it was")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", [None, "commit", "killed", *(["put"] if ALL else [])])  # put: two minutes of pauses
 def test_the_token_is_nowhere_to_be_seen(trouble: str | None, hub: HubServer, few: Path, tmp_path: Path) -> None:
     """Not where all goes well, nor where it fails, nor in what a killed run leaves."""

@@ -509,6 +509,7 @@ def test_an_error_in_a_loaders_worker_says_all_it_says(damaged: Path, options: O
     assert "exception str() failed" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[1, 2]", "5", "null", '[["re_caption", "a"]]', '"re_caption"'])
 def test_an_annotation_that_is_no_object_is_a_bad_sample(
     text: str, make_files: Any, tmp_path: Path, options: Options

@@ -26,6 +26,7 @@ def tiny() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_thirty_steps_bring_the_loss_down(tiny: Any, indexed: str) -> None:
     losses = tiny.train(indexed, 30)
     assert len(losses) == 30
@@ -40,6 +41,7 @@ def test_a_checkpoint_goes_on_with_the_next_rows(tiny: Any, indexed: str, tmp_pa
     assert torch.load(checkpoint, weights_only=True)["sampler"]["position"] == 6 * 8
 
 
+@pytest.mark.slow
 def test_the_script_says_how_it_goes(indexed: str) -> None:
     command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / "train_tiny.py"), indexed, "--steps", "2"]
     path = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": "/nonexistent"}

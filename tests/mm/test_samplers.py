@@ -86,6 +86,7 @@ def sets(samplers: list[Any], count: int) -> list[list[int]]:
     return [sorted(row for own in step for row in own) for step in zip(*by_rank, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (2, 1), (1, 3), (4, 2)])
 def test_a_resumed_run_goes_on_with_the_very_next_rows_on_any_number_of_ranks(
@@ -217,6 +218,7 @@ def test_an_epoch_has_as_many_rows_for_every_rank(size: int, round_up: bool, mon
     assert len(taken) == (-(-rows // size) if round_up else rows // size) * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_up", [True, False])
 def test_an_epoch_resumed_anywhere_has_as_many_rows_for_every_rank(
     round_up: bool, monkeypatch: pytest.MonkeyPatch
@@ -371,6 +373,7 @@ def test_an_empty_dataset_is_refused() -> None:
         InfiniteSampler(Rows(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", ["infinite", "buckets"])
 def test_a_loader_resumes_however_far_its_workers_have_read_ahead(name: str, workers: int) -> None:

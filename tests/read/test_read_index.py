@@ -95,6 +95,7 @@ def test_columns_are_whole_and_in_order(large: Index) -> None:
     assert table.schema.names == ["key", "size"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("equal", "place"), [(2, 0), (5, 4), (70_000, 0), (70_000, None)])
 def test_keys_of_one_hash_are_told_apart_by_themselves(equal: int, place: int | None, tmp_path: Path) -> None:
     """Also where they begin in one batch and end in the next: hashes of 64 bits may meet, in 10^9 rows they will."""

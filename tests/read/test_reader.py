@@ -391,6 +391,7 @@ def test_a_reader_survives_fork_and_both_sides_read_on(shelf: tuple[Source, Read
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_fork_while_threads_read_leaves_no_lock_behind(shelf: tuple[Source, Reader]) -> None:
     source, reader = shelf
     stop = threading.Event()

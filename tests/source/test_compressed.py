@@ -260,6 +260,7 @@ def test_what_a_cut_stream_gives_is_how_its_content_begins(form: str) -> None:
         assert CONTENT.startswith(file.read_at(0, len(CONTENT)))
 
 
+@pytest.mark.slow
 @each_form
 def test_taking_the_last_bytes_before_damage_costs_no_memory(form: str) -> None:
     size = 40_000_000
@@ -291,6 +292,7 @@ def test_what_follows_the_last_stream_is_not_ignored(form: str) -> None:
         file.read_at(len(CONTENT), 1)
 
 
+@pytest.mark.slow
 @each_form
 def test_a_bomb_costs_no_memory(form: str) -> None:
     size = 60_000_000
@@ -340,6 +342,7 @@ def test_zstd_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatc
         open_compressed(Held(FORMS["zstd"](b"x")))
 
 
+@pytest.mark.slow
 @each_form
 def test_mutated_streams_raise_nothing_but_the_projects_errors_and_end(form: str) -> None:
     chooser = random.Random(3)

@@ -296,6 +296,7 @@ def test_webp_sides_of_any_length(size: tuple[int, int]) -> None:
 EDITS = st.tuples(st.sampled_from(("set", "set", "cut", "delete", "insert")), st.integers(0, 400), st.integers(0, 255))
 
 
+@pytest.mark.slow
 @settings(max_examples=800, deadline=None)
 @given(st.sampled_from(EVERY), st.lists(EDITS, min_size=1, max_size=4), st.booleans())
 def test_damaged_images_get_pillows_verdict(data: bytes, edits: list[tuple[str, int, int]], mended: bool) -> None:

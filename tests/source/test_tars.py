@@ -487,6 +487,7 @@ FIELDS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(
     entries=ENTRIES.filter(bool),
     form=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
@@ -797,6 +798,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_hostile_archives_are_read_about_once(case: str, streamed: bool) -> None:

@@ -280,6 +280,7 @@ def test_image_pages_end_at_the_row_with_which_they_are_full(
     assert pq.read_metadata(tmp_path / "x.parquet").row_group(0).column(0).has_offset_index
 
 
+@pytest.mark.slow
 def test_the_page_index_of_text_is_pyarrow_s_moved_to_its_place(
     tmp_path: Path, bounds: Callable[[int, int], None]
 ) -> None:

@@ -48,6 +48,7 @@ def test_a_lost_file_of_a_column_is_a_problem(name: str, with_column: Path) -> N
     assert [problem.split(":")[0] for problem in problems] == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["columns/latents", "meta/columns"])
 def test_a_flipped_bit_anywhere_in_a_column_is_found(folder: str, with_column: Path) -> None:
     """Sizes and footers alone did not show one among the arrays."""
