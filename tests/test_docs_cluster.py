@@ -113,8 +113,8 @@ esac""",
         with subprocess.Popen(
             ["bash", "-c", text],
             env=words,
-            stdout=subprocess.DEVNULL,
-            stderr=(log := open(self.folder / "log", "w+")),
+            stdout=(log := open(self.folder / "log", "w+")),
+            stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         ) as process:
@@ -126,7 +126,7 @@ esac""",
                 wait_until(lambda: not session_of(process.pid), 30)
         with log:
             log.seek(0)
-            return subprocess.CompletedProcess(text, code, None, log.read())
+            return subprocess.CompletedProcess(text, code, log.read(), None)
 
 
 @pytest.fixture
@@ -146,15 +146,15 @@ def test_the_array_of_slices_ends_in_one_output_and_the_last_run_finds_nothing_t
     script = script.replace("* 50", "* 1").replace("+ 50", "+ 1")  # slices of one tar
     for task in (2, 0, 3, 1):  # the fourth is behind the end of the source
         ran = slurm.run(script, SLURM_ARRAY_TASK_ID=task, SLURM_CPUS_PER_TASK=1)
-        assert ran.returncode == 0, ran.stderr
+        assert ran.returncode == 0, ran.stdout
     assert output_bytes(out) == output_bytes(tmp_path / "local")
     made = receipts(out)
     for name in ("meta", "README.md"):  # what spans the shards is made again by the last run
         subprocess.run(["rm", "-r", str(out / name)], check=True)
     [last] = re.findall(r"--wrap='(.*)'", after)
     ran = slurm.run(last)
-    assert ran.returncode == 0, ran.stderr
-    assert "all of it was there already" in ran.stderr
+    assert ran.returncode == 0, ran.stdout
+    assert "all of it was there already" in ran.stdout
     assert receipts(out) == made
     assert output_bytes(out) == output_bytes(tmp_path / "local")
 
@@ -177,9 +177,9 @@ def test_the_ray_script_starts_a_head_and_the_others_and_converts(
             SLURM_JOB_NUM_NODES=2,
             SLURM_CPUS_PER_TASK=1,
         )
-        assert ran.returncode == 0, ran.stderr
+        assert ran.returncode == 0, ran.stdout
         assert output_bytes(slurm.shared / "converted") == output_bytes(tmp_path / "local")
         calls = (slurm.folder / "calls").read_text()
         assert "--nodes=1 --ntasks=1 -w first ray start --head --node-ip-address 127.0.0.2 --port " in calls
         assert "--nodes=1 --ntasks=1 --exclude=first ray start --address 127.0.0.2:" in calls
-        assert "Usage: " not in ran.stderr
+        assert "Usage: " not in ran.stdout

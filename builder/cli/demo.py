@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.base.names import DEMO
-from builder.cli.output import DONE, FAILED, say, show
+from builder.cli.output import DONE, FAILED, say, show, write
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m demo"
@@ -18,7 +18,7 @@ def declare(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from builder.jobs.demo import demo
 
-    result = demo(arguments.dir, say=say)
+    result = demo(arguments.dir, say=say if arguments.json else write)
     if arguments.json:
         show(arguments, result.to_json(), "")
     return DONE if result.ok else FAILED

@@ -1,4 +1,4 @@
-"""What a command says and where: messages on stderr, with ``--json`` one object on stdout. And an error's words."""
+"""What a command says and where: results on stdout (with ``--json`` one object), messages on stderr."""
 
 from __future__ import annotations
 
@@ -29,11 +29,24 @@ def say(text: str) -> None:
 
 
 def show(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    """A command's result: with ``--json`` one object on stdout, else the text. Raises OutputError, BrokenPipeError."""
-    if arguments.json:
-        _print(document)
-    else:
-        say(text)
+    """A command's result on stdout: with ``--json`` one object, else the text. Raises OutputError, BrokenPipeError."""
+    write(json.dumps(document) if arguments.json else masked(text))
+
+
+def write(text: str) -> None:
+    """A line, or several, on stdout. Characters that its encoding lacks are escaped. Raises OutputError,
+    BrokenPipeError."""
+    if sys.stdout is None:
+        raise OutputError("cannot write the result to stdout: it is closed")
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise OutputError(f"cannot write the result to stdout: {error.strerror}") from error
 
 
 def verdict(max_reject_ratio: float, totals: Totals, *, complete: bool) -> int:
@@ -47,20 +60,6 @@ def verdict(max_reject_ratio: float, totals: Totals, *, complete: bool) -> int:
         f"{max_reject_ratio:g} allows. {whole if complete else 'This slice is done all the same.'}"
     )
     return TOO_MANY_REJECTS
-
-
-def _print(document: dict[str, Any]) -> None:
-    """The object of ``--json``. Raises OutputError where it cannot be written, BrokenPipeError."""
-    try:
-        if sys.stdout is None:
-            raise OutputError("cannot write the result to stdout: it is closed")
-        sys.stdout.write(json.dumps(document) + "\n")  # ASCII: whatever encoding stdout has can hold it
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        discard_stdout()
-        raise OutputError(f"cannot write the result to stdout: {error.strerror}") from error
 
 
 def fail(words: str, *, as_json: bool) -> None:

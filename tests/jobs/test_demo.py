@@ -79,7 +79,7 @@ def test_its_images_are_of_many_kinds() -> None:
 def test_the_command_makes_the_same_bytes_exits_with_0_and_tells_what_to_type_next(made: Made, tmp_path: Path) -> None:
     ran = run_command("demo", cwd=tmp_path)
     assert ran.code == 0, ran.stderr
-    assert "laion6m info" in ran.stderr
+    assert "laion6m info" in ran.stdout
     assert output_bytes(tmp_path / DEMO / "out") == output_bytes(made.path / "out")
     ran = run_command("demo", "--json", cwd=tmp_path)
     assert ran.document["ok"] is True
@@ -96,4 +96,4 @@ def test_the_commands_of_this_floor_report_and_exit_as_promised(made: Made, tmp_
     (out / "README.md").unlink()
     ran = run_command("verify", out)
     assert ran.code == 1
-    assert "README.md: is missing" in ran.stderr
+    assert "README.md: is missing" in ran.stdout
