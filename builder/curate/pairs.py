@@ -1,0 +1,157 @@
+"""All pairs of 64-bit hashes within a distance, also mirrored ones, by bit sampling and sorting. No index is built.
+
+    round: choose k bits → sort by them → compare neighbours that agree in all k → pairs within the distance
+
+A pair that differs in d of 64 bits agrees in k chosen ones with probability C(64-d, k) / C(64, k); ``plan_rounds``
+takes as many rounds as make it meet, once or more, with a probability of 0.999, and the k that costs least. With a
+million hashes and d = 10 these are some 300 rounds of 19 bits, each a sort of a million numbers.
+
+Mirrored pairs cost one bit more. In each round one of the bits that mirroring turns is the anchor: hashes that have it
+are turned first. Then a picture and its mirror image come to lie side by side, and the sort finds both kinds at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+
+from builder.curate.fingerprints import popcount
+
+Hashes = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.int64]
+
+RECALL = 0.999  # of the pairs at just the distance; nearer ones meet in more rounds
+_WINDOW = 128  # neighbours that a hash is compared with at most; longer runs are split by 16 bits more
+_SORT, _COMPARE = 60.0, 20.0  # nanoseconds for a hash to be sorted, a pair to be compared: their ratio chooses k
+_ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))  # multipliers that spread masked bits
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """``count`` rounds that each agree in ``bits`` bits; ``mirror``: the bits that mirroring turns, 0 for none."""
+
+    count: int
+    bits: int
+    distance: int
+    mirror: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """``first`` < ``second``: positions of hashes. ``mirrored``: near once one of them is mirrored."""
+
+    first: Numbers
+    second: Numbers
+    mirrored: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def where(self, chosen: npt.NDArray[np.bool_] | Numbers) -> Pairs:
+        return Pairs(self.first[chosen], self.second[chosen], self.mirrored[chosen])
+
+
+def joined(parts: Iterable[Pairs]) -> Pairs:
+    """All pairs, each once, by first and second; a pair that is near both ways counts as not mirrored."""
+    every = list(parts)
+    first = np.concatenate([np.zeros(0, np.int64), *(part.first for part in every)])
+    second = np.concatenate([np.zeros(0, np.int64), *(part.second for part in every)])
+    mirrored = np.concatenate([np.zeros(0, np.bool_), *(part.mirrored for part in every)])
+    order = np.lexsort((mirrored, second, first))
+    whole = Pairs(first, second, mirrored).where(order)
+    new = np.ones(len(whole), dtype=np.bool_)
+    new[1:] = (whole.first[1:] != whole.first[:-1]) | (whole.second[1:] != whole.second[:-1])
+    return whole.where(new)
+
+
+def plan_rounds(hashes: int, distance: int, mirror: int = 0) -> Rounds:
+    """The cheapest rounds that find a pair ``distance`` bits apart (0 to 32) with a probability of RECALL."""
+    best, least = Rounds(1, 1, distance, mirror), math.inf
+    anchors = 1 if mirror else 0
+    for bits in range(8, 33):
+        met = math.comb(64 - distance, bits + anchors) / math.comb(64, bits + anchors)
+        count = math.ceil(math.log(1 - RECALL) / math.log1p(-met)) if met < 1 else 1
+        cost = count * hashes * (_SORT + _COMPARE * hashes / 2 ** (bits + 1))
+        if cost < least:
+            best, least = Rounds(count, bits, distance, mirror), cost
+    return best
+
+
+def near_pairs(hashes: Hashes, distance: int, mirror: int = 0) -> Pairs:
+    """Pairs of ``hashes`` at most ``distance`` bits apart, or so near to each other's mirror image."""
+    rounds = plan_rounds(len(hashes), distance, mirror)
+    return joined(pairs_by_round(hashes, rounds, range(rounds.count)))
+
+
+def pairs_by_round(hashes: Hashes, rounds: Rounds, numbers: Iterable[int]) -> Iterator[Pairs]:
+    """The pairs that each of these rounds finds; later rounds find most of them again. A round chooses its bits by its
+    number, so that rounds can be done anywhere, in any order."""
+    if len(hashes) < 2:
+        return
+    for number in numbers:
+        yield _round(hashes, rounds, number)
+
+
+def _round(hashes: Hashes, rounds: Rounds, number: int) -> Pairs:
+    anchor, bits, more = _choose(rounds, number)
+    turned = (hashes >> np.uint64(anchor)) & np.uint64(1)
+    canonical = hashes ^ (turned * np.uint64(rounds.mirror))
+    del turned
+    row_bits = max(1, (len(hashes) - 1).bit_length())
+    more_bits = min(16, (64 - row_bits) // 3)
+    key_bits = 64 - row_bits - more_bits
+    # A key of several fields sorts as one number: what the bits hash to, what 16 more hash to, the row.
+    order = canonical & np.uint64(bits)
+    order *= _ODD[0]
+    order >>= np.uint64(64 - key_bits)
+    order <<= np.uint64(more_bits)
+    rest = canonical & np.uint64(more)
+    rest *= _ODD[1]
+    rest >>= np.uint64(64 - more_bits)
+    order |= rest
+    del rest
+    order <<= np.uint64(row_bits)
+    order |= np.arange(len(hashes), dtype=np.uint64)
+    order.sort()
+    rows = (order & np.uint64((1 << row_bits) - 1)).astype(np.int64)
+    order >>= np.uint64(row_bits + more_bits)
+    left, right = _within(canonical[rows], order, rounds.distance)
+    a, b = rows[left], rows[right]
+    anchored = np.uint64(anchor)
+    mirrored = (((hashes[a] ^ hashes[b]) >> anchored) & np.uint64(1)).astype(np.bool_) & bool(rounds.mirror)
+    return Pairs(np.minimum(a, b), np.maximum(a, b), mirrored)
+
+
+def _choose(rounds: Rounds, number: int) -> tuple[int, int, int]:
+    """The anchor bit, and the masks of the bits to agree in and of those to split long runs by."""
+    random = Random(f"{number} of {rounds.bits} bits")  # the same on every machine and Python
+    bits = list(range(64))
+    random.shuffle(bits)
+    anchor = next((bit for bit in bits if rounds.mirror >> bit & 1), bits[-1])
+    if rounds.mirror:
+        bits.remove(anchor)
+    masks = (sum(1 << bit for bit in some) for some in (bits[: rounds.bits], bits[rounds.bits : rounds.bits + 16]))
+    return anchor, *masks  # type: ignore[return-value]
+
+
+def _within(values: Hashes, keys: Hashes, distance: int) -> tuple[Numbers, Numbers]:
+    """Positions of pairs of values at most ``distance`` bits apart, among those whose keys, which ascend, are equal."""
+    found: list[Numbers] = []
+    offsets: list[int] = []
+    left = np.flatnonzero(keys[1:] == keys[:-1])
+    for offset in range(1, _WINDOW + 1):
+        if not len(left):
+            break
+        near = popcount(values[left] ^ values[left + offset]) <= distance
+        found.append(left[near])
+        offsets.append(offset)
+        left = left[left + offset + 1 < len(keys)]
+        left = left[keys[left] == keys[left + offset + 1]]
+    lengths = [len(some) for some in found]
+    lefts = np.concatenate([np.zeros(0, np.int64), *found])
+    return lefts, lefts + np.repeat(np.array(offsets, dtype=np.int64), np.array(lengths, dtype=np.int64))
