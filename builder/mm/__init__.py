@@ -20,9 +20,10 @@ try:
 except ImportError as error:
     raise MissingExtraError("builder.mm", "torch", "mm") from error
 
+from builder.mm.bucket_sampler import AspectRatioBatchSampler
 from builder.mm.collate import CollateConcat, collate_func_gen, collate_func_gen_latents, collate_func_gen_tokens
 from builder.mm.dataset import CaptionDataset
-from builder.mm.samplers import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler
+from builder.mm.samplers import EpochSampler, InfiniteSampler, MixtureSampler
 from builder.mm.tensors import normalize_pixels
 
 __all__ = [

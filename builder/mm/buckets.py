@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from builder.base.errors import OptionError
 from builder.base.options import check_number
-from builder.mm.order import Permutation, derive
+from builder.mm.order import ListedOrder, Order, Permutation, ShuffledOrder, derive
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -67,11 +67,14 @@ class Buckets:
 
 
 class BatchOrder:
-    """Batches of rows of one bucket each, numbered without end; every epoch holds the same number of them.
+    """Batches of rows of one bucket each, numbered without end.
 
-    Rows of a bucket are shuffled each epoch and cut into batches, and the batches of all buckets are shuffled. With
-    ``drop_last``, the fewer than ``batch_size`` rows that are left of a bucket wait for another epoch, which leaves
-    others. Memory: 4 bytes a row. Picklable; batch n is found in O(1) and depends on nothing but the arguments.
+    Rows of a bucket are shuffled each epoch and dealt out in batches, and the batches of an epoch are shuffled. With
+    ``drop_last`` a bucket's rows are one endless sequence: what an epoch has left of a bucket, fewer than
+    ``batch_size``, begins the bucket's first batch of the next. So every row is shown before one is shown twice, all
+    batches are full, and epochs differ in how many they have. Without it the rest is a smaller batch of its own.
+
+    Memory: 4 bytes a row. Picklable; a batch is found by its number, at no cost that grows with it.
     """
 
     def __init__(
@@ -82,27 +85,61 @@ class BatchOrder:
             raise OptionError("batch_size", batch_size, "1 or more")
         counts = np.bincount(buckets).astype(np.int64)
         self._rows = np.argsort(buckets, kind="stable").astype(np.int32 if len(buckets) < 1 << 31 else np.int64)
-        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        batches = counts // batch_size if drop_last else -(-counts // batch_size)
-        self._ends = np.cumsum(batches)
-        self._batch_size, self._shuffle = batch_size, shuffle
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]).tolist()
+        self._counts: list[int] = counts.tolist()
+        self._batch_size, self._shuffle, self._drop_last = int(batch_size), shuffle, drop_last
         self.seed = seed
-        self.per_epoch = int(self._ends[-1]) if len(counts) else 0
-        if not self.per_epoch:
+        self.fewest = sum(count // self._batch_size if drop_last else self._small(count) for count in self._counts)
+        """Batches that every epoch has at least."""
+        if not self.fewest:
             raise OptionError("batch_size", batch_size, f"no bucket has so many of the {len(buckets)} rows")
+
+    def _small(self, count: int) -> int:
+        return -(-count // self._batch_size)
+
+    def _before(self, epoch: int) -> list[int]:
+        """Of each bucket, the number of batches in all epochs before this one."""
+        if self._drop_last:
+            return [epoch * count // self._batch_size for count in self._counts]
+        return [epoch * self._small(count) for count in self._counts]
+
+    def first(self, epoch: int) -> int:
+        """The number of the epoch's first batch."""
+        return sum(self._before(epoch))
+
+    def epoch_of(self, number: int) -> int:
+        """The epoch that batch ``number`` ≥ 0 belongs to."""
+        epoch = number * self._batch_size // len(self._rows) if self._drop_last else number // self.fewest
+        # Each bucket holds back less than a batch, so an epoch begins up to len(buckets) batches late.
+        while self.first(epoch + 1) <= number:
+            epoch += 1
+        while self.first(epoch) > number:
+            epoch -= 1
+        return epoch
 
     def batch(self, number: int) -> list[int]:
         """The rows of batch ``number`` ≥ 0."""
-        epoch, place = divmod(number, self.per_epoch)
+        epoch = self.epoch_of(number)
+        before, after = self._before(epoch), self._before(epoch + 1)
+        place, here = number - sum(before), sum(after) - sum(before)
         if self._shuffle:
-            place = Permutation(self.per_epoch, derive(self.seed, epoch))[place]
-        bucket = int(np.searchsorted(self._ends, place, side="right"))
-        start, end = int(self._starts[bucket]), int(self._starts[bucket + 1])
-        first = (place - (int(self._ends[bucket - 1]) if bucket else 0)) * self._batch_size
-        picks = np.arange(first, min(first + self._batch_size, end - start), dtype=np.int64)
-        if self._shuffle:
-            picks = Permutation(end - start, derive(self.seed, epoch, bucket)).take(picks)
-        rows: list[int] = self._rows[start + picks].tolist()
+            place = Permutation(here, derive(self.seed, epoch))[place]
+        for bucket, (first, end) in enumerate(zip(before, after, strict=True)):
+            if place < end - first:
+                return self._batch(bucket, first + place, epoch)
+            place -= end - first
+        raise AssertionError("an epoch's batches are those of its buckets")
+
+    def _batch(self, bucket: int, number: int, epoch: int) -> list[int]:
+        """Batch ``number`` of a bucket's own sequence."""
+        count = self._counts[bucket]
+        if self._drop_last:
+            picks = np.arange(number * self._batch_size, (number + 1) * self._batch_size, dtype=np.int64)
+        else:
+            first = (number - epoch * self._small(count)) * self._batch_size
+            picks = epoch * count + np.arange(first, min(first + self._batch_size, count), dtype=np.int64)
+        order: Order = ShuffledOrder(count, self.seed, (bucket,)) if self._shuffle else ListedOrder(count)
+        rows: list[int] = self._rows[self._starts[bucket] + order.take(picks)].tolist()
         return rows
 
     def walk(self, start: int, stride: int, stop: int | None = None) -> Iterator[list[int]]:

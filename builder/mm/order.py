@@ -142,15 +142,18 @@ class ListedOrder:
 
 @dataclass(frozen=True, slots=True)
 class ShuffledOrder:
-    """Each epoch (``size`` positions) a shuffle of all rows, another one each time."""
+    """Each epoch (``size`` positions) a shuffle of all rows, another one each time. ``part``: numbers that name one of
+    several orders with the same seed."""
 
     size: int
     seed: int
+    part: tuple[int, ...] = ()
 
     def take(self, positions: Rows) -> Rows:
         rows = np.empty_like(positions)
         for epoch, here in _runs(positions // self.size):
-            rows[here] = Permutation(self.size, derive(self.seed, epoch)).take(positions[here] - epoch * self.size)
+            shuffle = Permutation(self.size, derive(self.seed, epoch, *self.part))
+            rows[here] = shuffle.take(positions[here] - epoch * self.size)
         return rows
 
 

@@ -1,27 +1,25 @@
-"""Samplers for one process or many: the order is arithmetic (see ``builder.mm.order``), so that none keeps a list of
-rows, all start at once anywhere, and the order is the same whatever number of ranks it is spread over.
+"""Samplers for one process or many. The order of rows is arithmetic (see ``builder.mm.order``): no sampler keeps a list
+of rows, each starts anywhere at once, and the order does not depend on the number of ranks.
 
-All take the rows at positions ``start + rank``, ``start + rank + world_size``, … of one endless order. ``state_after``
-says where ``start`` lies once so many batches were trained on; it does not ask how far a loader's workers have read
-ahead.
+A sampler takes the rows at positions ``start + rank``, ``start + rank + world_size``, … of one endless order.
+
+* ``state_dict()``: after the rows drawn so far. For loaders that snapshot it with each batch (torchdata's).
+* ``state_after(batches, batch_size)``: after so many batches were trained on, however far workers have read ahead.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence, Sized
 from itertools import pairwise
 from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
-import torch.distributed as dist
-from numpy.typing import NDArray
-from torch.utils.data import Sampler, Subset
+from torch.utils.data import Sampler
 
 from builder.base.errors import OptionError
 from builder.base.options import check_number
-from builder.mm.buckets import BatchOrder, Buckets
+from builder.mm import launch
 from builder.mm.order import ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, derive, walk
 
 State = dict[str, Any]
@@ -33,38 +31,42 @@ network disk."""
 
 
 class Resumable(Protocol):
-    """What the resume hook asks of a sampler, or of a batch sampler."""
+    """What a training loop asks of a sampler, or of a batch sampler, to go on where it stopped."""
 
     def state_after(self, batches: int, batch_size: int) -> State:
         """Where to start after each rank has trained on ``batches`` batches from the present start."""
 
+    def state_dict(self) -> State:
+        """Where to start after what this rank has drawn since the newest iterator began."""
+
     def load_state_dict(self, state: State) -> None:
-        """Start there from the next ``iter()`` on. Raises OptionError where the state is of other data, or of a sampler
+        """Start there at the next ``iter()``. Raises OptionError where the state is of other data, or of a sampler
         that has another order."""
 
 
-def ranks() -> tuple[int, int]:
-    """This process's rank and the number of ranks: 0 and 1 where torch.distributed is not set up."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+class Drawn:
+    """How much one iterator has given out, in which epoch. An older iterator counts on its own, and disturbs
+    nothing."""
 
+    __slots__ = ("count", "epoch")
 
-def shared_seed() -> int:
-    """A random seed, the same on all ranks (a collective call where there are several)."""
-    seeds = [secrets.randbits(31)]
-    if ranks()[1] > 1:
-        dist.broadcast_object_list(seeds, src=0)
-    return seeds[0]
+    def __init__(self, epoch: int = 0) -> None:
+        self.count, self.epoch = 0, epoch
 
 
 class InfiniteSampler(Sampler[int]):
-    """Takes the place of mmengine's InfiniteSampler: endless, every row once in ``len(dataset)`` positions of all
-    ranks.
+    """Endless; every row comes once in ``len(dataset)`` positions of all ranks. Takes the place of mmengine's.
+
+    Each ``iter()`` begins at the start of the sampler's epoch (0, or what ``set_epoch`` said), or where
+    ``load_state_dict`` put it. An epoch is ``len(sampler)`` rows on every rank: what a loop over a whole loader takes.
 
     ``window`` (rows, a multiple of ``run``) keeps reads near each other: see :class:`builder.mm.order.WindowOrder`.
-    Every ``iter()`` begins at the start again, or where ``load_state_dict`` put it.
+    ``seed``: the same on all ranks; None draws one and shares it. ``rank``, ``world_size``: which rows are this
+    process's; without them, torch.distributed's. ``rank=0, world_size=1`` leaves sharing out to a launcher that does it
+    itself (accelerate, Lightning); with tensor, sequence or pipeline parallelism, give the data rank.
     """
+
+    endless = True
 
     def __init__(
         self,
@@ -73,15 +75,21 @@ class InfiniteSampler(Sampler[int]):
         seed: int | None = None,
         window: int | None = None,
         run: int = RUN,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
-        self.rank, self.world_size = ranks()
+        self.rank, self.world_size = launch.place(rank, world_size)
+        self.placed = rank is not None  # by the user
         self.dataset = dataset
         self.shuffle = shuffle
         if seed is not None:
             check_number("seed", seed, "the same on all ranks", Integral)
-        self.seed = shared_seed() if seed is None else int(seed)
+        self.seed = launch.shared_seed(self.world_size) if seed is None else int(seed)
         self.size = len(dataset)
+        self.epoch = 0
         self.start = 0
+        self._drawn = Drawn()
         self._window, self._run = window, run
         self._order = self._make_order()
 
@@ -89,20 +97,41 @@ class InfiniteSampler(Sampler[int]):
         return make_order(self.size, self.seed, self.shuffle, self._window, self._run)
 
     def __iter__(self) -> Iterator[int]:
-        return walk(self._order, self.start + self.rank, self.world_size)
+        drawn = self._begin()
+        for row in walk(self._order, self.start + self.rank, self.world_size):
+            drawn.count += 1
+            yield row
+
+    def _begin(self) -> Drawn:
+        launch.check_sharing(type(self).__name__, (self.rank, self.world_size), self.placed, self.endless)
+        self._drawn = Drawn()
+        return self._drawn
 
     def __len__(self) -> int:
-        """Rows of the dataset, as mmengine has it: an epoch of all ranks."""
+        """Rows of the dataset, as mmengine has it."""
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Does nothing: the order goes on from epoch to epoch by itself."""
+        """Start at this epoch: where a loop over ``len(loader)`` batches on every rank has left off after the one
+        before. No effect for the epoch that it is in, so that a loaded state holds."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, epoch * self.size * self.world_size
+            self._drawn = Drawn()
 
     def state_after(self, batches: int, batch_size: int) -> State:
         return self._state(self.start + batches * batch_size * self.world_size)
 
+    def state_dict(self) -> State:
+        return self._state(self.start + self._drawn.count * self.world_size)
+
     def _state(self, position: int) -> State:
-        return {"seed": self.seed, "position": int(position), "rows": self.size, **self._identity()}
+        return {
+            "seed": self.seed,
+            "position": int(position),
+            "rows": self.size,
+            "epoch": int(self.epoch),
+            **self._identity(),
+        }
 
     def _identity(self) -> State:
         """What a state must share with this sampler to mean the same place; options without effect are None."""
@@ -111,17 +140,21 @@ class InfiniteSampler(Sampler[int]):
         return {"kind": type(self).__name__, "shuffle": bool(self.shuffle), "window": window, "run": run}
 
     def load_state_dict(self, state: State) -> None:
-        _check_state(state, self._state(0), self._identity())
-        self.seed, self.start = state["seed"], state["position"]
+        check_state({"epoch": 0, **state} if self.endless else state, self._state(0), self._identity())
+        self.seed, self.start, self.epoch = state["seed"], state["position"], state.get("epoch", 0)
+        self._drawn = Drawn()
         self._order = self._make_order()
 
 
 class EpochSampler(InfiniteSampler):
-    """Takes the place of mmengine's DefaultSampler: one epoch at a time, ``set_epoch`` for the next.
+    """One epoch at a time; ``set_epoch`` for the next. Takes the place of mmengine's DefaultSampler.
 
     Every rank gets the same number of rows: with ``round_up`` the first rows of the epoch come a second time where the
-    ranks do not share out evenly, without it the last few rows are left out.
+    ranks do not share out evenly, without it the last few rows are left out. A loaded state holds for one ``iter()``:
+    the one after that shows a whole epoch. ``rank``, ``world_size`` and the others as of :class:`InfiniteSampler`.
     """
+
+    endless = False
 
     def __init__(
         self,
@@ -131,16 +164,27 @@ class EpochSampler(InfiniteSampler):
         round_up: bool = True,
         window: int | None = None,
         run: int = RUN,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
-        super().__init__(dataset, shuffle, seed, window, run)
-        self.epoch = 0
+        super().__init__(dataset, shuffle, seed, window, run, rank=rank, world_size=world_size)
         self.round_up = round_up
+        self._loaded = False
 
     def _count(self, rows: int) -> int:
         """How many of the epoch's last ``rows`` rows each rank gets."""
         return -(-rows // self.world_size) if self.round_up else rows // self.world_size
 
     def __iter__(self) -> Iterator[int]:
+        drawn = self._begin()
+        self.start, self._loaded = self.start if self._loaded else 0, False
+        for row in self._rest():
+            drawn.count += 1
+            yield row
+
+    def _rest(self) -> Iterator[int]:
+        """This rank's rows of the epoch, from ``start`` on."""
         count = self._count(max(0, self.size - self.start))  # the last batch may have ended beyond the epoch
         if not count:
             return
@@ -157,21 +201,24 @@ class EpochSampler(InfiniteSampler):
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-    def _state(self, position: int) -> State:
-        return {**super()._state(position), "epoch": self.epoch}
+            self.epoch, self.start, self._loaded = epoch, 0, False
+            self._drawn = Drawn()
 
     def load_state_dict(self, state: State) -> None:
+        """At the end of an epoch there is nothing more in it; where the next epoch was set before, that one begins."""
+        ahead = self.epoch
         super().load_state_dict(state)
-        self.epoch = state["epoch"]
+        self._loaded = True
+        if self.start >= self.size and ahead == self.epoch + 1:
+            self.set_epoch(ahead)
 
 
 class MixtureSampler(InfiniteSampler):
     """Draws from the parts of a ConcatDataset by weight, each part in epochs of its own: see
-    :class:`builder.mm.order.MixedOrder`.
+    :class:`builder.mm.order.MixedOrder`. Endless.
 
-    ``dataset``: anything with ``cumulative_sizes``; ``weights``: one positive number for each part.
+    ``dataset``: anything with ``cumulative_sizes``; ``weights``: one positive number for each part. ``rank``,
+    ``world_size`` and the others as of :class:`InfiniteSampler`.
     """
 
     def __init__(
@@ -182,6 +229,9 @@ class MixtureSampler(InfiniteSampler):
         seed: int | None = None,
         window: int | None = None,
         run: int = RUN,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         ends = getattr(dataset, "cumulative_sizes", None)
         if ends is None:
@@ -191,7 +241,7 @@ class MixtureSampler(InfiniteSampler):
         except TypeError:
             raise OptionError("weights", weights, "a list, one positive number for each part") from None
         self._sizes = [end - start for start, end in pairwise([0, *ends])]
-        super().__init__(dataset, shuffle, seed, window, run)
+        super().__init__(dataset, shuffle, seed, window, run, rank=rank, world_size=world_size)
 
     def _make_order(self) -> Order:
         if 0 in self._sizes:
@@ -207,85 +257,6 @@ class MixtureSampler(InfiniteSampler):
         return {**super()._identity(), "weights": weights, "sizes": list(self._sizes)}
 
 
-class AspectRatioBatchSampler(Sampler[list[int]]):
-    """Batches of images of one bucket each, from the index's sizes; no image is opened.
-
-    ``sampler``: an InfiniteSampler or EpochSampler, or mmengine's of that kind. It says which dataset, which seed,
-    whether to shuffle, and whether to go on for ever or for an epoch; its window has no part in this. The dataset's
-    ``buckets`` are the sizes it crops to. The sequence of batches is one for all ranks, who take them in turn: every
-    rank gets the same number, and a resume may change the number of ranks.
-    """
-
-    def __init__(self, sampler: Any, batch_size: int, drop_last: bool = True) -> None:
-        if isinstance(sampler, MixtureSampler):
-            raise OptionError("sampler", "MixtureSampler", "batches by bucket cannot keep to weights")
-        if not hasattr(sampler, "dataset") or not hasattr(sampler, "seed"):
-            raise OptionError(
-                "sampler", type(sampler).__name__, "one of a dataset, with a seed: InfiniteSampler, EpochSampler"
-            )
-        self.rank, self.world_size = ranks()
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.drop_last = drop_last
-        self.start = 0
-        self._start_epoch = self._epoch
-        buckets, self._buckets = _bucketed(sampler.dataset)
-        self._sizes = [list(size) for size in buckets.sizes]
-        self._order = self._make_order(sampler.seed)
-        if self._epoch is not None and not len(self):
-            few = f"an epoch has {self._order.per_epoch} batches, none for some of the {self.world_size} ranks"
-            raise OptionError("batch_size", batch_size, few)
-
-    def _make_order(self, seed: int) -> BatchOrder:
-        return BatchOrder(self._buckets, self.batch_size, seed, self.sampler.shuffle, self.drop_last)
-
-    @property
-    def _epoch(self) -> int | None:
-        """Of the sampler; None for one that goes on for ever, which counts none."""
-        return getattr(self.sampler, "epoch", None)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        start = self.start if self._epoch == self._start_epoch else 0
-        if self._epoch is None:
-            return self._order.walk(start + self.rank, self.world_size)
-        first, count = self._epoch * self._order.per_epoch, (self._order.per_epoch - start) // self.world_size
-        return self._order.walk(first + start + self.rank, self.world_size, first + start + count * self.world_size)
-
-    def __len__(self) -> int:
-        """Batches of this rank in a whole epoch."""
-        return self._order.per_epoch // self.world_size
-
-    def state_after(self, batches: int, batch_size: int) -> State:
-        start = self.start if self._epoch == self._start_epoch else 0
-        return {
-            "seed": self._order.seed,
-            "position": int(start + batches * self.world_size),
-            "rows": len(self._buckets),
-            "batch_size": self.batch_size,
-            "epoch": self._epoch or 0,
-            **self._identity(),
-        }
-
-    def _identity(self) -> State:
-        return {
-            "kind": type(self).__name__,
-            "shuffle": bool(getattr(self.sampler, "shuffle", True)),
-            "drop_last": bool(self.drop_last),
-            "buckets": self._sizes,
-            "endless": self._epoch is None,
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        _check_state(state, self.state_after(0, self.batch_size), self._identity())
-        if state["batch_size"] != self.batch_size:
-            raise OptionError("batch_size", self.batch_size, f"the state counts batches of {state['batch_size']}")
-        self.start = state["position"]
-        if self._epoch is not None:
-            self._start_epoch = state["epoch"]
-            self.sampler.set_epoch(state["epoch"])
-        self._order = self._make_order(state["seed"])
-
-
 def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int) -> Order:
     """The order that a sampler's options ask for. Raises OptionError."""
     if size < 1:
@@ -299,39 +270,7 @@ def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int
     return WindowOrder(size, seed, int(window), int(run))
 
 
-def bucket_numbers(dataset: Any) -> NDArray[np.int16]:
-    """The bucket of each row. Raises OptionError for a dataset without buckets, or whose parts have different ones."""
-    return _bucketed(dataset)[1]
-
-
-def _bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
-    """The buckets of a dataset, of a part of one (torch's Subset), or of several end to end, and that of each row."""
-    if isinstance(dataset, Subset):
-        buckets, numbers = _bucketed(dataset.dataset)
-        return buckets, numbers[np.asarray(dataset.indices, np.int64)]
-    parts = getattr(dataset, "datasets", None)
-    if not parts:
-        own: Buckets | None = getattr(dataset, "buckets", None)
-        if own is None:
-            raise OptionError("buckets", None, f"give the {type(dataset).__name__} buckets to crop to")
-        return own, _part_numbers(dataset, own)
-    found = [_bucketed(part) for part in parts]
-    if any(buckets.sizes != found[0][0].sizes for buckets, _ in found):
-        raise OptionError(
-            "buckets", [buckets.sizes for buckets, _ in found], "give every dataset the same buckets to crop to"
-        )
-    return found[0][0], np.concatenate([numbers for _, numbers in found])
-
-
-def _part_numbers(part: Any, buckets: Buckets) -> NDArray[np.int16]:
-    widths, heights = part.widths(), part.heights()
-    if not len(widths) == len(heights) == len(part):
-        known = f"{len(widths)} widths and {len(heights)} heights"
-        raise OptionError("dataset", f"{len(part)} rows", f"has {known}; give it widths() and heights() of its rows")
-    return buckets.of_all(widths, heights)
-
-
-def _check_state(state: State, own: State, identity: State) -> None:
+def check_state(state: State, own: State, identity: State) -> None:
     """Raises OptionError for a state of another sampler or other data. States saved by earlier versions hold nothing of
     ``identity``."""
     for name, value in identity.items():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from builder.base.errors import OptionError
 from builder.mm.buckets import BatchOrder, Buckets
 
+GOLDEN = [[3, 9, 4], [5, 7, 0], [2, 10, 8], [6, 6, 9], [1, 5, 2], [7, 0, 1], [8, 1, 5], [10, 7, 0]]
 BUCKETS = Buckets([(512, 512), (640, 384), (384, 640)])
 
 
@@ -75,21 +76,52 @@ def test_an_epoch_that_drops_nothing_shows_every_row_once(
 ) -> None:
     buckets = numbers(*counts)
     order = BatchOrder(buckets, batch_size, seed, drop_last=False)
-    batches = [order.batch(epoch * order.per_epoch + number) for number in range(order.per_epoch)]
+    batches = [order.batch(number) for number in range(order.first(epoch), order.first(epoch + 1))]
     assert sorted(row for batch in batches for row in batch) == list(range(len(buckets)))
     assert all(len(batch) <= batch_size and len(set(buckets[batch].tolist())) == 1 for batch in batches)
 
 
-def test_dropping_leaves_full_batches_and_other_rows_out_each_epoch() -> None:
-    buckets = numbers(13, 3, 8)
-    order = BatchOrder(buckets, 4, 1)
-    assert order.per_epoch == 3 + 0 + 2
-    left_out = []
-    for epoch in range(4):
-        batches = [order.batch(epoch * 5 + number) for number in range(5)]
-        assert all(len(batch) == 4 and len(set(buckets[batch].tolist())) == 1 for batch in batches)
-        left_out.append(set(range(24)) - {row for batch in batches for row in batch})
-    assert len({frozenset(rows) for rows in left_out}) > 1
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    batch_size=st.integers(1, 9),
+    seed=st.integers(0, 2**31),
+    shuffle=st.booleans(),
+)
+def test_what_an_epoch_has_left_of_a_bucket_begins_its_next_batch(
+    counts: list[int], batch_size: int, seed: int, shuffle: bool
+) -> None:
+    """A bucket's batches of ``batch_size`` epochs hold all of its rows, each as often as the others, and of every
+    epoch before some row comes again, each has come."""
+    counts = [*counts, 9]  # one has enough rows for a batch
+    buckets = numbers(*counts)
+    order = BatchOrder(buckets, batch_size, seed, shuffle)
+    batches = [order.batch(number) for number in range(order.first(batch_size))]
+    assert all(len(batch) == batch_size and len(set(buckets[batch].tolist())) == 1 for batch in batches)
+    shown = np.bincount([row for batch in batches for row in batch], minlength=len(buckets))
+    assert set(shown.tolist()) == {batch_size}
+    for epoch in range(batch_size):
+        here = [order.batch(number) for number in range(order.first(epoch), order.first(epoch + 1))]
+        assert len(here) >= order.fewest
+        assert all(order.epoch_of(number) == epoch for number in range(order.first(epoch), order.first(epoch + 1)))
+    for bucket in range(len(counts)):
+        own = [order._batch(bucket, number, 0) for number in range(counts[bucket])]  # picks 0 to counts × batch_size
+        picks = [row for batch in own for row in batch]
+        for start in range(0, len(picks), max(1, counts[bucket])):
+            assert len(set(picks[start : start + counts[bucket]])) == counts[bucket]
+
+
+def test_the_order_of_batches_is_frozen() -> None:
+    """Runs resume by seed and position alone. Epoch 0 is as it was before rows were carried over."""
+    order = BatchOrder(np.array([0, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0], dtype=np.int16), 3, 1)
+    assert [order.batch(number) for number in range(8)] == GOLDEN
+    assert [order.first(epoch) for epoch in range(5)] == [0, 3, 6, 11, 14]
+
+
+def test_a_batch_far_out_is_found_at_once() -> None:
+    order = BatchOrder(numbers(1_000_003, 77, 5), 64, 3)
+    epoch = order.epoch_of(10**12)
+    assert order.first(epoch) <= 10**12 < order.first(epoch + 1)
+    assert len(order.batch(10**12)) == 64
 
 
 def test_the_buckets_of_an_epoch_come_mixed_and_another_seed_mixes_otherwise() -> None:

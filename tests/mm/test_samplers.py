@@ -18,10 +18,15 @@ torch = pytest.importorskip("torch", reason="the training side needs torch")
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler, Subset  # noqa: E402
 
 from builder.base.errors import OptionError  # noqa: E402
-from builder.mm import AspectRatioBatchSampler, EpochSampler, InfiniteSampler, MixtureSampler  # noqa: E402
-from builder.mm import samplers as mm_samplers  # noqa: E402
+from builder.mm import (  # noqa: E402
+    AspectRatioBatchSampler,
+    EpochSampler,
+    InfiniteSampler,
+    MixtureSampler,
+    launch,
+)
+from builder.mm.bucket_sampler import bucket_numbers  # noqa: E402
 from builder.mm.buckets import Buckets  # noqa: E402
-from builder.mm.samplers import bucket_numbers  # noqa: E402
 
 
 class Rows(Dataset[int]):
@@ -65,7 +70,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(name: str, size: int) -> list[Any]:
         made = []
         for rank in range(size):
-            monkeypatch.setattr(mm_samplers, "ranks", lambda rank=rank: (rank, size))
+            monkeypatch.setattr(launch, "ranks", lambda rank=rank: (rank, size))
             made.append(SAMPLERS[name]())
         return made
 
@@ -197,9 +202,161 @@ def test_an_infinite_sampler_shows_every_row_once_in_each_epoch(name: str, world
 
 
 def test_an_infinite_sampler_is_as_long_as_mmengines() -> None:
-    sampler = InfiniteSampler(Rows(7))
-    sampler.set_epoch(4)
-    assert len(sampler) == 7
+    assert len(InfiniteSampler(Rows(7))) == 7
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", ["infinite", "in order", "window", "mixture", "buckets"])
+def test_an_endless_sampler_leads_on_from_epoch_to_epoch(name: str, size: int, world: Any) -> None:
+    """Loops by epoch over whole loaders come out where one loop that never ended would."""
+    for sampler in world(name, size):
+        whole = batches(sampler, 200)
+        epochs = []
+        for epoch in range(3):
+            setter = getattr(sampler, "sampler", sampler)  # launchers know the sampler, not always the batch sampler
+            setter.set_epoch(epoch)
+            setter.set_epoch(epoch)  # no effect
+            rows = len(sampler) * (1 if name == "buckets" else -(-len(sampler) // BATCH))
+            epochs.append(batches(sampler, len(sampler) if name == "buckets" else rows))
+        flat = [row for batch in whole for row in batch]
+        if name == "buckets":
+            assert [batch for own in epochs for batch in own] == whole[: sum(map(len, epochs))]
+        else:
+            for epoch, own in enumerate(epochs):
+                shown = [row for batch in own for row in batch][: len(sampler)]
+                assert shown == flat[epoch * len(sampler) : (epoch + 1) * len(sampler)]
+
+
+def test_every_part_of_a_mixture_is_shown_under_loops_by_epoch() -> None:
+    both = ConcatDataset([Rows(500), Rows(500)])
+    sampler = MixtureSampler(both, [3, 1], seed=3)
+    seen: list[int] = []
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        seen += islice(sampler, 1000)
+    shown = np.bincount(seen, minlength=1000)
+    assert set(shown[500:].tolist()) <= {9, 10, 11}
+    assert np.ptp(shown[:500]) <= 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_epoch_set_after_a_state_was_loaded_moves_on_only_if_it_is_another(name: str) -> None:
+    sampler, other = SAMPLERS[name](), SAMPLERS[name]()
+    setter = getattr(sampler, "sampler", sampler)
+    setter.set_epoch(2)
+    other.load_state_dict(sampler.state_after(1, BATCH))
+    setter = getattr(other, "sampler", other)
+    setter.set_epoch(2)
+    assert batches(other, 1) == batches(sampler, 2)[1:]
+    setter.set_epoch(3)
+    getattr(sampler, "sampler", sampler).set_epoch(3)
+    assert batches(other, 2) == batches(sampler, 2)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_knows_what_was_drawn_from_it(name: str) -> None:
+    sampler = SAMPLERS[name]()
+    assert sampler.state_dict() == sampler.state_after(0, BATCH)
+    abandoned = iter(sampler)
+    next(abandoned)
+    iterator = iter(sampler)
+    drawn = [next(iterator) for _ in range(5)]
+    next(abandoned)  # counts for itself
+    state = sampler.state_dict()
+    assert state == (sampler.state_after(5, BATCH) if "buckets" in name else sampler.state_after(1, 5))
+    other = SAMPLERS[name]()
+    other.load_state_dict(state)
+    assert drawn + list(islice(other, 4)) == list(islice(SAMPLERS[name](), 9))
+    assert other.state_dict() == (sampler.state_after(9, BATCH) if "buckets" in name else sampler.state_after(1, 9))
+
+
+@pytest.mark.parametrize("name", ["epochs", "buckets, epochs"])
+def test_after_an_epochs_end_there_is_nothing_but_the_next(name: str) -> None:
+    sampler, other = SAMPLERS[name](), SAMPLERS[name]()
+    list(sampler)
+    state = sampler.state_dict()
+    other.load_state_dict(state)
+    assert list(other) == []
+    for each in (sampler, other):
+        getattr(each, "sampler", each).set_epoch(1)
+    other.load_state_dict(state)  # by a loader, once the loop had said which epoch it is
+    assert list(other) == list(sampler) != []
+
+
+@pytest.mark.parametrize("name", ["epochs", "buckets, epochs"])
+def test_a_resumed_epoch_is_followed_by_whole_ones(name: str) -> None:
+    sampler = SAMPLERS[name]()
+    whole = list(sampler)
+    sampler.load_state_dict(sampler.state_after(2, BATCH))
+    assert [list(sampler), list(sampler)] == [whole[2 if "buckets" in name else 2 * BATCH :], whole]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_over_enough_epochs_every_row_of_every_bucket_is_shown_equally_often(size: int, world: Any) -> None:
+    """50 rows in buckets of 17, 17 and 16: 12 epochs are whole numbers of batches of 4, for up to three ranks."""
+    shown = np.zeros(50, int)
+    samplers = world("buckets, epochs", size)
+    for epoch in range(12):
+        lengths = set()
+        for sampler in samplers:
+            sampler.sampler.set_epoch(epoch)
+            own = list(sampler)
+            assert len(own) == len(sampler)
+            lengths.add(len(own))
+            for batch in own:
+                np.add.at(shown, batch, 1)  # a small bucket's row may come twice in a batch
+        assert len(lengths) == 1
+    assert set(shown.tolist()) == {12}
+
+
+@pytest.mark.parametrize("make", ["infinite", "epochs", "mixture", "buckets, epochs"])
+def test_a_rank_that_is_given_is_taken_as_it_is(make: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, bucketed = ConcatDataset([Rows(20), Rows(30)]), Rows(50, BUCKETS)
+    makers: dict[str, Any] = {
+        "infinite": lambda **given: InfiniteSampler(Rows(50), seed=3, **given),
+        "epochs": lambda **given: EpochSampler(Rows(50), seed=3, **given),
+        "mixture": lambda **given: MixtureSampler(parts, [1, 2], seed=3, **given),
+        "buckets, epochs": lambda **given: AspectRatioBatchSampler(EpochSampler(bucketed, seed=3, **given), 4),
+    }
+    alone = list(islice(SAMPLERS[make](), 12))
+    monkeypatch.setattr(launch, "ranks", lambda: (2, 5))
+    assert list(islice(makers[make](rank=0, world_size=1), 12)) == alone
+    assert list(islice(makers[make](rank=1, world_size=3), 4)) == alone[1::3]
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"rank": 0}, "world_size=None"),
+        ({"world_size": 2}, "rank=None"),
+        ({"rank": 2, "world_size": 2}, "rank=2"),
+        ({"rank": -1, "world_size": 2}, "rank=-1"),
+        ({"rank": "0", "world_size": 1}, "rank='0'"),
+        ({"rank": 0, "world_size": 2}, "seed=None"),  # two processes that do not know of each other
+    ],
+)
+def test_a_rank_that_cannot_be_is_refused(given: dict[str, Any], what: str) -> None:
+    with pytest.raises(OptionError, match=what):
+        EpochSampler(Rows(9), **given)
+
+
+def test_a_sampler_made_too_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = EpochSampler(Rows(9), seed=1)
+    quiet = EpochSampler(Rows(9), seed=1, rank=0, world_size=1)
+    monkeypatch.setattr(launch, "ranks", lambda: (1, 2))
+    list(quiet)
+    with pytest.warns(UserWarning, match=r"EpochSampler was made before torch.distributed was set up"):
+        list(sampler)
+
+
+def test_a_state_by_buckets_of_an_earlier_version_says_what_changed() -> None:
+    """Its first epoch is in the order that it was; later ones are not."""
+    old = {"seed": 3, "position": 5, "rows": 50, "epoch": 0, "batch_size": 4}
+    sampler = SAMPLERS["buckets, epochs"]()
+    sampler.load_state_dict(old)
+    assert list(sampler) == list(SAMPLERS["buckets, epochs"]())[5:]
+    with pytest.warns(UserWarning, match="saved by an earlier version"):
+        sampler.load_state_dict({**old, "epoch": 2})
 
 
 @pytest.mark.parametrize("round_up", [True, False])
@@ -208,7 +365,7 @@ def test_an_epoch_has_as_many_rows_for_every_rank(size: int, round_up: bool, mon
     rows = 10
     taken = []
     for rank in range(size):
-        monkeypatch.setattr(mm_samplers, "ranks", lambda rank=rank: (rank, size))
+        monkeypatch.setattr(launch, "ranks", lambda rank=rank: (rank, size))
         sampler = EpochSampler(Rows(rows), seed=1, round_up=round_up)
         sampler.set_epoch(2)
         own = list(sampler)
@@ -226,7 +383,7 @@ def test_an_epoch_resumed_anywhere_has_as_many_rows_for_every_rank(
     for size, world, batch in product(range(5, 40), range(1, 5), (1, 3, 4, 7)):
         made = []
         for rank in range(world):
-            monkeypatch.setattr(mm_samplers, "ranks", lambda rank=rank, world=world: (rank, world))
+            monkeypatch.setattr(launch, "ranks", lambda rank=rank, world=world: (rank, world))
             made.append(EpochSampler(Rows(size), seed=1, round_up=round_up))
         whole = made[0]._count(size)
         for done in range(-(-whole // batch) + 1):
@@ -241,7 +398,7 @@ def test_an_epoch_resumed_anywhere_has_as_many_rows_for_every_rank(
 
 
 def test_more_ranks_than_rows_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mm_samplers, "ranks", lambda: (6, 7))
+    monkeypatch.setattr(launch, "ranks", lambda: (6, 7))
     assert len(list(EpochSampler(Rows(3), seed=1))) == 1
     assert list(EpochSampler(Rows(3), seed=1, round_up=False)) == []
 
@@ -397,7 +554,6 @@ import torch.distributed as dist
 from itertools import islice
 from torch.utils.data import DataLoader
 from builder.mm import CaptionDataset, InfiniteSampler, EpochSampler, collate_func_gen
-from builder.mm.samplers import shared_seed
 
 class Letters:
     def encode(self, text, return_tensors, add_special_tokens):

@@ -1,0 +1,189 @@
+"""Batches of images of one aspect-ratio bucket each."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler, Subset
+
+from builder.base.errors import OptionError
+from builder.mm import launch
+from builder.mm.buckets import BatchOrder, Buckets
+from builder.mm.samplers import Drawn, MixtureSampler, State, check_state
+
+_ORDER = 2
+"""In states: 1, of earlier versions, dropped what an epoch had left of a bucket."""
+
+
+class AspectRatioBatchSampler(Sampler[list[int]]):
+    """Batches of images of one bucket each, from the index's sizes; no image is opened.
+
+    ``sampler``: an InfiniteSampler or EpochSampler, or mmengine's of that kind. It says which dataset, which seed,
+    whether to shuffle, and whether to go on for ever or for an epoch; its window has no part in this. The dataset's
+    ``buckets`` are the sizes it crops to. The sequence of batches is one for all ranks, who take them in turn: every
+    rank gets the same number, what does not share out evenly comes in the next epoch, and a resume may change the
+    number of ranks. ``rank``, ``world_size``: the sampler's, unless given.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        drop_last: bool = True,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        if isinstance(sampler, MixtureSampler):
+            raise OptionError("sampler", "MixtureSampler", "batches by bucket cannot keep to weights")
+        if not hasattr(sampler, "dataset") or not hasattr(sampler, "seed"):
+            raise OptionError(
+                "sampler", type(sampler).__name__, "one of a dataset, with a seed: InfiniteSampler, EpochSampler"
+            )
+        self._placed = rank is not None or getattr(sampler, "placed", False)
+        if rank is None and world_size is None and self._placed:
+            rank, world_size = sampler.rank, sampler.world_size
+        self.rank, self.world_size = launch.place(rank, world_size)
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self._loaded: tuple[int, int] | None = None  # epoch and position
+        self._used = False
+        self._drawn = Drawn()
+        self._endless: bool = getattr(sampler, "endless", not hasattr(sampler, "epoch"))
+        buckets, self._buckets = _bucketed(sampler.dataset)
+        self._sizes = [list(size) for size in buckets.sizes]
+        self._order = self._make_order(sampler.seed)
+        if not self._endless and self._order.fewest < self.world_size:
+            few = f"an epoch has {self._order.fewest} batches, none for some of the {self.world_size} ranks"
+            raise OptionError("batch_size", batch_size, few)
+
+    def _make_order(self, seed: int) -> BatchOrder:
+        return BatchOrder(self._buckets, self.batch_size, seed, self.sampler.shuffle, self.drop_last)
+
+    @property
+    def _epoch(self) -> int:
+        return int(getattr(self.sampler, "epoch", 0))
+
+    def _first(self, epoch: int) -> int:
+        """Number of the first batch of an epoch, of all ranks: what the epoch before could not share out evenly is part
+        of this one."""
+        return self._order.first(epoch) // self.world_size * self.world_size
+
+    @property
+    def start(self) -> int:
+        """Number, in the sequence of all ranks, of the next iterator's first batch."""
+        epoch = self._epoch
+        return self._loaded[1] if self._loaded and self._loaded[0] == epoch else self._first(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        placed = (self.rank, self.world_size)
+        launch.check_sharing(type(self).__name__, placed, self._placed, self._endless)
+        if self._used and not self._endless:
+            self._loaded = None  # a loaded state holds for one iterator: the next shows a whole epoch
+        self._used = True
+        drawn = self._drawn = Drawn(self._epoch)
+        for batch in self._order.walk(self.start + self.rank, self.world_size, self._stop()):
+            drawn.count += 1
+            yield batch
+
+    def _stop(self) -> int | None:
+        """End of the epoch; the same number of batches for every rank."""
+        if self._endless:
+            return None
+        rest = max(0, self._first(self._epoch + 1) - self.start)
+        return self.start + rest // self.world_size * self.world_size
+
+    def __len__(self) -> int:
+        """Batches of this rank in the epoch that it is in."""
+        return (self._first(self._epoch + 1) - self._first(self._epoch)) // self.world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Of the sampler, which launchers set themselves where they know of it."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def state_after(self, batches: int, batch_size: int) -> State:
+        return {
+            "seed": self._order.seed,
+            "position": self.start + batches * self.world_size,
+            "rows": len(self._buckets),
+            "batch_size": self.batch_size,
+            "epoch": self._epoch,
+            **self._identity(),
+        }
+
+    def state_dict(self) -> State:
+        drawn = self._drawn.count if self._drawn.epoch == self._epoch else 0
+        return self.state_after(drawn, self.batch_size)
+
+    def _identity(self) -> State:
+        return {
+            "kind": type(self).__name__,
+            "shuffle": bool(getattr(self.sampler, "shuffle", True)),
+            "drop_last": bool(self.drop_last),
+            "buckets": self._sizes,
+            "endless": self._endless,
+            "order": _ORDER,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        check_state(state, self.state_dict(), self._identity())
+        if state["batch_size"] != self.batch_size:
+            raise OptionError("batch_size", self.batch_size, f"the state counts batches of {state['batch_size']}")
+        self._order = self._make_order(state["seed"])
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if "order" not in state:
+            position = self._of_order_1(position, epoch)
+        self._drawn, self._used = Drawn(), False
+        if not self._endless and self._epoch == epoch + 1 and position >= self._first(epoch + 1):
+            return  # that epoch is over, and the next was set before: it begins
+        self.set_epoch(epoch)
+        self._loaded = epoch, position
+
+    def _of_order_1(self, position: int, epoch: int) -> int:
+        """A position of an earlier version, in whose epochs all had as many batches. It counted from the start of the
+        epoch, where there were any. The first epoch's batches are the same; later ones come in another order now."""
+        if (epoch or position > self._order.first(1)) and self.drop_last:
+            warnings.warn(
+                "this state was saved by an earlier version, which left out what an epoch had over of a bucket: the "
+                "epoch that it is in shows some rows a second time",
+                stacklevel=3,
+            )
+        return position if self._endless else self._first(epoch) + position
+
+
+def bucket_numbers(dataset: Any) -> NDArray[np.int16]:
+    """The bucket of each row. Raises OptionError for a dataset without buckets, or whose parts have different ones."""
+    return _bucketed(dataset)[1]
+
+
+def _bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
+    """The buckets of a dataset, of a part of one (torch's Subset), or of several end to end, and that of each row."""
+    if isinstance(dataset, Subset):
+        buckets, numbers = _bucketed(dataset.dataset)
+        return buckets, numbers[np.asarray(dataset.indices, np.int64)]
+    parts = getattr(dataset, "datasets", None)
+    if not parts:
+        own: Buckets | None = getattr(dataset, "buckets", None)
+        if own is None:
+            raise OptionError("buckets", None, f"give the {type(dataset).__name__} buckets to crop to")
+        return own, _part_numbers(dataset, own)
+    found = [_bucketed(part) for part in parts]
+    if any(buckets.sizes != found[0][0].sizes for buckets, _ in found):
+        raise OptionError(
+            "buckets", [buckets.sizes for buckets, _ in found], "give every dataset the same buckets to crop to"
+        )
+    return found[0][0], np.concatenate([numbers for _, numbers in found])
+
+
+def _part_numbers(part: Any, buckets: Buckets) -> NDArray[np.int16]:
+    widths, heights = part.widths(), part.heights()
+    if not len(widths) == len(heights) == len(part):
+        known = f"{len(widths)} widths and {len(heights)} heights"
+        raise OptionError("dataset", f"{len(part)} rows", f"has {known}; give it widths() and heights() of its rows")
+    return buckets.of_all(widths, heights)

@@ -1,0 +1,96 @@
+"""Which part of the data this process takes: its rank among how many, and who else may be sharing out batches."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import warnings
+from numbers import Integral
+
+import torch.distributed as dist
+
+from builder.base.errors import OptionError
+from builder.base.options import check_number
+
+_SHARE_OUT = {
+    # class: what to do about it
+    "BatchSamplerShard": "accelerate",
+    "DataLoaderDispatcher": "accelerate",
+    "_DatasetSamplerWrapper": "Lightning",
+}
+"""Classes of launchers that give each rank a part of what a sampler yields."""
+
+_FRAMES = 24
+"""How far up the stack to look for one: torch's own loader and batch sampler lie between."""
+
+
+def ranks() -> tuple[int, int]:
+    """This process's rank and the number of ranks: 0 and 1 where torch.distributed is not set up."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """``rank`` and ``world_size`` as given, or torch.distributed's where neither is. Raises OptionError."""
+    if rank is None and world_size is None:
+        return ranks()
+    if rank is None or world_size is None:
+        missing, given = ("rank", "world_size") if rank is None else ("world_size", "rank")
+        raise OptionError(missing, None, f"give it together with {given}, or neither")
+    check_number("rank", rank, "0 or more", Integral)
+    check_number("world_size", world_size, "1 or more", Integral)
+    if not 0 <= rank < world_size:
+        raise OptionError("rank", rank, f"0 to {world_size - 1}, for world_size={world_size}")
+    return int(rank), int(world_size)
+
+
+def shared_seed(world_size: int = 1) -> int:
+    """A random seed, the same on all ranks (a collective call where torch.distributed is set up). Raises OptionError
+    where there are several ranks and no way to agree on one."""
+    seeds = [secrets.randbits(31)]
+    if ranks()[1] > 1:
+        dist.broadcast_object_list(seeds, src=0)
+    elif world_size > 1:
+        raise OptionError("seed", None, f"give one: {world_size} ranks cannot agree without torch.distributed")
+    return seeds[0]
+
+
+def check_sharing(name: str, taken: tuple[int, int], given: bool, endless: bool) -> None:
+    """Warn where the rows would be shared out twice, or not at all. Called when a sampler's rows begin to be drawn.
+
+    ``taken``: the sampler's rank and number of ranks; ``given``: named by the user, not found. Raises OptionError for
+    an endless sampler where the launcher would first list all of its rows.
+    """
+    launcher = _launcher()
+    if launcher == "Lightning" and endless:
+        raise OptionError(
+            "sampler", name, "Lightning lists all rows of a sampler to share them out, and this one is endless: "
+            "give Trainer(use_distributed_sampler=False), or use EpochSampler(rank=0, world_size=1)"
+        )  # fmt: skip
+    if launcher and taken[1] > 1:
+        rest = "or Trainer(use_distributed_sampler=False)" if launcher == "Lightning" else "or leave out prepare()"
+        warnings.warn(
+            f"{launcher} shares out the batches of a {name} that has been shared out among {taken[1]} ranks already: "
+            f"each epoch leaves rows out. Give the sampler rank=0, world_size=1, {rest}.",
+            stacklevel=3,
+        )
+    elif not given and launcher is None and taken == (0, 1) and ranks()[1] > 1:
+        warnings.warn(
+            f"this {name} was made before torch.distributed was set up, as rank 0 of 1: every rank gets all rows. Make "
+            "it afterwards, or give rank= and world_size=.",
+            stacklevel=3,
+        )
+
+
+def _launcher() -> str | None:
+    """Whose loader is drawing rows right now, among those that share them out."""
+    frame = sys._getframe(2)
+    for _ in range(_FRAMES):
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+        found = _SHARE_OUT.get(type(frame.f_locals.get("self")).__name__)
+        if found:
+            return found
+    return None
