@@ -42,8 +42,12 @@ APART = {
 }
 """Wings that know nothing of each other, though the order would allow it."""
 
-LAZY_UPWARDS = {("builder.read.view", "builder.hf.builder")}
-"""``Rows.to_datasets`` hands itself to the wing that knows ``datasets``, when it is called."""
+LAZY_UPWARDS = {
+    ("builder.read.view", "builder.hf.builder"),
+    *(("builder.read.view", f"builder.curate.{name}") for name in ("sql", "split", "selection")),
+    ("builder.read.reader", "builder.curate.selection"),
+}
+"""``Rows.to_datasets``, ``where``, ``split`` … hand the rows to the wing that does it, when they are called."""
 
 PACKAGE = "builder"
 """The package itself: ``__init__`` holds the version and names that are looked up when asked for. Anybody may."""

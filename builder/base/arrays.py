@@ -62,6 +62,21 @@ def numbers_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype=kind), *parts])
 
 
+def text_fits(column: pa.Array, size: int | None = None) -> bool:
+    """Whether every string (or list, of ``size`` values in all) lies within the data, which Arrow takes for granted: a
+    lie would be a crash of whoever reads the column. 4 bytes looked at for each row; the text itself is not touched."""
+    if not len(column):
+        return True
+    buffers = column.buffers()
+    if size is None:
+        size = buffers[2].size if buffers[2] else 0
+    if buffers[1] is None or buffers[1].size < (column.offset + len(column) + 1) * 4:
+        return False
+    offsets = np.frombuffer(buffers[1], dtype=np.int32, count=len(column) + 1, offset=column.offset * 4)
+    # Compared, not subtracted: a difference of 32-bit numbers that lie can wrap around to a sound one.
+    return bool(offsets[0] >= 0 and (offsets[1:] >= offsets[:-1]).all() and offsets[-1] <= size)
+
+
 class TextColumn:
     """A column of strings that grows, in as few arrays of at most MOST_TEXT bytes as it fills. Nothing is in memory
     twice: what is put into it grows in place and becomes the column."""

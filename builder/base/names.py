@@ -10,6 +10,8 @@ INDEX = f"{META}/index.arrow"
 REJECTS = f"{META}/rejects.parquet"
 MANIFEST = f"{META}/manifest.json"
 CARD = "README.md"
+SELECTION = f"{META}/selection.json"
+ROWS = f"{META}/rows.arrow"
 DEMO = "laion6m-demo"  # where demo works, unless it is told another folder
 
 

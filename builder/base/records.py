@@ -51,6 +51,14 @@ class ImageInfo:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of choosing rows: the condition in words or SQL, and how many rows were left after it."""
+
+    condition: str
+    rows: int
+
+
 WHOLE, CUT, SPARSE = 0, 1, 2
 """States of a tar member: all its bytes are there; the tar ends before they do; stored with holes."""
 

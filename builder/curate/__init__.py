@@ -1,1 +1,1 @@
-"""Choosing what to train on: columns, selections, splits, duplicates."""
+"""Choose what to train on: columns, SQL, samples, splits, selections. Nothing here copies an image."""

@@ -102,7 +102,7 @@ def _open(place: str) -> Reader:
     match = re.fullmatch(r"(.*)@[0-9a-f]{16}", place, re.DOTALL)
     if match is None or not (is_url(match[1]) or os.path.isdir(match[1])):
         raise SourceError(f"no dataset is open at {place}; use to_datasets() again")
-    reader = open_dataset(match[1])
+    reader = open_dataset(match[1]).reader
     if _place_of(reader) != place:
         raise SourceError(
             f"{match[1]} holds other files than it did, or its image_column was named; use to_datasets() again"

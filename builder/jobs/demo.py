@@ -18,7 +18,8 @@ from builder.conversion.build import Summary
 from builder.conversion.convert import convert
 from builder.conversion.report import describe_summary
 from builder.jobs.demo_images import draw, wide
-from builder.read.reader import Reader, open_dataset
+from builder.read.reader import open_dataset
+from builder.read.view import Rows
 from builder.source.scan import stem_of
 from builder.store.output import make_folder, write_file
 from builder.verification.verify import Verification, describe_verification, verify
@@ -166,7 +167,7 @@ def _tree(source: str) -> str:
     return "\n".join(lines)
 
 
-def _rows(reader: Reader, out: str) -> str:
+def _rows(reader: Rows, out: str) -> str:
     lines = ["from builder import open_dataset", f"ds = open_dataset({out!r})    # {len(reader):,} rows"]
     for row in (0, len(reader) // 2, len(reader) - 1):
         sample = reader[row]

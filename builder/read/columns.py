@@ -1,8 +1,8 @@
-"""Columns beside the images: one array for each row, in Parquet files of their own.
+"""Columns beside the images: one value or one array for each row, in Parquet files of their own.
 
-    OUT/columns/NAME/train-00000-of-00016.parquet     key, and NAME: struct<data: binary, dtype: string, shape:
-                                                      list<int32>>
-    OUT/meta/columns/NAME.arrow                       where every row's array lies in them, memory-mapped
+    OUT/columns/NAME/train-00000-of-00016.parquet     key, and NAME: a number, boolean, string, list of strings, or an
+                                                      array as struct<data: binary, dtype: string, shape: list<int32>>
+    OUT/meta/columns/NAME.arrow                       memory-mapped: every row's value, or where its array lies
     OUT/meta/columns/NAME.json                        file → xxh3-128, hex, of all of these
 
 The files have the rows and the shards of the images' own (over an index of tars: a shard for each raw tar).
@@ -15,17 +15,21 @@ import math
 import os
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from builder.base import schema
+from builder.base.arrays import text_fits
 from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.base.urls import is_url
-from builder.read.handles import Handles
+from builder.read.handles import Handles, Storage
 from builder.store.manifest import read_manifest
 
 COLUMN_VERSION = 1
@@ -95,41 +99,29 @@ class ColumnHeader:
         return ColumnHeader(str(document["name"]), int(document["rows"]), str(document["index"]), files)
 
 
-class Column:
+class Column(Sequence[Array]):
     """Random access to the arrays of a column. Deterministic, picklable (as paths), fork- and thread-safe."""
 
-    def __init__(self, root: str, name: str) -> None:
+    def __init__(self, root: str, name: str, storage: Storage | None = None) -> None:
         """``root``: the folder that holds ``meta``. Raises SourceError, DamagedFileError, and IndexMismatchError
         where the column was made for another index than the one that is there."""
-        self.root, self.name = root, name
-        self.path = column_index(root, name)
-        try:
-            self._reader = pa.ipc.open_file(pa.memory_map(self.path))
-            header = ColumnHeader.from_json((self._reader.schema.metadata or {})[schema.INDEX_METADATA_KEY])
-        except FileNotFoundError:
-            there = ", ".join(columns_of(root)) or "none"
-            raise SourceError(f"{root} has no column {name} (it has: {there}); laion6m add-column makes one") from None
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise DamagedFileError(self.path, "header", f"not the index of a column: {error}") from None
-        fits = self._reader.num_record_batches == -(-header.rows // INDEX_BATCH_ROWS)
-        if not fits or not self._reader.schema.remove_metadata().equals(COLUMN_ROW):
-            raise DamagedFileError(self.path, "schema", "not the index of a column, or cut short")
-        if header.index != index_digest(root):
-            raise IndexMismatchError(self.path, "the dataset was converted or indexed again since")
-        self.header = header
-        self._ends = list(accumulate(file.rows for file in header.files))
-        self._files = Handles(root, header.files, None)
+        self.root, self.name, self._storage = root, name, storage
+        self.path, self._reader, self.header = _open(root, name, storage)
+        if not self._reader.schema.remove_metadata().equals(COLUMN_ROW):
+            raise SourceError(f"the column {name} of {root} holds values, not arrays")
+        self._ends = list(accumulate(file.rows for file in self.header.files))
+        self._files = Handles(root, self.header.files, storage)
 
-    def __getstate__(self) -> tuple[str, str]:
-        return self.root, self.name
+    def __getstate__(self) -> tuple[str, str, Storage | None]:
+        return self.root, self.name, self._storage
 
-    def __setstate__(self, state: tuple[str, str]) -> None:
+    def __setstate__(self, state: tuple[str, str, Storage | None]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def __len__(self) -> int:
         return self.header.rows
 
-    def __getitem__(self, row: int) -> Array:
+    def __getitem__(self, row: int) -> Array:  # type: ignore[override]
         """Raises IndexError, DamagedFileError, IndexMismatchError."""
         if not 0 <= row < len(self):
             raise IndexError(row)
@@ -143,9 +135,102 @@ class Column:
             raise DamagedFileError(self.path, f"row {row}", error) from None
 
 
+class Values:
+    """A column of numbers, booleans, strings or lists of strings, memory-mapped. Thread-safe, picklable (as paths)."""
+
+    def __init__(self, root: str, name: str, storage: Storage | None = None) -> None:
+        """As of :class:`Column`."""
+        self._state = (root, name, storage)
+        self.path, reader, header = _open(root, name, storage)
+        batches = []
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            expected = min(INDEX_BATCH_ROWS, header.rows - number * INDEX_BATCH_ROWS)
+            if batch.num_rows != expected or not _sound(batch.column(0)):
+                raise DamagedFileError(self.path, f"batch {number}", "its buffers do not fit its rows")
+            batches.append(batch.column(0))
+        self.column: pa.ChunkedArray = pa.chunked_array(batches, type=reader.schema.types[0])
+        self._batches = batches
+
+    def __getstate__(self) -> tuple[str, str, Storage | None]:
+        return self._state
+
+    def __setstate__(self, state: tuple[str, str, Storage | None]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, row: int) -> Any:
+        """The value of a row from 0 to len - 1; None for null."""
+        return self._batches[row // INDEX_BATCH_ROWS][row % INDEX_BATCH_ROWS].as_py()
+
+
+class ArraysOf(Sequence[Array]):
+    """The arrays of some rows of a column, in their order."""
+
+    def __init__(self, column: Column, rows: range | npt.NDArray[np.int64]) -> None:
+        self._column, self._rows = column, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> Array:  # type: ignore[override]
+        return self._column[int(self._rows[row])]
+
+
+def _open(root: str, name: str, storage: Storage | None) -> tuple[str, Any, ColumnHeader]:
+    """A column's index: its path on this machine, its IPC reader, what it says of itself."""
+    path = column_index(root, name)
+    try:
+        if is_url(root):
+            from builder.read.remote import RemoteStorage, fetch  # with fsspec, which local reading does not need
+
+            assert isinstance(storage, RemoteStorage)
+            path = fetch(root, storage, f"{schema.META}/columns/{name}.arrow")
+        reader = pa.ipc.open_file(pa.memory_map(path))
+        header = ColumnHeader.from_json((reader.schema.metadata or {})[schema.INDEX_METADATA_KEY])
+    except FileNotFoundError:
+        there = ", ".join(columns_of(root)) or "none"
+        raise SourceError(f"{root} has no column {name} (it has: {there}); laion6m add-column makes one") from None
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(path, "header", f"not the index of a column: {error}") from None
+    kind = reader.schema
+    known = kind.remove_metadata().equals(COLUMN_ROW) or (kind.names == [name] and is_column_type(kind.types[0]))
+    if not known or reader.num_record_batches != -(-header.rows // INDEX_BATCH_ROWS):
+        raise DamagedFileError(path, "schema", "not the index of a column, or cut short")
+    if header.index != index_digest(root, storage):
+        raise IndexMismatchError(path, "the dataset was converted or indexed again since")
+    return path, reader, header
+
+
+def open_any(root: str, name: str, storage: Storage | None = None) -> Column | Values:
+    """The column ``name``, of whatever kind. Errors as of :class:`Column`."""
+    _, reader, _ = _open(root, name, storage)
+    return (Column if reader.schema.remove_metadata().equals(COLUMN_ROW) else Values)(root, name, storage)
+
+
+def is_column_type(kind: pa.DataType) -> bool:
+    """Whether a column can hold values of this type: booleans, integers, float32, float64, strings, lists of strings
+    (32-bit offsets)."""
+    plain = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or kind in (pa.float32(), pa.float64(), pa.string())
+    return bool(plain or kind == pa.list_(pa.string()))
+
+
+def _sound(values: pa.Array) -> bool:
+    """Whether a batch's buffers hold all its rows. Arrow takes offsets for granted: a lie would be a crash."""
+    try:
+        values.validate()
+    except pa.ArrowException:
+        return False
+    if pa.types.is_list(values.type):
+        return text_fits(values, len(values.values)) and _sound(values.values)
+    return not pa.types.is_string(values.type) or text_fits(values)
+
+
 def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
-    """The column ``name`` beside a dataset, given as to ``open_dataset``. Errors as of :class:`Column`, and SourceError
-    for a URL."""
+    """The arrays of column ``name`` beside a dataset, given as to ``open_dataset``. Errors as of :class:`Column`, and
+    SourceError for a URL."""
     if is_url(os.fspath(data_path)):
         raise SourceError(f"{data_path}: the column {name} can only be read from a folder; download the dataset")
     path = os.path.abspath(data_path)
@@ -156,10 +241,13 @@ def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
 
 def check_name(name: str) -> str:
     """Raises OptionError for what cannot be a column's name: it becomes a folder and a Parquet field."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) or name in schema.ROW.names:
-        taken = ", ".join(schema.ROW.names)
-        raise OptionError("column", name, f"up to 100 letters, digits and underscores, and none of {taken}")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) or name.lower() in TAKEN:
+        raise OptionError("column", name, f"up to 100 letters, digits and underscores, and none of {', '.join(TAKEN)}")
     return name
+
+
+TAKEN = (*schema.ROW.names, "path", "size", "position", "digest", "annotation_path")
+"""Names of what every dataset has. SQL does not tell upper case from lower."""
 
 
 def column_index(root: str, name: str) -> str:
@@ -171,14 +259,29 @@ def column_checksums(root: str, name: str) -> str:
     return os.path.join(root, schema.META, "columns", f"{name}.json")
 
 
-def columns_of(root: str, ending: str = ".arrow") -> list[str]:
+def columns_of(root: str, ending: str = ".arrow", storage: Storage | None = None) -> list[str]:
     """Names of the columns there are; with ".json", of those that have checksums."""
-    folder = os.path.join(root, schema.META, "columns")
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    if is_url(root):
+        from builder.read.remote import RemoteStorage, names_in
+
+        names = names_in(root, storage, f"{schema.META}/columns") if isinstance(storage, RemoteStorage) else []
+    else:
+        folder = os.path.join(root, schema.META, "columns")
+        names = os.listdir(folder) if os.path.isdir(folder) else []
     return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
 
 
-def index_digest(root: str) -> str:
-    """The checksum of the dataset's index, from its manifest. Raises DamagedFileError."""
-    entry: dict[str, Any] = read_manifest(root).files.get(schema.INDEX, {})
+def index_digest(root: str, storage: Storage | None = None) -> str:
+    """xxh3-128 (hex) of the dataset's index, from its manifest. Raises DamagedFileError, SourceError."""
+    if is_url(root):
+        from builder.read.remote import RemoteStorage, fetch
+        from builder.store.manifest import parse_manifest
+
+        assert isinstance(storage, RemoteStorage)
+        path = fetch(root, storage, schema.MANIFEST)
+        with open(path, "rb") as file:
+            manifest = parse_manifest(file.read(), f"{root}/{schema.MANIFEST}")
+    else:
+        manifest = read_manifest(root)
+    entry: dict[str, Any] = manifest.files.get(schema.INDEX, {})
     return str(entry.get("xxh3_128"))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import xxhash
 
 from builder.base import schema
-from builder.base.arrays import numbers_of
+from builder.base.arrays import numbers_of, text_fits
 from builder.base.errors import DamagedFileError, SourceError, too_many_open
 from builder.read.handles import LFS_POINTER, is_lfs_pointer
 
@@ -193,7 +193,7 @@ class Index:
         batches = [self._batch(number).select(list(names)) for number in range(len(self._batches))]
         for number, batch in enumerate(batches):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                if pa.types.is_string(column.type) and not _ends_fit(column):
+                if pa.types.is_string(column.type) and not text_fits(column):
                     problem = "its offsets lie outside its text"
                     raise DamagedFileError(self.path, f"batch {number}, column {name}", problem)
         return pa.Table.from_batches(batches, schema=pa.schema([schema.INDEX_TABLE.field(name) for name in names]))
@@ -227,15 +227,3 @@ def _join(folder: str, root: str) -> str:
     if "://" in folder:
         return folder if root in ("", ".") else root
     return os.path.normpath(os.path.join(folder, root))
-
-
-def _ends_fit(column: pa.StringArray) -> bool:
-    """Whether every string lies within the text, which Arrow takes for granted: a lie would be a crash of whoever reads
-    the column. 4 bytes looked at for each row; the text itself is not touched."""
-    _, ends, data = column.buffers()
-    if not len(column):
-        return True
-    offsets = np.frombuffer(ends, dtype=np.int32, count=len(column) + 1)
-    # Compared, not subtracted: a difference of 32-bit numbers that lie can wrap around to a sound one.
-    ascending = offsets[0] >= 0 and (offsets[1:] >= offsets[:-1]).all()
-    return bool(ascending and offsets[-1] <= (data.size if data else 0))

@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, OptionError, SourceError
+from builder.base.names import SELECTION
 from builder.read.annotations import Annotations
 from builder.read.batches import Wanted, read_together
+from builder.read.columns import Column, Values, columns_of, open_any
 from builder.read.groups import GroupColumns
 from builder.read.handles import Handles, Storage
 from builder.read.index import Index, IndexBatch
@@ -66,6 +68,8 @@ class Reader(Rows):
         # Files in which (offset, size) is not simply where the bytes are: folders of files, compressed columns.
         self._odd = [file.kind in ("folder", "rowgroups") for file in self._index.header.files]
         self._any_odd = any(self._odd)
+        self._added: dict[str, Column | Values] = {}
+        self._added_names: list[str] | None = None
 
     def __getstate__(self) -> _State:
         return self._state
@@ -76,6 +80,11 @@ class Reader(Rows):
     @property
     def reader(self) -> Reader:
         return self
+
+    @property
+    def folder(self) -> str:
+        """The dataset's folder, or its URL."""
+        return self._state[1]
 
     @property
     def rows(self) -> range:
@@ -99,6 +108,19 @@ class Reader(Rows):
     @property
     def identity(self) -> str:
         return self._index.identity
+
+    def added_columns(self) -> list[str]:
+        """Names of the columns that were added, as they were when this was first asked."""
+        if self._added_names is None:
+            self._added_names = columns_of(self._state[1], storage=self._state[3])
+        return self._added_names
+
+    def added(self, name: str) -> Column | Values:
+        """An added column. Raises SourceError, DamagedFileError, IndexMismatchError."""
+        column = self._added.get(name)
+        if column is None:
+            column = self._added[name] = open_any(self._state[1], name, self._state[3])
+        return column
 
     def __repr__(self) -> str:
         return f"Reader({self._state[1]!r}, {len(self):,} rows in {len(self.shards):,} files)"
@@ -178,9 +200,9 @@ def open_dataset(
     *,
     image_column: str | None = None,
     caption_column: str | None = None,
-) -> Reader:
-    """Open a converted folder, a folder that ``laion6m index`` made, a source that has an index in its meta/, or any
-    folder of Parquet or Arrow files with a column of images.
+) -> Rows:
+    """Open a converted folder, a folder that ``laion6m index`` made, a source that has an index in its meta/, any
+    folder of Parquet or Arrow files with a column of images, or a selection (as a View).
 
     ``path`` may be a URL that fsspec knows (``hf://datasets/user/repo``, ``s3://…``, ``https://…``) of a folder with an
     index: the index is fetched once, then each sample is one range request. ``storage_options`` go to fsspec.
@@ -198,6 +220,11 @@ def open_dataset(
         return Reader(fetch_index(folder, storage), folder, source, storage)
     folder = os.path.abspath(os.path.expanduser(folder))  # a reader outlives a change of the working directory
     source = None if source is None else os.path.abspath(os.path.expanduser(source))
+    if os.path.exists(os.path.join(folder, *SELECTION.split("/"))):
+        from builder.curate.selection import open_selection
+
+        _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
+        return open_selection(folder, source, storage_options)
     index = os.path.join(folder, *schema.INDEX.split("/"))
     if os.path.exists(index):
         _refuse_columns(folder, image_column=image_column, caption_column=caption_column)

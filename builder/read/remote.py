@@ -86,24 +86,31 @@ class RemoteHandle:
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:
-    """The path of a local copy of the dataset's index, fetched now unless it was before: anew each time from a server
-    that says nothing by which another index of the same size could be told. Raises SourceError."""
-    place = storage.join(url, schema.INDEX)
-    system, path = storage.system(place)
+    """The path of a local copy of the dataset's index, as of :func:`fetch`. Raises SourceError."""
     try:
-        found = entry_of(persist(place, lambda: system.info(path), _PAUSE))
+        return fetch(url, storage, schema.INDEX)
     except FileNotFoundError:
         raise SourceError(f"{url} has no {schema.INDEX}. Download the folder to read it without one.") from None
+
+
+def fetch(url: str, storage: RemoteStorage, name: str) -> str:
+    """The path of a local copy of the file ``name`` below ``url``, fetched now unless it was before: anew each time
+    from a server that says nothing by which another file of the same size could be told. Raises SourceError,
+    FileNotFoundError."""
+    place = storage.join(url, name)
+    ending = os.path.splitext(name)[1]
+    system, path = storage.system(place)
+    found = entry_of(persist(place, lambda: system.info(path), _PAUSE))
     folder = cache_folder()
-    name = xxhash.xxh3_128_hexdigest(repr([place, found.size, found.version]).encode()) if found.version else None
-    if name and os.path.exists(kept := os.path.join(folder, f"{name}.arrow")):
+    known = xxhash.xxh3_128_hexdigest(repr([place, found.size, found.version]).encode()) if found.version else None
+    if known and os.path.exists(kept := os.path.join(folder, known + ending)):
         return kept
     handle, temporary = tempfile.mkstemp(dir=folder)
     os.close(handle)
     try:
         persist(place, lambda: system.get_file(path, temporary), _PAUSE)
         # Under its content's name, where nothing else tells: what a reader of before has open stays as it is.
-        kept = os.path.join(folder, f"{name or file_digest(temporary)}.arrow")
+        kept = os.path.join(folder, (known or file_digest(temporary)) + ending)
         if not os.path.exists(kept):
             os.replace(temporary, kept)
     except OSError as error:
@@ -112,3 +119,15 @@ def fetch_index(url: str, storage: RemoteStorage) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return kept
+
+
+def names_in(url: str, storage: RemoteStorage, folder: str) -> list[str]:
+    """Names of what lies in a folder below ``url``; none where it is not there, or the server does not list.
+    Raises SourceError."""
+    place = storage.join(url, folder)
+    system, path = storage.system(place)
+    try:
+        found = persist(place, lambda: system.ls(path, detail=False), _PAUSE)
+    except (FileNotFoundError, NotADirectoryError, NotImplementedError):
+        return []
+    return [str(name).rstrip("/").rpartition("/")[2] for name in found]

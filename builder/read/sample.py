@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from builder.read.index import IndexBatch
     from builder.read.reader import Reader
+
+_OWN = ("key", "path", "image", "caption", "width", "height", "size", "position", "digest", "annotation",
+        "annotation_path", "row")  # fmt: skip
 
 
 class Sample:
@@ -73,6 +77,17 @@ class Sample:
     def annotation(self) -> str:
         """The JSON document. Raises as ``image`` does."""
         return self._reader._annotations.read(self.row, self._batch, self._at).decode()
+
+    def __getitem__(self, name: str) -> Any:
+        """A value by its name: what this class has, an added column, or a field of the annotation. Raises KeyError."""
+        if name in _OWN:
+            return getattr(self, name)
+        if name in self._reader.added_columns():
+            return self._reader.added(name)[self.row]
+        document = json.loads(self.annotation)
+        if not isinstance(document, dict) or name not in document:
+            raise KeyError(name)
+        return document[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A sample travels as its reader's paths, its number and, where it has been read, its image."""

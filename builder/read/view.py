@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -12,6 +13,8 @@ import xxhash
 
 from builder.base import schema
 from builder.base.arrays import number_array, take_text
+from builder.base.records import Step
+from builder.read.columns import ArraysOf, Column
 from builder.read.rows import RowNumber, RowNumbers, chosen_rows
 from builder.read.sample import Sample
 
@@ -94,11 +97,67 @@ class Rows(Sequence[Sample]):
     def _table(self, names: Sequence[str]) -> pa.Table:
         whole = self.reader._index.table(names)
         rows = np.asarray(self.rows, dtype=np.int64)
-        columns = [
-            take_text(column, rows) if pa.types.is_string(column.type) else column.take(number_array(rows))
-            for column in whole.columns
-        ]
-        return pa.Table.from_arrays(columns, schema=whole.schema)
+        return pa.Table.from_arrays([_taken(column, rows) for column in whole.columns], schema=whole.schema)
+
+    def column(self, name: str) -> Any:
+        """One column, a value for each row: of :data:`COLUMNS`, ``digest``, or added by ``laion6m add-column``.
+
+        A pyarrow ChunkedArray over the mapped file (nothing is copied, but of rows in an order of their own); a
+        column of arrays as a sequence that reads them one by one. Raises KeyError, DamagedFileError,
+        IndexMismatchError (the column was made before the dataset was converted or indexed again).
+        """
+        if name in (*COLUMNS, "digest"):
+            return self._table([name]).column(0)
+        reader = self.reader
+        if name not in reader.added_columns():
+            there = ", ".join((*COLUMNS, "digest", *reader.added_columns()))
+            raise KeyError(f"{name!r} is no column; there are {there}")
+        column = reader.added(name)
+        if isinstance(column, Column):
+            return column if self is reader else ArraysOf(column, self.rows)
+        return column.column if self is reader else _taken(column.column, np.asarray(self.rows, dtype=np.int64))
+
+    def where(self, condition: str) -> View:
+        """The rows for which a SQL condition is true (DuckDB's SQL, extra ``[sql]``), in their order: over ``key``,
+        ``path``, ``caption``, ``width``, ``height``, ``size``, ``position``, ``digest``, ``annotation`` and added
+        columns. The query can reach nothing else. Raises SqlError, MissingExtraError."""
+        from builder.curate.sql import find_rows
+
+        found = find_rows(self, condition)
+        return View(self.reader, found.rows, (*self.steps, *found.steps))
+
+    def sample(self, count: int, *, seed: int = 0) -> View:
+        """``count`` rows at random, in their order. Chosen by a hash of seed and key: the same in every conversion of
+        the source. Raises OptionError where there are fewer."""
+        from builder.curate.split import sample
+
+        return sample(self, count, seed)
+
+    def split(self, shares: Mapping[str, float], *, seed: int = 0) -> dict[str, View]:
+        """The rows divided by name → share of them, by a hash of seed and key; duplicates (where ``laion6m
+        duplicates`` has run) stay together. The same in every conversion of the source. Raises OptionError."""
+        from builder.curate.split import split
+
+        return split(self, shares, seed)
+
+    def unique(self) -> View:
+        """One row of each group of duplicates: the one to keep, or where that is not among these rows, the first.
+        Raises SourceError before ``laion6m duplicates`` has run."""
+        from builder.curate.split import unique
+
+        return unique(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write a selection: a folder of row numbers that names the dataset, which ``open_dataset`` opens as these
+        rows. No image is copied. Raises OutputError where there is something in the folder already."""
+        from builder.curate.selection import save
+
+        save(self, folder)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """How these rows were chosen, and how many each step left. Empty of a whole dataset."""
+        return ()
 
     def widths(self) -> npt.NDArray[np.int32]:
         """Pixels, of every row: int32, one for each."""
@@ -132,14 +191,16 @@ class Rows(Sequence[Sample]):
 class View(Rows):
     """Some rows of a Reader, in an order of their own: what a slice gives. Holds numbers, no bytes."""
 
-    def __init__(self, reader: Reader, rows: Sequence[int] | npt.NDArray[np.int64]) -> None:
-        """``rows``: numbers from 0 to ``len(reader)``, exclusive."""
-        self._reader = reader
+    def __init__(
+        self, reader: Reader, rows: Sequence[int] | npt.NDArray[np.int64], steps: tuple[Step, ...] = ()
+    ) -> None:
+        """``rows``: numbers from 0 to ``len(reader)``, exclusive. ``steps``: how they were chosen."""
+        self._reader, self._steps = reader, steps
         self._rows = rows if isinstance(rows, range) else np.asarray(rows, dtype=np.int64)
         self._sorted: npt.NDArray[np.int64] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return View, (self._reader, self._rows)
+        return View, (self._reader, self._rows, self._steps)
 
     @property
     def reader(self) -> Reader:
@@ -148,6 +209,10 @@ class View(Rows):
     @property
     def rows(self) -> range | npt.NDArray[np.int64]:
         return self._rows
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return self._steps
 
     @property
     def identity(self) -> str:
@@ -165,3 +230,7 @@ class View(Rows):
 
     def __repr__(self) -> str:
         return f"View({len(self):,} rows of {self._reader!r})"
+
+
+def _taken(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.ChunkedArray:
+    return take_text(column, rows) if pa.types.is_string(column.type) else column.take(number_array(rows))

@@ -47,7 +47,15 @@ def read_manifest(out: str) -> Manifest:
     path = os.path.join(out, schema.MANIFEST)
     try:
         with open(path, "rb") as handle:
-            document = json.loads(handle.read())
+            return parse_manifest(handle.read(), path)
+    except FileNotFoundError:
+        raise DamagedFileError(path, "manifest", "is not there: the conversion is not finished; run it again") from None
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """The manifest that ``to_json`` wrote. ``path``: for messages. Raises DamagedFileError."""
+    try:
+        document = json.loads(text)
         noted = document.pop("checksum")
         manifest = Manifest(
             document["kind"],
@@ -57,8 +65,6 @@ def read_manifest(out: str) -> Manifest:
             document["totals"],
             document["files"],
         )
-    except FileNotFoundError:
-        raise DamagedFileError(path, "manifest", "is not there: the conversion is not finished; run it again") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(path, "manifest", f"cannot be read: {error}") from None
     if noted != checksum(document):

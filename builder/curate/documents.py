@@ -1,0 +1,45 @@
+"""Annotations of many rows: documents in bulk, and single fields of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from builder.base.arrays import utf8_array
+from builder.read.groups import NoColumnError
+from builder.read.reader import Reader
+
+_AT_ONCE = 4096  # documents of one Arrow array, at most 2 GiB together: each is a few kB
+
+
+def documents(reader: Reader, first: int, count: int) -> pa.ChunkedArray:
+    """The annotations of ``count`` rows from ``first`` on, as strings; null where a dataset of somebody else's has
+    none. Raises DamagedFileError, IndexMismatchError."""
+    chunks = [
+        utf8_array([_document(reader, row) for row in range(start, min(start + _AT_ONCE, first + count))])
+        for start in range(first, first + count, _AT_ONCE)
+    ]
+    return pa.chunked_array(chunks, type=pa.string())
+
+
+def _document(reader: Reader, row: int) -> bytes | None:
+    batch, at = reader._index.place(row)
+    try:
+        return reader._annotations.read(row, batch, at)
+    except NoColumnError:
+        return None
+
+
+def fields(reader: Reader, names: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """For each row the values of these fields of its annotation; None for what it does not have. A document that is
+    not a JSON object has nothing."""
+    for row in rows:
+        document = _document(reader, row)
+        try:
+            content = json.loads(document) if document else None
+        except (ValueError, RecursionError):
+            content = None
+        yield tuple(map(content.get, names)) if isinstance(content, dict) else (None,) * len(names)

@@ -1,0 +1,176 @@
+"""A selection on disk: which rows of which dataset, and how they were chosen. It copies no image.
+
+SUB/meta/selection.json   the dataset and its identity, the steps of choosing, a checksum of all
+SUB/meta/rows.arrow       the rows: one bit for each row of the dataset, or numbers where they have another order
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from builder.base.arrays import number_array, to_ipc
+from builder.base.errors import DamagedFileError, IndexMismatchError, OutputError, SourceError
+from builder.base.names import ROWS, SELECTION
+from builder.base.records import Step
+from builder.base.urls import is_url
+from builder.read.columns import index_digest
+from builder.read.reader import Reader, open_dataset
+from builder.read.view import Rows, View
+from builder.store.output import write_file
+from builder.store.seals import file_digest, seal, unseal
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What selection.json says. ``dataset``: where it is, relative to the selection's folder, or a URL; ``beside``: its
+    absolute path when the selection was made, for a selection that was moved without it."""
+
+    dataset: str
+    beside: str
+    identity: str
+    of: int
+    rows: int
+    steps: tuple[Step, ...]
+    digest: str  # xxh3-128 of rows.arrow
+
+    def to_json(self) -> bytes:
+        return seal({"version": VERSION, **asdict(self)})
+
+    @staticmethod
+    def from_json(text: bytes) -> Selection:
+        """Raises KeyError, TypeError, ValueError."""
+        document = unseal(text)
+        if document.pop("version") != VERSION:
+            raise ValueError(f"a version that this tool does not read; it reads {VERSION}")
+        steps = tuple(Step(str(step["condition"]), int(step["rows"])) for step in document.pop("steps"))
+        return Selection(**document, steps=steps)
+
+
+def is_selection(folder: str) -> bool:
+    return os.path.exists(os.path.join(folder, SELECTION))
+
+
+def save(rows: Rows, folder: str | os.PathLike[str]) -> None:
+    """Write the rows as a selection. Raises OutputError, WriteError."""
+    out = os.path.abspath(os.path.expanduser(os.fspath(folder)))
+    check_free(out)
+    reader = rows.reader
+    steps = rows.steps
+    if not steps or steps[-1].rows != len(rows):
+        steps = (*steps, Step("rows by their numbers", len(rows)))
+    digest = write_file(os.path.join(out, ROWS), [_packed(rows, len(reader))])
+    at = reader.folder
+    dataset = at if is_url(at) else os.path.relpath(os.path.realpath(at), os.path.realpath(out)).replace(os.sep, "/")
+    made = Selection(dataset, at, identity_of(reader), len(reader), len(rows), steps, digest)
+    write_file(os.path.join(out, SELECTION), [made.to_json()])
+
+
+def check_free(out: str) -> None:
+    """Raises OutputError where there is something at ``out`` already, an empty folder but."""
+    if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise OutputError(f"{shlex.quote(out)} is there already. Choose another OUT, or remove it.")
+
+
+def identity_of(reader: Reader) -> str:
+    """What is another when the dataset's rows are: the checksum of its index, or for a folder that came without one,
+    of its files' names, sizes and footers."""
+    _, root, _, storage = reader.__getstate__()
+    try:
+        return f"index {index_digest(root, storage)}"
+    except (DamagedFileError, FileNotFoundError):
+        return f"files {reader.identity}"
+
+
+def read_selection(folder: str) -> Selection:
+    """Raises DamagedFileError, SourceError."""
+    path = os.path.join(folder, SELECTION)
+    try:
+        with open(path, "rb") as file:
+            return Selection.from_json(file.read())
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(path, "selection", str(error)) from None
+
+
+def open_selection(folder: str, source: str | None = None, storage_options: Mapping[str, Any] | None = None) -> View:
+    """The rows of a selection, as ``open_dataset`` gives them. ``source``, ``storage_options``: for its dataset. Raises
+    SourceError (the dataset is not there), IndexMismatchError (it is another), DamagedFileError."""
+    selection = read_selection(folder)
+    reader = _dataset(folder, selection, source, storage_options)
+    found = identity_of(reader)
+    if found != selection.identity or len(reader) != selection.of:
+        raise IndexMismatchError(
+            reader.folder, f"{shlex.quote(folder)} was selected from it as it was before; select again"
+        )
+    path = os.path.join(folder, ROWS)
+    return View(reader, _unpacked(path, selection), selection.steps)
+
+
+def dataset_of(folder: str, selection: Selection) -> str:
+    """Where the dataset of a selection is: beside it, or where it was. Raises SourceError."""
+    if is_url(selection.dataset):
+        return selection.dataset
+    near = os.path.normpath(os.path.join(os.path.realpath(folder), *selection.dataset.split("/")))
+    for place in (near, selection.beside):
+        if os.path.isdir(place):
+            return place
+    raise SourceError(
+        f"{shlex.quote(folder)} is a selection of {shlex.quote(near)}, which is not there. Put the dataset back, or "
+        "select again from where it is now."
+    )
+
+
+def _dataset(
+    folder: str, selection: Selection, source: str | None, storage_options: Mapping[str, Any] | None
+) -> Reader:
+    rows = open_dataset(dataset_of(folder, selection), source, storage_options)
+    if not isinstance(rows, Reader):
+        raise DamagedFileError(os.path.join(folder, SELECTION), "dataset", "it names another selection")
+    return rows
+
+
+def _packed(rows: Rows, of: int) -> memoryview:
+    """The row numbers as an Arrow IPC stream: bits where they ascend, so that millions take a few hundred kB."""
+    numbers = np.asarray(rows.rows, dtype=np.int64)
+    if len(numbers) < 2 or (numbers[1:] > numbers[:-1]).all():
+        bits = np.zeros(of, dtype=np.bool_)
+        bits[numbers] = True
+        name, values = "bits", np.packbits(bits, bitorder="little")
+    else:
+        name, values = "numbers", numbers.astype(np.uint32 if of < 1 << 32 else np.uint64)
+    return memoryview(to_ipc(pa.Table.from_arrays([number_array(values)], names=[name])))
+
+
+def _unpacked(path: str, selection: Selection) -> npt.NDArray[np.int64]:
+    try:
+        if file_digest(path) != selection.digest:
+            raise DamagedFileError(path, "checksum", f"not the one that {SELECTION} notes")
+        with open(path, "rb") as file:
+            table = pa.ipc.open_stream(file.read()).read_all()
+        values = np.concatenate([np.zeros(0, np.uint8), *(chunk.to_numpy() for chunk in table.column(0).chunks)])
+        if table.column_names == ["bits"]:
+            numbers = np.flatnonzero(np.unpackbits(values.astype(np.uint8), bitorder="little", count=selection.of))
+        else:
+            numbers = values.astype(np.int64)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from error
+    except (pa.ArrowException, ValueError, IndexError) as error:
+        raise DamagedFileError(path, "rows", str(error)) from None
+    if len(numbers) != selection.rows or (len(numbers) and not 0 <= numbers.min() <= numbers.max() < selection.of):
+        raise DamagedFileError(path, "rows", f"not {selection.rows:,} of {selection.of:,} rows")
+    return numbers.astype(np.int64, copy=False)
+
+
+META_FILES = (SELECTION, ROWS)
+"""All files of a selection."""

@@ -1,0 +1,125 @@
+"""Samples, splits and unique rows: chosen by hashes of keys, which are the same in every conversion of a source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from builder.base.errors import OptionError, SourceError
+from builder.base.records import Step
+from builder.curate.names import check_split
+from builder.read.columns import Values
+from builder.read.reader import Reader
+from builder.read.view import Rows, View
+
+DUPLICATE_OF = "duplicate_of"
+"""The column that ``laion6m duplicates`` writes: the key of the row to keep, null in rows to keep."""
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def sample(rows: Rows, count: int, seed: int = 0) -> View:
+    """``count`` rows at random, in their order: those with the lowest hashes of seed and key, so that a larger sample
+    of the same seed holds the smaller one. Raises OptionError."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(rows):
+        raise OptionError("sample", count, f"1 to {len(rows):,}, as many as there are rows")
+    numbers = np.asarray(rows.rows, dtype=np.int64)
+    hashes = _mixed(_key_hashes(rows.reader)[numbers], f"sample {_whole(seed)}")
+    chosen = np.argsort(hashes, kind="stable")[:count]
+    step = Step(f"sample {count}, seed {seed}", count)
+    return View(rows.reader, numbers[np.sort(chosen)], (*rows.steps, step))
+
+
+def split(rows: Rows, shares: Mapping[str, float], seed: int = 0) -> dict[str, View]:
+    """The rows divided by name → share. A row's place is the hash of seed and its group of duplicates (its key, where
+    it is in none) as a number from 0 to 1; the names, sorted, each take a stretch of that as long as their share.
+    Raises OptionError."""
+    for name, share in shares.items():
+        check_split(name)
+        if isinstance(share, bool) or not isinstance(share, float | int) or not 0 < share <= 1:
+            raise OptionError("split", f"{name}={share}", "a share is over 0 and at most 1")
+    total = math.fsum(shares.values())
+    if not shares or total > 1 + 1e-9:
+        raise OptionError("split", dict(shares), f"shares of 1 in all, at most; these are {total:g}")
+    numbers = np.asarray(rows.rows, dtype=np.int64)
+    hashes = _mixed(group_hashes(rows.reader)[numbers], f"split {_whole(seed)}")
+    places = (hashes >> np.uint64(11)) / float(1 << 53)
+    parts, start = {}, 0.0
+    for name in sorted(shares):
+        end = min(1.0, start + shares[name])
+        end = 1.0 if end > 1 - 1e-9 else end
+        mine = numbers[(places >= start) & (places < end)]
+        step = Step(f"split {name}={shares[name]:g}, seed {seed}", len(mine))
+        parts[name] = View(rows.reader, mine, (*rows.steps, step))
+        start = end
+    return {name: parts[name] for name in shares}
+
+
+def unique(rows: Rows) -> View:
+    """One row of each group of duplicates: the one that ``duplicate_of`` names, or where that is not among these rows,
+    the first. Raises SourceError where nobody has looked for duplicates."""
+    reader = rows.reader
+    if DUPLICATE_OF not in reader.added_columns():
+        raise SourceError(f"{reader.folder} has no column {DUPLICATE_OF}: run laion6m duplicates first")
+    numbers = np.asarray(rows.rows, dtype=np.int64)
+    groups = group_hashes(reader)[numbers]
+    kept = np.asarray(_is_null(reader))[numbers]
+    order = np.lexsort((np.arange(len(numbers)), ~kept, groups))
+    first = np.ones(len(order), dtype=np.bool_)
+    first[1:] = groups[order][1:] != groups[order][:-1]
+    chosen = numbers[np.sort(order[first])]
+    return View(reader, chosen, (*rows.steps, Step("unique", len(chosen))))
+
+
+def group_hashes(reader: Reader) -> Hashes:
+    """For each row xxh3-64 of the key that its group of duplicates is kept under; of its own key, where it is in none.
+    Without the column of duplicates every row is its own group."""
+    hashes = _key_hashes(reader)
+    if DUPLICATE_OF not in reader.added_columns():
+        return hashes
+    values = reader.added(DUPLICATE_OF)
+    if not isinstance(values, Values) or values.column.type != pa.string():
+        raise SourceError(f"the column {DUPLICATE_OF} of {reader.folder} holds no keys; laion6m duplicates makes it")
+    first = 0
+    for chunk in values.column.chunks:
+        if chunk.null_count < len(chunk):
+            for at, key in enumerate(chunk.to_pylist()):
+                if key is not None:
+                    hashes[first + at] = xxhash.xxh3_64_intdigest(key.encode())
+        first += len(chunk)
+    return hashes
+
+
+def _is_null(reader: Reader) -> npt.NDArray[np.bool_]:
+    values = reader.added(DUPLICATE_OF)
+    assert isinstance(values, Values)
+    nulls = [chunk.is_null().to_numpy(zero_copy_only=False) for chunk in values.column.chunks]
+    return np.concatenate([np.zeros(0, np.bool_), *nulls])
+
+
+def _key_hashes(reader: Reader) -> Hashes:
+    """xxh3-64 of every row's key: the index has them already, sorted, with the row of each."""
+    hashes = np.empty(len(reader), dtype=np.uint64)
+    hashes[reader._index.column("find_row")] = reader._index.column("find_hash")
+    return hashes
+
+
+def _mixed(hashes: Hashes, purpose: str) -> Hashes:
+    """Other hashes, independent of those for another purpose or seed: the finalizer of splitmix64."""
+    mixed: Hashes = hashes ^ np.uint64(xxhash.xxh3_64_intdigest(purpose.encode()))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def _whole(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise OptionError("seed", seed, "a whole number")
+    return seed

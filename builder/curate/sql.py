@@ -1,0 +1,309 @@
+"""SQL over a dataset's rows: which rows meet a condition, and how many each part of it left.
+
+The condition is DuckDB's, over ``key``, ``path``, ``caption``, ``width``, ``height``, ``size``, ``position``,
+``digest``, ``annotation`` and all added columns. DuckDB scans the mapped index: nothing is copied.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from builder.base.arrays import number_array, numbers_of
+from builder.base.errors import Laion6mError, MissingExtraError
+from builder.base.records import Step
+from builder.base.schema import INDEX_BATCH_ROWS, INDEX_TABLE
+from builder.curate.documents import documents
+from builder.read.columns import Values
+from builder.read.reader import Reader
+from builder.read.view import Rows
+
+INDEX_COLUMNS = ("key", "path", "caption", "width", "height", "size", "position", "digest", "annotation_path")
+"""Columns of the index that SQL sees, ``annotation`` besides."""
+
+MEMORY = "2GB"
+"""What a query may take. The index is mapped and does not count; sorting 6 million captions needs about this."""
+
+_SANDBOX = {
+    "memory_limit": MEMORY,
+    "temp_directory": "",  # nothing is spilled to disk
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "python_enable_replacements": False,  # no variables of this process as tables
+    "enable_external_access": False,  # no files, no network, no ATTACH, COPY, INSTALL, LOAD
+    "lock_configuration": True,  # last of all, as it refuses what comes after it
+}
+_NEEDED = ("enable_external_access", "lock_configuration")
+_TABLE, _ROW, _CHOSEN = "dataset", "row number", "is chosen"  # no added column can have a name with a blank in it
+_ONE = "expected one condition, as it stands after WHERE, and nothing else"
+_WATCHED = 0.1  # seconds between looks at whether Ctrl-C was pressed
+
+
+class SqlError(Laion6mError, ValueError):
+    """A condition cannot be run. Args: the condition, what DuckDB says of it in one line."""
+
+    def _words(self) -> str:
+        condition, words = self.args
+        return f"where {condition!r:.200}: {words}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``rows``: numbers in the Reader of the rows that meet the condition, int64, in the order of the rows searched.
+    ``steps``: for each condition that AND joins at the top, how many rows were left."""
+
+    rows: npt.NDArray[np.int64]
+    steps: tuple[Step, ...]
+
+
+def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Found:
+    """The rows of a Reader or View for which a SQL condition is true. ``timeout``: seconds, after which the query is
+    ended. Raises SqlError, MissingExtraError, DamagedFileError, KeyboardInterrupt (Ctrl-C ends the query)."""
+    connection = _Connection()
+    try:
+        parts, syntax = connection.conditions(condition)
+        names = _names_in(syntax, rows.reader.added_columns())
+        passed, numbers = [], []
+        for table in _tables(rows, names, whole=not {"SUBQUERY", "WINDOW"}.isdisjoint(_classes_in(syntax))):
+            try:
+                some = connection.judge(condition, table, parts, timeout)
+            except SqlError as error:
+                if error.args[1].startswith("Binder Error"):
+                    connection.bind(condition, _empty(rows.reader))  # with better words: of all columns
+                raise
+            numbers.append(some[_ROW])
+            passed.append(some["passed"])
+    finally:
+        connection.close()
+    found = np.concatenate([np.zeros(0, np.int64), *numbers])
+    level = np.concatenate([np.zeros(0, np.uint8), *passed])
+    left = np.cumsum(np.bincount(level, minlength=len(parts) + 1)[::-1])[::-1]
+    steps = tuple(Step(part, int(left[number])) for number, part in enumerate(parts, 1))
+    return Found(_in_order(rows, found[level == len(parts)]), steps)
+
+
+def _empty(reader: Reader) -> pa.Table:
+    """All columns that SQL sees, without a row."""
+    kinds = {name: INDEX_TABLE.field(name).type for name in INDEX_COLUMNS} | {"annotation": pa.string()}
+    for name in reader.added_columns():
+        if isinstance(values := reader.added(name), Values):
+            kinds[name] = values.column.type
+    return pa.schema(list(kinds.items())).empty_table()
+
+
+def _in_order(rows: Rows, found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The same numbers in the order that ``rows`` has them."""
+    if isinstance(rows.rows, range) and rows.rows.step > 0:
+        return np.sort(found)
+    chosen = np.zeros(len(rows.reader), dtype=np.bool_)
+    chosen[found] = True
+    numbers = np.asarray(rows.rows, dtype=np.int64)
+    return numbers[chosen[numbers]]
+
+
+def _tables(rows: Rows, names: set[str], *, whole: bool) -> Iterator[pa.Table]:
+    """What the condition is run over: columns that it may mean, the rows' numbers, and which of them count.
+
+    One table; several of a batch each where documents must be read for it, which would not all fit in memory. A
+    condition that looks at other rows than its own (``whole``) needs them in one table all the same."""
+    reader = rows.reader
+    chosen = None
+    if rows is not reader:
+        chosen = np.zeros(len(reader), dtype=np.uint8)
+        chosen[np.asarray(rows.rows, dtype=np.int64)] = 1
+    columns: dict[str, pa.ChunkedArray] = {}
+    wanted = [name for name in INDEX_COLUMNS if name in names]
+    if wanted:
+        table = reader._index.table(wanted)
+        columns.update(zip(table.column_names, table.columns, strict=True))
+    for name in reader.added_columns():
+        if name.lower() in names and isinstance(values := reader.added(name), Values):
+            columns[name] = values.column
+    step = max(1, len(reader)) if whole or "annotation" not in names else INDEX_BATCH_ROWS
+    for first in range(0, max(1, len(reader)), step):
+        count = min(step, len(reader) - first)
+        if chosen is not None and step < len(reader) and not chosen[first : first + count].any():
+            continue
+        some = {name: column.slice(first, count) for name, column in columns.items()}
+        if "annotation" in names:
+            some["annotation"] = documents(reader, first, count)
+        some[_ROW] = number_array(np.arange(first, first + count))
+        if chosen is not None:
+            some[_CHOSEN] = number_array(chosen[first : first + count])
+        yield pa.Table.from_arrays(list(some.values()), names=list(some))
+
+
+class _Connection:
+    """A DuckDB in memory that can reach nothing but what it is given."""
+
+    def __init__(self) -> None:
+        try:
+            self._duckdb: Any = import_module("duckdb")
+        except ImportError as error:
+            raise MissingExtraError("choosing rows by SQL", "DuckDB", "sql") from error
+        self._connection = self._duckdb.connect(":memory:")
+        known = {name for (name,) in self._connection.execute("SELECT name FROM duckdb_settings()").fetchall()}
+        for name, value in _SANDBOX.items():
+            if name in known or name in _NEEDED:  # an older DuckDB may lack a setting, and what it guards against
+                self._connection.execute(f"SET {name} = '{value}'")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def conditions(self, condition: str) -> tuple[list[str], Any]:
+        """The conditions that AND joins at the top, as they are written; and the syntax tree of all. Raises SqlError
+        for what is no condition: another statement, a second one, a clause after it."""
+        template = self._syntax("true")
+        tree = self._syntax(condition)
+        if tree["error"]:
+            parser = tree["error_type"] == "parser"
+            raise SqlError(condition, _one_line(f"Parser Error: {tree['error_message']}") if parser else _ONE)
+        where, _ = _where_of(tree), _where_of(template)
+        if tree != template:
+            raise SqlError(condition, _ONE)
+        return self._split(condition, where), where
+
+    def _syntax(self, condition: str) -> dict[str, Any]:
+        """DuckDB's own syntax tree of a query with this condition, without the places in the text."""
+        query = f"SELECT 1 FROM {_TABLE} WHERE {condition}\n".replace("'", "''")
+        [(text,)] = self._run(condition, f"SELECT json_serialize_sql('{query}')", lambda result: result.fetchall())
+        tree: dict[str, Any] = _without_places(json.loads(text))
+        return tree
+
+    def _split(self, condition: str, where: Any) -> list[str]:
+        """Cut the text at AND: from each cut on, the shortest stretch that is a condition by itself (``a BETWEEN 1`` is
+        none). Where DuckDB does not read the pieces as it reads the whole, the whole is one."""
+        if not _is_and(where):
+            return [condition.strip()]
+        cuts = [*self._ands(condition), (len(condition), len(condition))]
+        pieces: list[str] = []
+        trees: list[Any] = []
+        start = 0
+        for end, following in cuts:
+            piece = condition[start:end].strip()
+            tree = self._syntax(piece)
+            if piece and not tree["error"]:
+                found = _where_of(tree)
+                pieces.append(piece)
+                trees += found["children"] if _is_and(found) else [found]
+                start = following
+        return pieces if trees == where["children"] and start == len(condition) else [condition.strip()]
+
+    def _ands(self, condition: str) -> list[tuple[int, int]]:
+        """Where AND stands outside of brackets: its first byte, and that after it."""
+        depth, found = 0, []
+        for place, kind in self._duckdb.tokenize(condition):
+            if kind == self._duckdb.token_type.operator:
+                depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(condition[place : place + 1], 0)
+            elif (
+                depth == 0 and condition[place : place + 3].lower() == "and" and kind == self._duckdb.token_type.keyword
+            ):
+                found.append((place, place + 3))
+        return found
+
+    def judge(self, condition: str, table: pa.Table, parts: list[str], timeout: float | None) -> dict[str, Any]:
+        """For each row its number, and how many of the conditions it meets before the first that it does not."""
+        self._connection.register("given", table)
+        columns = ", ".join(f'"{name}"' for name in table.column_names if name != _CHOSEN)
+        only = f' WHERE "{_CHOSEN}" = 1' if _CHOSEN in table.column_names else ""
+        cases = str(len(parts))
+        for number, part in reversed(list(enumerate(parts))):
+            cases = f"CASE WHEN (\n{part}\n) THEN {cases} ELSE {number} END"
+        query = (
+            f"WITH {_TABLE} AS NOT MATERIALIZED (SELECT {columns} FROM given{only}) "
+            f'SELECT "{_ROW}", CAST({cases} AS UTINYINT) AS passed FROM {_TABLE}'
+        )
+        found: dict[str, Any] = self._run(condition, query, lambda result: result.fetchnumpy(), timeout)
+        expected = int(numbers_of(table.column(_CHOSEN)).sum()) if only else len(table)
+        if len(found[_ROW]) != expected:
+            raise SqlError(condition, f"it turns {expected:,} rows into {len(found[_ROW]):,}")
+        return found
+
+    def bind(self, condition: str, empty: pa.Table) -> None:
+        """Look up the names in a condition, run over no row. Raises SqlError."""
+        self._connection.register(_TABLE, empty)
+        self._run(condition, f"SELECT 1 FROM {_TABLE} WHERE (\n{condition}\n)", lambda result: result.fetchall())
+
+    def _run(self, condition: str, query: str, fetch: Callable[[Any], Any], timeout: float | None = None) -> Any:
+        """Run a query and fetch its rows in a thread of its own. This one waits for it, and for Ctrl-C, which not
+        every DuckDB hears."""
+        outcome: list[Any] = []
+
+        def work() -> None:
+            try:
+                outcome.append(fetch(self._connection.execute(query)))
+            except Exception as error:  # noqa: BLE001 - it is raised where the query was asked for
+                outcome.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        waited = 0.0
+        try:
+            while thread.is_alive():
+                thread.join(_WATCHED)
+                waited += _WATCHED
+                if timeout is not None and waited >= timeout and thread.is_alive():
+                    self._connection.interrupt()
+                    thread.join()
+                    raise SqlError(condition, f"ended after {timeout:g} seconds")
+        except BaseException:
+            self._connection.interrupt()
+            thread.join()
+            raise
+        if isinstance(outcome[0], self._duckdb.Error):
+            raise SqlError(condition, _one_line(str(outcome[0])))
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+
+def _one_line(words: str) -> str:
+    """DuckDB's message without the picture of the query that it draws below."""
+    return " ".join(words.split("\nLINE ")[0].split())
+
+
+def _where_of(tree: Any) -> Any:
+    """The condition's tree, taken out of its query's. None where it is no plain query."""
+    try:
+        return tree["statements"][0]["node"].pop("where_clause")
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _is_and(tree: Any) -> bool:
+    return isinstance(tree, dict) and tree.get("type") == "CONJUNCTION_AND"
+
+
+def _without_places(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _without_places(value) for name, value in tree.items() if not name.startswith("query_location")}
+    return [_without_places(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(value)
+
+
+def _names_in(tree: Any, added: list[str]) -> set[str]:
+    """Names in lower case that may be columns'. All there are but ``annotation`` where a star stands for them."""
+    nodes = list(_nodes(tree))
+    names = {str(name).lower() for node in nodes for name in node.get("column_names") or ()}
+    if any(node.get("class") == "STAR" for node in nodes):
+        names.update(INDEX_COLUMNS, map(str.lower, added))
+    return names
+
+
+def _classes_in(tree: Any) -> set[str]:
+    return {str(node.get("class")) for node in _nodes(tree)}
