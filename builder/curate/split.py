@@ -82,7 +82,7 @@ def group_hashes(reader: Reader) -> Hashes:
     hashes = _key_hashes(reader)
     if DUPLICATE_OF not in reader.added_columns():
         return hashes
-    values = reader.added(DUPLICATE_OF)
+    values = reader._column(DUPLICATE_OF)
     if not isinstance(values, Values) or values.column.type != pa.string():
         raise SourceError(f"the column {DUPLICATE_OF} of {reader.folder} holds no keys; laion6m duplicates makes it")
     first = 0
@@ -96,7 +96,7 @@ def group_hashes(reader: Reader) -> Hashes:
 
 
 def _is_null(reader: Reader) -> npt.NDArray[np.bool_]:
-    values = reader.added(DUPLICATE_OF)
+    values = reader._column(DUPLICATE_OF)
     assert isinstance(values, Values)
     nulls = [chunk.is_null().to_numpy(zero_copy_only=False) for chunk in values.column.chunks]
     return np.concatenate([np.zeros(0, np.bool_), *nulls])

@@ -95,7 +95,7 @@ def _empty(reader: Reader) -> pa.Table:
     """All columns that SQL sees, without a row."""
     kinds = {name: INDEX_TABLE.field(name).type for name in INDEX_COLUMNS} | {"annotation": pa.string()}
     for name in reader.added_columns():
-        if isinstance(values := reader.added(name), Values):
+        if isinstance(values := reader._column(name), Values):
             kinds[name] = values.column.type
     return pa.schema(list(kinds.items())).empty_table()
 
@@ -126,7 +126,7 @@ def _tables(rows: Rows, names: set[str], *, whole: bool) -> Iterator[pa.Table]:
         table = reader._index.table(wanted)
         columns.update(zip(table.column_names, table.columns, strict=True))
     for name in reader.added_columns():
-        if name.lower() in names and isinstance(values := reader.added(name), Values):
+        if name.lower() in names and isinstance(values := reader._column(name), Values):
             columns[name] = values.column
     step = max(1, len(reader)) if whole or "annotation" not in names else INDEX_BATCH_ROWS
     for first in range(0, max(1, len(reader)), step):

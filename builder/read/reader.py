@@ -83,7 +83,6 @@ class Reader(Rows):
 
     @property
     def folder(self) -> str:
-        """The dataset's folder, or its URL."""
         return self._state[1]
 
     @property
@@ -110,12 +109,11 @@ class Reader(Rows):
         return self._index.identity
 
     def added_columns(self) -> list[str]:
-        """Names of the columns that were added, as they were when this was first asked."""
         if self._added_names is None:
             self._added_names = columns_of(self._state[1], storage=self._state[3])
         return self._added_names
 
-    def added(self, name: str) -> Column | Values:
+    def _column(self, name: str) -> Column | Values:
         """An added column. Raises SourceError, DamagedFileError, IndexMismatchError."""
         column = self._added.get(name)
         if column is None:

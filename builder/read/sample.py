@@ -83,7 +83,7 @@ class Sample:
         if name in _OWN:
             return getattr(self, name)
         if name in self._reader.added_columns():
-            return self._reader.added(name)[self.row]
+            return self._reader._column(name)[self.row]
         document = json.loads(self.annotation)
         if not isinstance(document, dict) or name not in document:
             raise KeyError(name)

@@ -39,6 +39,11 @@ class Rows(Sequence[Sample]):
         raise NotImplementedError
 
     @property
+    def folder(self) -> str:
+        """The dataset's folder, or its URL."""
+        return self.reader.folder
+
+    @property
     def rows(self) -> range | npt.NDArray[np.int64]:
         """The numbers of these rows in ``reader``."""
         raise NotImplementedError
@@ -112,10 +117,14 @@ class Rows(Sequence[Sample]):
         if name not in reader.added_columns():
             there = ", ".join((*COLUMNS, "digest", *reader.added_columns()))
             raise KeyError(f"{name!r} is no column; there are {there}")
-        column = reader.added(name)
+        column = reader._column(name)
         if isinstance(column, Column):
             return column if self is reader else ArraysOf(column, self.rows)
         return column.column if self is reader else _taken(column.column, np.asarray(self.rows, dtype=np.int64))
+
+    def added_columns(self) -> list[str]:
+        """Names of the columns that were added, as they were when this was first asked."""
+        return self.reader.added_columns()
 
     def where(self, condition: str) -> View:
         """The rows for which a SQL condition is true (DuckDB's SQL, extra ``[sql]``), in their order: over ``key``,
