@@ -1,4 +1,4 @@
-"""What verification finds wrong: sentences with the place, the rows it touches and the way out."""
+"""What verification finds wrong: the place, the problem, the rows, and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from builder.base.words import printable
 
 MOST_NAMED = 20
-"""Rows that one finding names; of the others it gives the number. A whole damaged shard would fill screens."""
+"""Rows that one finding names. It counts the others: a whole damaged shard would fill screens."""
 
 MAKE_SHARD = (
     "Restore the file from a copy, or remove it and run the same laion6m convert again: only this shard is made anew."
@@ -24,7 +24,7 @@ OTHER_SOURCE = "Give the source that OUT was made from, as it was then, or conve
 @dataclass(frozen=True, slots=True)
 class Finding:
     """``place``: a file, or a part of the folder. ``named``: (row number, key) of the first MOST_NAMED of ``count``
-    rows touched; 0 rows where no row is."""
+    affected rows. ``count`` is 0 if the problem affects no row."""
 
     place: str
     problem: str
@@ -42,21 +42,34 @@ class Finding:
 
 
 class Findings:
-    """Collects findings about one stretch of rows. ``key_of`` gives the key of a row, counted from ``first``."""
+    """Collects findings about consecutive rows. ``first``: number of their first row. ``key_of``: row, counted from
+    ``first``, to key."""
 
     def __init__(self, place: str, remedy: str, first: int = 0, key_of: Callable[[int], str] | None = None) -> None:
         self.found: list[Finding] = []
+        self._noted: dict[tuple[str, str | None], list[int]] = {}
         self._place, self._remedy, self._first, self._key_of = place, remedy, first, key_of
 
     def add(self, problem: str, remedy: str | None = None) -> None:
-        """A problem that is not one of rows."""
+        """Add a problem that affects no row."""
         self.found.append(Finding(self._place, problem, self._remedy if remedy is None else remedy))
 
     def rows(self, problem: str, rows: Iterable[int] | Sequence[int], remedy: str | None = None) -> None:
-        """A problem of some rows, by their numbers within the stretch; none of them is no problem."""
+        """Add a problem of these rows, counted from ``first``. No rows: no problem."""
         numbers = [int(row) for row in rows]
         if numbers:
             key_of = self._key_of or (lambda row: "?")
             named = tuple((self._first + row, key_of(row)) for row in numbers[:MOST_NAMED])
             remedy = self._remedy if remedy is None else remedy
             self.found.append(Finding(self._place, problem, remedy, named, len(numbers)))
+
+    def note(self, problem: str, row: int, remedy: str | None = None) -> None:
+        """Note a problem of one row. ``result`` makes one finding of all rows with the same problem."""
+        self._noted.setdefault((problem, remedy), []).append(row)
+
+    def result(self) -> list[Finding]:
+        """All findings, the noted ones last."""
+        for (problem, remedy), rows in self._noted.items():
+            self.rows(problem, rows, remedy)
+        self._noted.clear()
+        return self.found

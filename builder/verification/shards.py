@@ -1,7 +1,7 @@
-"""Verify one shard: the whole file's checksum, every image's, and its text columns against the index.
+"""Verify one shard: the file's checksum, each image's checksum, and its text columns against the index.
 
-The file is read once, in stretches that end where images end, and each stretch goes into both kinds of checksum while
-it is in the caches. The few pages of text are read a second time, by pyarrow.
+The file is read once, in pieces that end where images end. Each piece goes into both checksums while it is in the
+processor's caches. pyarrow reads the few pages of text a second time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from builder.store.pages import value_ranges
 from builder.verification.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings
 
 WINDOW = 1 << 20
-"""Bytes read and hashed at a time: they stay in the caches between reading and the two checksums."""
+"""Bytes read and hashed at a time: small enough to stay in the caches for both checksums."""
 
 _TEXT_COLUMNS = ["key", "image.path", "caption", "width", "height", "annotation"]
 _SAME = (("key", "key"), ("path", "path"), ("caption", "caption"), ("width", "width"), ("height", "height"))
@@ -44,8 +44,8 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class ShardCheck:
-    """A shard to verify. ``file``: as the index has it; ``digest``: xxh3-128 of the file, hex, as the manifest has it.
-    Its rows are ``first`` and those behind it in the index; ``indexed`` is False where the index cannot be used."""
+    """A shard to verify. ``file``: from the index. ``digest``: xxh3-128 of the file, hex, from the manifest. ``first``:
+    its first row in the index. ``indexed``: False if the index cannot be used."""
 
     out: str
     file: schema.IndexedFile
@@ -62,7 +62,7 @@ class ShardCheck:
 
 
 def check_shard(task: ShardCheck, report: Report) -> list[Finding]:
-    """All that is wrong with one shard. Raises nothing for damage of any kind."""
+    """Everything wrong with one shard. Damage of any kind is a finding, not an error."""
     path = os.path.join(task.out, *task.file.path.split("/"))
     plain = Findings(task.file.path, MAKE_SHARD)
     try:
@@ -125,7 +125,7 @@ class _Check:
         return self._findings.found
 
     def _parquet_ranges(self) -> tuple[Int64s, Int64s] | None:
-        """Where the image values lie by the file's own word; None where it cannot be had."""
+        """Where the file itself says that its image values lie; None if that cannot be read."""
         every = range(len(self._sizes))
         try:
             found = self._open_parquet()
@@ -144,7 +144,7 @@ class _Check:
         return ranges.offsets, ranges.lengths
 
     def _open_parquet(self) -> pq.FileMetaData:
-        """Raises DamagedFileError for a footer that is another one, and what pyarrow raises."""
+        """Raises DamagedFileError if the footer is not the recorded one, and what pyarrow raises."""
         size, footer = footer_digest(self._file)
         check = self._task.file.check
         if footer != check.get("footer") or size != check.get("size"):
@@ -159,7 +159,7 @@ class _Check:
         return metadata
 
     def _arrow_ranges(self) -> tuple[Int64s, Int64s] | None:
-        """The same of an Arrow shard; its text is compared on the way, as all of a batch is at hand."""
+        """The same for an Arrow shard. Compares its text on the way, while a batch is in memory."""
         findings, at = self._findings, 0
         lengths = [np.zeros(0, dtype=np.int64)]
         try:
@@ -196,7 +196,7 @@ class _Check:
         return True
 
     def _compare_ranges(self, ranges: tuple[Int64s, Int64s] | None) -> npt.NDArray[np.bool_]:
-        """Which rows have a place that can be read; notes those whose place in the file is not the index's."""
+        """Which rows can be read. Notes rows whose place in the file differs from the index."""
         if ranges is not None:
             same = (ranges[0] == self._starts) & (ranges[1] == self._sizes)
             problem = "the index has another place or size for the image than the shard itself"
@@ -213,7 +213,7 @@ class _Check:
     def _compare_images(
         self, ranges: tuple[Int64s, Int64s] | None, sound: npt.NDArray[np.bool_], report: Report
     ) -> bool:
-        """Read all of the file; whether its checksum is the recorded one."""
+        """Read the whole file. Returns whether its checksum is the recorded one."""
         chosen = np.flatnonzero(sound)
         starts, sizes = ranges or (self._starts, self._sizes)
         places = _Places(chosen.tolist(), starts[chosen].tolist(), (starts[chosen] + sizes[chosen]).tolist())
@@ -222,28 +222,27 @@ class _Check:
             places.sizes = list(
                 zip(*(self._rows.column(name).to_pylist() for name in ("width", "height")), strict=True)
             )
-        whole = _compare_digest(self._file, self._task.digest, places, self._findings, report)
-        self._findings.rows("the image's bytes do not have the recorded checksum", places.wrong)
-        for problem, rows in sorted(places.undecodable.items()):
-            self._findings.rows(f"does not decode, {problem}", rows, UNDECODABLE)
-        return whole
+        return _compare_digest(self._file, self._task.digest, places, self._findings, report)
 
     def _compare_parquet_text(self) -> None:
-        """Row group by row group: what cannot be read costs its group, not those behind it."""
+        for at, batch in self._row_groups(_TEXT_COLUMNS, "the text"):
+            columns = {**_columns(batch), "path": batch.column("image").field("path")}
+            self._compare_text(columns, at, batch.num_rows)
+
+    def _row_groups(self, columns: list[str], what: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(first row, rows) of each row group, validated. One that cannot be read is a finding about its rows alone."""
         with pq.ParquetFile(self._path) as parquet:
             at = 0
             for group in range(parquet.metadata.num_row_groups):
                 count = parquet.metadata.row_group(group).num_rows
                 try:
-                    table = parquet.read_row_group(group, columns=_TEXT_COLUMNS)
+                    table = parquet.read_row_group(group, columns=columns)
                     table.validate(full=True)
                 except (pa.ArrowException, OSError) as error:
-                    problem = f"the text of row group {group} cannot be read ({_line(error)})"
+                    problem = f"{what} of row group {group} cannot be read ({_line(error)})"
                     self._findings.rows(problem, range(at, at + count))
                 else:
-                    batch = table.combine_chunks().to_batches()[0]
-                    columns = {**_columns(batch), "path": batch.column("image").field("path")}
-                    self._compare_text(columns, at, count)
+                    yield from ((at, batch) for batch in table.combine_chunks().to_batches())
                 at += count
 
     def _compare_text(self, columns: dict[str, pa.Array], at: int, count: int) -> None:
@@ -257,11 +256,11 @@ class _Check:
         self._findings.rows("annotation has another length than the index says", at + np.flatnonzero(~same))
 
     def _narrow_down(self) -> None:
-        """The file is not as it was, yet all that the index knows of its rows is: what is left are the annotations, of
-        which it knows the length and the caption, and what lies between the rows."""
-        captions, wrong = self._rows.column("caption").to_pylist(), []
+        """The file differs, yet everything that the index knows of its rows is right. What is left are the annotations,
+        of which the index knows length and caption, and the bytes between the rows."""
         if not self._readable:
             return
+        captions, wrong = self._rows.column("caption").to_pylist(), []
         for at, documents in self._annotations():
             for row, document in enumerate(documents.cast(pa.binary()).to_pylist(), start=at):
                 try:
@@ -276,52 +275,38 @@ class _Check:
             self._findings.rows(problem, range(len(captions)))
 
     def _annotations(self) -> Iterator[tuple[int, pa.Array]]:
-        """The annotations in stretches, each with the number of its first row. They have been validated before."""
-        at = 0
+        """(first row, annotations), a batch at a time."""
         if self._task.file.kind == "parquet":
-            with pq.ParquetFile(self._path) as parquet:
-                for group in range(parquet.metadata.num_row_groups):
-                    column = parquet.read_row_group(group, columns=["annotation"]).column("annotation")
-                    yield at, column.combine_chunks()
-                    at += len(column)
+            for at, batch in self._row_groups(["annotation"], "the annotations"):
+                yield at, batch.column("annotation")
         else:
+            at = 0
             with pa.memory_map(self._path) as source, pa.ipc.open_stream(source) as reader:
                 for batch in reader:
                     yield at, batch.column("annotation")
                     at += batch.num_rows
 
     def _find_unreadable_images(self) -> None:
-        """After damage between the images: which rows readers of Parquet lose by it."""
+        """After damage between the images: which rows readers of Parquet lose."""
         digests = self._rows.column("digest").to_pylist()
-        with pq.ParquetFile(self._path) as parquet:
-            at = 0
-            for group in range(parquet.metadata.num_row_groups):
-                count = parquet.metadata.row_group(group).num_rows
-                try:
-                    images = parquet.read_row_group(group, columns=["image.bytes"]).column("image")
-                    values = [value.as_buffer() for chunk in images.chunks for value in chunk.field("bytes")]
-                    read = [value and _digest(value) for value in values]
-                    wrong = [at + row for row, digest in enumerate(read) if digest != digests[at + row]]
-                    self._findings.rows("pyarrow reads other image bytes", wrong)
-                except (pa.ArrowException, OSError) as error:
-                    problem = f"the images of row group {group} cannot be read by pyarrow ({_line(error)})"
-                    self._findings.rows(problem, range(at, at + count))
-                at += count
+        for at, batch in self._row_groups(["image.bytes"], "pyarrow says: the images"):
+            values = [value.as_buffer() for value in batch.column("image").field("bytes")]
+            read = [value and _digest(value) for value in values]
+            wrong = [at + row for row, digest in enumerate(read) if digest != digests[at + row]]
+            self._findings.rows("pyarrow reads other image bytes", wrong)
 
 
 class _Places:
-    """The images to be checked while a file is read, and what came of it. ``rows``: their numbers in the shard."""
+    """Images to check while a file is read. ``rows``: their numbers in the shard. ``starts``, ``ends``: in bytes."""
 
     def __init__(self, rows: list[int], starts: list[int], ends: list[int]) -> None:
         self.rows, self.starts, self.ends = rows, starts, ends
         self.digests: list[bytes | None] = []
         self.sizes: list[tuple[int, int]] | None = None  # width, height: only to decode
-        self.wrong: list[int] = []
-        self.undecodable: dict[str, list[int]] = {}
 
 
 def _compare_digest(file: LocalFile, digest: str, places: _Places | None, findings: Findings, report: Report) -> bool:
-    """Read a file once, into its own checksum and those of its images."""
+    """Read a file once, into its own checksum and those of its images. Returns whether its own is ``digest``."""
     whole = xxhash.xxh3_128()
     places = places or _Places([], [], [])
     buffer = bytearray(WINDOW)
@@ -335,13 +320,14 @@ def _compare_digest(file: LocalFile, digest: str, places: _Places | None, findin
             row = places.rows[place]
             image = view[places.starts[place] - begin : places.ends[place] - begin]
             if _digest(image) != places.digests[row]:
-                places.wrong.append(row)
+                findings.note("the image's bytes do not have the recorded checksum", row)
             if places.sizes is not None:
                 if problem := undecodable(bytes(image), places.sizes[row]):
-                    places.undecodable.setdefault(problem, []).append(row)
+                    findings.note(f"does not decode, {problem}", row, UNDECODABLE)
                 report(1, len(image))
         if places.sizes is None:
             report(last - first, end - begin)
+    findings.result()
     if whole.hexdigest() != digest:
         findings.add("its checksum is not the one in the manifest")
         return False
@@ -349,7 +335,7 @@ def _compare_digest(file: LocalFile, digest: str, places: _Places | None, findin
 
 
 def undecodable(image: bytes, size: tuple[int, int]) -> str:
-    """Why an image does not decode to ``size`` (width, height in pixels); "" where it does."""
+    """Why an image does not decode to ``size`` (width, height in pixels); "" if it does."""
     try:
         decoded = decode(image)
     except SampleProblem as problem:
@@ -373,7 +359,7 @@ def _features(found: pa.Schema) -> object:
 
 
 def _line(error: Exception) -> str:
-    """The first line of a message, without its stop: the rest are addresses and traces."""
+    """The first line of a message, without its full stop. The rest are addresses and traces."""
     if isinstance(error, DamagedFileError):
         return f"{error.args[1]}: {error.args[2]}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

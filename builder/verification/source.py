@@ -1,4 +1,4 @@
-"""Verify against the source: survey it again, read its members again, hold both against the index and the shards."""
+"""Verify against the source: survey it again, read its members again, compare both with the index and the shards."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _COMPARED = (
 
 @dataclass(frozen=True, slots=True)
 class SourceCheck:
-    """Planned rows of one shard, and the rows of the index that came of them: ``count`` from ``first`` on. ``rejects``:
-    position → (key, reason), of those planned rows that did not become one. ``away``: the shard is not here, so that
-    of its annotations only the sizes are known."""
+    """Planned rows of one shard, and the index rows made of them: ``count`` from ``first``. ``rejects``: position →
+    (key, reason) of the planned rows that were rejected. ``away``: the shard is not here, so only the sizes of its
+    annotations are known."""
 
     out: str
     plan: bytes
@@ -61,8 +61,8 @@ class SourceCheck:
 
 
 def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()) -> ConvertOptions:
-    """The options OUT was made with. The manifest has the recaptions' names only: they are looked for in SOURCE and
-    beside it unless they are given. Raises SourceError for what is not found, DamagedFileError."""
+    """The options OUT was made with. The manifest has only the names of recaption files: unless they are given, look
+    for them in SOURCE and beside it. Raises SourceError for a file that is not found, DamagedFileError."""
     try:
         noted = manifest.options
         names = [str(name) for name in noted["recaptions"]]
@@ -79,7 +79,7 @@ def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()
 
 
 def survey_again(manifest: Manifest, source: str, options: ConvertOptions, crew: Engine) -> tuple[Survey, list[str]]:
-    """The source as it is now, and what of it is not as it was. Raises SourceError."""
+    """The source as it is now, and how it differs from the manifest. Raises SourceError."""
     again = survey(recognise(source, options.recaptions), options, crew)
     now = {"listed": again.plan.listed, "unlisted": again.plan.unlisted, "shards": again.plan.shards}
     before = {name: manifest.totals.get(name) for name in now}
@@ -126,7 +126,7 @@ def source_checks(
 
 
 def compare_planned_rejects(again: Survey, rejects: pa.Table) -> list[Finding]:
-    """Rejects that are known without reading a sample: position, key and reason must be those noted."""
+    """Compare the rejects that planning finds without reading a sample: position, key and reason must be the same."""
     planned = again.plan.rejects
     noted, found = _look_up(rejects, planned.column("position").to_numpy())
     same = np.zeros(len(planned), dtype=np.bool_)
@@ -141,8 +141,7 @@ def compare_planned_rejects(again: Survey, rejects: pa.Table) -> list[Finding]:
 
 
 def _look_up(rejects: pa.Table, positions: Int64s) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
-    """The noted rejects of those positions that have one, in their order, and which those are. Sorted by position is
-    how ``rejects`` is written."""
+    """The noted rejects at these positions, and which positions have one. ``rejects`` is sorted by position."""
     noted = rejects.column("position").to_numpy()
     if not len(noted):
         return rejects, np.zeros(len(positions), dtype=np.bool_)
@@ -152,7 +151,8 @@ def _look_up(rejects: pa.Table, positions: Int64s) -> tuple[pa.Table, npt.NDArra
 
 
 def check_source(task: SourceCheck, report: Report) -> list[Finding]:
-    """Read a shard's samples from the source again; all that is not as in OUT. Raises nothing for either's damage."""
+    """Read a shard's samples from the source again; return each difference from OUT. Damage is a
+    finding, not an error."""
     try:
         rows = index_rows(os.path.join(task.out, schema.INDEX), task.first, task.count)
         comparison = _Comparison(task, rows)
@@ -169,7 +169,7 @@ def check_source(task: SourceCheck, report: Report) -> list[Finding]:
                 report(len(chunk.samples) + len(chunk.rejects), sum(s.end - s.start for s in chunk.samples))
     except Laion6mError as error:
         comparison.findings.add(str(error).rstrip("."))
-        return comparison.findings.found
+        return comparison.findings.result()
     return comparison.result()
 
 
@@ -180,14 +180,13 @@ class _Comparison:
         keys = self._columns["key"]
         self.findings = Findings(f"source ({task.name})", OTHER_SOURCE, task.first, lambda row: str(keys[row]))
         self._left = {position: row for row, position in enumerate(self._columns["position"])}
-        self._wrong: dict[str, list[int]] = {}
         self._wrong_rejects: list[str] = []
         self._rejects = dict(task.rejects)
         self._reader = open_dataset(task.out)
         self._away = task.away
 
     def sample(self, sample: Sample, image: memoryview) -> None:
-        """A sample of the source must be a row, equal in all columns. That their order is the same has been shown."""
+        """A sample of the source must be a row, equal in all columns. ``match_rows`` has compared the order."""
         row = self._left.pop(sample.position, None)
         if row is None:
             self._wrong_rejects.append(f"{sample.key} (a row by the source)")
@@ -205,19 +204,19 @@ class _Comparison:
         }
         for name, value in now.items():
             if self._columns[name][row] != value:
-                self._note(f"{name} is another one there", row)
+                self.findings.note(f"{name} differs from the source", row)
         mine, digest = self._reader[self._first + row], self._columns["digest"][row]
         try:
             # An index made without reading the images has no checksums of them: the bytes themselves are compared.
             same = mine.image == image if digest is None else xxhash.xxh3_128_digest(image) == digest
             document = None if self._away else mine.annotation.encode()
         except Laion6mError as error:
-            self._note(f"it cannot be read in OUT to be compared ({error.args[-1]})", row)
+            self.findings.note(f"cannot be read in OUT ({error.args[-1]})", row)
         else:
             if not same:
-                self._note("the image's bytes are others there", row)
+                self.findings.note("the image's bytes differ from the source", row)
             if document is not None and document != sample.annotation:
-                self._note("the annotation is another one there", row)
+                self.findings.note("the annotation differs from the source", row)
 
     def reject(self, reject: Reject) -> None:
         """A reject of the source must be noted with the same key and reason."""
@@ -227,14 +226,10 @@ class _Comparison:
             self._wrong_rejects.append(f"{reject.key} ({reject.reason}, {was})")
 
     def result(self) -> list[Finding]:
-        for problem, rows in self._wrong.items():
-            self.findings.rows(problem, rows)
-        self.findings.rows("these rows do not come of it", self._left.values())
+        found = self.findings.result()
+        self.findings.rows("these rows are not in the source", self._left.values())
         wrong = self._wrong_rejects + [f"{key} ({reason} in OUT only)" for key, reason in self._rejects.values()]
-        return self.findings.found + _reject_findings("rejects differ from the source's", wrong[:_SHOWN], len(wrong))
-
-    def _note(self, problem: str, row: int) -> None:
-        self._wrong.setdefault(problem, []).append(row)
+        return found + _reject_findings("rejects differ from the source's", wrong[:_SHOWN], len(wrong))
 
 
 def _reject_findings(problem: str, named: list[str], count: int) -> list[Finding]:
@@ -249,4 +244,4 @@ def _find(name: str, source: str) -> str:
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             return path
-    raise SourceError(f"the recaptions {name} are neither in {source} nor beside it: give them with --recaptions")
+    raise SourceError(f"the recaption file {name} is neither in {source} nor beside it. Name it with --recaptions.")

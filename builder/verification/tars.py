@@ -1,4 +1,4 @@
-"""Verify rows whose images lie in the source's own tars: with no copy to checksum, each row is read and judged."""
+"""Verify an index over tars: there is no copy with a checksum, so each row is read and judged."""
 
 from __future__ import annotations
 
@@ -46,34 +46,28 @@ def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
         return [Finding(schema.INDEX, str(error).rstrip("."), _REMEDY)]
     columns = {name: rows.column(name).to_pylist() for name in ("key", "digest", "width", "height", "annotation_size")}
     findings = Findings(task.out, _REMEDY, task.first, lambda row: str(columns["key"][row]))
-    wrong: dict[str, list[int]] = {}
-    undecoded: dict[str, list[int]] = {}
     for row in range(task.count):
         try:
             sample = reader[task.first + row]
             image, document, caption = sample.image, sample.annotation.encode(), sample.caption
         except (Laion6mError, UnicodeDecodeError) as error:
-            wrong.setdefault(str(error).rstrip("."), []).append(row)
+            findings.note(str(error).rstrip("."), row)
             continue
         digest, size = columns["digest"][row], (columns["width"][row], columns["height"][row])
         if digest is not None and xxhash.xxh3_128_digest(image) != digest:
-            wrong.setdefault("the image's bytes do not have the recorded checksum", []).append(row)
+            findings.note("the image's bytes do not have the recorded checksum", row)
         if len(document) != columns["annotation_size"][row]:
-            wrong.setdefault("annotation has another length than the index says", []).append(row)
+            findings.note("annotation has another length than the index says", row)
         try:
             info = probe(image)
             if (info.width, info.height) != size:
-                wrong.setdefault("the image has another size in pixels than recorded", []).append(row)
+                findings.note("the image has another size in pixels than recorded", row)
             if read_annotation(document, task.caption_key).caption != caption:
-                wrong.setdefault("the annotation has another caption than the index", []).append(row)
+                findings.note("the annotation has another caption than the index", row)
         except SampleProblem as problem:
-            wrong.setdefault(f"no longer a row ({problem.reason}: {problem.detail})", []).append(row)
+            findings.note(f"no longer a row ({problem.reason}: {problem.detail})", row)
         else:
             if task.decode and (problem_text := undecodable(image, size)):
-                undecoded.setdefault(f"does not decode, {problem_text}", []).append(row)
+                findings.note(f"does not decode, {problem_text}", row, UNDECODABLE)
         report(1, len(image))
-    for problem_text, numbers in wrong.items():
-        findings.rows(problem_text, numbers)
-    for problem_text, numbers in undecoded.items():
-        findings.rows(problem_text, numbers, UNDECODABLE)
-    return findings.found
+    return findings.result()

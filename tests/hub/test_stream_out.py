@@ -245,7 +245,7 @@ def test_shards_that_are_here_are_verified_beside_those_that_are_not(
         file.write(bytes([byte ^ 1]))
     problems = verify(str(out), source=str(other), num_proc=1, quiet=True).problems
     assert len(problems) == 1, "what the index has of removed shards is compared with the source"
-    assert "the image's bytes are others there: row 16 (00005/000000001)" in problems[0]
+    assert "the image's bytes differ from the source: row 16 (00005/000000001)" in problems[0]
     back.write_bytes(back.read_bytes().replace(b"\xff\xd8\xff", b"\xff\xd8\xfe", 1))
     problems = verify(str(out), num_proc=1, quiet=True).problems
     assert {problem.partition(":")[0] for problem in problems} == {f"data/{back.name}"}
