@@ -63,13 +63,10 @@ DOORS: dict[str, list[str]] = {
     "multiprocess": ["builder/engines/*.py"],
     "ray": ["builder/engines/ray.py"],
     "zstandard": ["builder/source/compressed.py"],
-    "PIL": ["builder/source/images.py", "builder/mm/*.py", "builder/jobs/demo_images.py"],
+    "PIL": ["builder/source/images.py", "builder/mm/*.py", "builder/jobs/demo_images.py", "builder/view/thumbnails.py"],
     "pandas": [],
     "pickle": ["builder/engines/messages.py", "builder/mm/*.py"],  # who may load with it: see below
     "duckdb": ["builder/curate/*.py"],
-    "polars": ["builder/view/*.py"],
-    "starlette": ["builder/view/*.py"],
-    "uvicorn": ["builder/view/*.py"],
 }
 
 AT_FIRST_USE = {"PIL", "multiprocess", "zstandard", "ray", "datasets", "fsspec", "huggingface_hub"}

@@ -1,0 +1,163 @@
+"""Numbers that every row has (sides, bytes, caption length …), and histograms of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from builder.base.arrays import chunks_of, numbers_of, take_text
+from builder.base.errors import OptionError
+from builder.read.view import Rows
+
+Numbers = npt.NDArray[Any]
+Positions = npt.NDArray[np.int64]
+
+SCAN_ROWS = 1 << 16
+"""Captions looked at in one go: as many as a batch of the index has, about 30 MB."""
+
+MEASURES = {
+    "width": ("Width", "px"),
+    "height": ("Height", "px"),
+    "megapixels": ("Megapixels", "MP"),
+    "ratio": ("Width ÷ height", ""),
+    "size": ("File size", "bytes"),
+    "caption_length": ("Caption length", "characters"),
+    "caption_words": ("Caption length", "words"),
+}
+"""Name → label, unit."""
+
+_BARS = 24  # of a histogram, about: steps are 1, 2, 2.5 or 5 times a power of ten
+_TAILS = (1.0, 99.0)  # per cent: what lies beyond them is in the first and the last bar
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """``counts[i]`` values lie in ``edges[i]`` ≤ value < ``edges[i + 1]``; the first bar also has all that is less, the
+    last all that is more. ``missing``: rows without a value. ``median``, ``p5``, ``p95``: of the values."""
+
+    name: str
+    label: str
+    unit: str
+    edges: list[float]
+    counts: list[int]
+    missing: int
+    minimum: float
+    p5: float
+    median: float
+    mean: float
+    p95: float
+    maximum: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(dataset: Rows, name: str) -> Numbers:
+    """One number for each row of ``dataset``, in its order. Raises OptionError for a name that MEASURES lacks."""
+    widths, heights = dataset.widths, dataset.heights
+    known: dict[str, Callable[[], Numbers]] = {
+        "width": widths,
+        "height": heights,
+        "megapixels": lambda: widths() * (heights() * np.float32(1e-6)),
+        "ratio": lambda: widths() / np.maximum(heights(), 1).astype(np.float32),
+        "size": lambda: numbers_of(dataset.columns("size").column(0)),
+        "caption_length": lambda: _of_captions(dataset, _characters),
+        "caption_words": lambda: _of_captions(dataset, _words),
+    }
+    if name not in known:
+        raise OptionError("measure", name, f"one of {', '.join(known)}")
+    return known[name]()
+
+
+def captions(dataset: Rows, positions: Positions | range | None = None) -> Iterator[tuple[Positions, pa.Array]]:
+    """Captions, of all rows or of those at ``positions``, in order: at most SCAN_ROWS at a time, each time with the
+    positions they are of. Consecutive rows are read where they lie, others are copied."""
+    whole = dataset.reader.columns("caption").column(0)
+    positions = range(len(dataset)) if positions is None else positions
+    rows = dataset.rows
+    for first in range(0, len(positions), SCAN_ROWS):
+        some = np.asarray(positions[first : first + SCAN_ROWS], dtype=np.int64)
+        wanted = rows.start + some * rows.step if isinstance(rows, range) else rows[some]
+        done = 0
+        for part in chunks_of(take_text(whole, wanted)):
+            yield some[done : done + len(part)], part
+            done += len(part)
+
+
+def _of_captions(dataset: Rows, count: Callable[[pa.Array], Numbers]) -> Numbers:
+    counted = [count(part) for _, part in captions(dataset)]
+    return np.concatenate([np.zeros(0, dtype=np.int32), *counted])
+
+
+def _characters(array: pa.StringArray) -> Numbers:
+    import pyarrow.compute as pc  # 30 ms
+
+    return numbers_of(pc.utf8_length(array))
+
+
+def _words(array: pa.StringArray) -> Numbers:
+    """Runs of bytes that are no white space."""
+    if not len(array):
+        return np.zeros(0, dtype=np.int32)
+    _, ends, data = array.buffers()
+    offsets = np.frombuffer(ends, dtype=np.int32)[array.offset : array.offset + len(array) + 1]
+    if offsets[0] == offsets[-1]:
+        return np.zeros(len(array), dtype=np.int32)
+    text = np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    starts = text > 32
+    follows = starts[:-1].copy()
+    begins = offsets[:-1] - offsets[0]
+    inside = begins[(begins > 0) & (begins < len(text))]
+    follows[inside - 1] = False  # a caption's first word begins, whatever the one before ended with
+    starts[1:] &= ~follows
+    before = np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(starts, dtype=np.int32)])
+    counted: Numbers = before[offsets[1:] - offsets[0]] - before[begins]
+    return counted
+
+
+def histogram(name: str, values: Numbers, label: str = "", unit: str = "") -> Histogram:
+    """Of any numbers; NaN counts as missing. Without a value, no bars and all numbers 0."""
+    kept = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    missing = len(values) - len(kept)
+    label = label or name
+    if not len(kept):
+        return Histogram(name, label, unit, [], [], missing, 0, 0, 0, 0, 0, 0)
+    low, p5, median, p95, high = (float(each) for each in np.percentile(kept, [_TAILS[0], 5, 50, 95, _TAILS[1]]))
+    edges = bar_edges(low, high, whole=kept.dtype.kind in "iu")
+    counts = bar_counts(kept, edges)
+    ends = float(kept.min()), float(kept.max())
+    mean = float(kept.mean(dtype=np.float64))
+    return Histogram(
+        name, label, unit, edges.tolist(), counts.tolist(), missing, ends[0], p5, median, mean, p95, ends[1]
+    )
+
+
+def bar_edges(low: float, high: float, *, whole: bool) -> npt.NDArray[np.float64]:
+    """Round numbers around ``low`` to ``high``, evenly apart. ``whole``: of whole numbers, at least 1 apart."""
+    step = _round_step((high - low) / _BARS or abs(low) / 10 or 1.0)
+    if whole:
+        step = max(1.0, float(round(step)))
+    first, last = math.floor(low / step), math.floor(high / step) + 1
+    return np.round(np.arange(first, last + 1) * step, 12)
+
+
+def bar_counts(values: Numbers, edges: npt.NDArray[np.float64] | list[float]) -> npt.NDArray[np.int64]:
+    """How many values lie in each bar, those beyond the ends in the first and the last."""
+    inner = np.asarray(edges, dtype=np.float64)[1:-1]
+    bars = len(inner) + 1
+    counted = np.zeros(bars, dtype=np.int64)
+    for first in range(0, len(values), 1 << 20):
+        placed = np.searchsorted(inner, values[first : first + (1 << 20)], side="right")
+        counted += np.bincount(placed, minlength=bars)
+    return counted
+
+
+def _round_step(step: float) -> float:
+    scale = 10.0 ** math.floor(math.log10(step))
+    return next(round(each * scale, 15) for each in (1, 2, 2.5, 5, 10) if each * scale >= step * 0.999999)

@@ -1,0 +1,119 @@
+"""What a dataset is, in numbers: histograms, how captions begin, phrases they share. For report, view and the card."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from builder.curate.measures import MEASURES, Histogram, captions, histogram, measure
+from builder.read.view import Rows
+
+SAMPLED = 10_000
+"""Captions that phrases are looked for in, evenly spaced: a share is then known to one per cent."""
+
+_OPENING = 3  # words of an opening
+_PHRASES = (3, 4, 5)  # words
+_SHOWN = 20
+_LEAST_SHARE = 0.01
+_COUNTED = 300_000  # phrases in memory, some 60 MB
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """``share``: of the captions looked at that have it, 0 to 1."""
+
+    text: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """``sampled``: captions looked at. ``openings``: their first three words. ``frequent``: three to five words
+    anywhere in them. ``repeated``: whole captions that several rows have."""
+
+    sampled: int
+    openings: tuple[Phrase, ...]
+    frequent: tuple[Phrase, ...]
+    repeated: tuple[Phrase, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """``image_bytes``: of all images. ``histograms``: of MEASURES, then of the dataset's columns of numbers."""
+
+    rows: int
+    image_bytes: int
+    histograms: tuple[Histogram, ...]
+    phrases: Phrases
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "image_bytes": self.image_bytes,
+            "histograms": [each.to_json() for each in self.histograms],
+            "phrases": self.phrases.to_json(),
+        }
+
+
+def statistics(dataset: Rows) -> Statistics:
+    """One pass over the index's captions; no image is read. A million rows take some seconds."""
+    made = [histogram(name, measure(dataset, name), *words) for name, words in MEASURES.items()]
+    sizes = measure(dataset, "size")
+    return Statistics(len(dataset), int(sizes[sizes > 0].sum()), tuple(made), phrases(dataset))
+
+
+def phrases(dataset: Rows, sampled: int = SAMPLED) -> Phrases:
+    """Of up to ``sampled`` captions, evenly spaced over the dataset: the same ones every time."""
+    rows = len(dataset)
+    positions = np.unique(np.linspace(0, rows - 1, min(rows, sampled)).astype(np.int64)) if rows else np.zeros(0, int)
+    openings: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    texts: list[list[str]] = []
+    for _, part in captions(dataset, positions):
+        for caption in part.to_pylist():
+            words = _WORD.findall(caption or "")
+            if words:
+                openings[" ".join(words[:_OPENING])] += 1
+                whole[caption.strip()] += 1
+                texts.append([sys.intern(word.lower()) for word in words])
+    least = max(2, len(positions) * _LEAST_SHARE)
+    return Phrases(
+        len(positions),
+        _shares(openings.most_common(_SHOWN), len(positions), least),
+        _shares(_frequent(texts, least)[:_SHOWN], len(positions), least),
+        _shares(whole.most_common(_SHOWN // 2), len(positions), 2),
+    )
+
+
+def _frequent(texts: list[list[str]], least: float) -> list[tuple[str, int]]:
+    """Phrases that ``least`` texts have or more, and in how many each is; without those that are hardly anywhere but
+    within a longer one. A phrase is frequent only if its parts are: most longer ones need not be counted."""
+    frequent: dict[tuple[str, ...], int] = {}
+    for length in _PHRASES:
+        counted: Counter[tuple[str, ...]] = Counter()
+        for number, words in enumerate(texts):
+            mine = {tuple(words[at : at + length]) for at in range(len(words) - length + 1)}
+            counted.update(gram for gram in mine if length == _PHRASES[0] or {gram[1:], gram[:-1]} <= frequent.keys())
+            if number % 1000 == 999 and len(counted) > _COUNTED:  # one that is frequent comes again and again
+                counted = Counter({gram: count for gram, count in counted.items() if count > 1})
+        frequent |= {gram: count for gram, count in counted.items() if count >= least}
+    within: Counter[tuple[str, ...]] = Counter()
+    for gram, count in frequent.items():
+        for part in (gram[1:], gram[:-1]):
+            within[part] = max(within[part], count)
+    kept = [(" ".join(gram), count) for gram, count in frequent.items() if within[gram] < 0.8 * count]
+    return sorted(kept, key=lambda item: (-item[1], item[0]))
+
+
+def _shares(counted: Sequence[tuple[str, int]], of: int, least: float) -> tuple[Phrase, ...]:
+    return tuple(Phrase(text, count / of) for text, count in counted if count >= least)

@@ -1,0 +1,256 @@
+"""Paths → answers. Every page is a client of these, and so can be a script; docs/howto/look.md lists them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from builder.base.errors import DamagedFileError, IndexMismatchError, Laion6mError, OptionError
+from builder.base.records import SampleProblem
+from builder.curate.measures import bar_counts
+from builder.curate.statistics import phrases
+from builder.read.sample import Sample
+from builder.view.catalog import Catalog
+from builder.view.formats import OTHER, media_type
+from builder.view.groups import Groups
+from builder.view.query import Query
+from builder.view.rejects import Rejects
+from builder.view.results import Page, Results
+from builder.view.selection import select_command
+from builder.view.server import Answer, Request
+from builder.view.thumbnails import SIDES, Thumbnails
+
+MOST_ROWS = 500
+"""Of one answer."""
+_WAIT = 0.4  # seconds that a page of hits waits to be filled before it says how far it has come
+_MOST_ANNOTATION = 1 << 20  # characters of a document that the page gets to see
+
+_STATIC = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
+        for name in ("app", "dom", "gallery", "detail", "tabs", "plots")
+    },
+}
+"""The page's files by name: no path of a request ever becomes a path of this machine."""
+
+Route = Callable[[Request, str], Answer]
+"""The second argument is what the path names: a number, a measure; "" where it names nothing."""
+
+
+class NotThereError(Exception):
+    """A row, a reject or a file that does not exist."""
+
+
+class Viewer:
+    """Answers for one dataset. Thread-safe."""
+
+    def __init__(
+        self, catalog: Catalog, results: Results, rejects: Rejects, groups: Groups, facts: Mapping[str, Any]
+    ) -> None:
+        """``facts``: what the page is told of the dataset besides its rows."""
+        self._catalog, self._results, self._rejects, self._groups = catalog, results, rejects, groups
+        self._facts = facts
+        self._thumbnails = Thumbnails()
+        self._phrases: Any = None
+        self._routes: tuple[tuple[str, str, Route], ...] = (
+            ("GET", r"/api/dataset", self._dataset),
+            ("GET", r"/api/rows", self._rows),
+            ("GET", r"/api/rows/(\d+)", self._row),
+            ("GET", r"/api/histograms/(\w+)", self._histogram),
+            ("GET", r"/api/phrases", self._frequent),
+            ("GET", r"/api/rejects", self._rejected),
+            ("GET", r"/api/duplicates", self._duplicates),
+            ("GET", r"/api/selection", self._selection),
+            ("GET", r"/images/(\d+)", self._image),
+            ("GET", r"/thumbnails/(\d+)", self._thumbnail),
+            ("GET", r"/rejects/(\d+)", self._reject_image),
+        )
+
+    def __call__(self, request: Request) -> Answer:
+        try:
+            return self._answer(request)
+        except OptionError as error:
+            return Answer.error(400, f"error: {error}")
+        except (NotThereError, IndexError):
+            return Answer.error(404, f"{request.path[:100]} is not there")
+        except SampleProblem as problem:
+            return Answer.error(415, problem.detail)
+        except (IndexMismatchError, DamagedFileError) as error:
+            return Answer.error(409, str(error))
+        except Laion6mError as error:
+            return Answer.error(400, f"error: {error}")
+        except Exception as error:  # noqa: BLE001 - a page that says so is better than a connection that ends
+            return Answer.error(500, f"{type(error).__name__}: {error}")
+
+    def _answer(self, request: Request) -> Answer:
+        if static := _STATIC.get(request.path):
+            return _file(*static) if request.method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
+        for method, pattern, route in self._routes:
+            if found := re.fullmatch(pattern, request.path, re.ASCII):
+                if request.method not in ((method, "HEAD") if method == "GET" else (method,)):
+                    return _not_allowed(method)
+                return route(request, found[1] if found.groups() else "")
+        raise NotThereError
+
+    def _dataset(self, request: Request, _: str) -> Answer:
+        measures = [
+            {"name": name, "label": label, "unit": unit} for name, (label, unit) in self._catalog.measures().items()
+        ]
+        return Answer.of({**self._facts, "rows": len(self._catalog), "measures": measures})
+
+    def _rows(self, request: Request, _: str) -> Answer:
+        offset = _number(request.query.get("offset", "0"), "offset")
+        limit = min(_number(request.query.get("limit", "60"), "limit"), MOST_ROWS)
+        query = Query.parse(request.query)
+        page = self._page(query, offset, limit)
+        rows = [self._brief(int(position)) for position in page.positions]
+        return Answer.of({"total": page.total, "done": page.done, "offset": offset, "terms": query.terms, "rows": rows})
+
+    def _page(self, query: Query, offset: int, limit: int) -> Page:
+        if query.is_everything:
+            end = min(offset + limit, len(self._catalog))
+            return Page(np.arange(min(offset, end), end), len(self._catalog), True)
+        return self._results.get(query).page(offset, limit, _WAIT)
+
+    def _brief(self, position: int) -> dict[str, Any]:
+        """What a tile shows."""
+        sample = self._catalog.sample(position)
+        return {
+            "row": position,
+            "key": sample.key,
+            "caption": sample.caption,
+            "width": sample.width,
+            "height": sample.height,
+            "size": sample.size,
+        }
+
+    def _row(self, request: Request, named: str) -> Answer:
+        """All there is to say of one row."""
+        row = _number(named, "row")
+        sample = self._catalog.sample(row)
+        batch, at = sample._batch, sample._at
+        file = self._catalog.dataset.shards[batch.file[at]]
+        digest = sample.digest
+        problem = ""
+        try:
+            annotation = sample.annotation
+        except Laion6mError as error:
+            annotation, problem = "", str(error)
+        return Answer.of(
+            {
+                **self._brief(row),
+                "path": sample.path,
+                "annotation_path": sample.annotation_path,
+                "annotation": _annotation(annotation),
+                "problem": problem,
+                "position": sample.position,
+                "digest": digest.hex() if digest else None,
+                "similar": self._group(self._groups.of(row)),
+                "place": {"file": file.path, "offset": batch.offset[at], "size": batch.size[at]},
+            }
+        )
+
+    def _histogram(self, request: Request, name: str) -> Answer:
+        """Of all rows, and ``selected``: of those that the query has; null where it has all."""
+        query = Query.parse(request.query)
+        if name not in self._catalog.measures():
+            raise NotThereError
+        bars = self._catalog.histogram(name)
+        selected = None
+        if not query.is_everything and bars.edges:
+            values = self._catalog.numbers(name)[self._results.get(query).positions()]
+            selected = bar_counts(values[values == values], bars.edges).tolist()
+        return Answer.of({**bars.to_json(), "selected": selected})
+
+    def _frequent(self, request: Request, _: str) -> Answer:
+        if self._phrases is None:
+            self._phrases = phrases(self._catalog.dataset).to_json()
+        return Answer.of(self._phrases)
+
+    def _rejected(self, request: Request, _: str) -> Answer:
+        reason = request.query.get("reason", "")
+        offset = _number(request.query.get("offset", "0"), "offset")
+        limit = min(_number(request.query.get("limit", "60"), "limit"), MOST_ROWS)
+        total, rows = self._rejects.page(reason, offset, limit)
+        return Answer.of({"reasons": self._rejects.counts(), "total": total, "rows": rows})
+
+    def _duplicates(self, request: Request, _: str) -> Answer:
+        offset = _number(request.query.get("offset", "0"), "offset")
+        limit = min(_number(request.query.get("limit", "20"), "limit"), 100)
+        groups = [self._group(each) for each in self._groups.page(offset, limit)]
+        facts = {"total": len(self._groups), "rows": self._groups.rows, "note": self._groups.note}
+        return Answer.of({**facts, "groups": groups})
+
+    def _group(self, positions: list[int]) -> list[dict[str, Any]]:
+        shown = [self._brief(each) for each in positions[:MOST_ROWS]]
+        return [{**each, "kept": not number} for number, each in enumerate(shown)]
+
+    def _selection(self, request: Request, _: str) -> Answer:
+        return Answer.of(select_command(self._catalog.path, Query.parse(request.query)))
+
+    def _image(self, request: Request, named: str) -> Answer:
+        row = _number(named, "row")
+        return _bytes(self._catalog.sample(row).image, f"{row}")
+
+    def _thumbnail(self, request: Request, named: str) -> Answer:
+        row = _number(named, "row")
+        side = _number(request.query.get("side", "320"), "side")
+        if side not in SIDES:
+            raise OptionError("side", side, f"one of {', '.join(map(str, SIDES))}")
+        sample: Sample = self._catalog.sample(row)
+        made = self._thumbnails.get(sample.digest or row, side, lambda: sample.image)
+        return Answer(200, made.data, made.media_type)
+
+    def _reject_image(self, request: Request, named: str) -> Answer:
+        number = _number(named, "reject")
+        data = self._rejects.image(number)
+        if data is None:
+            raise NotThereError
+        return _bytes(data, f"reject-{number}")
+
+
+def _annotation(text: str) -> Any:
+    """The document as JSON; as text where it is too long for a tree, or holds what JSON has no word for."""
+    if len(text) > _MOST_ANNOTATION:
+        return text[:_MOST_ANNOTATION]
+    try:
+        return json.loads(text, parse_constant=str, parse_int=_whole)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _whole(digits: str) -> int | str:
+    """JavaScript rounds whole numbers beyond 2**53: those stay text."""
+    return int(digits) if len(digits) < 16 else digits
+
+
+def _number(text: str, name: str) -> int:
+    """Raises OptionError for anything but a whole number of up to 15 digits."""
+    if not re.fullmatch(r"\d{1,15}", text, re.ASCII):
+        raise OptionError(name, text[:40], "a whole number, 0 or more")
+    return int(text)
+
+
+def _bytes(data: bytes, name: str) -> Answer:
+    """An image as it is; as a download where a browser could take it for something that runs."""
+    kind = media_type(data)
+    headers = {"Content-Security-Policy": "default-src 'none'; sandbox"}
+    if kind == OTHER:
+        headers["Content-Disposition"] = f'attachment; filename="{name}.bin"'
+    return Answer(200, data, kind, headers)
+
+
+def _file(name: str, kind: str) -> Answer:
+    return Answer(200, (resources.files("builder.view") / "page" / name).read_bytes(), kind)
+
+
+def _not_allowed(method: str) -> Answer:
+    return Answer(405, Answer.error(405, f"only {method}").body, headers={"Allow": method})

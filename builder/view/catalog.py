@@ -1,0 +1,51 @@
+"""One dataset as the page sees it: rows by position, numbers to sort and filter by."""
+
+from __future__ import annotations
+
+import threading
+
+from builder.base.errors import OptionError
+from builder.curate.measures import MEASURES, Histogram, Numbers, histogram, measure
+from builder.read.sample import Sample
+from builder.read.view import Rows
+
+
+class Catalog:
+    """A dataset, and what was computed of it. A *position* is a row's number in the dataset, 0 ≤ position < len.
+    Thread-safe."""
+
+    def __init__(self, dataset: Rows, path: str) -> None:
+        self.dataset, self.path = dataset, path
+        self._numbers: dict[str, Numbers] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def sample(self, position: int) -> Sample:
+        """Raises IndexError."""
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        return self.dataset[position]
+
+    def measures(self) -> dict[str, tuple[str, str]]:
+        """What rows can be sorted and filtered by: name → label, unit."""
+        return dict(MEASURES)
+
+    def numbers(self, name: str) -> Numbers:
+        """One number for each position; NaN where a row has none. Computed once, then kept: 4 or 8 bytes a row.
+
+        Raises OptionError for a name that ``measures`` does not have."""
+        with self._lock:
+            if name not in self._numbers:
+                if name not in self.measures():
+                    raise OptionError("sort or filter", name, f"one of {', '.join(self.measures())}")
+                self._numbers[name] = measure(self.dataset, name)
+            return self._numbers[name]
+
+    def histogram(self, name: str) -> Histogram:
+        """Of all rows. Computed once."""
+        if name not in self._histograms:
+            self._histograms[name] = histogram(name, self.numbers(name), *self.measures()[name])
+        return self._histograms[name]

@@ -1,0 +1,88 @@
+"""Groups of duplicates: those of the column ``duplicate_of`` where there is one, else rows whose images are equal byte
+by byte."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pyarrow as pa
+
+from builder.curate.measures import Positions
+from builder.read.view import Rows
+
+
+class Groups:
+    """Rows by the group they are in. Computed when it is first asked for. Thread-safe."""
+
+    def __init__(self, dataset: Rows) -> None:
+        self._dataset = dataset
+        self._lock = threading.Lock()
+        self._rows: Positions | None = None
+        self._starts: Positions | None = None
+
+    def _find(self) -> tuple[Positions, Positions]:
+        """Positions in the order of their groups, the one to keep first in each, and where each group begins (the last
+        start is the end)."""
+        with self._lock:
+            if self._rows is None or self._starts is None:
+                self._rows, self._starts = _equal_images(self._dataset)
+            return self._rows, self._starts
+
+    def __len__(self) -> int:
+        return len(self._find()[1]) - 1
+
+    @property
+    def rows(self) -> int:
+        """In all groups."""
+        return len(self._find()[0])
+
+    @property
+    def note(self) -> str:
+        """What kind of duplicates these are, and how to find more."""
+        return "These are equal byte by byte. Run laion6m duplicates DATASET to find pictures that look the same."
+
+    def page(self, offset: int, limit: int) -> list[list[int]]:
+        """``limit`` groups from ``offset`` on, the largest first; each is positions, the one to keep first."""
+        rows, starts = self._find()
+        last = min(offset + limit, len(starts) - 1)
+        return [rows[starts[at] : starts[at + 1]].tolist() for at in range(min(offset, last), last)]
+
+    def of(self, position: int) -> list[int]:
+        """The group of one row; nothing where it is alone."""
+        rows, starts = self._find()
+        found = np.flatnonzero(rows == position)
+        if not len(found):
+            return []
+        at = int(np.searchsorted(starts, found[0], side="right")) - 1
+        return [int(each) for each in rows[starts[at] : starts[at + 1]]]
+
+
+def _equal_images(dataset: Rows) -> tuple[Positions, Positions]:
+    digests = dataset.reader._index.table(["digest"]).column(0)
+    rows = dataset.rows
+    if digests.null_count or not len(digests):
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
+    halves = np.concatenate([_halves(chunk) for chunk in digests.chunks])
+    mine = halves[rows.start : rows.stop : rows.step] if isinstance(rows, range) and rows.step > 0 else halves[rows]
+    order = np.lexsort((mine[:, 1], mine[:, 0]))
+    same = (mine[order][1:] == mine[order][:-1]).all(axis=1)
+    return in_groups(order, same)
+
+
+def _halves(chunk: pa.Array) -> np.ndarray:
+    """16 bytes each as two numbers."""
+    data = np.frombuffer(chunk.buffers()[1], dtype="<u8")
+    return data[2 * chunk.offset : 2 * (chunk.offset + len(chunk))].reshape(-1, 2)
+
+
+def in_groups(order: Positions, same: np.ndarray) -> tuple[Positions, Positions]:
+    """``same[i]``: ``order[i]`` and ``order[i + 1]`` are of one group. Drops rows that are alone; largest groups
+    first."""
+    starts = np.concatenate([[0], np.flatnonzero(~same) + 1, [len(order)]]).astype(np.int64)
+    sizes = np.diff(starts)
+    kept = np.flatnonzero(sizes > 1)
+    kept = kept[np.lexsort((order[starts[kept]], -sizes[kept]))]
+    parts = [order[starts[each] : starts[each + 1]] for each in kept]
+    rows = np.concatenate([np.zeros(0, np.int64), *parts])
+    return rows, np.concatenate([[0], np.cumsum(sizes[kept])]).astype(np.int64)

@@ -1,0 +1,133 @@
+// What else there is to see besides the samples: rejects, duplicates, statistics.
+
+import { bytes, count, el, get, thumbnail } from "./dom.js";
+import { histogram } from "./plots.js";
+
+const STEP = 60; // rejects, or groups, of one request
+
+/** The samples that became no row, by reason. */
+export async function drawRejects(sheet, state) {
+  let reason = state.reason || "";
+  const list = el("div", { class: "cards" });
+  const chips = el("div", { class: "chips", role: "group", "aria-label": "Reasons" });
+  const load = async (offset) => {
+    const page = await get("api/rejects", { reason, offset, limit: STEP });
+    if (!offset) {
+      const all = Object.values(page.reasons).reduce((sum, each) => sum + each, 0);
+      const chip = (name, number, label) => el("button", {
+        type: "button", class: "chip", "aria-pressed": String(name === reason),
+        onclick: () => { reason = name; load(0); },
+      }, label, " ", el("b", {}, count(number)));
+      chips.replaceChildren(chip("", all, "all"), ...Object.entries(page.reasons).map(([name, number]) => chip(name, number, name)));
+      list.replaceChildren();
+    }
+    list.append(...page.rows.map(reject));
+    more(list, offset + page.rows.length, page.total, load);
+  };
+  sheet.replaceChildren(el("h2", {}, "Rejects"), chips, list);
+  await load(0);
+  if (!list.children.length) list.append(el("p", { class: "empty" }, "Every listed sample became a row, or this dataset does not say which did not."));
+}
+
+function reject(each) {
+  const card = el("article", { class: "card" });
+  if (each.picture) {
+    const image = el("img", { alt: `what the source has as ${each.key}`, src: `rejects/${each.number}`, loading: "lazy" });
+    image.addEventListener("error", () => image.replaceWith(el("a", { class: "broken", href: `rejects/${each.number}` }, "no picture: download its bytes")));
+    card.append(el("div", { class: "picture" }, image));
+  }
+  card.append(el("div", { class: "words" },
+    el("b", { class: "reason" }, each.reason), el("p", {}, each.detail || ""),
+    el("p", { class: "quiet" }, each.key || "", each.source ? ` · ${each.source}` : "")));
+  return card;
+}
+
+/** Groups of equal pictures, side by side. */
+export async function drawDuplicates(sheet, state, open) {
+  const list = el("div", { class: "groups" });
+  const about = el("p", { class: "lead" });
+  const load = async (offset) => {
+    const page = await get("api/duplicates", { offset, limit: STEP / 3 });
+    if (!offset) {
+      const what = page.total
+        ? `${count(page.total)} groups, ${count(page.rows)} rows in them. The first of each is the one that select --unique keeps.`
+        : "No duplicates were found.";
+      about.textContent = `${what} ${page.note}`;
+    }
+    list.append(...page.groups.map((group) => el("article", { class: "group" },
+      el("h3", {}, `${count(group.length)} alike`), similar(group, null, open))));
+    more(list, offset + page.groups.length, page.total, load);
+  };
+  sheet.replaceChildren(el("h2", {}, "Duplicates"), about, list);
+  await load(0);
+}
+
+/** Pictures of one group in a row. */
+export function similar(group, current, open) {
+  return el("div", { class: "strip" }, group.map((each) => el("button", {
+    type: "button", class: each.kept ? "kept" : "", "aria-current": String(each.row === current),
+    onclick: () => open(each.row), title: each.caption,
+  }, el("img", { src: thumbnail(each.row, 160), alt: each.caption.slice(0, 200), loading: "lazy" }),
+  el("span", {}, `${each.width} × ${each.height}`), el("span", { class: "quiet" }, each.kept ? "kept" : bytes(each.size)))));
+}
+
+/** How it was made, histograms, phrases. */
+export async function drawStatistics(sheet, dataset, link) {
+  const plots = el("div", { class: "plots" });
+  const words = el("div", { class: "columns" }, el("p", { class: "quiet" }, "Reading captions …"));
+  sheet.replaceChildren(el("h2", {}, "Statistics"), made(dataset), plots, el("h2", {}, "Captions"), words);
+  await drawPlots(plots, dataset, {}, (filter) => link({ filter }));
+  const found = await get("api/phrases");
+  const table = (title, note, phrases) => phrases.length ? el("section", {},
+    el("h3", {}, title), el("p", { class: "quiet" }, note),
+    el("ol", { class: "shares" }, phrases.map(({ text, share }) => {
+      const bar = el("span", { class: "share" }, `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`);
+      bar.style.setProperty("--share", share);
+      return el("li", {}, el("a", { href: link({ search: `"${text.slice(0, 200).replaceAll('"', "")}"` }) }, text), bar);
+    }))) : null;
+  const of = `Of ${count(found.sampled)} captions, evenly spaced`;
+  words.replaceChildren(...[
+    table("How they begin", `${of}: the first three words.`, found.openings),
+    table("Phrases they share", `${of}: three to five words that come again.`, found.frequent),
+    table("Whole captions that come again", `${of}.`, found.repeated),
+  ].filter(Boolean));
+  if (!words.children.length) words.append(el("p", { class: "quiet" }, "No two captions share their words."));
+}
+
+/** Histograms of all measures, one request each: the quick ones do not wait for the slow. */
+export async function drawPlots(box, dataset, query, link) {
+  const places = dataset.measures.map(() => el("figure", { class: "plot waiting" }));
+  box.replaceChildren(...places);
+  await Promise.all(dataset.measures.map(async ({ name }, at) => {
+    try {
+      places[at].replaceWith(histogram(await get(`api/histograms/${name}`, query), link));
+    } catch (error) {
+      places[at].replaceChildren(el("p", { class: "quiet" }, error.message));
+    }
+  }));
+}
+
+function made(dataset) {
+  const totals = dataset.totals;
+  const line = [`${count(dataset.rows)} rows`];
+  if (dataset.image_bytes) line.push(`${bytes(dataset.image_bytes)} of images`);
+  if (totals?.formats) {
+    line.push(Object.entries(totals.formats).sort((a, b) => b[1] - a[1]).map(([name, number]) => `${name} ${count(number)}`).join(", "));
+  }
+  const box = el("div", { class: "made" }, el("p", { class: "lead" }, line.join(" · ")));
+  if (!totals?.listed) return box;
+  const steps = [["listed", totals.listed], ...Object.entries(totals.rejected).sort((a, b) => b[1] - a[1]), ["rows", totals.rows]];
+  box.append(el("dl", { class: "funnel" }, steps.map(([name, number]) => {
+    const bar = el("dd", {}, count(number));
+    bar.style.setProperty("--share", number / totals.listed);
+    return el("div", { class: name === "rows" || name === "listed" ? "end" : "" }, el("dt", {}, name), bar);
+  })));
+  return box;
+}
+
+function more(list, shown, total, load) {
+  if (shown >= total) return;
+  const button = el("button", { type: "button", class: "more", onclick: () => { button.remove(); load(shown); } },
+    `Show more (${count(total - shown)} left)`);
+  list.append(button);
+}

@@ -1,0 +1,74 @@
+"""What is asked for: words in captions, a condition in SQL, ranges of numbers, an order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from builder.base.errors import OptionError
+
+MOST_TEXT = 4000
+"""Characters of a search or a condition. Nobody types more, and each word is a pass over the captions."""
+_MOST_TERMS = 20
+_TERM = re.compile(r'"([^"]*)"|(\S+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers of a column: ``low`` ≤ value < ``high``. None is open."""
+
+    column: str
+    low: float | None = None
+    high: float | None = None
+
+    @staticmethod
+    def parse(text: str) -> Range:
+        """``"width:512:768"``, ``"width:768:"``. Raises OptionError."""
+        column, _, bounds = text.rpartition(":")
+        column, _, first = column.rpartition(":")
+        try:
+            low, high = (float(each) if each else None for each in (first, bounds))
+        except ValueError:
+            raise OptionError("filter", text, "COLUMN:LOW:HIGH, with numbers or nothing for LOW and HIGH") from None
+        if not column:
+            raise OptionError("filter", text, "COLUMN:LOW:HIGH")
+        return Range(column, low, high)
+
+    def __str__(self) -> str:
+        low, high = ("" if each is None else f"{each:.17g}" for each in (self.low, self.high))
+        return f"{self.column}:{low}:{high}"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """``terms`` must all occur in the caption, in any case. ``where``: a condition in SQL. ``order``: "" (as the
+    rows lie), "random", or a measure, descending with a "-" before it."""
+
+    terms: tuple[str, ...] = ()
+    where: str = ""
+    filters: tuple[Range, ...] = field(default=())
+    order: str = ""
+
+    @staticmethod
+    def parse(given: Mapping[str, str]) -> Query:
+        """From ``search``, ``where``, ``filter`` (ranges between semicolons) and ``sort``. Raises OptionError."""
+        for name in ("search", "where", "filter", "sort"):
+            if len(given.get(name, "")) > MOST_TEXT:
+                raise OptionError(name, f"{given[name][:40]}…", f"at most {MOST_TEXT:,} characters")
+        ranges = tuple(Range.parse(each) for each in given.get("filter", "").split(";") if each)
+        terms = search_terms(given.get("search", ""))
+        return Query(terms, given.get("where", "").strip(), ranges, given.get("sort", ""))
+
+    @property
+    def is_everything(self) -> bool:
+        return self == Query()
+
+
+def search_terms(text: str) -> tuple[str, ...]:
+    """Words of a search; those between double quotes are one. ``'red "on a bench"'`` → ``("red", "on a bench")``.
+    Raises OptionError."""
+    found = tuple(phrase or word for phrase, word in _TERM.findall(text) if phrase or word.strip('"'))
+    if len(found) > _MOST_TERMS:
+        raise OptionError("search", f"{text[:40]}…", f"at most {_MOST_TERMS} words; put phrases between double quotes")
+    return found

@@ -1,0 +1,128 @@
+"""The samples that became no row: by reason, with their pictures where the source is at hand."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from builder.base import schema
+from builder.base.errors import DamagedFileError
+from builder.store.footers import check_claims
+
+_MOST_BYTES = 64 << 20  # of a member that is read to be looked at
+_IMAGELESS = {"image_missing"}
+
+
+class Rejects:
+    """``meta/rejects.parquet`` of a folder, and the members of the source that it names. Thread-safe."""
+
+    def __init__(self, folder: str, sources: list[str]) -> None:
+        """``sources``: folders that raw tars are looked for in."""
+        self._path = os.path.join(folder, *schema.REJECTS.split("/"))
+        self._sources = [place for each in sources for place in (os.path.join(each, "raw"), each)]
+        self._lock = threading.Lock()
+        self._table: pa.Table | None = None
+        self._members: dict[str, dict[str, tuple[int, int]]] = {}
+
+    @property
+    def exist(self) -> bool:
+        return os.path.exists(self._path)
+
+    def table(self) -> pa.Table:
+        """REJECT_ROW, in the order of the listing; no rows where the dataset has no such file. Raises
+        DamagedFileError."""
+        import pyarrow.parquet as pq
+
+        with self._lock:
+            if self._table is None:
+                if not self.exist:
+                    self._table = pa.Table.from_batches([], schema=schema.REJECT_ROW)
+                    return self._table
+                try:
+                    check_claims(self._path, pq.read_metadata(self._path), os.path.getsize(self._path))
+                    with pq.ParquetFile(self._path) as parquet:
+                        table = parquet.read()
+                    table.validate(full=True)
+                except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+                    raise DamagedFileError(self._path, "rejects", str(error)) from None
+                if not table.schema.remove_metadata().equals(schema.REJECT_ROW):
+                    raise DamagedFileError(self._path, "schema", "its columns are not those of rejects")
+                self._table = table
+            return self._table
+
+    def counts(self) -> dict[str, int]:
+        """Reason → rejects, most frequent first."""
+        counted = Counter(self.table().column("reason").to_pylist())
+        return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+
+    def page(self, reason: str, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """How many there are of a reason ("": of all), and ``limit`` of them from ``offset`` on, each with its
+        ``number`` in the table and ``picture``: whether its bytes are at hand."""
+        import pyarrow.compute as pc
+
+        table = self.table()
+        numbers = pa.array(range(len(table)), pa.int64())
+        if reason:
+            numbers = numbers.filter(pc.equal(table.column("reason"), reason))
+        shown = numbers.slice(offset, limit).to_pylist()
+        found = [self.row(number) for number in shown]
+        for number, each in zip(shown, found, strict=True):
+            each |= {"number": number, "picture": self._locate(each) is not None}
+        return len(numbers), found
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Raises IndexError."""
+        if not 0 <= number < len(self.table()):
+            raise IndexError(number)
+        return dict(self.table().slice(number, 1).to_pylist()[0])
+
+    def image(self, number: int) -> bytes | None:
+        """What the source has under that reject's name; None where it is not at hand."""
+        found = self._locate(self.row(number))
+        if found is None:
+            return None
+        path, (offset, size) = found
+        try:
+            with open(path, "rb") as handle:
+                handle.seek(offset)
+                return handle.read(min(size, _MOST_BYTES))
+        except OSError:
+            return None
+
+    def _locate(self, reject: dict[str, Any]) -> tuple[str, tuple[int, int]] | None:
+        """The file, and where in it the image's bytes lie."""
+        archive, key = reject["source"] or "", reject["key"] or ""
+        if reject["reason"] in _IMAGELESS or not archive or os.path.isabs(archive) or ".." in archive.split("/"):
+            return None
+        for folder in self._sources:
+            path = os.path.join(folder, *archive.split("/"))
+            if os.path.isfile(path):
+                place = self._members_of(path).get(key)
+                return None if place is None else (path, place)
+        return None
+
+    def _members_of(self, path: str) -> dict[str, tuple[int, int]]:
+        """Images of a tar by their keys (paths without endings); as far as it can be read."""
+        with self._lock:
+            if path not in self._members:
+                if len(self._members) > 8:
+                    self._members.clear()
+                self._members[path] = _scan(path)
+            return self._members[path]
+
+
+def _scan(path: str) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isreg() and not member.name.endswith((".json", ".txt")):
+                    found[os.path.splitext(member.name.removeprefix("./"))[0]] = (member.offset_data, member.size)
+    except (tarfile.TarError, OSError, ValueError):
+        pass  # damaged or compressed: what was found before is shown
+    return found

@@ -1,0 +1,172 @@
+"""Which rows a query has: found in a thread of its own, shown while more are being found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from builder.base.errors import Laion6mError
+from builder.curate.measures import SCAN_ROWS, Numbers, Positions, captions
+from builder.view.catalog import Catalog
+from builder.view.query import Query, Range
+
+Where = Callable[[str], Positions]
+"""A condition in SQL → positions for which it holds, ascending. Raises Laion6mError for what is no condition."""
+
+_KEPT = 8  # results; one of six million rows is 48 MB
+_RUNNING = 4  # searches at a time; the oldest is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """``positions``: of the rows asked for, as far as known. ``total``: of all rows found so far; ``done``: that is all
+    of them."""
+
+    positions: Positions
+    total: int
+    done: bool
+
+
+class Result:
+    """The rows of one query, in the query's order. Thread-safe."""
+
+    def __init__(self, catalog: Catalog, query: Query, where: Where | None) -> None:
+        self._catalog, self._query, self._where = catalog, query, where
+        self._found: list[Positions] = []
+        self._total = 0
+        self._error: Exception | None = None
+        self._cancelled = False
+        self._changed = threading.Condition()
+        self.done = False
+
+    def run(self) -> None:
+        try:
+            candidates = self._candidates()
+            if self._query.order:  # nothing can be shown before all is known
+                self._put(self._ordered(np.concatenate([np.zeros(0, np.int64), *self._search(candidates)])))
+            else:
+                for some in self._search(candidates):
+                    self._put(some)
+        except Exception as error:  # noqa: BLE001 - told to whoever asks for the rows
+            self._error = error
+        with self._changed:
+            self.done = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def page(self, offset: int, limit: int, wait: float) -> Page:
+        """Up to ``limit`` positions from ``offset`` on. Waits up to ``wait`` seconds for that many to be found. Raises
+        what went wrong."""
+        end = time.monotonic() + wait
+        with self._changed:
+            while not self.done and self._total < offset + limit and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+            if self._error is not None:
+                raise self._error
+            return Page(self._slice(offset, limit), self._total, self.done)
+
+    def positions(self) -> Positions:
+        """All of them, once they are found."""
+        return self.page(0, len(self._catalog) + 1, 60.0).positions
+
+    def _slice(self, offset: int, limit: int) -> Positions:
+        if len(self._found) > 1 and self.done:
+            self._found = [np.concatenate(self._found)]
+        parts, first = [np.zeros(0, np.int64)], 0
+        for found in self._found:
+            parts.append(found[max(0, offset - first) : max(0, offset + limit - first)])
+            first += len(found)
+        return np.concatenate(parts) if len(parts) > 2 else parts[-1]
+
+    def _put(self, positions: Positions) -> None:
+        with self._changed:
+            self._found.append(positions)
+            self._total += len(positions)
+            self._changed.notify_all()
+
+    def _candidates(self) -> Positions | range:
+        """Positions that the condition and the ranges leave, ascending."""
+        left: Positions | range = range(len(self._catalog))
+        if self._query.where and self._where is not None:
+            left = self._where(self._query.where)
+        for each in self._query.filters:
+            values = self._catalog.numbers(each.column)
+            if isinstance(left, range):
+                left = np.flatnonzero(_within(values, each))
+            else:
+                left = left[_within(values[left], each)]
+        return left
+
+    def _search(self, candidates: Positions | range) -> Iterator[Positions]:
+        """The candidates whose captions hold all terms, as they are found. Raises Laion6mError when given up."""
+        if not self._query.terms:
+            for first in range(0, len(candidates), SCAN_ROWS):
+                yield np.asarray(candidates[first : first + SCAN_ROWS], dtype=np.int64)
+            return
+        import pyarrow.compute as pc
+
+        for some, texts in captions(self._catalog.dataset, candidates):
+            if self._cancelled:
+                raise Laion6mError("the search was given up for newer ones; search again")
+            holds = np.ones(len(some), dtype=np.bool_)
+            for term in self._query.terms:
+                found = pc.match_substring(texts, term, ignore_case=True)
+                holds &= pc.fill_null(found, False).to_numpy(zero_copy_only=False)
+            yield some[holds]
+
+    def _ordered(self, positions: Positions) -> Positions:
+        order = self._query.order
+        if order == "random":
+            return np.random.default_rng(0).permutation(positions)
+        values = self._catalog.numbers(order.removeprefix("-"))[positions]
+        if order.startswith("-"):
+            values = -values.astype(np.float64)  # NaN stays last
+        return positions[np.argsort(values, kind="stable")]
+
+
+def _within(values: Numbers, wanted: Range) -> npt.NDArray[np.bool_]:
+    holds: npt.NDArray[np.bool_] = np.ones(len(values), dtype=np.bool_) if wanted.low is None else values >= wanted.low
+    if wanted.high is not None:
+        holds &= values < wanted.high
+    holds &= values == values  # NaN lies in no range
+    return holds
+
+
+class Results:
+    """Results by query, the last few kept. Thread-safe."""
+
+    def __init__(self, catalog: Catalog, where: Where | None) -> None:
+        self._catalog, self._where = catalog, where
+        self._kept: OrderedDict[Query, Result] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, query: Query) -> Result:
+        """The result, perhaps still being found."""
+        with self._lock:
+            if query in self._kept:
+                self._kept.move_to_end(query)
+                return self._kept[query]
+            result = self._kept[query] = Result(self._catalog, query, self._where)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)[1].cancel()
+            running = [each for each in self._kept.items() if not each[1].done]
+            for name, each in running[:-_RUNNING]:
+                each.cancel()
+                del self._kept[name]
+        threading.Thread(target=self._run, args=(query, result), daemon=True).start()
+        return result
+
+    def _run(self, query: Query, result: Result) -> None:
+        result.run()
+        if result._error is not None:  # asked again, it is tried again
+            with self._lock:
+                if self._kept.get(query) is result:
+                    del self._kept[query]
