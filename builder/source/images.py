@@ -76,7 +76,7 @@ def probe(buffer: bytes | bytearray, start: int = 0, end: int | None = None) -> 
 def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
     """What ``probe`` answers, without its short cuts: ``PIL.Image.open`` for the size, the same rules for the rest."""
     try:
-        with _opened(BytesIO(buffer[start:end])) as image:
+        with opened(BytesIO(buffer[start:end])) as image:
             form, (width, height) = image.format or "", image.size
             frames = _frames(image, buffer, start, end)
     except SampleProblem as problem:
@@ -113,7 +113,7 @@ def decode(data: bytes) -> tuple[int, int]:
     Memory: the pixels, four bytes each or more, up to Pillow's limit of them; ``judge`` first where that is too much.
     """
     try:
-        with _opened(BytesIO(data)) as image:
+        with opened(BytesIO(data)) as image:
             size = image.size
             image.load()
     except SampleProblem as problem:
@@ -139,7 +139,7 @@ def thumbnail(data: bytes, side: int) -> bytes:
     """
     pillow, _ = _pillow()
     try:
-        with _opened(BytesIO(data)) as image:
+        with opened(BytesIO(data)) as image:
             drafted = image.draft("RGB", (side, side))  # None where the format has no smaller decoding
             area = drafted[1] if drafted else (0, 0, *image.size)
             box = (0, 0, min(area[2], image.width), min(area[3], image.height))  # without the last block's padding
@@ -166,7 +166,7 @@ def _converted(image: Any, mode: str) -> Any:
 
 
 @contextmanager
-def _opened(file: BytesIO) -> Iterator[ImageFile]:
+def opened(file: BytesIO) -> Iterator[ImageFile]:
     """Pillow's view of an image: the one place where bytes meet it. Whatever it raises leaves as a SampleProblem.
 
     Opening reads headers only, but for ICO, whose plugin decodes its largest icon (checked against the pixel limit by

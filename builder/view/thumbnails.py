@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from builder.base.records import Reason, SampleProblem
-from builder.source.images import _opened
+from builder.source.images import opened
 
 SIDES = (160, 320, 640, 1600)
 """Longer sides in pixels that can be asked for. A fixed list, so that nobody fills the cache with sizes."""
@@ -36,7 +36,7 @@ def make_thumbnail(data: bytes, side: int, *, quality: int = 82) -> Thumbnail:
     """
     from PIL import ImageOps
 
-    with _opened(io.BytesIO(data)) as image:
+    with opened(io.BytesIO(data)) as image:
         if image.width * image.height > _MOST_PIXELS:
             raise SampleProblem(Reason.IMAGE_TOO_LARGE, f"{image.width} x {image.height}: too large for a thumbnail")
         transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa")

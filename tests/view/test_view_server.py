@@ -172,7 +172,8 @@ def test_what_is_no_request_harms_nobody(request_text: bytes, visitor: Visitor) 
 
 
 @pytest.mark.parametrize(
-    "extra", ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "Content-Length: x\r\n\r\n"]
+    "extra",
+    ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "Content-Length: x\r\n\r\n"],
 )
 def test_a_get_with_a_body_is_refused_and_its_connection_closed(extra: str, visitor: Visitor) -> None:
     """Else the body would be read as the next request."""
@@ -192,7 +193,8 @@ def test_connections_beyond_the_limit_are_closed_and_the_others_served(
 ) -> None:
     held = [socket.create_connection(("127.0.0.1", visitor.server.server_port)) for _ in range(220)]
     try:
-        held[0].sendall(f"GET /api/dataset HTTP/1.1\r\nHost: {visitor.host}\r\nCookie: {visitor.cookie}\r\n\r\n".encode())
+        request = f"GET /api/dataset HTTP/1.1\r\nHost: {visitor.host}\r\nCookie: {visitor.cookie}\r\n\r\n"
+        held[0].sendall(request.encode())
         assert held[0].recv(20).startswith(b"HTTP/1.1 200")
         held[-1].settimeout(10)
         assert held[-1].recv(1) == b""
