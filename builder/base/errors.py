@@ -1,26 +1,26 @@
-"""Every error this package raises on purpose, the tree on top.
+"""Every error this package raises on purpose. The tree::
 
-* Laion6mError
-  x SourceError             what was given as input cannot be used
-    - LayoutError           a folder that is none of the known layouts
-    - ListingError          a data.json that cannot be read, with the place
-    - SourceChangedError    a source file changed while, or since, it was read
-  x OptionError             an option's value is out of its range
-  x OutputError             the output folder cannot be used or written
-    - JobMismatchError      OUT holds another job: other options, another source
-    - LockedError           another process is writing into OUT
-    - WriteError            the disk refused (full, read-only, failing)
-  x IndexMismatchError      an index no longer fits the files it points into
-    - RemovedShardError     a shard was removed here once the Hub had it
-  x DamagedFileError        a file of ours, or a Parquet file, is not what it claims
-  x WorkerDiedError         a worker process ended without an answer
-  x ClusterError            a Ray cluster cannot be used
-  x MissingExtraError       an optional package is not installed
-  x InterruptedRunError     the user, or the system, asked a run to stop
-  x HubError                the Hub refused, or gave up on us
+    * Laion6mError
+      x SourceError             what was given as input cannot be used
+        - LayoutError           a folder that is none of the known layouts
+        - ListingError          a data.json that cannot be read, with the place
+        - SourceChangedError    a source file changed while, or since, it was read
+      x OptionError             an option's value is out of its range
+      x OutputError             the output folder cannot be used or written
+        - JobMismatchError      OUT holds another job: other options, another source
+        - LockedError           another process is writing into OUT
+        - WriteError            the disk refused (full, read-only, failing)
+      x IndexMismatchError      an index no longer fits the files it points into
+        - RemovedShardError     a shard was removed here once the Hub had it
+      x DamagedFileError        a file of ours, or a Parquet file, is not what it claims
+      x WorkerDiedError         a worker process ended without an answer
+      x ClusterError            a Ray cluster cannot be used
+      x MissingExtraError       an optional package is not installed
+      x InterruptedRunError     the user, or the system, asked a run to stop
+      x HubError                the Hub refused, or gave up on us
 
-Facts go to ``Exception.__init__`` as they are and are put into words in ``_words``: an exception that formats in
-``__init__`` cannot be unpickled, and one that cannot be unpickled hangs a process pool.
+Facts go to ``Exception.__init__`` as they are; ``_words`` makes the message. An exception that formats its message in
+``__init__`` cannot be unpickled, and hangs a process pool.
 """
 
 from __future__ import annotations
