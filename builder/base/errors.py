@@ -11,6 +11,7 @@
         - LockedError           another process is writing into OUT
         - WriteError            the disk refused (full, read-only, failing)
       x IndexMismatchError      an index no longer fits the files it points into
+        - ChangedFileError      a file was changed while it was open
         - RemovedShardError     a shard was removed here once the Hub had it
       x DamagedFileError        a file of ours, or a Parquet file, is not what it claims
       x WorkerDiedError         a worker process ended without an answer
@@ -123,6 +124,17 @@ class IndexMismatchError(Laion6mError):
         return (
             f"{path} is not the file the index was made for: {difference}. Make the index again, restore the file, "
             "or say where it is: open_dataset(PATH, source=FOLDER)."
+        )
+
+
+class ChangedFileError(IndexMismatchError):
+    """A file was changed, or removed, while a dataset was open. Args: path, what differs."""
+
+    def _words(self) -> str:
+        path, difference = self.args
+        return (
+            f"{path} was changed while the dataset was open: {difference}. Open the dataset again. If it was meant to "
+            "stay as it was, restore the file."
         )
 
 

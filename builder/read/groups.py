@@ -6,10 +6,12 @@ from bisect import bisect_right
 from collections import OrderedDict
 from itertools import accumulate
 
+import numpy as np
 import pyarrow as pa
 
+from builder.base.arrays import number_array
 from builder.base.errors import DamagedFileError, IndexMismatchError
-from builder.read.handles import Handles
+from builder.read.handles import Handle, HandleFile, Handles, LocalHandle
 from builder.read.threads import ForkLock
 
 _KEPT_BYTES = 128 << 20
@@ -38,7 +40,6 @@ class GroupColumns:
         """The bytes (UTF-8 for text) in ``row`` of a file, of a column or of ``struct.field``; None for null. Raises
         IndexMismatchError when the file is not the one indexed, DamagedFileError when it cannot be decoded,
         NoColumnError (at once, from the second time on) where there is no such column."""
-        self._files.get(file)  # proves that it is the one indexed
         path = self._files.path(file)
         if row < 0:
             raise IndexMismatchError(path, f"row {row} is not in it")
@@ -50,7 +51,7 @@ class GroupColumns:
             key = (file, group, column)
             values = self._kept.get(key)
             if values is None:
-                values = self._kept[key] = self._decode(file, path, group, column)
+                values = self._kept[key] = self._decode(self._files.current(file), file, group, column)
                 while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
                     self._kept.popitem(last=False)
             else:
@@ -70,39 +71,55 @@ class GroupColumns:
 
                 from builder.store.footers import check_claims
 
+                handle = self._files.current(file)
                 try:
-                    metadata = pq.read_metadata(self._files.storage.for_arrow(path))
+                    metadata = pq.read_metadata(HandleFile(handle))
                 except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
                     raise DamagedFileError(path, "footer", str(error)) from None
-                check_claims(path, metadata, self._files.get(file).size)
+                check_claims(path, metadata, handle.size)
                 counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
                 self._starts[file] = [0, *accumulate(counts)][:-1] or [0]
         return self._starts[file]
 
-    def _decode(self, file: int, path: str, group: int, column: str) -> pa.ChunkedArray:
-        import pyarrow.parquet as pq
-
+    def _decode(self, handle: Handle, file: int, group: int, column: str) -> pa.ChunkedArray:
+        path = handle.name
+        arrow = self._files.files[file].kind == "arrow"
         try:
-            if self._files.files[file].kind == "arrow":
-                place = self._files.storage.for_arrow(path)
-                with pa.memory_map(place) if isinstance(place, str) else pa.PythonFile(place) as source:
-                    table = pa.ipc.open_stream(source, options=_NO_THREADS).read_all()
-                    name, field = column_parts(column, table.column_names)
-                    table = table.select([name])
-                    table.validate(full=True)  # offsets that lie would read memory that is not the file's
-            else:
-                with pq.ParquetFile(self._files.storage.for_arrow(path)) as parquet:
-                    table = parquet.read_row_group(group, columns=[column], use_threads=False)
-                    name, field = column_parts(column, table.column_names)
-            values = table.column(name)
+            return _arrow_column(handle, column) if arrow else _parquet_column(handle, group, column)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DamagedFileError(path, f"row group {group}, column {column}", str(error)) from None
         except KeyError:
             self._lacking.add((file, column))
             raise _no_column(path, column) from None
-        if not field:
-            return values
-        return pa.chunked_array([chunk.field(field) for chunk in values.chunks], type=values.type.field(field).type)
+
+
+def _parquet_column(handle: Handle, group: int, column: str) -> pa.ChunkedArray:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(HandleFile(handle)) as parquet:
+        return _column_of(parquet.read_row_group(group, columns=[column], use_threads=False), column)
+
+
+def _arrow_column(handle: Handle, column: str) -> pa.ChunkedArray:
+    """Of a file on this machine nothing but the column is read, and nothing of the map is kept."""
+    local = isinstance(handle, LocalHandle)
+    with handle.map() if isinstance(handle, LocalHandle) else pa.PythonFile(HandleFile(handle)) as source:
+        table = pa.ipc.open_stream(source, options=_NO_THREADS).read_all()
+        table = table.select([column_parts(column, table.column_names)[0]])
+        table.validate(full=True)  # offsets that lie would read memory that is not the file's
+        if local:
+            table = table.take(number_array(np.arange(len(table), dtype=np.int64)))
+    handle.check()
+    return _column_of(table, column)
+
+
+def _column_of(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column, or a field of one. Raises KeyError."""
+    name, field = column_parts(column, table.column_names)
+    values = table.column(name)
+    if not field:
+        return values
+    return pa.chunked_array([chunk.field(field) for chunk in values.chunks], type=values.type.field(field).type)
 
 
 def _no_column(path: str, column: str) -> NoColumnError:

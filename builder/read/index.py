@@ -15,7 +15,7 @@ import xxhash
 from builder.base import schema
 from builder.base.arrays import numbers_of, text_fits
 from builder.base.errors import DamagedFileError, SourceError, too_many_open
-from builder.read.handles import LFS_POINTER, is_lfs_pointer
+from builder.read.handles import LFS_POINTER, LocalHandle, is_lfs_pointer
 
 _SHIFT = schema.INDEX_BATCH_ROWS.bit_length() - 1
 _MASK = schema.INDEX_BATCH_ROWS - 1
@@ -100,11 +100,14 @@ class Index:
         are, whatever the index says. Raises DamagedFileError, SourceError."""
         self.path = path
         try:
-            self._reader = pa.ipc.open_file(pa.memory_map(path))
+            self.file = LocalHandle(path)
+            self._reader = pa.ipc.open_file(self.file.map())
             table = self._reader.schema
             self.header = schema.IndexHeader.from_json((table.metadata or {})[schema.INDEX_METADATA_KEY])
-        except FileNotFoundError:
-            raise SourceError(f"{path} is not there") from None
+        except SourceError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise SourceError(f"{path} is not there") from None
+            raise
         except (pa.ArrowException, OSError) as error:
             if too_many_open(error):
                 raise SourceError(f"{path}: {os.strerror(error.errno or 0)}") from error
@@ -114,6 +117,7 @@ class Index:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamagedFileError(path, "metadata", f"not an index of this tool: {error!r}") from None
         self._check(table)
+        self._fd, self._size = self.file.fileno(), self.file.size
         self.root = source or _join(root, self.header.root)
         self._batches: list[IndexBatch | None] = [None] * self._reader.num_record_batches
 
@@ -126,13 +130,16 @@ class Index:
         return xxhash.xxh3_64_hexdigest(self.header.to_json())
 
     def place(self, row: int) -> tuple[IndexBatch, int]:
-        """The batch that holds ``row`` (0 ≤ row < len) and the row's number in it."""
+        """The batch that holds ``row`` (0 ≤ row < len) and the row's number in it. Raises ChangedFileError, where the
+        mapped file's size has changed: to touch what was cut off would end the process (SIGBUS)."""
+        if os.lseek(self._fd, 0, os.SEEK_END) != self._size:  # 0.2 µs
+            self.file.check()
         number = row >> _SHIFT
         batch = self._batches[number]
         return (batch if batch is not None else self.load(number)), row & _MASK
 
     def load(self, number: int) -> IndexBatch:
-        """Look at one batch. Raises DamagedFileError."""
+        """Look at one batch. Raises DamagedFileError, ChangedFileError."""
         made = IndexBatch(self._batch(number), self.path)
         for name, least in (("file", 0), ("annotation_file", schema.IN_INDEX)):
             numbers = np.frombuffer(getattr(made, name), dtype=np.int32)
@@ -143,6 +150,7 @@ class Index:
         return made
 
     def _batch(self, number: int) -> pa.RecordBatch:
+        self.file.check()
         try:
             batch = self._reader.get_batch(number)
             batch.validate()

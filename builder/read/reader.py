@@ -23,6 +23,7 @@ from builder.read.groups import GroupColumns
 from builder.read.handles import Handles, Storage
 from builder.read.index import Index, IndexBatch
 from builder.read.memory import keep_freed_memory
+from builder.read.proof import Proof
 from builder.read.rows import RowNumber, RowNumbers
 from builder.read.sample import Sample
 from builder.read.view import Rows, View
@@ -62,7 +63,8 @@ class Reader(Rows):
         files are, if not where the index says. ``storage``: what to read them through, if not this machine's disks."""
         self._state = (index_path, root, source, storage)
         self._index = Index(index_path, root, source)
-        self._files = Handles(self._index.root, self._index.header.files, storage)
+        prove = Proof(self._index.file) if storage is None else None
+        self._files = Handles(self._index.root, self._index.header.files, storage, prove)
         self._groups = GroupColumns(self._files)
         self._annotations = Annotations(self._index, self._files, self._groups)
         # Files in which (offset, size) is not simply where the bytes are: folders of files, compressed columns.
@@ -166,6 +168,7 @@ class Reader(Rows):
         for as long as one sample of it does.
         """
         keep_freed_memory()
+        self._index.file.check()
         place, odd = self._index.place, self._odd if self._any_odd else None
         samples: list[Sample] = []
         wanted: list[Wanted] = []

@@ -41,10 +41,6 @@ class RemoteStorage:
     def open(self, path: str) -> Handle:
         return RemoteHandle(self, path)
 
-    def for_arrow(self, path: str) -> Any:
-        system, place = self.system(path)
-        return system.open(place, "rb", cache_type="none")  # pyarrow asks for what it needs; a cache reads on for 5 MiB
-
     def system(self, url: str) -> tuple[Any, str]:
         """The file system of a URL, of this process, and the path in it."""
         scheme = url.partition("://")[0]
@@ -60,18 +56,25 @@ class RemoteHandle:
     """One file behind a URL. Thread-safe: every read is a request of its own."""
 
     def __init__(self, storage: RemoteStorage, url: str) -> None:
-        self.path = url
+        self.name = url
         self._storage = storage
         size = self._ask(lambda system, path: system.info(path)["size"])
         if size is None:
             raise SourceError(f"{url}: the server does not say how long it is")
         self.size: int = size
 
-    def read(self, offset: int, size: int) -> bytes:
-        return self._ask(lambda system, path: read_range(system, path, offset, offset + size))
+    def read_at(self, offset: int, length: int) -> bytes:
+        return self._ask(lambda system, path: read_range(system, path, offset, offset + length))
 
-    def keep(self) -> None:
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass  # nothing is open between requests
+
+    @property
+    def state(self) -> object:
+        return self.size
 
     @property
     def mtime_ns(self) -> int | None:
@@ -80,9 +83,9 @@ class RemoteHandle:
     def _ask(self, what: Callable[[Any, str], Answer]) -> Answer:
         """Ask, and ask again when the network fails. Raises SourceError."""
         try:
-            return persist(self.path, lambda: what(*self._storage.system(self.path)), _PAUSE)
+            return persist(self.name, lambda: what(*self._storage.system(self.name)), _PAUSE)
         except FileNotFoundError:
-            raise SourceError(f"{self.path}: not found") from None
+            raise SourceError(f"{self.name}: not found") from None
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:

@@ -33,10 +33,13 @@ class LocalFile:
     def __init__(self, path: str) -> None:
         self._fd = -1
         self.name = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for its other end
         status = os.fstat(self._fd)
         self.size: int | None = status.st_size
         self.mtime_ns = status.st_mtime_ns
+
+    def fileno(self) -> int:
+        return self._fd
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Raises SourceError when the disk fails."""

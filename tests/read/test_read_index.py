@@ -255,7 +255,7 @@ def test_an_index_that_is_not_there_or_no_arrow_is_said_to_be_so(tmp_path: Path)
         with pytest.raises(DamagedFileError, match="not an Arrow IPC file"):
             Index(str(tmp_path / "index.arrow"), "")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DamagedFileError):
+    with pytest.raises(SourceError, match="a directory, not a file"):
         Index(str(tmp_path / "folder"), "")
 
 

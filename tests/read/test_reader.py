@@ -590,15 +590,79 @@ def test_a_changed_shard_is_a_clear_error(kind: str, change: str, tmp_path: Path
             reader[0].annotation  # noqa: B018
 
 
+def flip(path: Path) -> None:
+    """Other bytes of the same number, a Parquet footer left as it is."""
+    data = path.read_bytes()
+    path.write_bytes(bytes(255 - byte for byte in data[:-4000]) + data[-4000:])
+
+
+@pytest.mark.parametrize("change", [flip, lambda path: os.truncate(path, 2000), lambda path: path.write_bytes(b"")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_shard_cut_short_while_it_is_open_is_a_clear_error(kind: str, tmp_path: Path) -> None:
+def test_shards_that_change_under_an_open_reader_never_give_other_bytes(
+    kind: str, change: Callable[[Path], object], tmp_path: Path
+) -> None:
     source, out = small(tmp_path, kind)
     shard = source.path / "raw" / "00002.tar" if kind == "index" else next((out / "data").iterdir())
     reader = open_dataset(out)
-    assert reader[-1].image
-    os.truncate(shard, 2000)
-    for touch in (lambda: reader[-1].image, lambda: reader[[-1, -2]]):
-        with pytest.raises(IndexMismatchError, match="ends at byte"):
+    held = reader[-1]
+    assert held.image
+    change(shard)
+    touches: list[Callable[[], object]] = [
+        lambda: held.image,
+        lambda: reader[-1].image,
+        lambda: reader[[-1, -2]],
+        lambda: list(reader[-3:]),
+        lambda: reader[-1:][0].image,
+        lambda: pickle.loads(pickle.dumps(held)).image,
+    ]
+    for touch in touches if kind == "index" or change is not flip else touches[:-1]:
+        with pytest.raises(IndexMismatchError, match=f"{shard}.*(when it was|written to it|it was modified)"):
+            touch()
+
+
+def test_another_conversion_copied_over_shards_never_gives_its_images(tmp_path: Path) -> None:
+    source, out = small(tmp_path)
+    options = ConvertOptions(policy=SamplePolicy(max_aspect_ratio=1.2))
+    convert(str(source.path), str(tmp_path / "other"), options, num_proc=1, quiet=True)
+    reader = open_dataset(out)
+    assert reader[0].image
+    for name in ("data", "meta"):
+        for path in (tmp_path / "other" / name).iterdir():
+            shutil.copyfile(path, out / name / path.name)
+    for row in range(len(reader)):
+        with pytest.raises(IndexMismatchError):
+            reader[row].image  # noqa: B018
+    with pytest.raises(IndexMismatchError):
+        reader[list(range(len(reader)))]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_shards_that_were_touched_are_read_on_where_the_manifest_proves_them(kind: str, tmp_path: Path) -> None:
+    source, out = small(tmp_path, kind)
+    reader = open_dataset(out)
+    read_all(reader, images_of(source))
+    shard = next((out / "data").iterdir())
+    os.utime(shard)
+    read_all(reader, images_of(source))
+    shard.write_bytes(shard.read_bytes())  # restored from a copy
+    read_all(reader, images_of(source))
+    flip(shard)
+    with pytest.raises(IndexMismatchError):
+        reader[0].image  # noqa: B018
+    os.utime(shard)
+    (out / "meta" / "manifest.json").unlink()  # nothing proves anything
+    with pytest.raises(IndexMismatchError):
+        reader[0].image  # noqa: B018
+
+
+@pytest.mark.parametrize("size", [0, 5000])
+def test_an_index_that_is_cut_short_under_an_open_reader_is_an_error_and_no_crash(size: int, tmp_path: Path) -> None:
+    reader = open_dataset(small(tmp_path)[1])
+    assert reader[0].caption
+    os.truncate(tmp_path / "out" / "meta" / "index.arrow", size)
+    key = "00000/000000000"
+    for touch in (lambda: reader[0], lambda: reader[[1, 2]], lambda: reader.find(key), reader.columns, reader.widths):
+        with pytest.raises(IndexMismatchError, match=r"index\.arrow was changed while the dataset was open"):
             touch()
 
 
