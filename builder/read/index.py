@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from os import SEEK_END, lseek
 from typing import Any, Literal
 
 import numpy as np
@@ -132,7 +133,7 @@ class Index:
     def place(self, row: int) -> tuple[IndexBatch, int]:
         """The batch that holds ``row`` (0 ≤ row < len) and the row's number in it. Raises ChangedFileError, where the
         mapped file's size has changed: to touch what was cut off would end the process (SIGBUS)."""
-        if os.lseek(self._fd, 0, os.SEEK_END) != self._size:  # 0.2 µs
+        if lseek(self._fd, 0, SEEK_END) != self._size:  # 0.2 µs
             self.file.check()
         number = row >> _SHIFT
         batch = self._batches[number]

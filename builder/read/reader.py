@@ -72,6 +72,7 @@ class Reader(Rows):
         self._any_odd = any(self._odd)
         self._added: dict[str, Column | Values] = {}
         self._added_names: list[str] | None = None
+        self._count = self._index.header.rows
 
     def __getstate__(self) -> _State:
         return self._state
@@ -89,10 +90,10 @@ class Reader(Rows):
 
     @property
     def rows(self) -> range:
-        return range(self._index.header.rows)
+        return range(self._count)
 
     def __len__(self) -> int:
-        return self._index.header.rows
+        return self._count
 
     @overload
     def __getitem__(self, row: RowNumber) -> Sample: ...
@@ -101,9 +102,8 @@ class Reader(Rows):
     @overload
     def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
     def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
-        if type(row) is int and 0 <= row < self._index.header.rows:  # what most rows are asked for with
-            batch, at = self._index.place(row)
-            return Sample(self, row, batch, at)
+        if type(row) is int and 0 <= row < self._count:  # what most rows are asked for with
+            return Sample(self, row, *self._index.place(row))
         return super().__getitem__(row)
 
     @property
