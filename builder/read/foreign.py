@@ -23,6 +23,7 @@ from builder.base import schema
 from builder.base.arrays import from_ipc, number_array, string_array, to_ipc
 from builder.base.errors import DamagedFileError, SourceError
 from builder.read.cache import cache_folder
+from builder.read.column_types import arrow_peek, checked, parquet_peek, text_of
 from builder.read.groups import column_parts
 from builder.read.handles import LFS_POINTER, is_lfs_pointer
 from builder.read.image_columns import ImageColumns, recognise_columns
@@ -32,7 +33,7 @@ from builder.source.scan import stem_of
 from builder.store.footers import check_claims, footer_digest
 from builder.store.index import write_index
 from builder.store.output import OutputFile
-from builder.store.pages import value_ranges
+from builder.store.pages import UnexpectedPageError, value_ranges
 
 _BATCH = 4096  # rows of text columns in memory at a time
 _MADE_AS = 2  # counted up when an index is made in another way, so that those of before are not used
@@ -116,14 +117,18 @@ def _write_part(part: _Part) -> tuple[int, str, ImageColumns]:
 def _write_parquet_part(part: _Part, file: LocalFile) -> tuple[int, str, ImageColumns]:
     path = part.path
     with pq.ParquetFile(path) as parquet:
-        columns = recognise_columns(path, parquet.schema_arrow, *part.named)
         check_claims(path, parquet.metadata, file.size or 0)
+        columns = recognise_columns(path, parquet.schema_arrow, parquet_peek(path), *part.named)
         rows = parquet.metadata.num_rows
-        ranges = value_ranges(file, parquet.metadata, columns.leaf) if rows else NO_RANGES
+        reason = "compressed or dictionary-encoded"
+        try:
+            ranges = value_ranges(file, parquet.metadata, columns.leaf) if rows else NO_RANGES
+        except UnexpectedPageError as error:
+            ranges, reason = None, f"in pages of an unknown kind ({error.args[1]}: {error.args[2]})"
         if ranges is None:
             if not part.warned:  # once, and before the time it takes
                 warnings.warn(
-                    f"{path}: the images are compressed or dictionary-encoded, so all are decoded now, and whole row "
+                    f"{path}: the images are {reason}, so all are decoded now, and whole row "
                     "groups for each later; not if written with compression='none', use_dictionary=False (pyarrow)",
                     stacklevel=5,
                 )
@@ -142,9 +147,9 @@ def _write_arrow_part(part: _Part, file: LocalFile) -> tuple[int, str, ImageColu
         whole = source.read_buffer()
         if whole.size >= 6 and whole[:6].to_pybytes() == b"ARROW1":
             raise SourceError(f"{path} is an Arrow IPC file; read are IPC streams, as datasets writes them, or Parquet")
-        table = pa.ipc.open_stream(whole).read_all()
-        table.validate(full=True)  # Arrow takes offsets for granted: a lie would be a crash of whoever reads the column
-        columns = recognise_columns(path, table.schema, *part.named)
+        with pa.ipc.open_stream(whole) as stream:
+            table = pa.Table.from_batches(map(checked, stream), stream.schema)
+        columns = recognise_columns(path, table.schema, arrow_peek(path), *part.named)
         ranges = arrow_ranges(path, whole, table.column(columns.image), nested=columns.nested)
         places = Places(ranges.offsets, ranges.lengths, *glance_all(file, ranges, columns))
         _save(part, columns, table.to_batches(max_chunksize=_BATCH), places)
@@ -182,7 +187,7 @@ def _part_batches(
         rows = slice(first, first + count)
         paths = _paths(batch, columns, part.first + first)
         given = batch.column(columns.key).to_pylist() if columns.key else [None] * count
-        keys = [stem_of(path) if key is None else str(key) for key, path in zip(given, paths, strict=True)]
+        keys = [stem_of(path) if key is None else text_of(key) for key, path in zip(given, paths, strict=True)]
         captions = _texts(batch, columns.caption) if columns.caption else [""] * count
         widths, heights = places.widths, places.heights
         if columns.width and columns.height:
@@ -222,8 +227,7 @@ def _texts(batch: pa.RecordBatch, leaf: str) -> list[str | None]:
     column = batch.column(name)
     if field:  # with the nulls of the struct itself
         column = pc.struct_field(column, [column.type.get_field_index(field)])
-    texts: list[str | None] = column.to_pylist()
-    return texts
+    return [None if text is None else text_of(text) for text in column.to_pylist()]
 
 
 def _pixels(value: int | None) -> int:
@@ -240,7 +244,7 @@ def _paths(batch: pa.RecordBatch, columns: ImageColumns, first: int) -> list[str
         paths = [None] * batch.num_rows
     keys = batch.column(columns.key).to_pylist() if columns.key else [None] * batch.num_rows
     return [
-        path or (str(key) if key is not None else f"{row:09d}")
+        text_of(path) if path else (text_of(key) if key is not None else f"{row:09d}")
         for path, key, row in zip(paths, keys, rows, strict=True)
     ]
 

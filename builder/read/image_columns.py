@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.base.errors import OptionError, SourceError
+from builder.base.errors import DamagedFileError, OptionError, SourceError
+from builder.read.column_types import Peek, arrow_peek, is_bytes, is_text, leaves, parquet_peek, settled
 from builder.source.captions import AUTO_KEYS
 
 CAPTION_NAMES = (*AUTO_KEYS, "text", "txt", "prompt", "TEXT")
@@ -42,9 +43,11 @@ class ImageColumns:
 
 
 def recognise_columns(
-    path: str, table: pa.Schema, image_column: str | None = None, caption_column: str | None = None
+    path: str, table: pa.Schema, peek: Peek, image_column: str | None = None, caption_column: str | None = None
 ) -> ImageColumns:
-    """Find the columns by name and type, unless they are named. Raises SourceError, OptionError."""
+    """Find the columns by name and type, unless they are named. Raises SourceError, OptionError, what ``peek``
+    raises."""
+    table = settled(table, peek, image_column)
 
     def named(fits: Callable[[pa.DataType], bool], *names: str) -> str | None:
         found = (name for name in names if len(table.get_all_field_indices(name)) == 1)
@@ -62,8 +65,8 @@ def recognise_columns(
     return ImageColumns(
         image.name,
         nested,
-        nested and image.type.get_field_index("path") >= 0 and _is_text(image.type.field("path").type),
-        named(lambda kind: _is_text(kind) or pa.types.is_integer(kind), *_KEY_NAMES),
+        nested and image.type.get_field_index("path") >= 0 and is_text(image.type.field("path").type),
+        named(lambda kind: is_text(kind) or pa.types.is_integer(kind), *_KEY_NAMES),
         _caption_column(path, table, caption_column),
         named(pa.types.is_integer, "width"),
         named(pa.types.is_integer, "height"),
@@ -79,7 +82,7 @@ def _image_fields(table: pa.Schema) -> list[pa.Field]:
     kinds = _features(table)
     single = [field for field in table if len(table.get_all_field_indices(field.name)) == 1]
     images = [field for field in single if _is_image(field) and kinds.get(field.name, "Image") == "Image"]
-    plain = [field for field in single if _is_bytes(field.type)]
+    plain = [field for field in single if is_bytes(field.type)]
     return sorted([*images, *plain], key=lambda field: _likelihood(field, kinds))
 
 
@@ -90,16 +93,16 @@ def _likelihood(field: pa.Field, kinds: dict[str, str]) -> tuple[bool, bool, boo
 
 def _is_image(field: pa.Field) -> bool:
     kind = field.type
-    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
+    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and is_bytes(kind.field("bytes").type)
 
 
 def warn_of_guesses(path: str, image_column: str | None, caption_column: str | None) -> None:
     """Say so where, of a file's columns, one was taken for the images that is no likelier than another, and where there
     is text, but none that is known as a caption. Raises OptionError."""
     try:
-        table = _schema(path)
-        _leaves(table)  # a name is decoded when it is asked for
-    except (pa.ArrowException, UnicodeError, OSError):
+        table = _schema(path, image_column)
+        leaves(table)  # a name is decoded when it is asked for
+    except (pa.ArrowException, UnicodeError, OSError, DamagedFileError):
         return  # whoever indexes it says what is wrong with it
     images, kinds = _image_fields(table), _features(table)
     alike = [each.name for each in images if _likelihood(each, kinds) == _likelihood(images[0], kinds)]
@@ -118,16 +121,16 @@ def warn_of_guesses(path: str, image_column: str | None, caption_column: str | N
         )
 
 
-def _schema(path: str) -> pa.Schema:
-    """Of a Parquet file or an Arrow stream."""
+def _schema(path: str, image_column: str | None) -> pa.Schema:
+    """Of a Parquet file or an Arrow stream, with types as what they hold."""
     if not path.endswith(".arrow"):
-        return pq.read_schema(path)
+        return settled(pq.read_schema(path), parquet_peek(path), image_column)
     with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
-        return stream.schema
+        return settled(stream.schema, arrow_peek(path), image_column)
 
 
 def _caption_column(path: str, table: pa.Schema, wanted: str | None) -> str | None:
-    texts = [name for name, kind in _leaves(table).items() if _is_text(kind)]
+    texts = [name for name, kind in leaves(table).items() if is_text(kind)]
     if wanted is not None:
         if wanted not in texts:
             there = ", ".join(_texts(table)) or "no column"
@@ -140,29 +143,14 @@ def _caption_column(path: str, table: pa.Schema, wanted: str | None) -> str | No
 def _texts(table: pa.Schema) -> list[str]:
     """What could be captions, as one would say it: names of text columns and fields, and of lists of text."""
     found = []
-    for name, kind in _leaves(table).items():
+    for name, kind in leaves(table).items():
         if name in (*_KEY_NAMES, "__url__") or name.endswith(".path"):
             continue
-        if _is_text(kind):
+        if is_text(kind):
             found.append(name)
-        elif (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type):
+        elif (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type):
             found.append(f"{name} (lists of text, which cannot be captions as they are)")
     return found
-
-
-def _leaves(table: pa.Schema) -> dict[str, pa.DataType]:
-    """Columns, and the fields of those that are structs as ``column.field``. None that two have a name in common."""
-    leaves: dict[str, pa.DataType] = {}
-    for field in table:
-        if len(table.get_all_field_indices(field.name)) > 1:
-            continue
-        leaves[field.name] = field.type
-    for name, kind in list(leaves.items()):
-        if pa.types.is_struct(kind):
-            fields = [kind.field(at) for at in range(kind.num_fields)]
-            names = [each.name for each in fields]
-            leaves |= {f"{name}.{each.name}": each.type for each in fields if names.count(each.name) == 1}
-    return leaves
 
 
 _KEY_NAMES = ("key", "__key__")
@@ -181,13 +169,3 @@ def _features(table: pa.Schema) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return {name: kind for name, kind in kinds.items() if kind != "Value"}
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

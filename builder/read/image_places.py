@@ -41,7 +41,7 @@ def arrow_ranges(path: str, whole: pa.Buffer, column: pa.ChunkedArray, *, nested
     found = [NO_RANGES]
     for chunk in column.chunks:
         values = chunk.field("bytes") if nested else chunk
-        if values.type not in (pa.binary(), pa.large_binary()):
+        if values.type not in (pa.binary(), pa.large_binary(), pa.string(), pa.large_string()):
             raise SourceError(f"{path}: images stored as {values.type} cannot be pointed at; write them as Parquet")
         _, ends, data = values.buffers()
         if not len(values):
@@ -50,7 +50,7 @@ def arrow_ranges(path: str, whole: pa.Buffer, column: pa.ChunkedArray, *, nested
         first = data.address - whole.address if size else 0
         if not 0 <= first <= first + size <= whole.size:
             raise SourceError(f"{path}: its buffers are compressed, so no image can be pointed at; write it as Parquet")
-        width = np.int32 if values.type == pa.binary() else np.int64
+        width = np.int32 if values.type in (pa.binary(), pa.string()) else np.int64
         edges = np.frombuffer(ends, dtype=width)[values.offset : values.offset + len(values) + 1].astype(np.int64)
         present = numbers_of(pc.and_(chunk.is_valid(), values.is_valid()).cast(pa.uint8())).astype(np.bool_)
         found.append(ValueRanges(first + edges[:-1], np.where(present, np.diff(edges), -1)))

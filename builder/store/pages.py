@@ -35,10 +35,16 @@ _HEADER_READ = 512  # a header without statistics is 20 to 60 bytes
 _MAX_HEADER = 16 << 20  # as pyarrow; statistics may hold two whole values
 _MAX_HEADER_VALUES = 1000  # parquet.thrift knows about 30
 _READ_AHEAD = 256 << 10
+_MOST_PADDING = 4096  # fastparquet ends each page with 8 zero bytes
 _HOP_FROM = 16 << 10
 """Average bytes a value from which on 4-byte reads from length to length (about 1 µs each) beat reading everything."""
 
 _uint32 = struct.Struct("<I").unpack_from
+
+
+class UnexpectedPageError(DamagedFileError):
+    """A page that this walk does not understand. The file may be sound, and its values may be there for whoever decodes
+    them. Args as of DamagedFileError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,9 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
 
     None where the bytes do not lie in the file as they are: a page that is compressed, dictionary-encoded or otherwise
     not PLAIN, a repeated column, one that is not BYTE_ARRAY, a chunk in another file. Reads page headers, levels and
-    lengths; memory is bounded by the result, the levels of one page and 16 MiB. Raises DamagedFileError for a file that
-    contradicts itself or the schema in ``metadata``; every range returned lies inside its column chunk.
+    lengths; memory is bounded by the result, the levels of one page and 16 MiB. Every range returned lies inside its
+    column chunk. Raises DamagedFileError for a file that contradicts itself or the schema in ``metadata``;
+    UnexpectedPageError where that is a page, which other writers may have laid out in a way of their own.
     """
     size, footer = read_footer(file)
     try:
@@ -242,8 +249,9 @@ class _Walk:
             offsets.append(at)
             lengths.append(length)
             at += length
-        if at != end:
-            self._fail(f"{end - at} bytes after the last of {count} values")
+        if at != end and (end - at > _MOST_PADDING or self._bytes(at, end - at).strip(b"\0")):
+            # Lengths that do not add up: who decodes them all the same gets other values.
+            raise DamagedFileError(self._file.name, self._place, f"{end - at} bytes after the last of {count} values")
         where: Any = slice(self.row, self.row + values)
         if present is not None:
             self.lengths[where] = -1
@@ -274,7 +282,7 @@ class _Walk:
         return value
 
     def _fail(self, problem: str) -> NoReturn:
-        raise DamagedFileError(self._file.name, self._place, problem)
+        raise UnexpectedPageError(self._file.name, self._place, problem)
 
 
 def decode_levels(data: bytes, max_level: int, count: int) -> NDArray[np.bool_]:

@@ -16,8 +16,9 @@ from PIL import Image
 
 from builder.base.errors import DamagedFileError, IndexMismatchError, Laion6mError, OptionError, SourceError
 from builder.conversion.convert import convert
-from builder.read import foreign, groups
+from builder.read import column_types, foreign, groups
 from builder.read.reader import Reader, open_dataset
+from builder.store.thrift import Struct, binary, get, i32, i64, read_struct, write_struct
 from tests.sources import make_source, picture
 
 IMAGES = [picture(number) for number in range(7)]
@@ -372,6 +373,133 @@ UNKNOWN = {
     "score": [0.5] * 7,
     "__key__": [f"k{number}" for number in range(7)],
 }
+
+
+# --- what others write ---
+
+
+def footer_of(data: bytes) -> Struct:
+    return read_struct(data[-8 - int.from_bytes(data[-8:-4], "little") : -8])[0]
+
+
+def with_footer(front: bytes, footer: Struct) -> bytes:
+    tail = write_struct(footer)
+    return front + tail + len(tail).to_bytes(4, "little") + b"PAR1"
+
+
+def without_dictionary_headers(data: bytes) -> bytes:
+    """Column sizes as parquet-mr wrote them before 1.2.9: they leave out the header of the dictionary page."""
+    footer = footer_of(data)
+    for group in get(footer, 4):
+        for chunk in get(group, 1):
+            at = get(chunk, 3, 11)
+            if at:
+                get(chunk, 3)[7] = i64(get(chunk, 3, 7) - (read_struct(data, at)[1] - at))
+    footer[6] = binary(b"parquet-mr version 1.2.8 (build abc)")
+    return with_footer(data[: -8 - int.from_bytes(data[-8:-4], "little")], footer)
+
+
+@pytest.mark.parametrize("dictionary", [["image"], ["caption"], True])
+@pytest.mark.parametrize("compression", ["none", "snappy"])
+def test_column_sizes_may_leave_out_the_header_of_the_dictionary(
+    dictionary: Any, compression: str, folder: Path
+) -> None:
+    """PARQUET-816."""
+    content = pa.table({"image": pa.array(IMAGES, pa.binary()), "caption": ["a caption"] * 7})
+    pq.write_table(content, folder / "a.parquet", compression=compression, use_dictionary=dictionary)
+    data = (folder / "a.parquet").read_bytes()
+    (folder / "a.parquet").write_bytes(without_dictionary_headers(data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # some are decoded
+        reader = open_dataset(folder)
+    check(reader)
+    assert [sample.caption for sample in reader] == ["a caption"] * 7
+
+
+def test_a_page_of_an_unknown_kind_is_decoded_and_that_is_said(folder: Path) -> None:
+    """Here: the size of an uncompressed page told in two ways. pyarrow does not look at the one."""
+    content = pa.table({"image": pa.array(IMAGES, pa.binary()), "caption": ["a caption"] * 7})
+    pq.write_table(content, folder / "a.parquet", **PLAIN, write_statistics=False)
+    data = (folder / "a.parquet").read_bytes()
+    footer = footer_of(data)
+    header, after = read_struct(data, 4)
+    header[1] = i32(get(header, 1))
+    header[2], front = i32(get(header, 2) - 1), data[after : -8 - int.from_bytes(data[-8:-4], "little")]
+    page = write_struct(header)
+    assert len(page) == after - 4  # else all that lies behind it moves
+    (folder / "a.parquet").write_bytes(with_footer(data[:4] + page + front, footer))
+    with pytest.warns(
+        UserWarning, match=r"a\.parquet: the images are in pages of an unknown kind .*two sizes"
+    ) as caught:
+        reader = open_dataset(folder)
+    assert len(caught) == 1
+    check(reader)
+    assert [file.kind for file in reader.shards] == ["rowgroups"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("text", [pa.binary(), pa.large_binary()])
+def test_text_in_columns_of_bytes_is_text(text: pa.DataType, form: str, folder: Path) -> None:
+    """Without the UTF8 mark, as ClickHouse's String and columns of Hive are."""
+    captions = [None, "ä", *[f"caption {number}" for number in range(5)]]
+    columns = {
+        "caption": pa.array([each and each.encode() for each in captions], text),
+        "annotation": pa.array([b"{}"] * 7, text),
+        "key": pa.array([f"k{number}".encode() for number in range(7)], text),
+        "data": pa.array(IMAGES, pa.binary()),
+    }
+    write_as(form, folder, pa.table(columns))
+    reader = open_dataset(folder)
+    check(reader)
+    assert [sample.caption for sample in reader] == ["", *captions[1:]]
+    assert reader.find("k3").image == IMAGES[3]
+    assert reader[2].annotation == "{}"
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_images_in_columns_of_text_are_images(nested: bool, form: str, folder: Path) -> None:
+    """With the UTF8 mark, as ClickHouse writes every String."""
+    column: Any = pa.array(IMAGES, pa.binary()).view(pa.string())
+    if nested:
+        column = pa.StructArray.from_arrays([column, pa.array(PATHS)], ["bytes", "path"])
+    write_as(form, folder, pa.table({"caption": [f"caption {number}" for number in range(7)], "picture": column}))
+    for reader in (open_dataset(folder), open_dataset(folder, image_column="picture")):
+        check(reader)
+        assert [sample.caption for sample in reader] == [f"caption {number}" for number in range(7)]
+        assert reader[3].path == ("3.jpg" if nested else "000000003")
+
+
+def test_a_struct_of_bytes_may_have_its_path_in_bytes(folder: Path) -> None:
+    parts = [pa.array(IMAGES), pa.array([path.encode() for path in PATHS])]
+    column = pa.StructArray.from_arrays(parts, ["bytes", "path"])
+    pq.write_table(pa.table({"image": column, "caption": [b"c"] * 7}), folder / "a.parquet", **PLAIN)
+    reader = open_dataset(folder)
+    check(reader)
+    assert [sample.path for sample in reader] == PATHS
+    assert reader[1].caption == "c"
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_captions_of_bytes_under_no_known_name_are_missed_and_can_be_named(form: str, folder: Path) -> None:
+    write_as(form, folder, pa.table({"image": images(), "words": [b"w"] * 7}))
+    with pytest.warns(UserWarning, match=r"no column is known as a caption .* text in words\."):
+        assert open_dataset(folder)[0].caption == ""
+    assert open_dataset(folder, caption_column="words")[0].caption == "w"
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_bytes_that_begin_as_text_and_are_none_are_a_clear_error(form: str, folder: Path) -> None:
+    write_as(form, folder, pa.table({"image": images(), "caption": [b"c", b"\xff", *[b"c"] * 5]}))
+    with pytest.raises(DamagedFileError, match="utf-8"):
+        open_dataset(folder)
+
+
+def test_where_one_column_is_of_bytes_none_is_looked_into(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each opening that would be a read of the images."""
+    pq.write_table(table(), folder / "a.parquet", **PLAIN)
+    monkeypatch.setattr(column_types, "_first", lambda *_: pytest.fail("looked into it"))
+    check(open_dataset(folder))
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])

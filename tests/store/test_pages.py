@@ -1,6 +1,7 @@
 """Value ranges against pyarrow's own values, over what pyarrow, datasets, DuckDB and Polars write, and over damage."""
 
 import io
+import pickle
 import random
 from itertools import product
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from builder.base.errors import DamagedFileError
 from builder.source.files import LocalFile
 from builder.store.footers import footer_digest
-from builder.store.pages import decode_levels, value_ranges
+from builder.store.pages import UnexpectedPageError, decode_levels, value_ranges
 from builder.store.thrift import (
     BINARY,
     FALSE,
@@ -470,6 +471,31 @@ def test_lengths_that_lie_are_refused(first, second, problem):
     assert caught.value.args[:2] == ("shard.parquet", "row group 0, page at byte 4")
 
 
+def padded(data: bytes, at: int, padding: bytes) -> bytes:
+    """The file of ``plain_file`` with bytes behind the last value of its page."""
+    footer = footer_of(data)
+    header, _ = read_struct(data, 4)
+    header[2] = header[3] = i32(16 + len(padding))
+    chunk = write_struct(header) + data[at : at + 16] + padding
+    get(footer, 4, 0, 1, 0, 3)[7] = i64(len(chunk))
+    return assembled(data[:4] + chunk, footer)
+
+
+@pytest.mark.parametrize("count", [1, 8, 64])
+def test_zero_bytes_behind_the_last_value_are_padding(count):
+    """fastparquet ends each page with eight."""
+    data = padded(*plain_file(), bytes(count))
+    assert values_by_range(data, "value") == [b"one", b"three"] == values_by_pyarrow(data, "value")
+
+
+@pytest.mark.parametrize("padding", [b"\0\0\0\1", bytes(10_000)])
+def test_other_bytes_behind_the_last_value_are_damage(padding):
+    """Whoever decodes such a page all the same may get other values, so this is no page of an unknown kind."""
+    with pytest.raises(DamagedFileError, match=f"{len(padding)} bytes after the last of 2 values") as caught:
+        ranges_of(padded(*plain_file(), padding), "value")
+    assert type(caught.value) is DamagedFileError
+
+
 def rows_of(footer, rows: int) -> None:
     footer[3] = i64(rows)
     get(footer, 4, 0)[3] = i64(rows)
@@ -535,8 +561,10 @@ def test_page_headers_that_lie_are_refused(edit, problem):
     edit(header)
     chunk = write_struct(header) + data[at : at + 16]
     get(footer, 4, 0, 1, 0, 3)[7] = i64(len(chunk))
-    with pytest.raises(DamagedFileError, match=problem):
+    with pytest.raises(DamagedFileError, match=problem) as caught:
         ranges_of(assembled(data[:4] + chunk, footer), "value")
+    assert isinstance(caught.value, UnexpectedPageError) != ("bytes after" in problem)
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

@@ -1,0 +1,154 @@
+"""Tell text from images where a file's types do not: some writers mark both as bytes, some mark both as text.
+
+ClickHouse marks every String column as text, images too, or none at all; Hive and old Spark write text without the UTF8
+mark. So the first value of a column is looked at where its type could mean either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from builder.base.records import SampleProblem
+from builder.read.groups import column_parts
+from builder.source.images import probe
+from builder.store.footers import check_claims
+
+Peek = Callable[[str], bytes | None]
+"""Gives the first value of a leaf (``column`` or ``column.field``) that is not null and not empty; None for none."""
+
+_BATCHES = 16  # of 64 rows, looked at for a value
+
+
+def settled(table: pa.Schema, peek: Peek, image_column: str | None = None) -> pa.Schema:
+    """The schema with text as string and images as binary, whatever they are marked as.
+
+    Nothing is read where only one leaf is of bytes: that is the images. Bytes in ``image_column`` are images unread.
+    """
+    known = leaves(table)
+    marked = [name for name, kind in known.items() if is_bytes(kind)]
+
+    def settle(field: pa.Field, name: str) -> pa.Field:
+        kind = field.type
+        wanted = image_column is not None and name in (image_column, f"{image_column}.bytes")
+        if name not in known:  # two of one name
+            return field
+        if pa.types.is_struct(kind) and "." not in name:
+            parts = [kind.field(at) for at in range(kind.num_fields)]
+            return field.with_type(pa.struct([settle(part, f"{name}.{part.name}") for part in parts]))
+        if len(marked) > 1 and is_bytes(kind) and not wanted and _is_utf8(peek(name)):
+            return field.with_type(pa.string())
+        if (wanted or not marked) and is_text(kind) and _is_picture(peek(name)):
+            return field.with_type(pa.binary())
+        return field
+
+    return pa.schema([settle(field, field.name) for field in table], table.metadata)
+
+
+def parquet_peek(path: str) -> Peek:
+    """Looks into a Parquet file. What it gives raises DamagedFileError, and what pyarrow raises."""
+
+    def peek(leaf: str) -> bytes | None:
+        with pq.ParquetFile(path, buffer_size=1 << 16) as parquet:  # pages one by one, not a whole column chunk
+            check_claims(path, parquet.metadata, os.path.getsize(path))
+            return _first(parquet.iter_batches(64, columns=[leaf]), leaf)
+
+    return peek
+
+
+def arrow_peek(path: str) -> Peek:
+    """Looks into an Arrow stream. What it gives raises what pyarrow raises."""
+
+    def peek(leaf: str) -> bytes | None:
+        with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
+            return _first(map(checked, stream), leaf)
+
+    return peek
+
+
+def checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, once its offsets are seen to be sound: Arrow takes them for granted, and a lie would be a crash.
+
+    Text is not looked at, as it may be images: who decodes it finds out. Raises pa.ArrowInvalid.
+    """
+    pa.RecordBatch.from_arrays([_as_bytes(column) for column in batch.columns], batch.schema.names).validate(full=True)
+    return batch
+
+
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """The same buffers, text as bytes."""
+    kind = _bytes_type(column.type)
+    return column if kind == column.type else column.view(kind)
+
+
+def _bytes_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        parts = [kind.field(at) for at in range(kind.num_fields)]
+        return pa.struct([each.with_type(_bytes_type(each.type)) for each in parts])
+    return kind
+
+
+def leaves(table: pa.Schema) -> dict[str, pa.DataType]:
+    """Columns, and the fields of those that are structs as ``column.field``. None that two have a name in common."""
+    found: dict[str, pa.DataType] = {}
+    for field in table:
+        if len(table.get_all_field_indices(field.name)) > 1:
+            continue
+        found[field.name] = field.type
+    for name, kind in list(found.items()):
+        if pa.types.is_struct(kind):
+            fields = [kind.field(at) for at in range(kind.num_fields)]
+            names = [each.name for each in fields]
+            found |= {f"{name}.{each.name}": each.type for each in fields if names.count(each.name) == 1}
+    return found
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def text_of(value: object) -> str:
+    """A value of a column of text, or of bytes that are text. Raises UnicodeDecodeError."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _first(batches: Iterator[pa.RecordBatch], leaf: str) -> bytes | None:
+    for batch in islice(batches, _BATCHES):
+        name, field = column_parts(leaf, batch.schema.names)
+        column = batch.column(name)
+        for value in column.field(field) if field else column:
+            data = value.as_buffer() if value.is_valid and hasattr(value, "as_buffer") else None
+            if data:
+                return bytes(data)
+    return None
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        return value is not None and bool(value.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _is_picture(value: bytes | None) -> bool:
+    if value is None:
+        return False
+    try:
+        probe(value)
+    except SampleProblem:
+        return False
+    return True
