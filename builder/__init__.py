@@ -19,6 +19,7 @@ _HOMES = {
     "Sample": "builder.read.sample",
     "SamplePolicy": "builder.base.options",
     "Slice": "builder.base.options",
+    "add_column": "builder.curate.add_column",
     "convert": "builder.conversion.convert",
     "extract": "builder.jobs.extract",
     "index": "builder.conversion.index",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from builder.base.options import Slice as Slice
     from builder.conversion.convert import convert as convert
     from builder.conversion.index import index as index
+    from builder.curate.add_column import add_column as add_column
     from builder.hf.builder import load_dataset as load_dataset
     from builder.hf.builder import load_dataset_builder as load_dataset_builder
     from builder.hub.push import push as push

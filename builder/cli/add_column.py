@@ -1,4 +1,4 @@
-"""laion6m add-column: one array for each image, packed beside the images."""
+"""laion6m add-column: values or arrays for the rows of a dataset, kept beside its images."""
 
 from __future__ import annotations
 
@@ -8,22 +8,39 @@ from builder.cli.arguments import add_processes
 from builder.cli.output import DONE, show
 from builder.cli.parser import Parser
 
-EXAMPLE = "laion6m add-column OUT latents --from latents/"
+EXAMPLE = "laion6m add-column OUT aesthetic --from scores.parquet"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("out", metavar="DATASET", help="a converted folder")
-    parser.add_argument("name", metavar="NAME", help="of the column, as CaptionDataset(image_latents=NAME) asks for it")
+    parser.add_argument("out", metavar="DATASET", help="a converted folder, or an index")
+    parser.add_argument("name", metavar="NAME", help="of the new column")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH",
+        nargs="+",
+        help="Parquet, CSV or JSON lines with a column NAME; or a folder of <image path>.pt, .npy or .safetensors",
+    )
+    what.add_argument("--field", metavar="F", help="a field of the annotations")
     parser.add_argument(
-        "--from", dest="source", metavar="FOLDER", required=True, help="holds <image path>.pt and so on"
+        "--on",
+        choices=["key", "path", "url", "sha256"],
+        help="what joins the files' rows to the dataset's (default: the first of these that the file has)",
     )
     add_processes(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from builder.jobs.add_column import add_column
+    from builder.curate.add_column import add_column, describe_column
 
-    summary = add_column(arguments.out, arguments.name, arguments.source, num_proc=arguments.num_proc)
-    text = f"{summary.rows:,} rows of {summary.name} in {summary.shards:,} shards, {summary.bytes:,} bytes of arrays"
-    show(arguments, summary.to_json(), text)
+    summary = add_column(
+        arguments.out,
+        arguments.name,
+        arguments.source,
+        field=arguments.field,
+        on=arguments.on,
+        num_proc=arguments.num_proc,
+    )
+    show(arguments, summary.to_json(), describe_column(summary))
     return DONE

@@ -142,6 +142,7 @@ class Values:
         """As of :class:`Column`."""
         self._state = (root, name, storage)
         self.path, reader, header = _open(root, name, storage)
+        self.header = header
         batches = []
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)

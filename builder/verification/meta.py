@@ -19,7 +19,7 @@ from builder.base.records import Reason
 from builder.base.words import printable
 from builder.conversion.index_rows import index_rows, rows_not_utf8
 from builder.engines.contract import Report
-from builder.read.columns import Column, column_checksums, columns_of
+from builder.read.columns import column_checksums, columns_of, open_any
 from builder.read.index import Index
 from builder.source.files import LocalFile
 from builder.store.footers import check_claims
@@ -92,7 +92,7 @@ def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
     for name in sorted({*columns_of(out), *columns_of(out, ".json")}):
         place = f"{schema.META}/columns/{name}"
         try:
-            column = Column(out, name)
+            column = open_any(out, name)
             with open(column_checksums(out, name), "rb") as handle:
                 text = handle.read()
             digests = unseal(text)

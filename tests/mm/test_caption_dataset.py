@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 import builder.mm.dataset  # noqa: E402
 from builder.base.errors import Laion6mError, OptionError  # noqa: E402
-from builder.jobs.add_column import add_column  # noqa: E402
+from builder.curate.add_column import add_column  # noqa: E402
 from builder.mm import CaptionDataset, normalize_pixels  # noqa: E402
 from builder.mm.samplers import bucket_numbers  # noqa: E402
 from builder.mm.samples import SampleError, TooManyBadSamplesError  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 from builder import open_dataset, verify
 from builder.conversion.convert import convert
-from builder.jobs.add_column import add_column
+from builder.curate.add_column import add_column
 from tests.sources import make_source
 
 

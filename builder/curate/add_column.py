@@ -1,0 +1,154 @@
+"""add-column: values or arrays for the rows of a dataset, kept beside its images. No image is written."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from builder.base import schema
+from builder.base.errors import OptionError, SourceError
+from builder.base.names import SELECTION
+from builder.base.urls import refuse_url
+from builder.curate.arrays import add_arrays
+from builder.curate.columns import ColumnSummary, plain_column, refuse_made, write_column
+from builder.curate.documents import fields
+from builder.curate.guess import typed
+from builder.curate.join import join, names_of
+from builder.curate.tables import JOINS, Table, read_tables, tables_in
+from builder.engines.progress import Progress
+from builder.read.columns import check_name
+from builder.read.reader import Reader, open_dataset
+
+Paths = str | os.PathLike[str]
+
+
+def add_column(
+    path: Paths,
+    name: str,
+    source: Paths | Sequence[Paths] | None = None,
+    *,
+    field: str | None = None,
+    on: str | None = None,
+    num_proc: int | None = None,
+    engine: str = "local",
+    quiet: bool = False,
+) -> ColumnSummary:
+    """Add the column ``name`` to a converted folder or an index.
+
+    ``source``: a folder of arrays by image path (``<image path>.pt``, ``.npy``, ``.safetensors``, one for every row);
+    or Parquet, CSV or JSON lines files whose values are joined by ``on`` ("key", "path", "url" or "sha256"; unless
+    given, by what the files have). ``field``: instead, a field of the annotations. Rows without a value are null.
+
+    Raises SourceError (nothing matches, a file cannot be read), OutputError (there is such a column), OptionError,
+    JobMismatchError, LockedError, MissingExtraError (.pt files need torch), InterruptedRunError.
+    """
+    started = time.monotonic()
+    sources = [] if source is None else [source] if isinstance(source, str | os.PathLike) else list(source)
+    places = [os.path.abspath(os.path.expanduser(os.fspath(each))) for each in sources if not _refused(each)]
+    if (field is None) == (not places):
+        raise OptionError("field", field, "give a folder or files with --from, or a field of the annotations")
+    if on is not None and on not in JOINS:
+        raise OptionError("on", on, " or ".join(JOINS))
+    check_name(name)
+    folder = _dataset(path)
+    refuse_made(folder, name)
+    if field is None and len(places) == 1 and os.path.isdir(places[0]):
+        tables = tables_in(places[0])
+        if not tables:
+            return add_arrays(folder, name, places[0], num_proc=num_proc, engine=engine, quiet=quiet)
+        places = tables
+    reader = open_dataset(folder).reader
+    if field is not None:
+        column, invalid = _field(reader, name, field, quiet=quiet)
+        by, stray, repeated = "row", 0, 0
+    else:
+        table = read_tables(places, name, on)
+        joined = join(reader, table.on, table.names, quiet=quiet)
+        if not joined.matched:
+            raise _nothing(reader, table, places)
+        column = plain_column(name, table.values).take(pa.array(joined.places, mask=joined.places < 0))
+        by, stray, repeated, invalid = table.on, joined.stray, joined.repeated, table.invalid
+    shards = write_column(folder, name, column)
+    missing = column.null_count - invalid if field is not None else int((joined.places < 0).sum())
+    return ColumnSummary(
+        out=folder,
+        name=name,
+        rows=len(column),
+        shards=shards,
+        bytes=column.nbytes,
+        seconds=time.monotonic() - started,
+        type=str(column.type),
+        on=by,
+        matched=len(column) - missing,
+        missing=missing,
+        stray=stray,
+        repeated=repeated,
+        invalid=invalid,
+    )
+
+
+def describe_column(summary: ColumnSummary) -> str:
+    """The summary in words."""
+    shards = f"{summary.shards:,} shard{'s' if summary.shards != 1 else ''}"
+    if summary.matched is None:
+        return f"{summary.rows:,} rows of {summary.name} in {shards}, {summary.bytes:,} bytes of arrays"
+    lines = [f"{summary.name}: {summary.type}, {summary.matched:,} of {summary.rows:,} rows have a value"]
+    for count, words in (
+        (summary.missing, "rows have none (null)"),
+        (summary.stray, f"values belong to no row ({summary.on} not found)"),
+        (summary.repeated, f"values come a second time ({summary.on} repeated); the first counts"),
+        (summary.invalid, "values are not of that type (null)"),
+    ):
+        if count:
+            lines.append(f"  {count:,} {words}")
+    return "\n".join(lines)
+
+
+def _field(reader: Reader, name: str, field: str, *, quiet: bool) -> tuple[pa.ChunkedArray, int]:
+    """A field of all annotations, typed, and how many values are not of that type. Raises SourceError."""
+    progress = Progress(f"column {name}", len(reader), 0, quiet=quiet)
+    values = []
+    try:
+        for (value,) in fields(reader, [field], range(len(reader))):
+            values.append(value)
+            progress.update(1, 0)
+    finally:
+        progress.finish()
+    if values.count(None) == len(values):
+        raise SourceError(f"no annotation of {shlex.quote(reader.folder)} has a field {field}")
+    return typed(values, f"the field {field}")
+
+
+def _nothing(reader: Reader, table: Table, places: Sequence[str]) -> SourceError:
+    names = names_of(reader, table.on) if table.on in ("key", "path") else None
+    theirs = next((name.as_py() for name in table.names if name.is_valid), None)
+    ours = f"; the dataset has {names[0].as_py()!r} for one" if names is not None and len(names) else ""
+    where = shlex.quote(places[0]) + (f" and {len(places) - 1:,} more" if len(places) > 1 else "")
+    return SourceError(
+        f"none of {len(table.names):,} values of {where} belongs to a row of {shlex.quote(reader.folder)}: no row has "
+        f"the {table.on} {theirs!r}, for one{ours}. --on says what to join by: {', '.join(JOINS)}"
+    )
+
+
+def _dataset(path: Paths) -> str:
+    """The folder that a column can be added to. Raises SourceError."""
+    refuse_url(os.fspath(path), "add-column")
+    folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    if os.path.exists(os.path.join(folder, SELECTION)):
+        from builder.curate.selection import dataset_of, read_selection
+
+        at = shlex.quote(dataset_of(folder, read_selection(folder)))
+        raise SourceError(f"{shlex.quote(folder)} is a selection: add the column to its dataset, {at}")
+    if not os.path.exists(os.path.join(folder, schema.INDEX)):
+        at = shlex.quote(folder)
+        raise SourceError(f"{at} has no {schema.INDEX}: convert it, or make one with laion6m index {at}")
+    return folder
+
+
+def _refused(place: Paths) -> bool:
+    refuse_url(os.fspath(place), "add-column")
+    return False
