@@ -13,24 +13,52 @@
 ``data_dir`` is a source in any of its layouts (tars or extracted), or a folder that ``laion6m convert`` made. Without
 it: data/laion6m if that is there, else the Hub repository wusize/laion6m, downloaded or streamed.
 
+Whatever ``builder`` has, this module hands on: ``from laion6m import convert, open_dataset, load_dataset``. And
+``python -m laion6m`` is the command.
+
 Options, by name: ``caption_key``, ``max_aspect_ratio``, ``min_side``, ``max_pixels``, ``recaptions``, ``hub_revision``.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 try:
-    from builder.hf import builder as hf
-except ModuleNotFoundError as error:
-    if error.name not in ("builder", "builder.hf"):
-        raise
+    import builder
+except ModuleNotFoundError:
     raise ModuleNotFoundError(
         "laion6m.py needs the package that it belongs to: run pip install . in its checkout, or start Python there",
         name="builder",
     ) from None
 
+if "open_dataset" not in getattr(builder, "__all__", ()):
+    raise ImportError(
+        f"laion6m needs its own package builder, but Python found another one: {builder.__file__ or builder.__path__}. "
+        "Rename that one, or take its folder off sys.path (the working directory, PYTHONPATH).",
+        name="builder",
+    )
+
+if __name__ == "__main__":
+    from builder.cli.commands import command
+
+    command()  # ends the process
+else:
+    from builder.hf import builder as hf  # indented: datasets 3 would ask to install what stands at the margin
+
+if TYPE_CHECKING:
+    from builder import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(builder, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *builder.__all__})
+
 
 class Laion6m(hf.Builder):
-    """Rows of image, key, caption, width, height and annotation. Options: :class:`builder.hf.builder.Config`."""
+    """Rows of key, image, caption, width, height and annotation. Options: :class:`builder.hf.builder.Config`."""
 
 
 if __name__ == "laion6m":  # imported by name, not run by datasets 3 as a copy in its module cache

@@ -215,7 +215,7 @@ def receipts(folder: str, samples: int) -> float:
 
 def resume(folder: str, samples: int) -> float:
     from builder import convert
-    from builder.base.options import ConvertOptions, Slice
+    from builder.base.options import ConvertOptions
     from builder.store.ledger import Ledger
 
     ledger, shards = Ledger(f"{folder}/out"), samples // 1000
@@ -224,7 +224,7 @@ def resume(folder: str, samples: int) -> float:
         os.rename(path, f"{path}.away")
     options = ConvertOptions(max_shard_size=SHARD)
     with Clock() as clock:
-        summary = convert(f"{folder}/source", f"{folder}/out", options, part=Slice(0, 1), num_proc=1, quiet=True)
+        summary = convert(f"{folder}/source", f"{folder}/out", options, start=0, end=1, num_proc=1, quiet=True)
     assert (summary.did, summary.missing) == (1, 1)
     for path in away[1:]:  # the first has a real shard now
         os.rename(f"{path}.away", path)

@@ -86,12 +86,42 @@ def test_a_script_away_from_its_package_says_what_is_missing(tmp_path: Path) -> 
     assert "laion6m.py needs the package that it belongs to" in done.stderr
 
 
+@pytest.mark.parametrize("make", ["builder.py", "builder/__init__.py"])
+def test_a_stranger_s_builder_is_named(make: str, tmp_path: Path) -> None:
+    stranger = tmp_path / make
+    stranger.parent.mkdir(exist_ok=True)
+    stranger.touch()
+    for code in ("import laion6m", "import runpy; runpy.run_module('laion6m', run_name='__main__')"):
+        done = run(f"import sys; sys.path.insert(1, {str(ROOT)!r}); {code}", tmp_path / "hf", at=tmp_path)
+        assert f"Python found another one: {stranger}" in done.stderr
+        assert done.returncode == 1
+
+
+def test_the_module_hands_on_all_that_is_public(tmp_path: Path) -> None:
+    code = """
+import builder, laion6m
+from laion6m import open_dataset, ConvertOptions
+assert all(getattr(laion6m, name) is getattr(builder, name) for name in builder.__all__)
+out = [sorted(set(builder.__all__) - set(dir(laion6m))), sorted(set(builder.__all__) - set(dir(builder)))]
+assert laion6m.__version__ == builder.__version__
+"""
+    assert keys(code, tmp_path / "hf") == [[], []]
+
+
+@pytest.mark.parametrize("module", ["laion6m", "builder"])
+def test_the_module_is_the_command(module: str, tmp_path: Path) -> None:
+    code = f"import runpy, sys; sys.argv = ['-m', '--version']; runpy.run_module({module!r}, run_name='__main__')"
+    done = run(code, tmp_path / "hf")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("laion6m 0.")
+
+
 @pytest.mark.skipif(not SCRIPTS, reason="newer versions do not look at a script's imports")
 def test_datasets_asks_nobody_to_install_a_stranger() -> None:
     """``pip install builder`` would be the advice of datasets 3, and that is another project."""
     from datasets.utils.py_utils import get_imports  # type: ignore[attr-defined]
 
-    assert [name for _, name, *_ in get_imports(str(ROOT / "laion6m.py"))] == ["__future__"]
+    assert {name for _, name, *_ in get_imports(str(ROOT / "laion6m.py"))} == {"__future__", "typing"}
 
 
 def test_importing_the_module_alone_registers_it_and_a_copy_does_not(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypedDict
 
 from builder.base.errors import OptionError
+from builder.base.paths import StrPath, paths_of
 
 MAX_PIXELS = 178_956_970
 """Where Pillow refuses to open an image as a decompression bomb (2 × its MAX_IMAGE_PIXELS of 89,478,485)."""
@@ -81,7 +84,10 @@ class SamplePolicy:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """What decides the bytes of the output. How fast they come (processes, engine) is no part of it."""
+    """What decides the bytes of the output. How fast they come (processes, engine) is no part of it.
+
+    ``max_shard_size``: bytes, or text such as "500MB". ``recaptions``: paths of Parquet files, or one path.
+    """
 
     format: str = "parquet"
     policy: SamplePolicy = field(default_factory=SamplePolicy)
@@ -91,12 +97,40 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         if self.format not in ("parquet", "arrow"):
             raise OptionError("format", self.format, "parquet or arrow")
+        object.__setattr__(self, "max_shard_size", parse_size(self.max_shard_size))
         if self.max_shard_size < 1_000_000:
             raise OptionError("max_shard_size", self.max_shard_size, "1MB or more")
+        object.__setattr__(self, "recaptions", paths_of(self.recaptions))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as the manifest and the ledger keep them."""
         return {**asdict(self), "recaptions": [os.path.basename(path) for path in self.recaptions]}
+
+
+class OptionFields(TypedDict, total=False):
+    """Options by name, as ``convert``, ``index`` and ``load_dataset`` take them: of ConvertOptions and SamplePolicy."""
+
+    format: str
+    max_shard_size: int | str
+    recaptions: StrPath | Iterable[StrPath]
+    caption_key: str
+    max_aspect_ratio: float
+    min_side: int | None
+    max_pixels: int
+
+
+def options_by_name(options: ConvertOptions | None, named: Mapping[str, Any]) -> ConvertOptions:
+    """``options``, or the defaults, with what was given by name over them. Raises OptionError; TypeError for a name
+    that there is not."""
+    options = options or ConvertOptions()
+    policy = {field.name for field in fields(SamplePolicy)}
+    own = {field.name for field in fields(ConvertOptions)} - {"policy"}
+    for name in named:
+        if name not in policy | own:
+            close = difflib.get_close_matches(name, policy | own, n=1)
+            raise TypeError(f"there is no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    changed = replace(options.policy, **{name: value for name, value in named.items() if name in policy})
+    return replace(options, policy=changed, **{name: value for name, value in named.items() if name in own})
 
 
 @dataclass(frozen=True, slots=True)

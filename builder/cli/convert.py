@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from builder.base.errors import OptionError
-from builder.base.options import Slice
 from builder.cli.arguments import add_hub, add_policy, add_slice, add_storage, add_workers, convert_options
 from builder.cli.output import show, verdict
 from builder.cli.parser import Parser
@@ -41,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.source,
         arguments.out,
         options,
-        part=Slice(arguments.start, arguments.end),
+        start=arguments.start,
+        end=arguments.end,
         num_proc=arguments.num_proc,
         engine=arguments.engine,
         address=arguments.address,
@@ -64,7 +64,8 @@ def _convert_and_push(arguments: argparse.Namespace) -> int:
         public=arguments.public,
         revision=arguments.revision,
         token=arguments.token,
-        part=Slice(arguments.start, arguments.end),
+        start=arguments.start,
+        end=arguments.end,
         num_proc=arguments.num_proc,
         engine=arguments.engine,
         address=arguments.address,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from builder.base.options import ConvertOptions, Slice
+from builder.base.options import ConvertOptions, OptionFields, Slice, options_by_name
+from builder.base.paths import StrPath, path_of
 from builder.base.urls import StorageOptions
 from builder.conversion.build import Kind, Summary, build, refuse_overlap
 from builder.conversion.finish import finish_dataset
@@ -14,36 +15,44 @@ from builder.engines.contract import EngineChoice
 from builder.plan.survey import Survey
 from builder.store.ledger import Ledger, Receipt
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 def convert(
-    source: str,
-    out: str,
+    source: StrPath,
+    out: StrPath,
     options: ConvertOptions | None = None,
     *,
-    part: Slice | None = None,
+    start: int = 0,
+    end: int = -1,
     num_proc: int | None = None,
     engine: str = "local",
     address: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    **named: Unpack[OptionFields],
 ) -> Summary:
-    """Convert a source into the folder OUT, or go on where an earlier run stopped. Either may be a URL that fsspec
-    knows (``s3://``, ``gs://``, ``hf://datasets/…``; a source also ``https://``), opened with ``storage_options``: of
-    one file system, or by scheme (``{"s3": {…}, "hf": {…}}``).
+    """Convert a source into the folder OUT, or go on where an earlier run stopped.
 
-    ``part``: which of the sorted raw tars this run takes, so that many can share the work. ``num_proc``: processes, by
-    default the cores there are to use. ``engine``: "local", or "ray" for a cluster at ``address`` (without: one of its
-    own on this machine). ``quiet``: no progress on stderr. The bytes of
-    OUT depend on the source and on ``options`` alone. Raises SourceError, OutputError, OptionError, WorkerDiedError,
-    InterruptedRunError.
+    ``source``, ``out``: folders, or URLs that fsspec knows (``s3://``, ``gs://``, ``hf://datasets/…``; a source also
+    ``https://``). ``storage_options`` open them: of one file system, or by scheme (``{"s3": {…}, "hf": {…}}``).
+    Options go by name (``convert("SRC", "OUT", min_side=512)``), or as ``options``; names win.
+    ``start`` (inclusive), ``end`` (exclusive; -1: all): the sorted raw tars of this run, so that many runs can share
+    the work. ``num_proc``: processes (default: the cores of this machine). ``engine``: "local", or "ray" for a cluster
+    at ``address`` (without: one made here). ``quiet``: no progress on stderr.
+
+    The bytes of OUT depend on the source and the options alone. Raises SourceError, OutputError, OptionError,
+    WorkerDiedError, InterruptedRunError; TypeError for an option that does not exist.
     """
+    source, out = path_of(source), path_of(out)
     refuse_overlap(source, out)
     return build(
         CONVERT,
         source,
         out,
-        options or ConvertOptions(),
-        part=part or Slice(),
+        options_by_name(options, named),
+        part=Slice(start, end),
         engine=EngineChoice(engine, num_proc, address),
         storage=StorageOptions.of(storage_options),
         quiet=quiet,

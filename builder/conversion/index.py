@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ import builder
 from builder.base import schema
 from builder.base.arrays import from_ipc
 from builder.base.errors import SourceError
-from builder.base.options import ConvertOptions, Slice
+from builder.base.options import ConvertOptions, OptionFields, Slice, options_by_name
+from builder.base.paths import StrPath, path_of
 from builder.base.records import Reject, Totals
 from builder.base.urls import StorageOptions, is_url
 from builder.conversion.build import Kind, Summary, build, refuse_overlap
@@ -29,10 +31,13 @@ from builder.store.index import write_index
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import Manifest
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 def index(
-    source: str,
-    out: str | None = None,
+    source: StrPath,
+    out: StrPath | None = None,
     options: ConvertOptions | None = None,
     *,
     digest: bool = False,
@@ -40,11 +45,12 @@ def index(
     engine: str = "local",
     address: str | None = None,
     quiet: bool = False,
+    **named: Unpack[OptionFields],
 ) -> Summary:
     """Index a source: meta/ in OUT, or beside the tars in SOURCE/meta/ when there is no OUT.
 
     The same rows, rejects and counts as :func:`convert` with the same options. ``digest``: read every image and note
-    its xxh3-128. Makes the index anew each time. Raises SourceError (a
+    its xxh3-128. Makes the index anew each time. Options go by name, or as ``options``. Raises SourceError (a
     compressed tar among others), OutputError.
     """
     kind = Kind(
@@ -56,7 +62,8 @@ def index(
         lasting=False,
         shapes=not digest,
     )
-    target = source if out is None else out
+    source = path_of(source)
+    target = source if out is None else path_of(out)
     for place in (source, target):
         if is_url(place):
             raise SourceError(
@@ -71,7 +78,7 @@ def index(
         kind,
         source,
         target,
-        options or ConvertOptions(),
+        options_by_name(options, named),
         part=Slice(),
         engine=EngineChoice(engine, num_proc, address),
         storage=StorageOptions(),

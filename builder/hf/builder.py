@@ -24,6 +24,7 @@ from builder import __version__
 from builder.base import schema
 from builder.base.errors import OptionError, SourceError
 from builder.base.options import MAX_PIXELS, SamplePolicy
+from builder.base.paths import StrPath, path_or_none, paths_of
 from builder.hf.rows import reader_dataset
 from builder.hf.source import (
     ConvertedFolder,
@@ -57,7 +58,7 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
     max_aspect_ratio: float = 3.0
     min_side: int | None = None
     max_pixels: int = MAX_PIXELS
-    recaptions: str | Sequence[str] = ()
+    recaptions: StrPath | Sequence[StrPath] = ()
     hub_revision: str = "main"
     hub_token: str | bool | None = field(default=None, repr=False)  # load_dataset(token=…)
     source: Source | None = field(default=None, init=False, repr=False)
@@ -68,8 +69,7 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
 
     @property
     def recaption_files(self) -> tuple[str, ...]:
-        files = (self.recaptions,) if isinstance(self.recaptions, str) else tuple(self.recaptions)
-        return tuple(map(os.path.abspath, files))
+        return tuple(map(os.path.abspath, paths_of(self.recaptions)))
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
         """The name of the cache folder: what the rows depend on, and nothing else, decides it. Looks at the source."""
@@ -172,22 +172,34 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
 
 def load_dataset(
-    path: str, name: str | None = None, data_dir: str | None = None, data_files: Any = None, *args: Any, **kwargs: Any
+    path: StrPath,
+    name: str | None = None,
+    data_dir: StrPath | None = None,
+    data_files: Any = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """``datasets.load_dataset``, which knows "laion6m.py" (and "laion6m") on every version and does not glob data_dir.
 
     For these names: data_dir is a source or a converted folder; without one, data/laion6m if it is there, else the Hub
     repository. Options: see :class:`Config`. Any other path goes to ``datasets`` as it is.
     """
+    path, data_dir = os.fspath(path), path_or_none(data_dir)
     if _is_ours(path):
         path, data_files = NAMES[0], _ours(data_files, kwargs)
     return datasets.load_dataset(path, name, data_dir, data_files, *args, **kwargs)
 
 
 def load_dataset_builder(
-    path: str, name: str | None = None, data_dir: str | None = None, data_files: Any = None, *args: Any, **kwargs: Any
+    path: StrPath,
+    name: str | None = None,
+    data_dir: StrPath | None = None,
+    data_files: Any = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """``datasets.load_dataset_builder`` in the same way."""
+    path, data_dir = os.fspath(path), path_or_none(data_dir)
     if _is_ours(path):
         path, data_files = NAMES[0], _ours(data_files, kwargs)
     return datasets.load_dataset_builder(path, name, data_dir, data_files, *args, **kwargs)

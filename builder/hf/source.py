@@ -13,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from builder.base import schema
 from builder.base.errors import HubError, LayoutError, OptionError, SourceError
 from builder.base.options import SamplePolicy
+from builder.base.paths import path_of
 from builder.base.urls import is_url
 from builder.plan.survey import describe_source
 from builder.read.index import Index
@@ -87,7 +88,7 @@ def find_source(
     OptionError, HubError."""
     if data_dir is None and not os.path.isdir(DEFAULT_FOLDER):
         return HubSource(REPOSITORY, _commit(REPOSITORY, revision, token))
-    folder = os.path.expanduser(data_dir) if data_dir is not None else DEFAULT_FOLDER
+    folder = path_of(data_dir) if data_dir is not None else DEFAULT_FOLDER
     if not is_url(folder):
         folder = os.path.abspath(folder)  # a stream outlives a change of the working directory
     shards = _shards(folder)

@@ -12,6 +12,7 @@ from typing import Any
 import builder
 from builder.base import schema
 from builder.base.errors import HubError, InterruptedRunError, OptionError
+from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.urls import refuse_url
 from builder.base.words import duration
 from builder.base.words import size as in_words
@@ -74,7 +75,7 @@ class Pushed:
 
 
 def push(
-    out: str,
+    out: StrPath,
     repo_id: str,
     *,
     public: bool = False,
@@ -99,7 +100,9 @@ def push(
     """
     if num_proc is not None and num_proc < 1:
         raise OptionError("num_proc", num_proc, "1 or more")
+    out = path_of(out)
     refuse_url(out, "push")
+    require_folder(out)
     branch = revision or "main"
     if create_pr and branch != "main":
         raise OptionError("create_pr", create_pr, f"without a revision ({branch}): a pull request is made to main")

@@ -12,6 +12,7 @@ import builder
 from builder.base import schema
 from builder.base.errors import HubError, InterruptedRunError, OptionError, OutputError, WriteError
 from builder.base.options import ConvertOptions, Slice
+from builder.base.paths import StrPath, path_of
 from builder.base.urls import StorageOptions, is_url
 from builder.conversion.build import Summary, build, refuse_overlap
 from builder.conversion.convert import CONVERT
@@ -36,8 +37,8 @@ enough for limits that are counted by the hour."""
 
 
 def convert_and_push(
-    source: str,
-    out: str,
+    source: StrPath,
+    out: StrPath,
     options: ConvertOptions | None = None,
     *,
     push_to: str,
@@ -45,7 +46,8 @@ def convert_and_push(
     public: bool = False,
     revision: str | None = None,
     token: str | None = None,
-    part: Slice | None = None,
+    start: int = 0,
+    end: int = -1,
     num_proc: int | None = None,
     engine: str = "local",
     address: str | None = None,
@@ -60,6 +62,7 @@ def convert_and_push(
 
     Raises what convert and push raise.
     """
+    source, out = path_of(source), path_of(out)
     refuse_overlap(source, out)
     options = options or ConvertOptions()
     branch = revision or "main"
@@ -82,7 +85,7 @@ def convert_and_push(
                 source,
                 out,
                 options,
-                part=part or Slice(),
+                part=Slice(start, end),
                 engine=EngineChoice(engine, num_proc, address),
                 storage=storage,
                 quiet=quiet,

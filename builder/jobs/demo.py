@@ -14,6 +14,7 @@ from typing import Any
 from builder.base.errors import OutputError
 from builder.base.names import DEMO
 from builder.base.options import default_num_proc
+from builder.base.paths import StrPath, path_of
 from builder.conversion.build import Summary
 from builder.conversion.convert import convert
 from builder.conversion.report import describe_summary
@@ -53,14 +54,14 @@ class Demo:
         }
 
 
-def demo(folder: str | None = None, *, say: Callable[[str], None] = lambda text: None) -> Demo:
+def demo(folder: StrPath | None = None, *, say: Callable[[str], None] = lambda text: None) -> Demo:
     """Make FOLDER/source (card layout, 300 images, some of them bad on purpose), convert it to FOLDER/out, verify that
     against the source and read it back. ``say`` is told each step.
 
     A folder that an earlier demo made is used again. Raises OutputError for one that holds anything else.
     """
     started = time.monotonic()
-    folder = folder or DEMO
+    folder = path_of(folder or DEMO)
     source, out = os.path.join(folder, "source"), os.path.join(folder, "out")
     workers = min(2, default_num_proc())
     expected = _prepare(folder, source)

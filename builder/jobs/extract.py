@@ -25,6 +25,7 @@ from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.errors import LayoutError, SourceChangedError, SourceError
 from builder.base.options import Slice, default_num_proc
+from builder.base.paths import StrPath, path_of
 from builder.base.records import CUT, WHOLE
 from builder.base.urls import refuse_url
 from builder.base.words import duration, printable
@@ -126,8 +127,8 @@ class _Rows:
 
 
 def extract(
-    path: str,
-    out: str,
+    path: StrPath,
+    out: StrPath,
     *,
     num_proc: int | None = None,
     engine: str = "local",
@@ -147,6 +148,7 @@ def extract(
     OptionError, WriteError.
     """
     started = time.monotonic()
+    path, out = path_of(path), path_of(out)
     for place in (path, out):
         refuse_url(place, "extract")
     part = Slice(start, end)

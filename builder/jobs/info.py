@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, SourceError
+from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.records import Member, Reason
 from builder.base.urls import NO_OPTIONS, refuse_url
 from builder.base.words import printable
@@ -72,15 +73,15 @@ def describe_info(info: Info) -> str:
     return "\n".join([*map(printable, info.lines), *following])
 
 
-def info(path: str) -> Info:
+def info(path: StrPath) -> Info:
     """Look at a folder: a source, what ``convert`` or ``index`` made of one, or what a stopped run left.
 
     Raises SourceError where it is none of these or cannot be read, DamagedFileError for a manifest that cannot be. What
     is wrong inside data.json is told, not raised.
     """
+    path = path_of(path)
     refuse_url(path, "info")
-    if not os.path.isdir(path):
-        raise SourceError(f"{path} is not a folder" if os.path.exists(path) else f"{path} is not there")
+    require_folder(path)
     if os.path.exists(os.path.join(path, schema.MANIFEST)):
         return _made(path, read_manifest(path))
     if Ledger(path).job is not None:

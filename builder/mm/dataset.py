@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from builder.base.errors import Laion6mError, MissingExtraError, OptionError
+from builder.base.paths import StrPath, path_of, path_or_none
 from builder.base.schema import INDEX
 from builder.mm import transforms
 from builder.mm.buckets import Buckets
@@ -81,22 +82,22 @@ class CaptionDataset(Dataset[DataSample]):
 
     def __init__(
         self,
-        data_path: str | os.PathLike[str],
-        image_folder: str | None = None,
+        data_path: StrPath,
+        image_folder: StrPath | None = None,
         debug: bool = False,
         image_processor: Any = None,
         ceph_folder: str | None = None,
         latents_ceph_folder: str | None = None,
-        ceph_config: str | None = None,
+        ceph_config: StrPath | None = None,
         tokenizer: Any = None,
         prompt_template: Mapping[str, Any] | None = None,
         max_length: int = 128,
         min_image_size: int = 80,
         image_size: int = 256,
         image_length: int = 256,
-        image_tokens_folder: str | None = None,
-        image_latents_folder: str | None = None,
-        cap_folder: str | None = None,
+        image_tokens_folder: StrPath | None = None,
+        image_latents_folder: StrPath | None = None,
+        cap_folder: StrPath | None = None,
         cap_source: str = "caption",
         tokenizer_kwargs: Mapping[str, Any] | None = None,
         unconditional: float = 0.1,
@@ -120,9 +121,9 @@ class CaptionDataset(Dataset[DataSample]):
         _no_text("unconditional", unconditional, "a share, 0 to 1")
         if imdecode_backend == "cv2":
             transforms.load_cv2()
-        self.data_path = os.fspath(data_path)
-        self.image_folder = image_folder
-        self.cap_folder = cap_folder
+        self.data_path = path_of(data_path)
+        self.image_folder = path_or_none(image_folder)
+        self.cap_folder = path_or_none(cap_folder)
         self.cap_source = cap_source
         self.debug = debug
         self.image_processor = build(image_processor)
@@ -132,19 +133,19 @@ class CaptionDataset(Dataset[DataSample]):
         self.min_image_size = min_image_size
         self.image_size = image_size
         self.image_length = image_length
-        self.image_tokens_folder = image_tokens_folder
-        self.image_latents_folder = image_latents_folder
+        self.image_tokens_folder = path_or_none(image_tokens_folder)
+        self.image_latents_folder = path_or_none(image_latents_folder)
         self.unconditional = unconditional
         self.tokenizer_kwargs = {"add_special_tokens": True} if tokenizer_kwargs is None else dict(tokenizer_kwargs)
         self.ceph_folder = ceph_folder
-        self.ceph_config = ceph_config
+        self.ceph_config = path_or_none(ceph_config)
         self.latents_ceph_folder = latents_ceph_folder
-        self.use_ceph = ceph_config is not None and os.path.exists(ceph_config)
+        self.use_ceph = self.ceph_config is not None and os.path.exists(self.ceph_config)
         self.on_error = on_error
         self.imdecode_backend = imdecode_backend
         self.out = out
         self.buckets = Buckets.around(image_size) if buckets is True else Buckets(buckets) if buckets else None
-        self.skips = Skips(os.fspath(data_path), max_skip_ratio)
+        self.skips = Skips(self.data_path, max_skip_ratio)
         self.FILE_CLIENT: ObjectClient | None = None  # this and use_ceph: upstream's names, for its subclasses
         self._retries = 0
         self._source: SampleSource | None = None

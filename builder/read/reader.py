@@ -16,6 +16,8 @@ import pyarrow as pa
 from builder.base import schema
 from builder.base.errors import DamagedFileError, OptionError, SourceError
 from builder.base.names import SELECTION
+from builder.base.paths import StrPath, path_of, path_or_none, require_folder
+from builder.base.urls import is_url
 from builder.read.annotations import Annotations
 from builder.read.batches import Wanted, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
@@ -195,8 +197,8 @@ class Reader(Rows):
 
 
 def open_dataset(
-    path: str | os.PathLike[str],
-    source: str | None = None,
+    path: StrPath,
+    source: StrPath | None = None,
     storage_options: Mapping[str, Any] | None = None,
     *,
     image_column: str | None = None,
@@ -212,15 +214,15 @@ def open_dataset(
     a struct); a UserWarning says where that is needed. Raises SourceError, DamagedFileError, IndexMismatchError,
     OptionError.
     """
-    folder = os.fspath(path)
-    if "://" in folder:
+    folder, source = path_of(path), path_or_none(source)
+    if is_url(folder):
         from builder.read.remote import RemoteStorage, fetch_index  # with fsspec, which local reading does not need
 
         _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
         storage = RemoteStorage(storage_options)
         return Reader(fetch_index(folder, storage), folder, source, storage)
-    folder = os.path.abspath(os.path.expanduser(folder))  # a reader outlives a change of the working directory
-    source = None if source is None else os.path.abspath(os.path.expanduser(source))
+    folder = os.path.abspath(folder)  # a reader outlives a change of the working directory
+    source = None if source is None else os.path.abspath(source)
     if os.path.exists(os.path.join(folder, *SELECTION.split("/"))):
         from builder.curate.selection import open_selection
 
@@ -230,8 +232,7 @@ def open_dataset(
     if os.path.exists(index):
         _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
         return Reader(index, folder, source)
-    if not os.path.isdir(folder):
-        raise SourceError(f"{folder} is {'not a folder' if os.path.exists(folder) else 'not there'}")
+    require_folder(path_of(path))  # as it was given
     from builder.read.data_files import data_files
 
     folder = os.path.realpath(folder)

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from builder.base.errors import LayoutError, SourceError
 from builder.base.names import DATA, MANIFEST
+from builder.base.paths import not_there
 from builder.base.urls import StorageOptions, is_url
 from builder.source.layout import EXPECTED, TAR_ENDINGS, Archive, Layout, without_ending
 
@@ -23,7 +24,7 @@ def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptio
         return recognise_url(path, recaptions, storage or StorageOptions())
     if not os.path.isdir(path):
         if not os.path.exists(path):
-            raise SourceError(f"{path} is not there")
+            raise SourceError(not_there(path))
         raise SourceError(f"{path} is not a folder. {meant_instead(os.path.dirname(path) or '.') or EXPECTED}")
     raw_root, captions_root = os.path.join(path, "raw"), os.path.join(path, "captions")
     if not os.path.isdir(raw_root):

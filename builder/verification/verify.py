@@ -5,11 +5,10 @@ manifest → files → index, rejects, counts → every shard, or every row in t
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -19,6 +18,7 @@ import pyarrow as pa
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, SourceError, WorkerDiedError
+from builder.base.paths import StrPath, path_of, path_or_none, paths_of, require_folder
 from builder.base.urls import refuse_url
 from builder.base.words import duration
 from builder.base.words import size as in_words
@@ -80,11 +80,11 @@ class Verification:
 
 
 def verify(
-    out: str,
+    out: StrPath,
     *,
-    source: str | None = None,
+    source: StrPath | None = None,
     decode: bool = False,
-    recaptions: tuple[str, ...] = (),
+    recaptions: StrPath | Iterable[StrPath] = (),
     num_proc: int | None = None,
     engine: str = "local",
     address: str | None = None,
@@ -102,10 +102,10 @@ def verify(
     Raises SourceError where OUT is no folder of this machine.
     """
     started = time.monotonic()
+    out, source = path_of(out), path_or_none(source)
     for place in (out, source or ""):
         refuse_url(place, "verify")
-    if not os.path.isdir(out):
-        raise SourceError(f"{out} is not a folder" if os.path.exists(out) else f"{out} is not there")
+    require_folder(out)
     try:
         manifest = read_manifest(out)
         first = check_manifest(out, manifest)
@@ -118,7 +118,7 @@ def verify(
         try:
             run.check(crew)
             if source is not None:
-                run.check_against(source, recaptions, crew)
+                run.check_against(source, paths_of(recaptions), crew)
         except WorkerDiedError as error:
             run.findings.append(Finding(out, f"not all was verified: {error}".rstrip(".")))
     problems = tuple(map(str, run.findings))

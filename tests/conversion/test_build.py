@@ -74,7 +74,8 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 
 def run(source: Path, out: Path, part: Slice | None = None, num_proc: int = 1) -> Summary:
-    return convert(str(source), str(out), SMALL, part=part, num_proc=num_proc, quiet=True)
+    part = part or Slice()
+    return convert(source, out, SMALL, start=part.start, end=part.end, num_proc=num_proc, quiet=True)
 
 
 def receipts(out: Path) -> int:

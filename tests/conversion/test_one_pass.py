@@ -23,7 +23,7 @@ import pytest
 from builder import convert, open_dataset
 from builder.base import urls
 from builder.base.errors import LayoutError, SourceChangedError, SourceError
-from builder.base.options import ConvertOptions, Slice
+from builder.base.options import ConvertOptions
 from builder.base.urls import Storage
 from builder.conversion import build as building
 from builder.conversion import one_pass, passes
@@ -107,13 +107,13 @@ def test_out_may_be_behind_a_url_and_slices_share_it(tmp_path: Path) -> None:
     make_large_source(tmp_path / "src", tars=3)
     convert(str(tmp_path / "src"), str(tmp_path / "local"), SMALL, num_proc=1, quiet=True)
     url, out = in_memory(tmp_path / "src"), f"memory://{uuid.uuid4().hex}/out"
-    first = convert(url, out, SMALL, part=Slice(2, 3), num_proc=1, quiet=True)
-    second = convert(url, out, SMALL, part=Slice(0, 1), num_proc=1, quiet=True)
+    first = convert(url, out, SMALL, start=2, end=3, num_proc=1, quiet=True)
+    second = convert(url, out, SMALL, start=0, end=1, num_proc=1, quiet=True)
     assert [first.complete, second.complete] == [False, False]
     assert (first.totals.rows, second.totals.rows) == (24, 24)
-    again = convert(url, out, SMALL, part=Slice(0, 1), num_proc=1, quiet=True)
+    again = convert(url, out, SMALL, start=0, end=1, num_proc=1, quiet=True)
     assert (again.did, again.totals) == (0, second.totals)
-    last = convert(url, out, SMALL, part=Slice(1, 2), num_proc=1, quiet=True)
+    last = convert(url, out, SMALL, start=1, end=2, num_proc=1, quiet=True)
     assert last.complete  # who comes last finds all of it read, and finishes
     whole = convert(url, out, SMALL, num_proc=1, quiet=True)
     assert (whole.did, whole.totals.rows) == (0, 72)

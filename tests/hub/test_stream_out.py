@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from builder.base.errors import HubError, IndexMismatchError, OutputError, RemovedShardError
-from builder.base.options import ConvertOptions, Slice
+from builder.base.options import ConvertOptions
 from builder.cli.commands import main
 from builder.conversion.convert import convert
 from builder.hub import stream_out
@@ -339,7 +339,7 @@ def test_an_earlier_dataset_gives_way_without_a_card_that_lies(
 def test_slices_push_their_own_and_the_last_run_makes_it_whole(
     inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    summary, pushed = run(source, tmp_path / "out", part=Slice(0, 5))
+    summary, pushed = run(source, tmp_path / "out", start=0, end=5)
     assert (summary.missing, pushed) == (3, None)
     assert finished(tmp_path / "out") == 0
     assert len(there(inside)) == 5

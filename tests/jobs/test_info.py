@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.base.errors import DamagedFileError, InterruptedRunError, SourceError
-from builder.base.options import ConvertOptions, Slice
+from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.jobs.info import describe_info, info
@@ -122,7 +122,7 @@ def test_missing_files_are_pointed_out(tmp_path: Path) -> None:
 def test_an_unfinished_conversion_tells_how_far_it_got(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_source(tmp_path / "src", "card", shards=3, per_shard=6, faults=("blank_caption",))
     monkeypatch.setattr("builder.plan.plan.FRAMING", 3e-5)  # a shard for each tar
-    convert(str(made.path), str(tmp_path / "out"), part=Slice(0, 1), num_proc=1, quiet=True)
+    convert(str(made.path), str(tmp_path / "out"), start=0, end=1, num_proc=1, quiet=True)
     found = info(str(tmp_path / "out"))
     assert found.kind == "unfinished"
     assert 0 < found.facts["shards_done"] < found.facts["shards_planned"]
