@@ -58,21 +58,44 @@ class Histogram:
         return asdict(self)
 
 
+_NO_MEASURES = ("phash",)  # numbers by type only
+
+
+def measures(dataset: Rows) -> dict[str, tuple[str, str]]:
+    """What ``measure`` knows of a dataset: name → label, unit. MEASURES, then its added columns of numbers."""
+    added = {name: (name, "") for name in dataset.added_columns() if name not in _NO_MEASURES and _added(dataset, name)}
+    return {**MEASURES, **added}
+
+
 def measure(dataset: Rows, name: str) -> Numbers:
-    """One number for each row of ``dataset``, in its order. Raises OptionError for a name that MEASURES lacks."""
+    """One number for each row of ``dataset``, in its order; NaN where a row has none. Raises OptionError for a name
+    that ``measures`` lacks."""
     widths, heights = dataset.widths, dataset.heights
     known: dict[str, Callable[[], Numbers]] = {
         "width": widths,
         "height": heights,
-        "megapixels": lambda: widths() * (heights() * np.float32(1e-6)),
-        "ratio": lambda: widths() / np.maximum(heights(), 1).astype(np.float32),
+        "megapixels": lambda: widths() * heights().astype(np.float64) / 1e6,
+        "ratio": lambda: widths() / np.maximum(heights(), 1),
         "size": lambda: numbers_of(dataset.columns("size").column(0)),
         "caption_length": lambda: _of_captions(dataset, _characters),
         "caption_words": lambda: _of_captions(dataset, _words),
     }
-    if name not in known:
-        raise OptionError("measure", name, f"one of {', '.join(known)}")
-    return known[name]()
+    if name in known:
+        return known[name]()
+    column = _added(dataset, name) if name in dataset.added_columns() else None
+    if column is None:
+        raise OptionError("measure", name, f"one of {', '.join(measures(dataset))}")
+    numbers = [np.asarray(chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)) for chunk in column.chunks]
+    return np.concatenate([np.zeros(0, dtype=np.float64), *numbers])
+
+
+def _added(dataset: Rows, name: str) -> pa.ChunkedArray | None:
+    """An added column, if it holds numbers."""
+    column = dataset.column(name)
+    numeric = isinstance(column, pa.ChunkedArray) and (
+        pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    )
+    return column if numeric else None
 
 
 def captions(dataset: Rows, positions: Positions | range | None = None) -> Iterator[tuple[Positions, pa.Array]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from builder.curate.measures import MEASURES, Histogram, captions, histogram, measure
+from builder.curate.measures import Histogram, captions, histogram, measure, measures
 from builder.read.view import Rows
 
 SAMPLED = 10_000
@@ -49,7 +49,7 @@ class Phrases:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """``image_bytes``: of all images. ``histograms``: of MEASURES, then of the dataset's columns of numbers."""
+    """``image_bytes``: of all images. ``histograms``: of all that ``measures`` has."""
 
     rows: int
     image_bytes: int
@@ -67,7 +67,7 @@ class Statistics:
 
 def statistics(dataset: Rows) -> Statistics:
     """One pass over the index's captions; no image is read. A million rows take some seconds."""
-    made = [histogram(name, measure(dataset, name), *words) for name, words in MEASURES.items()]
+    made = [histogram(name, measure(dataset, name), *words) for name, words in measures(dataset).items()]
     sizes = measure(dataset, "size")
     return Statistics(len(dataset), int(sizes[sizes > 0].sum()), tuple(made), phrases(dataset))
 

@@ -21,7 +21,7 @@ from builder.view.groups import Groups
 from builder.view.query import Query
 from builder.view.rejects import Rejects
 from builder.view.results import Page, Results
-from builder.view.selection import select_command
+from builder.view.selection import save_selection, select_command
 from builder.view.server import Answer, Request
 from builder.view.thumbnails import SIDES, Thumbnails
 
@@ -64,11 +64,13 @@ class Viewer:
             ("GET", r"/api/dataset", self._dataset),
             ("GET", r"/api/rows", self._rows),
             ("GET", r"/api/rows/(\d+)", self._row),
+            ("GET", r"/api/rows/(\d+)/similar", self._similar),
             ("GET", r"/api/histograms/(\w+)", self._histogram),
             ("GET", r"/api/phrases", self._frequent),
             ("GET", r"/api/rejects", self._rejected),
             ("GET", r"/api/duplicates", self._duplicates),
             ("GET", r"/api/selection", self._selection),
+            ("POST", r"/api/selections", self._save),
             ("GET", r"/images/(\d+)", self._image),
             ("GET", r"/thumbnails/(\d+)", self._thumbnail),
             ("GET", r"/rejects/(\d+)", self._reject_image),
@@ -153,10 +155,14 @@ class Viewer:
                 "problem": problem,
                 "position": sample.position,
                 "digest": digest.hex() if digest else None,
-                "similar": self._group(self._groups.of(row)),
+                "columns": self._catalog.added(row),
                 "place": {"file": file.path, "offset": batch.offset[at], "size": batch.size[at]},
             }
         )
+
+    def _similar(self, request: Request, named: str) -> Answer:
+        """The group of duplicates that a row is in; nothing where it is alone."""
+        return Answer.of(self._group(self._groups.of(_number(named, "row"))))
 
     def _histogram(self, request: Request, name: str) -> Answer:
         """Of all rows, and ``selected``: of those that the query has; null where it has all."""
@@ -195,6 +201,17 @@ class Viewer:
 
     def _selection(self, request: Request, _: str) -> Answer:
         return Answer.of(select_command(self._catalog.path, Query.parse(request.query)))
+
+    def _save(self, request: Request, _: str) -> Answer:
+        """The one thing that writes: what ``select`` would, into the folder named on the command line."""
+        try:
+            given = json.loads(request.body)
+            fields = {name: str(given.get(name, "")) for name in ("search", "where", "filter", "sort")}
+            name = given["name"]
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+            raise OptionError("selection", request.body[:60], "an object with name, search, where and filter") from None
+        folder = self._facts.get("save")
+        return Answer.of(save_selection(self._catalog.dataset, Query.parse(fields), folder, name))
 
     def _image(self, request: Request, named: str) -> Answer:
         row = _number(named, "row")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from typing import Any
 
 from builder.base.errors import OptionError
-from builder.curate.measures import MEASURES, Histogram, Numbers, histogram, measure
+from builder.curate.measures import Histogram, Numbers, histogram, measure, measures
+from builder.read.columns import Array
 from builder.read.sample import Sample
 from builder.read.view import Rows
 
@@ -16,6 +19,7 @@ class Catalog:
 
     def __init__(self, dataset: Rows, path: str) -> None:
         self.dataset, self.path = dataset, path
+        self._measures = measures(dataset)
         self._numbers: dict[str, Numbers] = {}
         self._histograms: dict[str, Histogram] = {}
         self._lock = threading.Lock()
@@ -31,7 +35,7 @@ class Catalog:
 
     def measures(self) -> dict[str, tuple[str, str]]:
         """What rows can be sorted and filtered by: name → label, unit."""
-        return dict(MEASURES)
+        return self._measures
 
     def numbers(self, name: str) -> Numbers:
         """One number for each position; NaN where a row has none. Computed once, then kept: 4 or 8 bytes a row.
@@ -49,3 +53,17 @@ class Catalog:
         if name not in self._histograms:
             self._histograms[name] = histogram(name, self.numbers(name), *self.measures()[name])
         return self._histograms[name]
+
+    def added(self, position: int) -> dict[str, Any]:
+        """What the added columns have for one row; of arrays, what they are."""
+        row = self.sample(position).row
+        found: dict[str, Any] = {}
+        for name in self.dataset.added_columns():
+            column = self.dataset.reader.column(name)
+            value = column[row]
+            if isinstance(value, Array):
+                found[name] = f"{value.dtype} array of shape {', '.join(map(str, value.shape))}"
+            else:
+                plain = value.as_py()
+                found[name] = plain if not isinstance(plain, float) or math.isfinite(plain) else str(plain)
+        return found

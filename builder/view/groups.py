@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from builder.curate.measures import Positions
+from builder.curate.split import DUPLICATE_OF, group_hashes
 from builder.read.view import Rows
 
 
@@ -18,6 +19,7 @@ class Groups:
     def __init__(self, dataset: Rows) -> None:
         self._dataset = dataset
         self._lock = threading.Lock()
+        self._looked_for = DUPLICATE_OF in dataset.added_columns()
         self._rows: Positions | None = None
         self._starts: Positions | None = None
 
@@ -26,7 +28,8 @@ class Groups:
         start is the end)."""
         with self._lock:
             if self._rows is None or self._starts is None:
-                self._rows, self._starts = _equal_images(self._dataset)
+                find = _looking_alike if self._looked_for else _equal_images
+                self._rows, self._starts = find(self._dataset)
             return self._rows, self._starts
 
     def __len__(self) -> int:
@@ -40,6 +43,8 @@ class Groups:
     @property
     def note(self) -> str:
         """What kind of duplicates these are, and how to find more."""
+        if self._looked_for:
+            return ""
         return "These are equal byte by byte. Run laion6m duplicates DATASET to find pictures that look the same."
 
     def page(self, offset: int, limit: int) -> list[list[int]]:
@@ -58,13 +63,19 @@ class Groups:
         return [int(each) for each in rows[starts[at] : starts[at + 1]]]
 
 
+def _looking_alike(dataset: Rows) -> tuple[Positions, Positions]:
+    groups = group_hashes(dataset.reader)[np.asarray(dataset.rows, dtype=np.int64)]
+    others = dataset.column(DUPLICATE_OF).is_valid().to_numpy(zero_copy_only=False)
+    order = np.lexsort((np.arange(len(groups)), others, groups))  # the one to keep names no other
+    return in_groups(order, groups[order][1:] == groups[order][:-1])
+
+
 def _equal_images(dataset: Rows) -> tuple[Positions, Positions]:
-    digests = dataset.reader._index.table(["digest"]).column(0)
-    rows = dataset.rows
+    digests = dataset.reader.column("digest")
     if digests.null_count or not len(digests):
         return np.zeros(0, np.int64), np.zeros(1, np.int64)
     halves = np.concatenate([_halves(chunk) for chunk in digests.chunks])
-    mine = halves[rows.start : rows.stop : rows.step] if isinstance(rows, range) and rows.step > 0 else halves[rows]
+    mine = halves[np.asarray(dataset.rows, dtype=np.int64)]
     order = np.lexsort((mine[:, 1], mine[:, 0]))
     same = (mine[order][1:] == mine[order][:-1]).all(axis=1)
     return in_groups(order, same)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,14 +31,10 @@ class Range:
         try:
             low, high = (float(each) if each else None for each in (first, bounds))
         except ValueError:
-            raise OptionError("filter", text, "COLUMN:LOW:HIGH, with numbers or nothing for LOW and HIGH") from None
-        if not column:
-            raise OptionError("filter", text, "COLUMN:LOW:HIGH")
+            column, low, high = "", None, None
+        if not column or not all(each is None or math.isfinite(each) for each in (low, high)):
+            raise OptionError("filter", text[:60], "COLUMN:LOW:HIGH, with numbers or nothing for LOW and HIGH")
         return Range(column, low, high)
-
-    def __str__(self) -> str:
-        low, high = ("" if each is None else f"{each:.17g}" for each in (self.low, self.high))
-        return f"{self.column}:{low}:{high}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ _IMAGELESS = {"image_missing"}
 class Rejects:
     """``meta/rejects.parquet`` of a folder, and the members of the source that it names. Thread-safe."""
 
-    def __init__(self, folder: str, sources: list[str]) -> None:
-        """``sources``: folders that raw tars are looked for in."""
-        self._path = os.path.join(folder, *schema.REJECTS.split("/"))
+    def __init__(self, folder: str | None, sources: list[str]) -> None:
+        """``folder``: None of a dataset behind a URL. ``sources``: folders that raw tars are looked for in."""
+        self._path = os.path.join(folder, *schema.REJECTS.split("/")) if folder else ""
         self._sources = [place for each in sources for place in (os.path.join(each, "raw"), each)]
         self._lock = threading.Lock()
         self._table: pa.Table | None = None

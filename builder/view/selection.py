@@ -1,10 +1,14 @@
-"""A query as the command that selects the same rows."""
+"""A query as a selection: the command that makes it, and the same made here."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import Any
 
+from builder.base.errors import OptionError
+from builder.curate.names import check_split
+from builder.read.view import Rows
 from builder.view.query import Query
 
 _SQL = {
@@ -21,10 +25,10 @@ def condition(query: Query) -> str:
     parts = [f"({query.where})"] if query.where else []
     parts += [f"contains(lower(caption), {_text(term.lower())})" for term in query.terms]
     for each in query.filters:
-        name = _SQL.get(each.column, each.column)
-        parts += [f"{name} >= {each.low:.12g}"] if each.low is not None else []
-        parts += [f"{name} < {each.high:.12g}"] if each.high is not None else []
-    return parts[0][1:-1] if parts == [f"({query.where})"] else " and ".join(parts)
+        name = _SQL.get(each.column, f'"{each.column}"')
+        parts += [f"{name} >= {each.low!r}"] if each.low is not None else []
+        parts += [f"{name} < {each.high!r}"] if each.high is not None else []
+    return query.where if len(parts) == 1 and query.where else " and ".join(parts)
 
 
 def select_command(path: str, query: Query) -> dict[str, Any]:
@@ -32,6 +36,18 @@ def select_command(path: str, query: Query) -> dict[str, Any]:
     where = condition(query)
     command = f"laion6m select {shlex.quote(path)} OUT" + (f" --where {shlex.quote(where)}" if where else "")
     return {"command": command, "note": "A selection keeps the dataset's order." if query.order else ""}
+
+
+def save_selection(dataset: Rows, query: Query, folder: str | None, name: Any) -> dict[str, Any]:
+    """Write what ``select`` would, as ``folder``/``name``. Raises OptionError where there is no folder to save into or
+    ``name`` is none, OutputError where it is there already, SqlError, MissingExtraError."""
+    if folder is None:
+        raise OptionError("save", "off", "a folder, when the viewer is started: laion6m view DATASET --save FOLDER")
+    out = os.path.join(os.path.abspath(os.path.expanduser(folder)), check_split(str(name)))
+    where = condition(query)
+    rows = dataset.where(where) if where else dataset
+    rows.save(out)
+    return {"out": out, "rows": len(rows), "command": select_command(dataset.folder, query)["command"]}
 
 
 def _text(text: str) -> str:

@@ -7,21 +7,25 @@ import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
-from builder.base import schema
-from builder.base.errors import DamagedFileError, OptionError
-from builder.base.urls import is_url
+import numpy as np
+
+from builder.base.errors import OptionError
+from builder.curate.measures import Positions
+from builder.curate.sql import find_rows
 from builder.read.reader import open_dataset
 from builder.read.view import Rows
-from builder.store.manifest import read_manifest
 from builder.view.api import Viewer
 from builder.view.catalog import Catalog
+from builder.view.facts import facts_of
 from builder.view.groups import Groups
-from builder.view.rejects import Rejects
 from builder.view.results import Results
 from builder.view.server import Server
 
+_SQL_SECONDS = 30.0  # of a query, which may be one that never ends
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -48,7 +52,9 @@ def open_server(path: str, options: Options) -> Server:
     catalog = Catalog(dataset, path)
     folder = "" if is_url(path) else os.path.abspath(os.path.expanduser(path))
     rejects = Rejects(folder, _sources(dataset, options.source))
-    viewer = Viewer(catalog, Results(catalog, None), rejects, Groups(dataset), _facts(path, folder, options))
+    viewer = Viewer(
+        catalog, Results(catalog, partial(_where, dataset)), rejects, Groups(dataset), _facts(path, folder, options)
+    )
     try:
         return Server(viewer, options.host, options.port)
     except OSError as error:
@@ -78,35 +84,22 @@ def view(
         server.serve_forever()
 
 
-def _sources(dataset: Rows, source: str | None) -> list[str]:
-    """Folders that raw tars may lie in: the one that was named, and that of an index over tars."""
-    over_tars = any(file.kind == "tar" for file in dataset.shards)
-    return [
-        *([os.path.abspath(os.path.expanduser(source))] if source else []),
-        *([dataset.reader._index.root] if over_tars else []),
-    ]
+def _where(dataset: Rows, condition: str) -> Positions:
+    """Positions of the rows for which a condition in SQL is true, ascending."""
+    found = find_rows(dataset, condition, timeout=_SQL_SECONDS).rows
+    if dataset is dataset.reader:
+        return found
+    chosen = np.zeros(len(dataset.reader), dtype=np.bool_)
+    chosen[found] = True
+    return np.flatnonzero(chosen[np.asarray(dataset.rows, dtype=np.int64)])
 
 
-def _facts(path: str, folder: str, options: Options) -> Mapping[str, Any]:
-    """What the page says of the dataset. Of somebody else's files there is no manifest: then less."""
-    facts: dict[str, Any] = {
+def _facts(path: str, dataset: Rows, options: Options) -> Mapping[str, Any]:
+    """What the page says of the dataset besides its rows."""
+    return {
         "name": os.path.basename(path.rstrip("/")) or path,
         "path": path,
-        "kind": "",
-        "totals": None,
-        "image_bytes": None,
-        "rejects": 0,
-        "duplicates": 0,
-        "sql": False,
+        "sql": find_spec("duckdb") is not None,
         "save": options.save,
+        **facts_of(dataset),
     }
-    if folder and os.path.exists(os.path.join(folder, *schema.MANIFEST.split("/"))):
-        with suppress(DamagedFileError):
-            manifest = read_manifest(folder)
-            facts |= {
-                "kind": manifest.kind,
-                "totals": manifest.totals,
-                "image_bytes": manifest.totals.get("image_bytes"),
-                "rejects": sum(manifest.totals.get("rejected", {}).values()),
-            }
-    return facts

@@ -102,9 +102,12 @@ export class Detail {
     if (sample.place) fact("Lies in", `${sample.place.file}, byte ${count(sample.place.offset)}`);
     if (sample.position >= 0) fact("Listed", `entry ${count(sample.position)}`);
     fact("Digest", sample.digest && el("code", {}, sample.digest));
-    for (const [name, value] of Object.entries(sample.columns || {})) fact(name, written(value));
+    for (const [name, value] of Object.entries(sample.columns || {})) fact(name, value === null ? "none" : written(value));
     text.append(facts);
-    if (sample.similar?.length) text.append(el("h3", {}, "Its duplicate group"), this.similar(sample.similar, sample.row));
+    const alike = text.appendChild(el("div", { class: "alike" }));
+    get(`api/rows/${sample.row}/similar`).then((group) => {
+      if (group.length) alike.append(el("h3", {}, "Its duplicate group"), this.similar(group, sample.row));
+    }).catch(() => {});
     if (sample.annotation !== undefined && sample.annotation !== "") {
       text.append(el("h3", {}, "Annotation"), tree(sample.annotation));
     }

@@ -108,19 +108,17 @@ export async function drawPlots(box, dataset, query, link) {
 }
 
 function made(dataset) {
-  const totals = dataset.totals;
   const line = [`${count(dataset.rows)} rows`];
   if (dataset.image_bytes) line.push(`${bytes(dataset.image_bytes)} of images`);
-  if (totals?.formats) {
-    line.push(Object.entries(totals.formats).sort((a, b) => b[1] - a[1]).map(([name, number]) => `${name} ${count(number)}`).join(", "));
+  if (Object.keys(dataset.formats).length) {
+    line.push(Object.entries(dataset.formats).sort((a, b) => b[1] - a[1]).map(([name, number]) => `${name} ${count(number)}`).join(", "));
   }
   const box = el("div", { class: "made" }, el("p", { class: "lead" }, line.join(" · ")));
-  if (!totals?.listed) return box;
-  const steps = [["listed", totals.listed], ...Object.entries(totals.rejected).sort((a, b) => b[1] - a[1]), ["rows", totals.rows]];
-  box.append(el("dl", { class: "funnel" }, steps.map(([name, number]) => {
-    const bar = el("dd", {}, count(number));
-    bar.style.setProperty("--share", number / totals.listed);
-    return el("div", { class: name === "rows" || name === "listed" ? "end" : "" }, el("dt", {}, name), bar);
+  const most = Math.max(1, ...dataset.funnel.map((step) => step.rows));
+  box.append(el("dl", { class: "funnel" }, dataset.funnel.map((step) => {
+    const bar = el("dd", {}, count(step.rows));
+    bar.style.setProperty("--share", step.rows / most);
+    return el("div", { class: step.kind }, el("dt", {}, step.name), bar);
   })));
   return box;
 }

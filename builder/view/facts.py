@@ -1,0 +1,61 @@
+"""How a dataset was made: its kind, and what became of everything that was listed. For the page and the report."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any
+
+from builder.base import schema
+from builder.base.errors import DamagedFileError
+from builder.base.urls import is_url
+from builder.read.view import Rows
+from builder.store.manifest import Manifest, read_manifest
+from builder.view.rejects import Rejects
+
+_KINDS = {"parquet": "Parquet", "arrow": "Arrow", "index": "index over tars"}
+
+
+def facts_of(dataset: Rows) -> dict[str, Any]:
+    """``kind``: in words; "" of somebody else's files. ``image_bytes``, ``rejects``: None, 0 where nothing says.
+    ``formats``: {format: rows} of a converted dataset. ``funnel``: [{name, rows, kind}] from what was listed to these
+    rows; ``kind`` is "kept" for what is left, "lost" for what fell out there. ``made``: options and versions."""
+    manifest = manifest_of(dataset)
+    totals = manifest.totals if manifest else {}
+    rejected = totals.get("rejected", {})
+    funnel = []
+    if totals:
+        lost = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
+        funnel = [
+            {"name": "listed", "rows": totals["listed"], "kind": "kept"},
+            *({"name": reason, "rows": count, "kind": "lost"} for reason, count in lost),
+            {"name": "rows", "rows": totals["rows"], "kind": "kept"},
+        ]
+    funnel += [{"name": step.condition, "rows": step.rows, "kind": "kept"} for step in dataset.steps]
+    whole = dataset is dataset.reader
+    return {
+        "kind": (_KINDS.get(manifest.kind, manifest.kind) if manifest else "") if whole else "selection",
+        "image_bytes": totals.get("image_bytes") if whole else None,
+        "formats": totals.get("formats", {}) if whole else {},
+        "rejects": sum(rejected.values()),
+        "funnel": funnel,
+        "made": {"options": manifest.options, "versions": manifest.versions} if manifest else None,
+    }
+
+
+def manifest_of(dataset: Rows) -> Manifest | None:
+    """Of the dataset's folder; None behind a URL, of somebody else's files, and where it cannot be read."""
+    folder = dataset.folder
+    if is_url(folder) or not os.path.exists(os.path.join(folder, *schema.MANIFEST.split("/"))):
+        return None
+    with suppress(DamagedFileError):
+        return read_manifest(folder)
+    return None
+
+
+def rejects_of(dataset: Rows, source: str | None = None) -> Rejects:
+    """``source``: the folder of tars that the dataset was made from; of an index over tars it is known."""
+    sources = [os.path.abspath(os.path.expanduser(source))] if source else []
+    if any(file.kind == "tar" for file in dataset.shards):
+        sources.append(dataset.reader._index.root)
+    return Rejects(None if is_url(dataset.folder) else dataset.folder, sources)
