@@ -28,6 +28,7 @@ _HOMES = {
     "load_dataset_builder": "builder.hf.builder",
     "open_dataset": "builder.read.reader",
     "push": "builder.hub.push",
+    "report": "builder.view.report",
     "verify": "builder.verification.verify",
 }
 """Public names, and the modules they live in."""
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from builder.read.reader import open_dataset as open_dataset
     from builder.read.sample import Sample as Sample
     from builder.verification.verify import verify as verify
+    from builder.view.report import report as report
 
 
 def __getattr__(name: str) -> Any:

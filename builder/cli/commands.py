@@ -31,6 +31,7 @@ COMMANDS = {
     "verify": "check that DATASET is whole, and with --source that it is what SOURCE holds",
     "extract": "raw/, captions/ and data.json as files, from a source or a converted folder",
     "view": "look at DATASET in the browser: search, filter, rejects, statistics",
+    "report": "what DATASET is, in one HTML file: statistics, samples, rejects, duplicates",
     "push": "publish a converted folder on the Hub; again, it sends only what differs",
     "add-column": "pack one .pt, .npy or .safetensors for each image beside the images",
     "info": "what a folder is, what is in it and what to do next; reads no image",

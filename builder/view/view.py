@@ -20,7 +20,7 @@ from builder.read.reader import open_dataset
 from builder.read.view import Rows
 from builder.view.api import Viewer
 from builder.view.catalog import Catalog
-from builder.view.facts import facts_of
+from builder.view.facts import facts_of, rejects_of
 from builder.view.groups import Groups
 from builder.view.results import Results
 from builder.view.server import Server
@@ -50,11 +50,9 @@ def open_server(path: str, options: Options) -> Server:
     OptionError for an address that cannot be had, and what ``open_dataset`` raises."""
     dataset = open_dataset(path)
     catalog = Catalog(dataset, path)
-    folder = "" if is_url(path) else os.path.abspath(os.path.expanduser(path))
-    rejects = Rejects(folder, _sources(dataset, options.source))
-    viewer = Viewer(
-        catalog, Results(catalog, partial(_where, dataset)), rejects, Groups(dataset), _facts(path, folder, options)
-    )
+    results = Results(catalog, partial(_where, dataset))
+    facts = _facts(path, dataset, options)
+    viewer = Viewer(catalog, results, rejects_of(dataset, options.source), Groups(dataset), facts)
     try:
         return Server(viewer, options.host, options.port)
     except OSError as error:

@@ -1,0 +1,27 @@
+"""laion6m report: what a dataset is, in one HTML file."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.output import DONE, show
+from builder.cli.parser import Parser
+
+EXAMPLE = "laion6m report OUT\nlaion6m report OUT report.html --source SOURCE"
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="the file to write (report.html; with --json none unless named)"
+    )
+    parser.add_argument("--source", metavar="SOURCE", help="the folder of tars, to show what was rejected")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from builder.view.report import report
+
+    file = arguments.file or (None if arguments.json else "report.html")
+    made = report(arguments.dataset, file, source=arguments.source)
+    show(arguments, made.to_json(), str(made))
+    return DONE
