@@ -94,7 +94,7 @@ async function run() {
   const mine = (asked += 1);
   drawChips();
   $("count").classList.add("busy");
-  for (let keep = false; mine === asked; keep = true) {
+  for (let shown = false; mine === asked; ) {
     let page;
     try {
       page = await get("api/rows", { ...query(), offset: 0, limit: 100 });
@@ -104,7 +104,10 @@ async function run() {
     }
     if (mine !== asked) return;
     problem("");
-    if (keep || page.rows.length || page.done) gallery.show(page, { keep });
+    if (page.rows.length || page.done) {
+      gallery.show(page, { keep: shown });
+      shown = true;
+    }
     total(page);
     if (page.done) break;
     await new Promise((resolve) => setTimeout(resolve, 150));
