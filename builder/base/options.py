@@ -95,8 +95,8 @@ class ConvertOptions:
     recaptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.format not in ("parquet", "arrow"):
-            raise OptionError("format", self.format, "parquet or arrow")
+        if self.format not in ("parquet", "arrow", "webdataset"):
+            raise OptionError("format", self.format, "parquet, arrow or webdataset")
         object.__setattr__(self, "max_shard_size", parse_size(self.max_shard_size))
         if self.max_shard_size < 1_000_000:
             raise OptionError("max_shard_size", self.max_shard_size, "1MB or more")

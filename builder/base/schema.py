@@ -23,7 +23,8 @@ from builder.base.names import WORK as WORK
 _T = TypeVar("_T")
 
 SPLIT = "train"
-SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow"}
+SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "webdataset": ".tar"}
+"""``--format`` → how its shards' names end."""
 
 ROW = pa.schema(
     [
@@ -199,5 +200,5 @@ class ShardName:
 
     @staticmethod
     def parse(name: str) -> ShardName | None:
-        match = re.fullmatch(rf"{SPLIT}-(\d{{5,}})-of-(\d{{5,}})(\.parquet|\.arrow)", name)
+        match = re.fullmatch(rf"{SPLIT}-(\d{{5,}})-of-(\d{{5,}})(\.parquet|\.arrow|\.tar)", name)
         return ShardName(int(match[1]), int(match[2]), match[3]) if match else None

@@ -15,7 +15,9 @@ EXAMPLE = "laion6m convert data/laion6m OUT --num-proc 8"
 def declare(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder or URL with raw/*.tar, captions/*.tar, data.json")
     parser.add_argument("out", metavar="OUT", help="folder or URL to make; run again, it goes on where it stopped")
-    parser.add_argument("--format", choices=["parquet", "arrow"], default="parquet", help="of the shards (parquet)")
+    parser.add_argument(
+        "--format", choices=["parquet", "arrow", "webdataset"], default="parquet", help="of the shards (parquet)"
+    )
     parser.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="of each file in data/ (500MB)")
     add_storage(parser)
     add_policy(parser)

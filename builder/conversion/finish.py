@@ -64,7 +64,8 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
     names = {number: schema.ShardName(number, survey.plan.shards, suffix) for number in receipts}
     ordered = [receipts[number] for number in sorted(receipts)]
     files = {names[r.number].path: {"size": r.size, "xxh3_128": r.digest} for r in ordered}
-    indexed = [schema.IndexedFile(names[r.number].path, options.format, r.rows, r.check) for r in ordered]
+    kind = "tar" if options.format == "webdataset" else options.format
+    indexed = [schema.IndexedFile(names[r.number].path, kind, r.rows, r.check) for r in ordered]
     numbers = [receipt.number for receipt in ordered]
     index = ledger.folder.create(schema.INDEX)
     digest = write_index(index, "", indexed, lambda: map(ledger.index_part, numbers), totals.rows)

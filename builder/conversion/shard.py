@@ -22,12 +22,17 @@ from builder.store.folders import Folder
 from builder.store.ledger import Ledger, Receipt
 from builder.store.output import NewFile
 from builder.store.parquet import ParquetShardWriter
-from builder.store.shards import ShardWriter, TextRow
+from builder.store.shards import ShardWriter, TextRow, WrittenShard
+from builder.store.webdataset import WebDatasetShardWriter
 
 Report = Callable[[int, int], None]
 """Tells of progress: images done, bytes done, since the last call."""
 
-WRITERS: dict[str, Callable[[NewFile], ShardWriter]] = {"parquet": ParquetShardWriter, "arrow": ArrowShardWriter}
+WRITERS: dict[str, Callable[[NewFile], ShardWriter]] = {
+    "parquet": ParquetShardWriter,
+    "arrow": ArrowShardWriter,
+    "webdataset": WebDatasetShardWriter,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +102,12 @@ class NewShard:
     def finish(self) -> tuple[Receipt, pa.RecordBatch, pa.RecordBatch]:
         """Finish the file, under its final name; returns what goes into the ledger of it: receipt, index, rejects."""
         written = self._writer.close()
-        kept = self._kept
+        kept = _as_written(self._kept, written)
         receipt = make_receipt(self._number, kept, self._rejects, written.size, written.digest, written.check)
-        files, annotation_files = [self._number] * len(kept), [schema.IN_SHARD] * len(kept)
+        files, annotation_files = (
+            [self._number] * len(kept),
+            [self._number if written.annotation_offsets is not None else schema.IN_SHARD] * len(kept),
+        )
         part = index_part(kept, files, written.offsets, self._digests, annotation_files)
         return receipt, part, reject_batch(self._rejects)
 
@@ -172,6 +180,15 @@ def reject_batch(rejects: list[Reject]) -> pa.RecordBatch:
         string_array([reject.source for reject in rejects]),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema.REJECT_ROW)
+
+
+def _as_written(samples: list[Sample], written: WrittenShard) -> list[Sample]:
+    """Samples with the places of their annotations in the shard, where these lie by themselves in it. They have no BOM
+    there."""
+    if written.annotation_offsets is None:
+        return samples
+    places = zip(samples, written.annotation_offsets.tolist(), strict=True)
+    return [sample._replace(annotation_offset=offset, bom=False) for sample, offset in places]
 
 
 def _text(sample: Sample) -> TextRow:

@@ -64,6 +64,8 @@ def captions_parcel(
 
     Raises OutputError where a shard is not here or not what it was, WriteError, DamagedFileError.
     """
+    if manifest.kind == "webdataset":
+        raise OutputError(f"{out} is made of tars, which have no columns to copy. Convert to Parquet first.")
     shards = []
     for path in sorted(filter(is_shard, manifest.files)):
         file = os.path.join(out, *path.split("/"))

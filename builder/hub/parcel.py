@@ -13,7 +13,7 @@ from builder.base import schema
 from builder.base.errors import DamagedFileError, OutputError
 from builder.hub.items import Item
 from builder.read.index import Index
-from builder.store.card import Facts
+from builder.store.card import Facts, features_of
 from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
 
@@ -66,7 +66,7 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str) -> Pa
         versions=manifest.versions,
         num_bytes=manifest.totals["image_bytes"] + 2 * text,
         download_size=sum(item.size for item in items.values() if is_shard(item.path)),
-        features=schema.FEATURES,
+        features=features_of(manifest.options),
     )
     return Parcel(items, facts, os.path.join(out, schema.CARD))
 

@@ -66,7 +66,7 @@ def _found_files(folder: str) -> list[str]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != schema.META)
-        shards = (name for name in names if name.endswith(tuple(schema.SUFFIXES.values())))
+        shards = (name for name in names if name.endswith((".parquet", ".arrow")))
         found += [os.path.join(where, name) for name in shards if not schema.CACHE_OF_DATASETS.fullmatch(name)]
     return sorted(found)
 

@@ -76,9 +76,14 @@ def write_card(
 ) -> bytes:
     """The card of a converted folder; see :class:`Facts`. ``existing``: the one that is there, whose owner's text and
     metadata stay. Raises OutputError where its YAML cannot be read."""
-    facts = Facts(totals, options, versions, num_bytes, download_size, schema.FEATURES)
+    facts = Facts(totals, options, versions, num_bytes, download_size, features_of(options))
     repo = PLACEHOLDER if existing is None else take_apart(existing, schema.CARD).repo
     return make_card(facts, own_part(existing, schema.CARD), repo)
+
+
+def features_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Of a folder converted with ``options``. Tars have no columns: datasets makes some of the members it finds."""
+    return {} if options["format"] == "webdataset" else schema.FEATURES
 
 
 def make_card(facts: Facts, own: Own, repo: str) -> bytes:
@@ -93,7 +98,8 @@ def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], ve
     try:
         info = made_metadata(card.values)["dataset_info"]
         sizes = int(info["splits"][0]["num_bytes"]), int(info["download_size"])
-        features = {each["name"]: schema.FEATURES[each["name"]] for each in info["features"]}  # in the card's order
+        there = info.get("features", ())
+        features = {each["name"]: schema.FEATURES[each["name"]] for each in there}  # in the card's order
         metadata = _metadata(Facts(totals, options, versions, *sizes, features))
     except (KeyError, IndexError, TypeError, ValueError):
         return None
@@ -119,8 +125,7 @@ def _metadata(facts: Facts) -> dict[str, str]:
 def _dataset_info(facts: Facts) -> str:
     features = "".join(_feature(name, spec) for name, spec in facts.features.items())
     return f"""dataset_info:
-  features:
-{features}  splits:
+{"  features:" + chr(10) if features else ""}{features}  splits:
   - name: {schema.SPLIT}
     num_bytes: {facts.num_bytes}
     num_examples: {facts.totals["rows"]}
@@ -182,6 +187,18 @@ def _head(facts: Facts) -> str:
 | `width`, `height` | int32 | pixels of the image as stored; EXIF orientation is not applied |
 | `annotation` | string | the annotation's JSON text, complete |
 """
+    if facts.suffix == ".tar":
+        return f"""# laion6m: images with re-captions, as tars for webdataset
+
+{rows:,} images, each with the complete JSON document that its caption came in.
+
+| member | what it is |
+|---|---|
+| `KEY.jpg` (or `.png`, `.webp` …) | the image file's bytes, untouched |
+| `KEY.json` | the annotation's JSON text, complete; the caption is in it |
+
+`KEY` is the path of the image without its extension. A dot in its last part is written `%2E`.
+"""
     return f"""# laion6m: images with re-captions
 
 {rows:,} images, each with the caption that was written for it and the complete JSON document the caption came in.
@@ -208,6 +225,14 @@ rows = load_dataset("{repo}", split="{schema.SPLIT}", streaming=True)       # wi
 ```
 """
     ]
+    if facts.suffix == ".tar":
+        parts.append(f"""
+```python
+import webdataset
+
+rows = webdataset.WebDataset("{schema.DATA}/{schema.SPLIT}-{{00000..{facts.totals["shards"] - 1:05d}}}-of-{facts.totals["shards"]:05d}.tar").decode("pil")
+```
+""")
     if facts.suffix == ".parquet":
         parts.append(f"""
 ```sql

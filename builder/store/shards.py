@@ -28,7 +28,8 @@ class TextRow(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class WrittenShard:
     """``offsets``: of each row's image in the file. ``digest``: xxh3-128 of the whole file, hex. ``check``: how the
-    index tells that the file is still this one."""
+    index tells that the file is still this one. ``annotation_offsets``: where each row's document lies by itself in the
+    file; None where it is in a column."""
 
     offsets: npt.NDArray[np.int64]
     rows: int
@@ -36,6 +37,7 @@ class WrittenShard:
     size: int
     digest: str
     check: dict[str, Any]
+    annotation_offsets: npt.NDArray[np.int64] | None = None
 
 
 class ShardWriter(Protocol):

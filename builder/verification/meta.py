@@ -208,7 +208,8 @@ def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
         else:
             wrong = columns["file"] != np.repeat(np.arange(len(counts)), counts)
             findings.rows("file is not the shard that the row lies in", np.flatnonzero(wrong))
-        elsewhere = np.flatnonzero(columns["annotation_file"] != schema.IN_SHARD)
+        place = columns["file"] if manifest.kind == "webdataset" else schema.IN_SHARD
+        elsewhere = np.flatnonzero(columns["annotation_file"] != place)
         findings.rows("annotation_file points elsewhere than into the shard", elsewhere)
     find_hash, find_row = columns["find_hash"], columns["find_row"]
     if np.any(find_hash[1:] < find_hash[:-1]):

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
+from builder.base.arrays import binary_array
 from builder.base.errors import DamagedFileError
 from builder.base.records import SampleProblem
 from builder.conversion.index_rows import index_rows
@@ -31,6 +32,7 @@ from builder.store.arrow import image_offsets
 from builder.store.footers import check_claims, footer_digest
 from builder.store.pages import value_ranges
 from builder.verification.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings
+from builder.verification.members import documents_of, misplaced_members
 
 WINDOW = 1 << 20
 """Bytes read and hashed at a time: small enough to stay in the caches for both checksums."""
@@ -113,7 +115,8 @@ class _Check:
 
     def run(self, report: Report) -> list[Finding]:
         parquet = self._task.file.kind == "parquet"
-        ranges = self._parquet_ranges() if parquet else self._arrow_ranges()
+        kinds = {"parquet": self._parquet_ranges, "arrow": self._arrow_ranges, "tar": self._tar_ranges}
+        ranges = kinds[self._task.file.kind]()
         sound = self._compare_ranges(ranges)
         whole = self._compare_images(ranges, sound, report)
         if self._readable and parquet:
@@ -185,6 +188,14 @@ class _Check:
             else:
                 findings.add(problem)
             return None
+
+    def _tar_ranges(self) -> tuple[Int64s, Int64s]:
+        """The same of a tar for webdataset: -1 for the size of an image that does not lie behind its member's header,
+        or whose document does not."""
+        lengths = self._sizes.copy()
+        lengths[misplaced_members(self._file, self._rows)] = -1
+        self._compare_captions()
+        return self._starts, lengths
 
     def _compare_schema(self, found: pa.Schema) -> bool:
         if not schema.is_row(found):
@@ -258,8 +269,12 @@ class _Check:
     def _narrow_down(self) -> None:
         """The file differs, yet everything that the index knows of its rows is right. What is left are the annotations,
         of which the index knows length and caption, and the bytes between the rows."""
-        if not self._readable:
-            return
+        if self._readable and not self._compare_captions():
+            problem = "what differs is in an annotation outside of its caption, or between rows; it may be any of"
+            self._findings.rows(problem, range(len(self._sizes)))
+
+    def _compare_captions(self) -> bool:
+        """Whether there are annotations whose caption is not the index's."""
         captions, wrong = self._rows.column("caption").to_pylist(), []
         for at, documents in self._annotations():
             for row, document in enumerate(documents.cast(pa.binary()).to_pylist(), start=at):
@@ -270,15 +285,16 @@ class _Check:
                 if not sound:
                     wrong.append(row)
         self._findings.rows("the annotation has another caption than the index, or is damaged", wrong)
-        if not wrong:
-            problem = "what differs is in an annotation outside of its caption, or between rows; it may be any of"
-            self._findings.rows(problem, range(len(captions)))
+        return bool(wrong)
 
     def _annotations(self) -> Iterator[tuple[int, pa.Array]]:
         """(first row, annotations), a batch at a time."""
         if self._task.file.kind == "parquet":
             for at, batch in self._row_groups(["annotation"], "the annotations"):
                 yield at, batch.column("annotation")
+        elif self._task.file.kind == "tar":
+            for at, document in enumerate(documents_of(self._file, self._rows)):
+                yield at, binary_array([document])
         else:
             at = 0
             with pa.memory_map(self._path) as source, pa.ipc.open_stream(source) as reader:

@@ -53,6 +53,7 @@ class SourceCheck:
     count: int
     rejects: dict[int, tuple[str, str]]
     away: bool = False
+    keeps_bom: bool = True  # whether its index says where a document had a BOM
 
     @property
     def name(self) -> str:
@@ -122,7 +123,8 @@ def source_checks(
         first = int(firsts[lo])
         count = int(firsts[hi]) - first
         gone = schema.ShardName(number, again.plan.shards, suffix).path in away
-        yield SourceCheck(out, to_ipc(rows), stock, options.policy, first, count, mine, gone)
+        keeps_bom = options.format != "webdataset"
+        yield SourceCheck(out, to_ipc(rows), stock, options.policy, first, count, mine, gone, keeps_bom)
 
 
 def compare_planned_rejects(again: Survey, rejects: pa.Table) -> list[Finding]:
@@ -184,6 +186,7 @@ class _Comparison:
         self._rejects = dict(task.rejects)
         self._reader = open_dataset(task.out)
         self._away = task.away
+        self._keeps_bom = task.keeps_bom
 
     def sample(self, sample: Sample, image: memoryview) -> None:
         """A sample of the source must be a row, equal in all columns. ``match_rows`` has compared the order."""
@@ -200,7 +203,7 @@ class _Comparison:
             "path": sample.path,
             "annotation_path": sample.annotation_path,
             "caption": sample.caption,
-            "bom": sample.bom,
+            "bom": sample.bom and self._keeps_bom,
         }
         for name, value in now.items():
             if self._columns[name][row] != value:

@@ -49,7 +49,7 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("form", ["parquet", "arrow", "webdataset"])
 def test_every_listed_sample_is_the_right_row_or_the_right_reject(layout: str, form: str, tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", layout, shards=4, per_shard=10, faults=faults_of(layout))
     summary = run(source.path, tmp_path / "out", recaptions=source.recaptions, format=form)
@@ -92,7 +92,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes_nor_on_the_sources_p
     source = make_source(tmp_path / "small", faults=faults_of("card"), shards=4, per_shard=8)
     make_large_source(tmp_path / "large")
     for path in (source.path, tmp_path / "large"):
-        for form in ("parquet", "arrow"):
+        for form in ("parquet", "webdataset", "arrow"):
             found = []
             for num_proc in (1, 2, 5):
                 out = tmp_path / f"{path.name}-{form}-{num_proc}"
@@ -114,7 +114,7 @@ def test_nothing_of_a_run_is_in_the_output_but_versions_and_options(tmp_path: Pa
 
 def test_the_manifest_knows_every_file(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", faults=faults_of("card"), shards=4)
-    for form in ("parquet", "arrow"):
+    for form in ("parquet", "arrow", "webdataset"):
         out = tmp_path / form
         summary = run(source.path, out, format=form)
         manifest = json.loads((out / schema.MANIFEST).read_text())
@@ -198,7 +198,7 @@ def test_a_whole_tar_without_members_damages_nothing(tmp_path: Path) -> None:
     assert summary.damage == {}
 
 
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("form", ["parquet", "arrow", "webdataset"])
 def test_an_empty_listing_is_an_empty_dataset(form: str, tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", shards=2)
     (source.path / "data.json").write_text("[]")

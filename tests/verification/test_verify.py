@@ -24,7 +24,7 @@ from builder.verification.shards import WINDOW, stretches
 from builder.verification.verify import Verification, describe_verification, verify
 from tests.sources import LAYOUTS, Source, faults_of, make_source
 
-FORMATS = ("parquet", "arrow")
+FORMATS = ("parquet", "arrow", "webdataset")
 NAMED = re.compile(r"row (\d+) \(([^)]*)\)")
 
 
@@ -277,6 +277,8 @@ def rewrite_index(out: Path, row: int, column: str, value: Any) -> None:
 def test_an_index_that_contradicts_its_shard_names_the_row(
     made: dict[str, Path], tmp_path: Path, form: str, column: str, value: Any
 ) -> None:
+    if form == "webdataset" and column in ("width", "height", "annotation_file"):
+        pytest.skip("a tar does not hold these; its documents lie in file 0, where this index says so")
     out = copy(made, form, tmp_path)
     rewrite_index(out, 7, column, value)
     result = check(out)

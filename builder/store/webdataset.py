@@ -1,0 +1,112 @@
+"""Write a shard as webdataset reads it: a tar of pairs, KEY.jpg and KEY.json, one behind the other.
+
+webdataset (and ``datasets``) cut a member's name at the first dot of its last part: what stands before is the key.
+Dots there are written as ``%2E``, so that ``00000/a.b`` is one sample and not ``b.jpg`` of another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import numpy as np
+
+from builder.store.output import NewFile
+from builder.store.shards import TextRow, WrittenShard
+
+_BLOCK = 512
+_RECORD = 20 * _BLOCK  # tars are whole records; GNU tar and tarfile write zeros up to the next one
+_PENDING = 1 << 20  # bytes gathered before they are written
+_LONGEST = 100  # bytes of a name in a header
+_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+_MAGIC = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
+_AMBIGUOUS = re.compile(r"\.|\n|%(?=2E|25|0A)")
+
+
+class WebDatasetShardWriter:
+    """Writes rows into ``file``. Image views handed to ``add`` must stay valid until ``release`` or ``close``."""
+
+    def __init__(self, file: NewFile) -> None:
+        self._file = file
+        self._pieces: list[bytes | memoryview] = []
+        self._position = 0  # with what is pending
+        self._image_offsets: list[int] = []
+        self._annotation_offsets: list[int] = []
+        self._image_bytes = 0
+
+    def add(self, image: memoryview, row: TextRow) -> None:
+        name = member_name(row.key)
+        self._image_offsets.append(self._add_member(name + image_ending(row.path, image), image))
+        self._annotation_offsets.append(self._add_member(f"{name}.json", row.annotation))
+        self._image_bytes += len(image)
+        if self._position - self._file.position >= _PENDING:
+            self.release()
+
+    def release(self) -> None:
+        """Write what was gathered."""
+        self._file.write(self._pieces)
+        self._pieces = []
+
+    def close(self) -> WrittenShard:
+        """Finish the file, under its final name."""
+        end = self._position + 2 * _BLOCK
+        self._pieces.append(bytes(2 * _BLOCK + -end % _RECORD))
+        self.release()
+        digest = self._file.close()
+        return WrittenShard(
+            offsets=np.array(self._image_offsets, dtype=np.int64),
+            rows=len(self._image_offsets),
+            image_bytes=self._image_bytes,
+            size=self._file.position,
+            digest=digest,
+            check={"size": self._file.position},
+            annotation_offsets=np.array(self._annotation_offsets, dtype=np.int64),
+        )
+
+    def abort(self) -> None:
+        """Give it up."""
+        self._file.abort()
+
+    def _add_member(self, name: str, data: bytes | memoryview) -> int:
+        """Returns where its data begins."""
+        head = member_header(name, len(data))
+        start = self._position + len(head)
+        padding = bytes(-len(data) % _BLOCK)
+        self._pieces += [head, data, padding]
+        self._position = start + len(data) + len(padding)
+        return start
+
+
+def member_name(key: str) -> str:
+    """The key as webdataset will give it back: itself, unless its last part holds a dot or one of the escapes."""
+    folder, slash, base = key.rpartition("/")
+    return folder.replace("\n", "%0A") + slash + _AMBIGUOUS.sub(lambda found: f"%{ord(found[0]):02X}", base)
+
+
+def image_ending(path: str, image: bytes | memoryview) -> str:
+    """``.jpg`` and the like, in lower case: the path's own where it is an image's, else by the first bytes."""
+    own = os.path.splitext(path)[1].lower()
+    if own in _ENDINGS:
+        return own
+    start = bytes(image[:4])
+    return next((ending for magic, ending in _MAGIC if start.startswith(magic)), ".img")
+
+
+def member_header(name: str, size: int) -> bytes:
+    """A regular file's header in GNU format: no time and no owner, so that the same rows give the same bytes."""
+    encoded = name.encode()
+    if len(encoded) <= _LONGEST:
+        return _header(encoded, size, b"0")
+    long = encoded + b"\0"
+    head = _header(b"././@LongLink", len(long), b"L") + long + bytes(-len(long) % _BLOCK)
+    return head + _header(encoded[:_LONGEST], size, b"0")
+
+
+def _header(name: bytes, size: int, kind: bytes) -> bytes:
+    fields = b"%s0000644\x000000000\x000000000\x00%011o\x0000000000000\x00        %s" % (
+        name.ljust(100, b"\0"),
+        size,
+        kind,
+    )
+    block = (fields.ljust(257, b"\0") + b"ustar  \0").ljust(_BLOCK, b"\0")
+    return b"%s%06o\0 %s" % (block[:148], sum(block), block[156:])
