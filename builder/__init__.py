@@ -29,6 +29,7 @@ _HOMES = {
     "open_dataset": "builder.read.reader",
     "push": "builder.hub.push",
     "report": "builder.view.report",
+    "select": "builder.curate.select",
     "verify": "builder.verification.verify",
 }
 """Public names, and the modules they live in."""
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from builder.conversion.convert import convert as convert
     from builder.conversion.index import index as index
     from builder.curate.add_column import add_column as add_column
+    from builder.curate.select import select as select
     from builder.hf.builder import load_dataset as load_dataset
     from builder.hf.builder import load_dataset_builder as load_dataset_builder
     from builder.hub.push import push as push

@@ -15,11 +15,12 @@ def declare(parser: Parser) -> None:
     parser.add_argument("out", metavar="DATASET", help="a converted folder, or an index")
     parser.add_argument("name", metavar="NAME", help="of the new column")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
+    parser.add_several(
         "--from",
+        like=lambda word: "." in word,
+        group=what,
         dest="source",
         metavar="PATH",
-        nargs="+",
         help="Parquet, CSV or JSON lines with a column NAME; or a folder of <image path>.pt, .npy or .safetensors",
     )
     what.add_argument("--field", metavar="F", help="a field of the annotations")
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     summary = add_column(
         arguments.out,
         arguments.name,
-        arguments.source,
+        arguments.source or None,
         field=arguments.field,
         on=arguments.on,
         num_proc=arguments.num_proc,

@@ -30,10 +30,11 @@ COMMANDS = {
     "index": "the same rows without copying an image: an index into the source's own tars",
     "verify": "check that DATASET is whole, and with --source that it is what SOURCE holds",
     "extract": "raw/, captions/ and data.json as files, from a source or a converted folder",
+    "select": "choose rows by SQL, lists, samples and splits; copies no image",
     "view": "look at DATASET in the browser: search, filter, rejects, statistics",
     "report": "what DATASET is, in one HTML file: statistics, samples, rejects, duplicates",
     "push": "publish a converted folder on the Hub; again, it sends only what differs",
-    "add-column": "pack one .pt, .npy or .safetensors for each image beside the images",
+    "add-column": "add scores, tags, captions or arrays (latents) as a column beside the images",
     "info": "what a folder is, what is in it and what to do next; reads no image",
     "demo": "make a small source here, convert, verify and read it; offline",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from builder.base.arrays import number_array, to_ipc
-from builder.base.errors import DamagedFileError, IndexMismatchError, OutputError, SourceError
+from builder.base.errors import DamagedFileError, IndexMismatchError, OutputError, SourceError, WriteError
 from builder.base.names import ROWS, SELECTION
 from builder.base.records import Step
 from builder.base.urls import is_url
@@ -62,17 +63,35 @@ def is_selection(folder: str) -> bool:
 
 def save(rows: Rows, folder: str | os.PathLike[str]) -> None:
     """Write the rows as a selection. Raises OutputError, WriteError."""
-    out = os.path.abspath(os.path.expanduser(os.fspath(folder)))
+    save_all({"": rows}, os.path.abspath(os.path.expanduser(os.fspath(folder))))
+
+
+def save_all(parts: Mapping[str, Rows], out: str) -> None:
+    """Write a selection OUT/NAME for each name, or OUT itself for "". All appear at once, or none. Raises OutputError,
+    WriteError."""
     check_free(out)
+    work = f"{out.rstrip(os.sep)}.{os.getpid()}.tmp"
+    try:
+        for name, rows in parts.items():
+            _write(rows, os.path.join(out, name), os.path.join(work, name))
+        os.rename(work, out)
+    except OSError as error:
+        raise WriteError(out, error.strerror) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(rows: Rows, out: str, work: str) -> None:
+    """``out``: where the selection will be; ``work``: where it is written."""
     reader = rows.reader
     steps = rows.steps
     if not steps or steps[-1].rows != len(rows):
         steps = (*steps, Step("rows by their numbers", len(rows)))
-    digest = write_file(os.path.join(out, ROWS), [_packed(rows, len(reader))])
+    digest = write_file(os.path.join(work, ROWS), [_packed(rows, len(reader))])
     at = reader.folder
     dataset = at if is_url(at) else os.path.relpath(os.path.realpath(at), os.path.realpath(out)).replace(os.sep, "/")
     made = Selection(dataset, at, identity_of(reader), len(reader), len(rows), steps, digest)
-    write_file(os.path.join(out, SELECTION), [made.to_json()])
+    write_file(os.path.join(work, SELECTION), [made.to_json()])
 
 
 def check_free(out: str) -> None:

@@ -1,0 +1,57 @@
+"""laion6m select: which rows to train on, written down. No image is copied."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.output import DONE, show
+from builder.cli.parser import Parser
+
+EXAMPLE = """laion6m select OUT sub --where "width >= 1024 and length(caption) > 200"
+laion6m select OUT parts --without takedown.txt --split train=0.99 val=0.01"""
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help="a converted folder, an index, a selection, a URL")
+    parser.add_argument("out", metavar="OUT", help="new folder for the selection")
+    parser.add_argument(
+        "--where", metavar="SQL", help="condition over caption, width … and added columns (DuckDB's SQL)"
+    )
+    parser.add_argument("--keys", metavar="FILE", help="only rows that FILE names: keys, paths, urls, sha256 or phash")
+    parser.add_argument("--without", metavar="FILE", help="no row that FILE names, as of a takedown list")
+    parser.add_argument("--unique", action="store_true", help="one of each group of duplicates (laion6m duplicates)")
+    parser.add_argument("--sample", type=int, metavar="N", help="N rows at random")
+    parser.add_several(
+        "--split",
+        like=lambda word: "=" in word,
+        type=_share,
+        metavar="NAME=SHARE",
+        help="divide the rows into selections OUT/NAME: train=0.99 val=0.01",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of --sample and --split (0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from builder.curate.select import describe_selection, select
+
+    summary = select(
+        arguments.dataset,
+        arguments.out,
+        where=arguments.where,
+        keys=arguments.keys,
+        without=arguments.without,
+        unique=arguments.unique,
+        sample=arguments.sample,
+        split=dict(arguments.split),
+        seed=arguments.seed,
+    )
+    show(arguments, summary.to_json(), describe_selection(summary))
+    return DONE
+
+
+def _share(text: str) -> tuple[str, float]:
+    name, equals, share = text.partition("=")
+    try:
+        return (name, float(share)) if equals else ("", float(""))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=SHARE, such as val=0.01") from None

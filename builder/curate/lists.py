@@ -1,0 +1,108 @@
+"""Lists of samples: which rows a file names, by key, path, url, sha256 or phash. For ``--keys`` and ``--without``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from builder.base.errors import SourceError
+from builder.curate.join import join, look_up
+from builder.curate.tables import JOINS, KNOWN, read_table
+from builder.read.columns import Values
+from builder.read.reader import Reader
+
+PHASH = "phash"
+"""The column of fingerprints that ``laion6m duplicates`` writes, uint64. In lists: 16 hex digits, or a number."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
+_HASH = re.compile(r"[0-9a-f]{16}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """``rows``: for each row of the dataset whether the list names it. ``names``: how many the list has, each counted
+    once; ``found``: how many of them are in the dataset."""
+
+    rows: npt.NDArray[np.bool_]
+    names: int
+    found: int
+
+
+def read_list(reader: Reader, file: str | os.PathLike[str], *, quiet: bool = True) -> Listed:
+    """The rows that a file names. A table (Parquet, CSV, JSON lines) has a column ``key``, ``path``, ``url``,
+    ``sha256`` or ``phash``. Any other file is text: a name a line, of whichever kind; blank lines and those that begin
+    with # do not count. Raises SourceError: also where the dataset has nothing that such names could be compared
+    with."""
+    path = os.path.abspath(os.path.expanduser(os.fspath(file)))
+    if path.lower().endswith(KNOWN):
+        table = read_table(path, None, None, (*JOINS, PHASH))
+        if table.on == PHASH:
+            hashes = [_hash(name.as_py()) for name in table.names if name.is_valid]
+            return _by_hash(reader, [each for each in hashes if each is not None], len(table.names))
+        return _by_name(reader, table.on, table.names, quiet)
+    return _by_lines(reader, _lines(path), path, quiet)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise SourceError(f"{shlex.quote(path)}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{shlex.quote(path)}: not UTF-8 text: {error}") from None
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+
+
+def _by_lines(reader: Reader, lines: list[str], path: str, quiet: bool) -> Listed:
+    """Every line as a key and as a path, then what is left as what it looks like."""
+    rows = np.zeros(len(reader), dtype=np.bool_)
+    left = lines
+    for on, like in (("key", None), ("path", None), ("url", _URL), ("sha256", _SHA256)):
+        tried = [line for line in left if like is None or like.match(line)]
+        if tried:
+            wanted = pa.chunked_array([pa.array([line.lower() if on == "sha256" else line for line in tried])])
+            places = join(reader, on, wanted, quiet=quiet).places
+            rows |= places >= 0
+            hit = {tried[place] for place in np.unique(places[places >= 0])}
+            left = [line for line in left if line not in hit]
+    hashes = [line for line in left if _HASH.fullmatch(line)]
+    if hashes and (PHASH in reader.added_columns() or len(left) == len(lines)):
+        found = _by_hash(reader, [int(line, 16) for line in hashes], len(hashes))
+        rows |= found.rows
+        return Listed(rows, len(lines), len(lines) - len(left) + found.found)
+    return Listed(rows, len(lines), len(lines) - len(left))
+
+
+def _by_name(reader: Reader, on: str, names: pa.ChunkedArray, quiet: bool) -> Listed:
+    joined = join(reader, on, names, quiet=quiet)
+    given = pc.count_distinct(names, mode="only_valid").as_py()
+    return Listed(joined.places >= 0, given, given - joined.stray)
+
+
+def _hash(text: str) -> int | None:
+    """A fingerprint: 16 hex digits, else a decimal number. None for anything else."""
+    if _HASH.fullmatch(text):
+        return int(text, 16)
+    return int(text) if re.fullmatch(r"\d{1,20}", text) and int(text) < 1 << 64 else None
+
+
+def _by_hash(reader: Reader, hashes: list[int], given: int) -> Listed:
+    if PHASH not in reader.added_columns():
+        raise SourceError(
+            f"{shlex.quote(reader.folder)} has no column {PHASH} to compare with: run laion6m duplicates first"
+        )
+    values = reader._column(PHASH)
+    if not isinstance(values, Values) or values.column.type != pa.uint64():
+        raise SourceError(f"the column {PHASH} of {shlex.quote(reader.folder)} holds no fingerprints")
+    wanted = pa.chunked_array([pa.array(sorted(set(hashes)), pa.uint64())])
+    joined = look_up(values.column, wanted)
+    return Listed(joined.places >= 0, given, len(wanted) - joined.stray)

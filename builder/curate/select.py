@@ -1,0 +1,157 @@
+"""select: write down which rows of a dataset to train on. No image is copied."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from builder.base.errors import OptionError, SourceError
+from builder.base.records import Step
+from builder.curate.lists import read_list
+from builder.curate.selection import check_free, save_all
+from builder.read.reader import open_dataset
+from builder.read.view import Rows, View
+
+Paths = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ListCount:
+    """Of a list of samples: its file's option and name, how many names it has and how many of them were found."""
+
+    option: str
+    file: str
+    names: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class SelectSummary:
+    """What was selected. ``of``: rows there were; ``splits``: name → rows, where OUT holds several selections."""
+
+    out: str
+    rows: int
+    of: int
+    funnel: tuple[Step, ...]
+    splits: dict[str, int]
+    lists: tuple[ListCount, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "rows": self.rows,
+            "of": self.of,
+            "funnel": [{"condition": step.condition, "rows": step.rows} for step in self.funnel],
+            "out": self.out,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.splits:
+            document["splits"] = self.splits
+        if self.lists:
+            document["lists"] = {each.option: {"names": each.names, "found": each.found} for each in self.lists}
+        return document
+
+
+def select(
+    dataset: Paths,
+    out: Paths,
+    *,
+    where: str | None = None,
+    keys: Paths | None = None,
+    without: Paths | None = None,
+    unique: bool = False,
+    sample: int | None = None,
+    split: Mapping[str, float] | None = None,
+    seed: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> SelectSummary:
+    """Write a selection of a dataset (a converted folder, an index, another selection, a URL) into the new folder OUT.
+
+    In this order: rows for which the SQL condition ``where`` is true; those that the file ``keys`` names; not those
+    that ``without`` names; with ``unique`` one of each group of duplicates; ``sample`` of them at random. ``split``:
+    name → share, for a selection OUT/NAME each. ``seed``: of sample and split. Raises OptionError, SourceError,
+    OutputError (OUT is there), SqlError, MissingExtraError (DuckDB), DamagedFileError.
+    """
+    started = time.monotonic()
+    folder = os.path.abspath(os.path.expanduser(os.fspath(out)))
+    if where is None and keys is None and without is None and not unique and sample is None and not split:
+        raise OptionError("select", "nothing", "say which rows: where, keys, without, unique, sample or split")
+    check_free(folder)
+    rows = open_dataset(dataset, storage_options=storage_options)
+    chosen, lists = choose(
+        rows, where=where, keys=keys, without=without, unique=unique, sample=sample, seed=seed, quiet=quiet
+    )
+    splits = chosen.split(split, seed=seed) if split else {}
+    save_all(splits or {"": chosen}, folder)
+    return SelectSummary(
+        out=folder,
+        rows=len(chosen),
+        of=len(rows),
+        funnel=chosen.steps[len(rows.steps) :],
+        splits={name: len(view) for name, view in splits.items()},
+        lists=lists,
+        seconds=time.monotonic() - started,
+    )
+
+
+def choose(
+    rows: Rows,
+    *,
+    where: str | None = None,
+    keys: Paths | None = None,
+    without: Paths | None = None,
+    unique: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
+    quiet: bool = True,
+) -> tuple[Rows, tuple[ListCount, ...]]:
+    """The rows that :func:`select` would write, before they are split."""
+    lists = []
+    if where is not None:
+        rows = rows.where(where)
+    for option, file in (("keys", keys), ("without", without)):
+        if file is not None:
+            rows, count = by_list(rows, option, file, quiet=quiet)
+            lists.append(count)
+    if unique:
+        rows = rows.unique()
+    if sample is not None:
+        rows = rows.sample(sample, seed=seed)
+    return rows, tuple(lists)
+
+
+def by_list(rows: Rows, option: str, file: Paths, *, quiet: bool = True) -> tuple[View, ListCount]:
+    """The rows that a file names (``option`` "keys") or does not ("without"). Raises SourceError; where no row of
+    ``keys`` is there, too."""
+    listed = read_list(rows.reader, file, quiet=quiet)
+    name = os.path.basename(os.fspath(file))
+    if option == "keys" and not listed.found:
+        where = shlex.quote(os.fspath(file))
+        raise SourceError(f"none of the {listed.names:,} names in {where} is in {shlex.quote(rows.folder)}")
+    numbers = np.asarray(rows.rows, dtype=np.int64)
+    mine = numbers[listed.rows[numbers] == (option == "keys")]
+    view = View(rows.reader, mine, (*rows.steps, Step(f"{option} {name}", len(mine))))
+    return view, ListCount(option, name, listed.names, listed.found)
+
+
+def describe_selection(summary: SelectSummary) -> str:
+    """The summary in words: the funnel, what the lists found, the splits, what comes next."""
+    width = len(f"{summary.of:,}")
+    lines = [f"{summary.of:>{width},} rows"]
+    lines += [f"{step.rows:>{width},} {step.condition}" for step in summary.funnel]
+    for each in summary.lists:
+        lines.append(f"{each.found:,} of {each.names:,} names in {each.file} are in the dataset")
+    lines += [f"{rows:>{width},} in {os.path.join(summary.out, name)}" for name, rows in summary.splits.items()]
+    left = summary.rows - sum(summary.splits.values())
+    if summary.splits and left:
+        lines.append(f"{left:>{width},} in no split")
+    place = os.path.join(summary.out, next(iter(summary.splits), "")).rstrip(os.sep)
+    lines.append(f"next: laion6m verify {shlex.quote(place)}")
+    return "\n".join(lines)
