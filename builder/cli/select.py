@@ -7,7 +7,7 @@ import argparse
 from builder.cli.output import DONE, show
 from builder.cli.parser import Parser
 
-EXAMPLE = """laion6m select OUT sub --where "width >= 1024 and length(caption) > 200"
+EXAMPLE = """laion6m select OUT sub --where 'width>=1024'
 laion6m select OUT parts --without takedown.txt --split train=0.99 val=0.01"""
 
 
