@@ -26,7 +26,7 @@ _HOMES = {
     "info": "builder.jobs.info",
     "load_dataset": "builder.hf.builder",
     "load_dataset_builder": "builder.hf.builder",
-    "open_dataset": "builder.read.reader",
+    "open_dataset": "builder.read.opening",
     "push": "builder.hub.push",
     "report": "builder.view.report",
     "select": "builder.curate.select",
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from builder.hub.push import push as push
     from builder.jobs.extract import extract as extract
     from builder.jobs.info import info as info
+    from builder.read.opening import open_dataset as open_dataset
     from builder.read.reader import Reader as Reader
-    from builder.read.reader import open_dataset as open_dataset
     from builder.read.sample import Sample as Sample
     from builder.verification.verify import verify as verify
     from builder.view.report import report as report

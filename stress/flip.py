@@ -36,7 +36,7 @@ from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.curate.add_column import add_column
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.verification.verify import verify
 from stress.common import LostError, arguments, batches, close, in_process, shard_source
 from tests.outputs import output_bytes

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from tests.sources import picture
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,8 @@ from builder.curate.join import join, names_of
 from builder.curate.tables import JOINS, Table, read_tables, tables_in
 from builder.engines.progress import Progress
 from builder.read.columns import check_name
-from builder.read.reader import Reader, open_dataset
+from builder.read.opening import open_dataset
+from builder.read.reader import Reader
 
 Paths = str | os.PathLike[str]
 

@@ -23,7 +23,9 @@ from builder.base.names import ROWS, SELECTION
 from builder.base.records import Step
 from builder.base.urls import is_url
 from builder.read.columns import index_digest
-from builder.read.reader import Reader, open_dataset
+from builder.read.missing import Missing, without_missing
+from builder.read.opening import open_dataset
+from builder.read.reader import Reader
 from builder.read.view import Rows, View
 from builder.store.output import write_file
 from builder.store.seals import file_digest, seal, unseal
@@ -122,18 +124,23 @@ def read_selection(folder: str) -> Selection:
         raise DamagedFileError(path, "selection", str(error)) from None
 
 
-def open_selection(folder: str, source: str | None = None, storage_options: Mapping[str, Any] | None = None) -> View:
-    """The rows of a selection, as ``open_dataset`` gives them. ``source``, ``storage_options``: for its dataset. Raises
+def open_selection(
+    folder: str,
+    source: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    missing: Missing = "warn",
+) -> View:
+    """The rows of a selection, as ``open_dataset`` gives them. The other arguments are for its dataset. Raises
     SourceError (the dataset is not there), IndexMismatchError (it is another), DamagedFileError."""
     selection = read_selection(folder)
-    reader = _dataset(folder, selection, source, storage_options)
+    reader = _dataset(folder, selection, source, storage_options, missing)
     found = identity_of(reader)
     if found != selection.identity or len(reader) != selection.of:
         raise IndexMismatchError(
             reader.folder, f"{shlex.quote(folder)} was selected from it as it was before; select again"
         )
-    path = os.path.join(folder, ROWS)
-    return View(reader, _unpacked(path, selection), selection.steps)
+    view = View(reader, _unpacked(os.path.join(folder, ROWS), selection), selection.steps)
+    return without_missing(view) if missing == "drop" else view
 
 
 def dataset_of(folder: str, selection: Selection) -> str:
@@ -151,12 +158,12 @@ def dataset_of(folder: str, selection: Selection) -> str:
 
 
 def _dataset(
-    folder: str, selection: Selection, source: str | None, storage_options: Mapping[str, Any] | None
+    folder: str, selection: Selection, source: str | None, storage_options: Mapping[str, Any] | None, missing: Missing
 ) -> Reader:
-    rows = open_dataset(dataset_of(folder, selection), source, storage_options)
-    if not isinstance(rows, Reader):
+    place = dataset_of(folder, selection)
+    if is_selection(place):
         raise DamagedFileError(os.path.join(folder, SELECTION), "dataset", "it names another selection")
-    return rows
+    return open_dataset(place, source, storage_options, missing=missing).reader
 
 
 def _packed(rows: Rows, of: int) -> memoryview:

@@ -18,7 +18,8 @@ from builder.base import schema
 from builder.base.arrays import bool_array, number_array, numbers_of
 from builder.base.errors import SourceError
 from builder.base.urls import is_url, serve
-from builder.read.reader import Reader, open_dataset
+from builder.read.opening import open_dataset
+from builder.read.reader import Reader
 from builder.read.view import Rows
 
 PROTOCOL = "laion6m"

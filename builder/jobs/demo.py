@@ -19,7 +19,7 @@ from builder.conversion.build import Summary
 from builder.conversion.convert import convert
 from builder.conversion.report import describe_summary
 from builder.jobs.demo_images import draw, wide
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.read.view import Rows
 from builder.source.scan import stem_of
 from builder.store.output import make_folder, write_file

@@ -361,7 +361,7 @@ def _copy_listing(layout: Layout, tree: Tree, tally: _Tally) -> None:
 
 
 def _extract_rows(path: str, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> _Tally:
-    from builder.read.reader import open_dataset  # 40 ms that a source's tars do without
+    from builder.read.opening import open_dataset  # 40 ms that a source's tars do without
 
     reader = open_dataset(path)
     columns = index_numbers(os.path.join(path, *schema.INDEX.split("/")), ("file", "size", "annotation_size"))
@@ -386,7 +386,7 @@ def _write_rows(task: _Rows, report: Report) -> _Tally:
     tally = _Tally([0, 0, 0])
     rows = index_rows(os.path.join(task.path, *schema.INDEX.split("/")), task.first, task.count)
     names, captions, boms = (rows.column(name).to_pylist() for name in ("path", "annotation_path", "bom"))
-    from builder.read.reader import open_dataset
+    from builder.read.opening import open_dataset
 
     reader = open_dataset(task.path)
     with Tree(task.out) as tree:
@@ -404,7 +404,7 @@ def _write_rows(task: _Rows, report: Report) -> _Tally:
 
 def _listing_of(path: str) -> Iterator[bytes]:
     """data.json of all rows, in the order of the listing they came from."""
-    from builder.read.reader import open_dataset
+    from builder.read.opening import open_dataset
 
     table = open_dataset(path).columns("path", "annotation_path", "position")
     order = np.argsort(table.column("position").to_numpy(), kind="stable")

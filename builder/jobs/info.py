@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ from builder.base.urls import NO_OPTIONS, refuse_url
 from builder.base.words import printable
 from builder.base.words import size as in_words
 from builder.conversion.finish import examples_of
+from builder.read.handles import Handles
+from builder.read.index import Index
+from builder.read.missing import missing_files
 from builder.source.compressed import compression_of
 from builder.source.files import LocalFile
 from builder.source.layout import Archive, Layout
@@ -33,6 +37,7 @@ from builder.store.pushed import PushRecords
 from builder.verification.splits import splits_note
 
 _HEAD = 1 << 20  # bytes looked at: of a listing to guess its length, of a tar for names
+_NAMED = 20  # missing files that are named one by one
 _LISTING = 32 << 20
 """Bytes of a listing that are read to see whether it is sound, 0.3 s: of a longer one its two ends (check_listing)."""
 _SAMPLES = 3  # members named as samples
@@ -94,11 +99,15 @@ def _made(path: str, manifest: Manifest) -> Info:
     shards = {name: facts["size"] for name, facts in manifest.files.items() if name.startswith(f"{schema.DATA}/")}
     rejected = totals["rejected"]
     examples = _examples(path)
-    absent = [name for name in manifest.files if not os.path.exists(os.path.join(path, *name.split("/")))]
+    sizes = {name: _size_of(os.path.join(path, *name.split("/"))) for name in manifest.files}
+    absent = [name for name, size in sizes.items() if size is None]
+    cut = [name for name, size in sizes.items() if size not in (None, manifest.files[name]["size"])]
     marks = PushRecords(path).marks() if absent else {}
     away = {name: marks[name].url for name in absent if name in marks}
     missing = [name for name in absent if name not in away]
-    present = [name for name in shards if name not in absent]
+    if manifest.kind == "index":
+        missing += _missing_tars(path)
+    present = [name for name in shards if sizes[name] is not None and name not in cut]
     note = None
     if manifest.kind == "parquet" and splits_note(path, present[:1]):  # all are made alike
         note = splits_note(path, present)
@@ -110,6 +119,7 @@ def _made(path: str, manifest: Manifest) -> Info:
         "source": manifest.source,
         "shards": shards,
         "missing": missing,
+        "cut": cut,
         "away": away,
     } | ({"note": note} if note else {})
     what = "an index over tars" if manifest.kind == "index" else f"a dataset in {manifest.kind.capitalize()} shards"
@@ -143,11 +153,45 @@ def _made(path: str, manifest: Manifest) -> Info:
         following = [f"laion6m verify {path}", _python(place)]
     else:
         following = [f"laion6m verify {path}", _python(path)]
-    if missing:
-        lines.append(f"missing   {len(missing):,} files, e.g. {missing[0]}: run the same command again")
+    for title, names, meaning in (
+        ("missing", missing, "files are not here"),
+        ("cut", cut, "files have another size than they had when they were made"),
+    ):
+        if names:
+            lines.append(f"{title:<10}{len(names):>13,} {meaning}:")
+            lines += [f"  {name}" for name in names[:_NAMED]]
+        if len(names) > _NAMED:
+            lines.append(f"  … and {len(names) - _NAMED:,} more: laion6m info {shlex.quote(path)} --json names all")
+    if missing or cut:
+        if manifest.kind in schema.SUFFIXES:
+            download = f"hf download USER/NAME --repo-type dataset --local-dir {shlex.quote(path)}"
+            following.append(f"{download}   (fetches what is missing, if it came from the Hub)")
+            following.append(
+                f"laion6m convert SOURCE {shlex.quote(path)}   (makes what is missing, if it was made here)"
+            )
+        else:
+            following.append("fetch these files, then give their folder: open_dataset(PATH, source=FOLDER)")
     elif manifest.kind in schema.SUFFIXES and not away:
         following.append(f"laion6m push {path} USER/NAME")
     return Info(path, manifest.kind, facts, tuple(lines), tuple(following))
+
+
+def _size_of(path: str) -> int | None:
+    """Bytes; None where there is no file."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _missing_tars(path: str) -> list[str]:
+    """Of an index: the indexed files that are not where it says."""
+    try:
+        index = Index(os.path.join(path, *schema.INDEX.split("/")), path)
+    except (DamagedFileError, SourceError):
+        return []  # verify says what is wrong with it
+    files = Handles(index.root, index.header.files)
+    return [files.path(number) for number in missing_files(files)]
 
 
 def _examples(path: str) -> dict[str, str]:

@@ -40,7 +40,7 @@ from builder.mm.transforms import ScaledPixels, Target
 from builder.read.columns import Column, open_column
 from builder.read.folders import Folder
 from builder.read.groups import NoColumnError
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.source.ceph import ObjectClient, open_client
 
 CAPTION_KEYS = ("re_caption", "caption")

@@ -1,4 +1,4 @@
-"""open_dataset(PATH) → Reader: any row of a converted folder or of an index over tars, by one read of its bytes.
+"""A Reader: any row of a converted folder, or of an index over tars, by one read of its bytes.
 
 What a Reader has in common with its views is in ``builder/read/view.py``.
 """
@@ -6,18 +6,14 @@ What a Reader has in common with its views is in ``builder/read/view.py``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 from weakref import WeakValueDictionary
 
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder.base import schema
-from builder.base.errors import DamagedFileError, OptionError, SourceError
-from builder.base.names import SELECTION
-from builder.base.paths import StrPath, path_of, path_or_none, require_folder
-from builder.base.urls import is_url
+from builder.base.errors import DamagedFileError
 from builder.read.annotations import Annotations
 from builder.read.batches import Wanted, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
@@ -194,61 +190,3 @@ class Reader(Rows):
             sample = samples[number]
             sample._image = self._read_odd(sample._batch, sample._at)
         return samples
-
-
-def open_dataset(
-    path: StrPath,
-    source: StrPath | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    *,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-) -> Rows:
-    """Open a converted folder, a folder that ``laion6m index`` made, a source that has an index in its meta/, any
-    folder of Parquet or Arrow files with a column of images, or a selection (as a View).
-
-    ``path`` may be a URL that fsspec knows (``hf://datasets/user/repo``, ``s3://…``, ``https://…``) of a folder with an
-    index: the index is fetched once, then each sample is one range request. ``storage_options`` go to fsspec.
-    ``source``: where the indexed files are now, for an index over a source that was moved. ``image_column``,
-    ``caption_column``: of files without an index, which columns are meant (captions may be ``column.field``, a field of
-    a struct); a UserWarning says where that is needed. Raises SourceError, DamagedFileError, IndexMismatchError,
-    OptionError.
-    """
-    folder, source = path_of(path), path_or_none(source)
-    if is_url(folder):
-        from builder.read.remote import RemoteStorage, fetch_index  # with fsspec, which local reading does not need
-
-        _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
-        storage = RemoteStorage(storage_options)
-        return Reader(fetch_index(folder, storage), folder, source, storage)
-    folder = os.path.abspath(folder)  # a reader outlives a change of the working directory
-    source = None if source is None else os.path.abspath(source)
-    if os.path.exists(os.path.join(folder, *SELECTION.split("/"))):
-        from builder.curate.selection import open_selection
-
-        _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
-        return open_selection(folder, source, storage_options)
-    index = os.path.join(folder, *schema.INDEX.split("/"))
-    if os.path.exists(index):
-        _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
-        return Reader(index, folder, source)
-    require_folder(path_of(path))  # as it was given
-    from builder.read.data_files import data_files
-
-    folder = os.path.realpath(folder)
-    files = data_files(folder)
-    if files is None:
-        raise SourceError(f"{folder} has no {schema.INDEX}: convert it, or make one with: laion6m index {folder}")
-    from builder.read.foreign import index_files  # with pyarrow.parquet: 10 MB that a reader has no use for
-    from builder.read.image_columns import warn_of_guesses
-
-    if files:
-        warn_of_guesses(files[0], image_column, caption_column)  # before all are indexed, which may take its time
-    return Reader(index_files(folder, files, image_column, caption_column), folder)
-
-
-def _refuse_columns(folder: str, **named: str | None) -> None:
-    """What an index says of its files stands: another column would be passed over. Raises OptionError."""
-    for option, column in named.items():
-        if column is not None:
-            raise OptionError(option, column, f"the rows of {folder} are those of its {schema.INDEX}")

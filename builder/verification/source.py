@@ -23,7 +23,7 @@ from builder.conversion.finish import describe
 from builder.conversion.index_rows import index_rows
 from builder.engines.contract import Engine, Report
 from builder.plan.survey import Survey, shard_rows, survey
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.source.layouts import recognise
 from builder.source.samples import Sample, Stock, read_samples
 from builder.store.ledger import describe_differences

@@ -12,7 +12,7 @@ from builder.base.errors import Laion6mError
 from builder.base.records import SampleProblem
 from builder.conversion.index_rows import index_rows
 from builder.engines.contract import Report
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.source.captions import read_annotation
 from builder.source.images import probe
 from builder.verification.findings import UNDECODABLE, Finding, Findings

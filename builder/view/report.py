@@ -16,7 +16,7 @@ from builder.base.words import duration
 from builder.base.words import size as in_words
 from builder.curate.measures import Numbers, measure
 from builder.curate.statistics import Statistics, statistics
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.read.view import Rows
 from builder.store.output import write_file
 from builder.view.facts import facts_of, rejects_of

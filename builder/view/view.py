@@ -16,7 +16,7 @@ import numpy as np
 from builder.base.errors import OptionError
 from builder.curate.measures import Positions
 from builder.curate.sql import find_rows
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.read.view import Rows
 from builder.view.api import Viewer
 from builder.view.catalog import Catalog

@@ -229,7 +229,7 @@ def test_rows_know_their_place_in_the_listing(tmp_path: Path) -> None:
     with pq.ParquetFile(tmp_path / "out/meta/rejects.parquet") as rejects:
         for reject in rejects.read().to_pylist():
             assert listing[reject["position"]]["image"].rpartition(".")[0] == reject["key"]
-    from builder.read.reader import open_dataset
+    from builder.read.opening import open_dataset
 
     reader = open_dataset(tmp_path / "out")
     assert [sample.position for sample in reader] == [places[source.paths[key]] for key in source.rows]

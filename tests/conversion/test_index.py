@@ -20,7 +20,7 @@ from builder.conversion.build import Summary
 from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.plan import survey
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.source.glance import Glances
 from tests.outputs import leftovers, make_large_source, output_bytes, read_rejects
 from tests.sources import LAYOUTS, Source, faults_of, make_source

@@ -23,7 +23,8 @@ from builder.conversion.index import index
 from builder.hf.units import ShardUnit
 from builder.jobs.info import info
 from builder.read.foreign import _counted
-from builder.read.reader import Reader, open_dataset
+from builder.read.opening import open_dataset
+from builder.read.reader import Reader
 from builder.store.manifest import read_manifest
 from builder.store.thrift import Value, get, i64, read_struct, write_struct
 from builder.verification.verify import verify

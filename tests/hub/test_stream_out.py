@@ -23,7 +23,7 @@ from builder.conversion.convert import convert
 from builder.hub import stream_out
 from builder.hub.push import Session, push
 from builder.hub.stream_out import convert_and_push
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.store.card_merge import take_apart
 from builder.store.pushed import PushRecords
 from builder.verification.verify import describe_verification, verify

@@ -12,7 +12,7 @@ from builder.base.errors import OutputError
 from builder.base.names import DEMO
 from builder.jobs.demo import Demo, demo
 from builder.jobs.demo_images import draw
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from tests.outputs import output_bytes, run_command
 
 

@@ -31,7 +31,7 @@ from builder.mm import CaptionDataset, normalize_pixels  # noqa: E402
 from builder.mm.samplers import bucket_numbers  # noqa: E402
 from builder.mm.samples import SampleError, TooManyBadSamplesError  # noqa: E402
 from builder.mm.tensors import from_array, to_array  # noqa: E402
-from builder.read.reader import open_dataset  # noqa: E402
+from builder.read.opening import open_dataset  # noqa: E402
 from builder.source.ceph import S3Client  # noqa: E402
 from tests.outputs import ALL  # noqa: E402
 

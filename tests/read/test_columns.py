@@ -36,7 +36,7 @@ from builder.curate import columns as curate_columns
 from builder.curate.add_column import add_column
 from builder.read import columns
 from builder.read.columns import Array, Column, columns_of, open_column
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.store.ledger import Ledger
 
 ROWS, SHARDS = 30, 3

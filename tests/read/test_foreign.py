@@ -17,7 +17,8 @@ from PIL import Image
 from builder.base.errors import DamagedFileError, IndexMismatchError, Laion6mError, OptionError, SourceError
 from builder.conversion.convert import convert
 from builder.read import column_types, foreign, groups
-from builder.read.reader import Reader, open_dataset
+from builder.read.opening import open_dataset
+from builder.read.reader import Reader
 from builder.store.thrift import Struct, binary, get, i32, i64, read_struct, write_struct
 from tests.sources import make_source, picture
 

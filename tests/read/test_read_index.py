@@ -20,7 +20,8 @@ from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.read.index import Index
-from builder.read.reader import Reader, open_dataset
+from builder.read.opening import open_dataset
+from builder.read.reader import Reader
 from builder.store.index import write_index
 from builder.store.output import OutputFile
 from tests.sources import make_source

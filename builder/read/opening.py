@@ -1,0 +1,109 @@
+"""open_dataset(PATH): whatever holds rows becomes a Reader, or a View of one."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from builder.base import schema
+from builder.base.errors import OptionError, SourceError
+from builder.base.names import SELECTION
+from builder.base.paths import StrPath, not_there, path_of, path_or_none, require_folder
+from builder.base.urls import is_url
+from builder.read.missing import Missing, warn_of_missing, without_missing
+from builder.read.reader import Reader
+from builder.read.view import Rows
+
+
+def open_dataset(
+    path: StrPath | Sequence[StrPath],
+    source: StrPath | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    missing: Missing = "warn",
+) -> Rows:
+    """Open a converted folder, a folder that ``laion6m index`` made, a source that has an index in its meta/, any
+    folder of Parquet or Arrow files with a column of images, such files themselves (one, or a list), or a selection (as
+    a View).
+
+    ``path`` may be a URL that fsspec knows (``hf://datasets/user/repo``, ``s3://…``, ``https://…``) of a folder with an
+    index: the index is fetched once, then each sample is one range request. ``storage_options`` go to fsspec.
+    ``source``: where the indexed files are now, for an index over a source that was moved. ``image_column``,
+    ``caption_column``: of files without an index, which columns are meant (captions may be ``column.field``, a field of
+    a struct); a UserWarning says where that is needed. ``missing``: of a folder that lacks some of its files, "warn"
+    says how many, and "drop" leaves their rows out (a View). Raises SourceError, DamagedFileError, IndexMismatchError,
+    OptionError.
+    """
+    if missing not in ("warn", "drop"):
+        raise OptionError("missing", missing, "'warn' or 'drop'")
+    if not isinstance(path, str | os.PathLike):
+        folder, files = _named_files(path)
+    elif is_url(folder := path_of(path)):
+        from builder.read.remote import RemoteStorage, fetch_index  # with fsspec, which local reading does not need
+
+        _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
+        storage = RemoteStorage(storage_options)
+        return Reader(fetch_index(folder, storage), folder, path_or_none(source), storage)
+    elif os.path.isfile(folder):
+        folder, files = _named_files([folder])
+    else:
+        folder = os.path.abspath(folder)  # a reader outlives a change of the working directory
+        moved = None if source is None else os.path.abspath(path_of(source))
+        if os.path.exists(os.path.join(folder, *SELECTION.split("/"))):
+            from builder.curate.selection import open_selection
+
+            _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
+            return open_selection(folder, moved, storage_options, missing)
+        index = os.path.join(folder, *schema.INDEX.split("/"))
+        if os.path.exists(index):
+            _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
+            reader = Reader(index, folder, moved)
+            if missing == "drop":
+                return without_missing(reader)
+            warn_of_missing(reader, stacklevel=3)
+            return reader
+        require_folder(path_of(path))  # as it was given
+        from builder.read.data_files import data_files
+
+        folder = os.path.realpath(folder)
+        found = data_files(folder)
+        if found is None:
+            raise SourceError(f"{folder} has no {schema.INDEX}: convert it, or make one with: laion6m index {folder}")
+        files = found
+    from builder.read.foreign import index_files  # with pyarrow.parquet: 10 MB that a reader has no use for
+    from builder.read.image_columns import warn_of_guesses
+
+    if files:
+        warn_of_guesses(files[0], image_column, caption_column)  # before all are indexed, which may take its time
+    return Reader(index_files(folder, files, image_column, caption_column), folder)
+
+
+def _named_files(paths: Sequence[StrPath]) -> tuple[str, list[str]]:
+    """Files that were named one by one, and the folder that holds them all. Raises SourceError, OptionError."""
+    if not paths:
+        raise OptionError("path", [], "give at least one file")
+    endings = tuple(schema.SUFFIXES.values())
+    files = []
+    for path in map(path_of, paths):
+        if is_url(path):
+            raise SourceError(f"{path}: a list may name files of this machine only. Open the URL of a folder instead.")
+        place = os.path.realpath(path)
+        if not os.path.exists(place):
+            raise SourceError(not_there(path))
+        if os.path.isdir(place):
+            raise SourceError(f"{shlex.quote(path)} is a folder; a list may name files. Open each folder by itself.")
+        if not place.endswith(endings):
+            raise SourceError(f"{shlex.quote(path)} is not a folder, and no {' or '.join(endings)} file")
+        files.append(place)
+    return os.path.commonpath([os.path.dirname(file) for file in files]), files
+
+
+def _refuse_columns(folder: str, **named: str | None) -> None:
+    """What an index says of its files stands: another column would be passed over. Raises OptionError."""
+    for option, column in named.items():
+        if column is not None:
+            raise OptionError(option, column, f"the rows of {folder} are those of its {schema.INDEX}")
