@@ -17,8 +17,8 @@ from builder.read.reader import Reader
 from builder.read.view import Rows, View
 from builder.store.pushed import PushRecords
 
-Missing = Literal["warn", "drop"]
-"""What to do where files are missing: say so, or leave their rows out."""
+Missing = Literal["warn", "drop", "ignore"]
+"""What to do where files are missing: say so, leave their rows out, or nothing."""
 
 
 def warn_of_missing(reader: Reader, stacklevel: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from builder.base import schema
 from builder.base.errors import OptionError, SourceError
@@ -35,11 +35,11 @@ def open_dataset(
     ``source``: where the indexed files are now, for an index over a source that was moved. ``image_column``,
     ``caption_column``: of files without an index, which columns are meant (captions may be ``column.field``, a field of
     a struct); a UserWarning says where that is needed. ``missing``: of a folder that lacks some of its files, "warn"
-    says how many, and "drop" leaves their rows out (a View). Raises SourceError, DamagedFileError, IndexMismatchError,
+    says how many, "drop" leaves their rows out (a View), "ignore" does neither. Raises SourceError, DamagedFileError, IndexMismatchError,
     OptionError.
     """
-    if missing not in ("warn", "drop"):
-        raise OptionError("missing", missing, "'warn' or 'drop'")
+    if missing not in get_args(Missing):
+        raise OptionError("missing", missing, f"one of {', '.join(get_args(Missing))}")
     if not isinstance(path, str | os.PathLike):
         folder, files = _named_files(path)
     elif is_url(folder := path_of(path)):
@@ -62,10 +62,9 @@ def open_dataset(
         if os.path.exists(index):
             _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
             reader = Reader(index, folder, moved)
-            if missing == "drop":
-                return without_missing(reader)
-            warn_of_missing(reader, stacklevel=3)
-            return reader
+            if missing == "warn":
+                warn_of_missing(reader, stacklevel=3)
+            return without_missing(reader) if missing == "drop" else reader
         require_folder(path_of(path))  # as it was given
         from builder.read.data_files import data_files
 
@@ -86,7 +85,7 @@ def _named_files(paths: Sequence[StrPath]) -> tuple[str, list[str]]:
     """Files that were named one by one, and the folder that holds them all. Raises SourceError, OptionError."""
     if not paths:
         raise OptionError("path", [], "give at least one file")
-    endings = tuple(schema.SUFFIXES.values())
+    endings = (".parquet", ".arrow")
     files = []
     for path in map(path_of, paths):
         if is_url(path):

@@ -184,7 +184,7 @@ class _Comparison:
         self._left = {position: row for row, position in enumerate(self._columns["position"])}
         self._wrong_rejects: list[str] = []
         self._rejects = dict(task.rejects)
-        self._reader = open_dataset(task.out)
+        self._reader = open_dataset(task.out, missing="ignore")
         self._away = task.away
         self._keeps_bom = task.keeps_bom
 
