@@ -35,8 +35,8 @@ def open_dataset(
     ``source``: where the indexed files are now, for an index over a source that was moved. ``image_column``,
     ``caption_column``: of files without an index, which columns are meant (captions may be ``column.field``, a field of
     a struct); a UserWarning says where that is needed. ``missing``: of a folder that lacks some of its files, "warn"
-    says how many, "drop" leaves their rows out (a View), "ignore" does neither. Raises SourceError, DamagedFileError, IndexMismatchError,
-    OptionError.
+    says how many, "drop" leaves their rows out (a View), "ignore" does neither. Raises SourceError, DamagedFileError,
+    IndexMismatchError, OptionError.
     """
     if missing not in get_args(Missing):
         raise OptionError("missing", missing, f"one of {', '.join(get_args(Missing))}")
