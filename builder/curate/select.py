@@ -15,7 +15,7 @@ from builder.base.errors import OptionError, SourceError
 from builder.base.records import Step
 from builder.curate.lists import read_list
 from builder.curate.selection import check_free, save_all
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.read.view import Rows, View
 
 Paths = str | os.PathLike[str]
