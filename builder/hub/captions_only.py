@@ -1,4 +1,4 @@
-"""Everything of a converted folder but the image bytes, as files of its own."""
+"""Files with everything of a converted folder except the image bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from builder.store.output import ArrowSink, OutputFile, make_folder, publish
 from builder.store.seals import file_digest
 
 _ROWS = 250_000
-"""Rows of a file, about: some 250 MB of text, compressed."""
+"""Approximate rows in a file: some 250 MB of compressed text."""
 
 _KEPT = ("key", "caption", "width", "height", "annotation")
 _COLUMNS = ("key", "url", *_KEPT[1:])
@@ -43,8 +43,8 @@ _TABLE = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """One file to make, out of consecutive shards: their paths here, each with its xxh3-128 by the manifest, "" where
-    it need not be compared."""
+    """One file to make from consecutive shards. ``shards``: (path, xxh3-128 from the manifest, or "" if it need not be
+    compared)."""
 
     shards: tuple[tuple[str, str], ...]
     temporary: str
@@ -58,11 +58,11 @@ class _Unit:
 def captions_parcel(
     out: str, manifest: Manifest, digests: Digests, num_proc: int | None, *, quiet: bool = False
 ) -> Parcel:
-    """Columns key, url (of the annotation, where it has one), caption, width, height and annotation, in
-    OUT/.laion6m/captions-only. Files that are there for the same manifest are used again. A shard that ``digests`` does
-    not know to be sound is read whole.
+    """Write columns key, url (from the annotation), caption, width, height and annotation to
+    OUT/.laion6m/captions-only. Files made for the same manifest are used again. A shard that ``digests`` does not know
+    to be sound is read whole.
 
-    Raises OutputError where a shard is not here or not what it was, WriteError, DamagedFileError.
+    Raises OutputError if a shard is missing or has changed; WriteError, DamagedFileError.
     """
     if manifest.kind == "webdataset":
         raise OutputError(f"{out} is made of tars, which have no columns to copy. Convert to Parquet first.")
@@ -124,7 +124,7 @@ def _version(manifest: Manifest, shards: list[Item]) -> str:
 
 
 def _clear(made: str, version: str) -> None:
-    """Away with what was made of shards that are no longer."""
+    """Delete files made from older shards."""
     with suppress(FileNotFoundError):
         for name in os.listdir(made):
             if name not in (version, schema.CARD):
@@ -132,7 +132,7 @@ def _clear(made: str, version: str) -> None:
 
 
 def _units(folder: str, shards: list[Item], digests: Digests, rows: int) -> list[_Unit]:
-    """Which shards go together: a matter of their numbers alone, so that names do not depend on what is in them."""
+    """Group shards by their numbers alone, so that file names do not depend on their content."""
     count = max(1, -(-rows // _ROWS))
     each = max(1, -(-len(shards) // count))
     groups = [shards[first : first + each] for first in range(0, len(shards), each)]
@@ -174,7 +174,7 @@ def _write(unit: _Unit, report: Report) -> str:
 
 
 def _compare(path: str, digest: str) -> None:
-    """Raises OutputError where a shard is not what the manifest says. What is read after this is read from memory."""
+    """Raises OutputError if a shard differs from the manifest. Later reads find it in memory."""
     try:
         found = file_digest(path)
     except OSError as error:
@@ -184,7 +184,7 @@ def _compare(path: str, digest: str) -> None:
 
 
 def _batches(path: str) -> Iterator[pa.RecordBatch]:
-    """The text columns of a shard, in pieces. Raises DamagedFileError."""
+    """The text columns of a shard, batch by batch. Raises DamagedFileError."""
     try:
         if path.endswith(".parquet"):
             yield from pq.ParquetFile(path).iter_batches(batch_size=10_000, columns=list(_KEPT))
@@ -203,7 +203,7 @@ def _with_url(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _url(document: str) -> bytes | None:
-    """The field of that name, if it is text."""
+    """The document's url, if it is text."""
     try:
         url = json.loads(document).get("url")
     except (ValueError, RecursionError, AttributeError):

@@ -1,8 +1,7 @@
-"""huggingface_hub, as far as this project uses it: the one module, with refusals.py, that knows how its versions (0.30
-to 2.x) differ.
+"""The calls of huggingface_hub that this project uses. Only this module and refusals.py know how versions 0.30 to 2.x
+differ.
 
-Few of its calls repeat themselves, so whoever calls this repeats (hub/patience.py), and is told by refusals.py how
-often that is worth it.
+Few of the library's calls retry by themselves, so patience.py retries them; refusals.py says how often.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ _REPO_TYPE = "dataset"
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file as the Hub states it. ``sha256``: of its content where it is a large file, else ""; ``blob``: its git blob
-    id (of the pointer, where it is a large file)."""
+    """A file as the Hub lists it. ``sha256``: of a large file's content, else "". ``blob``: git blob id (of the
+    pointer, for a large file)."""
 
     size: int
     sha256: str
@@ -38,8 +37,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A revision of a repository. ``private``: whether the repository is. ``name``: what the Hub calls it, "" where
-    that is not known."""
+    """A revision of a repository. ``private``: whether the repository is. ``name``: what the Hub calls it, or ""."""
 
     sha: str
     files: dict[str, RemoteFile]
@@ -49,18 +47,18 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """``pull_request``: its ref ("refs/pr/3") and its address, where the commit made one."""
+    """``pull_request``: ref ("refs/pr/3") and address of the pull request that the commit opened, if any."""
 
     sha: str
     pull_request: tuple[str, str] | None
 
 
 class HubClient:
-    """One dataset repository. Raises what the client library raises; see refusals.py."""
+    """One dataset repository. Raises what huggingface_hub raises; refusals.py explains those."""
 
     def __init__(self, repo: str, token: str | None) -> None:
-        """``token``: None takes the one that the client finds (HF_TOKEN, or of ``hf auth login``). Raises OptionError
-        for what cannot be a repository's name, or a token."""
+        """``token``: None uses HF_TOKEN or the one of ``hf auth login``. Raises OptionError for an invalid repository
+        name or token."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError
 
@@ -84,7 +82,7 @@ class HubClient:
         return f"{self._api.endpoint}/datasets/{self.repo}"
 
     def create(self, private: bool) -> None:
-        """Leaves a repository that is there as it is."""
+        """Make the repository. An existing one stays as it is."""
         try:
             self._api.create_repo(**self._where, private=private, exist_ok=True)
         except KeyError as error:  # a 409 that does not name the repository that is there, as the client expects
@@ -97,7 +95,7 @@ class HubClient:
         self._api.create_branch(**self._where, branch=name, exist_ok=True)
 
     def look(self, revision: str) -> Remote:
-        """All files of a revision, of one commit."""
+        """All files of a revision, at one commit."""
         from huggingface_hub.hf_api import RepoFile
 
         info = self._api.dataset_info(self.repo, revision=revision)
@@ -110,18 +108,18 @@ class HubClient:
         return Remote(str(info.sha), files, bool(info.private), str(info.id))
 
     def account(self) -> str:
-        """The name of whose token it is."""
+        """The name of the token's owner."""
         return str(self._api.whoami()["name"])
 
     def pull_requests(self) -> list[str]:
-        """Refs ("refs/pr/3") of those that the token's owner made and that are open, newest first."""
+        """Refs ("refs/pr/3") of open pull requests by the token's owner, newest first."""
         me = self.account()
         found = self._api.get_repo_discussions(**self._where, author=me, discussion_type="pull_request")
         mine = [each.num for each in found if each.author == me and each.status in ("open", "draft")]
         return [f"refs/pr/{number}" for number in sorted(mine, reverse=True)]
 
     def read(self, path: str, revision: str) -> bytes:
-        """A small file. Nothing of it stays in the client's cache."""
+        """Read a small file, without leaving a copy in the library's cache."""
         with tempfile.TemporaryDirectory() as folder:
             copy: Any = self._api.hf_hub_download(**self._where, filename=path, revision=revision, cache_dir=folder)
             with open(copy, "rb") as file:
@@ -130,19 +128,19 @@ class HubClient:
     def addition(
         self, path: str, content: str | bytes, told: Callable[[int], None] | None = None
     ) -> CommitOperationAdd:
-        """A file to commit: a path on this machine, or bytes. ``told``: called with the place reached, while it is
-        sent by LFS (Xet does not say). Reads the whole file before 1.0, to know its sha256."""
+        """A file to commit: a local path, or bytes. ``told``: called with the position reached while LFS sends the file
+        (Xet does not say). Before 1.0, reads the whole file for its sha256."""
         return _counting_operation()(path, content, told)
 
     def store(self, addition: CommitOperationAdd, revision: str, create_pr: bool) -> None:
-        """Send a large file's content, unless the Hub has it. Small ones travel with the commit."""
+        """Send a large file's content, unless the Hub has it. Small files travel with the commit."""
         if getattr(addition, "_upload_mode", None) == "regular":
             return  # as the Hub has said: before 0.36 the client would ask again
         self._api.preupload_lfs_files(**self._where, additions=[addition], revision=revision, create_pr=create_pr)
 
     def ignored(self, addition: CommitOperationAdd) -> bool:
-        """Whether the Hub has said, when the addition was stored, that the repository's .gitignore excludes it. The
-        client then leaves it out of the commit without a word."""
+        """Whether the repository's .gitignore excludes the file, as the Hub said when it was stored. huggingface_hub
+        silently leaves such a file out of the commit."""
         return bool(getattr(addition, "_should_ignore", False))
 
     def deletion(self, path: str) -> CommitOperationDelete:
@@ -151,8 +149,8 @@ class HubClient:
         return CommitOperationDelete(path, is_folder=False)
 
     def check_card(self, content: str) -> None:
-        """Let the Hub look at a card's metadata, as the client does once more before it commits. Raises ValueError with
-        what it says. (DatasetCard.validate knows no other endpoint than huggingface.co before 1.0.)"""
+        """Let the Hub check a card's metadata. Raises ValueError with its message. (Before 1.0, DatasetCard.validate
+        knows no endpoint but huggingface.co.)"""
         utils = _utils()
         answer = utils.get_session().post(
             f"{self._api.endpoint}/api/validate-yaml",
@@ -179,15 +177,15 @@ class HubClient:
 
 @contextmanager
 def quiet_client(silent: bool = False) -> Iterator[None]:
-    """Without the client's own progress bars, one for each file: there is one of ours for all. What it logs of the
-    tries that it makes by itself is masked: whoever reads a signed address may use it. ``silent``: it logs nothing."""
+    """Turn off huggingface_hub's progress bars, one for each file: we show one for all. Mask signed addresses in its
+    log of retries: whoever reads one may use it. ``silent``: no log either."""
     from huggingface_hub import constants
 
     def masked_line(record: logging.LogRecord) -> bool:
         record.msg, record.args = say(record.getMessage()), ()
         return not silent
 
-    # Unless the user has said what they want.
+    # The user's own setting counts.
     bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not _utils().are_progress_bars_disabled()
     log = logging.getLogger("huggingface_hub.utils._http")
     log.addFilter(masked_line)
@@ -202,7 +200,7 @@ def quiet_client(silent: bool = False) -> Iterator[None]:
 
 
 def _utils() -> Any:
-    """Looked up by name, since not every version declares what it exports there."""
+    """By name, since not every version declares these exports."""
     return import_module("huggingface_hub.utils")
 
 
@@ -210,7 +208,7 @@ _operation: type[CommitOperationAdd] | None = None
 
 
 def _counting_operation() -> Callable[..., CommitOperationAdd]:
-    """CommitOperationAdd whose file says how far it has been read. Both clients read by ``as_file`` when they send."""
+    """CommitOperationAdd that reports how far its file has been read. LFS and Xet both read through ``as_file``."""
     global _operation
     if _operation is not None:
         return _operation

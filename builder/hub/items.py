@@ -1,4 +1,4 @@
-"""Files to push: what they are here, and whether the Hub has them."""
+"""Files to push: their size and checksums, and whether the Hub has them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BLOCK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A file of the repository. ``file``: where it is on this machine; ``data``: its bytes, where it is in no file.
-    With neither it was removed after it had been pushed, and ``sha256`` is all that is left. ``digest``: its xxh3-128
-    by the manifest, "" where that has none. ``checked``: a file that has another is not to be sent."""
+    """A file of the repository. ``file``: its path here. ``data``: its bytes, if it is in no file. Neither: the file
+    was deleted after a push, and only ``sha256`` is known. ``digest``: xxh3-128 from the manifest, or "". ``checked``:
+    refuse to send a file with another digest."""
 
     path: str
     size: int
@@ -39,13 +39,13 @@ def bytes_item(path: str, data: bytes) -> Item:
 
 def not_as_converted(file: str) -> OutputError:
     return OutputError(
-        f"{file} is not the file that was converted: run the same laion6m convert again after removing it."
+        f"{file} differs from the file that was converted. Delete it, and run the same laion6m convert again."
     )
 
 
 class Digests:
-    """sha256 of local files, which the Hub goes by: read once, then remembered in a file of JSON lines for as long as
-    size, modification time and the manifest's checksum are the same. Thread-safe."""
+    """sha256 of local files, by which the Hub knows them. Each file is read once; a file of JSON lines remembers the
+    result while size, modification time and manifest checksum stay the same. Thread-safe."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -53,7 +53,8 @@ class Digests:
         self._known = _load(path)
 
     def of(self, item: Item) -> str:
-        """Raises OutputError when the file cannot be read, changes meanwhile, or is ``checked`` and not what it was."""
+        """sha256, hex. Raises OutputError if the file cannot be read, changes meanwhile, or is ``checked`` and
+        differs."""
         if item.sha256:
             return item.sha256
         before = _stamp(item)
@@ -62,34 +63,37 @@ class Digests:
         if known is None:
             known, digest = _digests(item.file)
             if _stamp(item) != before:
-                raise OutputError(f"{item.file} changed while it was being read. Let OUT rest, then push again.")
+                raise OutputError(f"{item.file} changed while it was read. Leave OUT alone, and push again.")
             if item.checked and digest != item.digest:
                 raise not_as_converted(item.file)
             self._remember(sound if digest == item.digest else other, known)
         return known
 
     def sound(self, item: Item) -> bool:
-        """Whether a file has been read and was what the manifest says, and is the same since. Reads nothing. Raises
+        """Whether the file was read before, matched the manifest, and has not changed since. Reads nothing. Raises
         OutputError."""
         return _key(item, _stamp(item), fits=True) in self._known
 
     def _remember(self, key: str, sha256: str) -> None:
-        with self._lock, suppress(OSError, WriteError):  # a folder that cannot be written is read again next time
+        with (
+            self._lock,
+            suppress(OSError, WriteError),
+        ):  # not written: the file is read again next time
             self._known[key] = sha256
             make_folder(os.path.dirname(self._path))
             with open(self._path, "ab") as file:
-                file.write(b"\n" + json.dumps([key, sha256]).encode())  # a line that was cut ends here
+                file.write(b"\n" + json.dumps([key, sha256]).encode())  # ends a line that a kill cut off
 
 
 def same(item: Item, sha256: str, remote: RemoteFile | None) -> bool:
-    """Whether the Hub has just this file. ``sha256``: of the item."""
+    """Whether the Hub has exactly this file. ``sha256``: of the item."""
     if remote is None or remote.size != item.size:
         return False
     return remote.sha256 == sha256 if remote.sha256 else remote.blob == git_blob(item)
 
 
 def git_blob(item: Item) -> str:
-    """git's id of a file kept in git itself (those are small)."""
+    """git's blob id of a small file, which the Hub keeps in git itself."""
     data = item.data
     if data is None:
         with open(item.file, "rb") as file:
@@ -110,7 +114,7 @@ def _stamp(item: Item) -> tuple[int, int]:
 
 
 def _digests(path: str) -> tuple[str, str]:
-    """sha256 and xxh3-128, hex, of one reading."""
+    """sha256 and xxh3-128, hex, in one reading."""
     sha256, xxh3 = hashlib.sha256(), xxhash.xxh3_128()
     try:
         with open(path, "rb", buffering=0) as file:
@@ -123,7 +127,7 @@ def _digests(path: str) -> tuple[str, str]:
 
 
 def _load(path: str) -> dict[str, str]:
-    """The last line of a run that was killed may be cut: then its file is read again."""
+    """Skips broken lines: a killed run may leave one, and that file is read again."""
     known: dict[str, str] = {}
     with suppress(OSError), open(path, "rb") as file:
         for line in file:

@@ -1,4 +1,4 @@
-"""What is pushed of a converted folder: its files, and what its card says of them."""
+"""What a push sends of a converted folder: its files, and the facts for its card."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
 
 SAVED_DATASET = ("state.json", "dataset_info.json")
-"""Of --format arrow, beside data/. Other tools write files of these names, too."""
-
+"""Files of --format arrow beside data/. Other tools write files with these names too."""
 
 _SUFFIXES = tuple(schema.SUFFIXES.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """``items``: by path in the repository, shards first, without the card. ``card``: where that is on this machine."""
+    """``items``: files by path in the repository, shards first, without the card. ``card``: its path here."""
 
     items: Mapping[str, Item]
     facts: Facts
@@ -38,9 +37,9 @@ class Parcel:
 
 
 def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str) -> Parcel:
-    """All of a converted folder. Shards that were removed after ``repo`` had them need not be here.
+    """Everything of a converted folder. Shards that were deleted after a push to ``repo`` need not be here.
 
-    Raises OutputError where a file is missing, or the rows are not as many as the card would say; DamagedFileError.
+    Raises OutputError if a file is missing or the number of rows contradicts the manifest; DamagedFileError.
     """
     if manifest.kind not in schema.SUFFIXES:
         raise OutputError(f"{out} is an index over tars, which holds no image. Convert the source, and push that.")
@@ -76,8 +75,8 @@ def is_shard(path: str) -> bool:
 
 
 def is_ours(path: str) -> bool:
-    """Whether a file of a repository is one that every push may write: all of the split's data files, since the card's
-    pattern takes them in (no folder's, which it does not)."""
+    """Whether a push may write or remove this file of a repository: meta/ and the split's shards, which the card's
+    pattern matches."""
     if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST):
         return True
     folder, _, name = path.rpartition("/")
@@ -97,12 +96,12 @@ def _item(out: str, path: str, digest: str, mark: PushedMark | None) -> Item:
     if not os.path.isfile(file):
         if mark is not None and (mark.path, mark.digest) == (path, digest):
             return Item(path, mark.size, sha256=mark.sha256, digest=digest)
-        raise OutputError(f"{file} is not there. Run the same laion6m convert again: what is missing is made anew.")
+        raise OutputError(f"{file} is missing. Run the same laion6m convert again to make it.")
     return local_item(path, file, digest, checked=bool(digest))
 
 
 def _rows(item: Item, noted: int) -> int:
-    """Of a shard: by its footer where there is one, else by the index."""
+    """Rows of a shard: from its footer if it has one, else from the index."""
     if not item.file or not item.path.endswith(".parquet"):
         return noted
     try:

@@ -1,7 +1,7 @@
-"""A repository brought to a wanted state: look, send what differs, commit, look again.
+"""Bring a repository to a wanted state: look, send what differs, commit, look again.
 
-Nothing is remembered of what was sent: each round compares the wanted files with those that the Hub states. So a run
-that was killed, an answer that was lost and a commit of somebody else's in between are all the same case.
+Each round compares the wanted files with those that the Hub lists, and remembers nothing of the round before. So a
+killed run, a lost answer and somebody else's commit are all the same case.
 """
 
 from __future__ import annotations
@@ -22,36 +22,28 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
 COMMIT_FILES = 1000
-"""Files of one commit, at most: the Hub answers a commit within a minute or not at all. More go in several, during
-which the card makes no claims."""
+"""Most files in one commit: the Hub answers within a minute or not at all. More files go in several commits; until the
+last one the card states no sizes."""
 
-_PULLS_LOOKED_AT = 10  # newest open pull requests of one's own, for one that has these files already
+_PULLS_LOOKED_AT = 10  # the user's newest open pull requests: one may hold these files already
 
 
 class Meter(Protocol):
-    """Told how many bytes of a file have been sent, in all."""
+    """Hears how many bytes of a file have been sent so far."""
 
     def at(self, path: str, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a repository is to hold. ``items``: by path, without the card. ``card``: from the card that is there (None
-    where none is) the one that is to be. ``interim``: the same, for while not all is there. ``keeps``: whether a file
-    that is there and not wanted may stay."""
+    """What a repository shall hold. ``items``: files by path, without the card. ``card``: makes the new card from the
+    present one (None: there is none). ``interim``: the same while files are still missing. ``keeps``: whether a file
+    that is not wanted may stay."""
 
     items: Mapping[str, Item]
     card: Callable[[bytes | None], bytes | None]
     interim: Callable[[bytes | None], bytes | None]
     keeps: Callable[[str], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """``remote``: as it is now. ``card``: that is there now."""
-
-    remote: Remote
-    card: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +78,12 @@ class Publisher:
 
     @property
     def remote(self) -> Remote:
-        """As last seen."""
+        """The repository as last seen."""
         return self._remote
 
     def open(self, private: bool) -> bool:
         """Look at the repository and the branch; make what is missing. Returns whether the repository is new. Raises
-        HubError, also where the revision is there and no branch."""
+        HubError, also if the revision exists but is not a branch."""
         missing = self._missing()
         named = self.revision != "main" and not self.revision.startswith("refs/")
         if missing == "RepoNotFound":
@@ -107,13 +99,13 @@ class Publisher:
         return missing == "RepoNotFound"
 
     def _refuse_no_branch(self) -> None:
-        """A tag, or a commit, would be refused as well, but only when all has been sent."""
+        """The Hub refuses a tag or a commit too, but only after everything has been sent."""
         asking = f"looking at the branches of {self.client.repo}"
         if self.revision not in self._patience.ride_out(asking, self.client.branches):
             raise HubError(f"pushing to {self.client.repo}", f"{self.revision} is not a branch", "Give a branch.")
 
     def _missing(self) -> str:
-        """Look, and say what is not there in the Hub's words: "RepoNotFound", "RevisionNotFound"; "" for nothing."""
+        """Look. Returns what is missing, in the Hub's words: "RepoNotFound", "RevisionNotFound", or ""."""
         try:
             self.look()
         except HubError as error:
@@ -124,18 +116,18 @@ class Publisher:
         return ""
 
     def look(self) -> Remote:
-        """Raises HubError where the repository or the revision is not there."""
+        """List the repository's files. Raises HubError if the repository or the revision is missing."""
         looking = f"looking at {self.client.repo}"
         self._remote = self._patience.ride_out(looking, lambda: self.client.look(self.revision))
         return self._remote
 
     def differing(self, items: Iterable[Item], remote: Remote | None = None) -> list[Item]:
-        """Those that the Hub does not have as they are here. Reads files whose sha256 is not known."""
+        """Items that the Hub lacks or has otherwise. Reads files whose sha256 is not known."""
         files = (remote or self._remote).files
         return [item for item in items if not self._there(item, files)]
 
     def card(self, remote: Remote | None = None) -> bytes | None:
-        """The card that is there."""
+        """The card in the repository."""
         remote = remote or self._remote
         found = remote.files.get(schema.CARD)
         if found is None:
@@ -147,7 +139,7 @@ class Publisher:
         return self._cards[found.blob]
 
     def manifest(self) -> bytes | None:
-        """The manifest that is there."""
+        """The manifest in the repository."""
         remote = self._remote
         if schema.MANIFEST not in remote.files:
             return None
@@ -155,12 +147,12 @@ class Publisher:
         return self._patience.ride_out(reading, lambda: self.client.read(schema.MANIFEST, remote.sha))
 
     def check_card(self, card: bytes) -> None:
-        """Raises HubError where the Hub would not take a card."""
+        """Raises HubError if the Hub would refuse this card."""
         checking = f"checking {schema.CARD}"
         self._patience.ride_out(checking, lambda: self.client.check_card(card.decode("utf-8")))
 
     def send(self, item: Item) -> None:
-        """Send a file's content, unless the Hub has it. It is in the repository when it has been committed."""
+        """Send a file's content, unless the Hub has it. A commit puts it into the repository later."""
         if item.data is None and not item.file:
             return
         if not self._there(item, self._remote.files):
@@ -168,35 +160,35 @@ class Publisher:
             self._patience.ride_out(sending, lambda: self._store(item))
         self._meter.at(item.path, item.size)
 
-    def settle(self, wanted: Wanted, title: str) -> Settled:
-        """Commit until the repository holds what is wanted. Raises HubError."""
+    def settle(self, wanted: Wanted, title: str) -> Remote:
+        """Commit until the repository holds what is wanted. Returns its last state. Raises HubError."""
         committing = f"committing to {self.client.repo}"
         left = None
         while True:
             before = left
             left = self._patience.ride_out(committing, lambda: self._round(wanted, title))
             if not left:
-                return Settled(self._remote, self.card())
+                return self._remote
             if left == before:
-                said = f"it took a commit, and still has another {left[0]}"
+                said = f"the Hub took a commit, but {left[0]} still differs"
                 raise HubError(committing, said, "Somebody else may be pushing there; try again when they are done.")
 
     def problems(self, items: Mapping[str, Item], keeps: Callable[[str], bool], remote: Remote) -> list[str]:
-        """How what the Hub states differs from the files here, by size and sha256 (small files: by git's id)."""
+        """How the Hub's files differ from those here, by size and sha256 (small files: by git's blob id)."""
         found = []
         for item in self.differing(items.values(), remote):
             there = remote.files.get(item.path)
             if there is None:
                 found.append(f"{item.path} is missing")
             elif there.size != item.size:
-                found.append(f"{item.path} has {there.size:,} bytes there, {item.size:,} here")
+                found.append(f"{item.path} has {there.size:,} bytes on the Hub, {item.size:,} here")
             else:
-                found.append(f"{item.path} has another checksum there")
+                found.append(f"{item.path} has another checksum on the Hub")
         stale = _stale(remote, items, keeps)
-        return found + [f"{path} is there, but is no part of the dataset" for path in stale]
+        return found + [f"{path} is on the Hub but not part of the dataset" for path in stale]
 
     def _round(self, wanted: Wanted, title: str) -> list[str]:
-        """One look, and a commit if anything differs. Returns what did."""
+        """Look once, and commit if anything differs. Returns the paths that differed."""
         remote = self.client.look(self.revision)
         changes = self._compare(wanted, remote)
         if changes and self._create_pr:
@@ -213,8 +205,8 @@ class Publisher:
         return changes.paths
 
     def _proposed(self, wanted: Wanted, changes: _Changes, remote: Remote) -> tuple[Remote, _Changes]:
-        """What there is to change, and in what: in a proposal that holds some of it already and nothing against it, as
-        a run leaves that was stopped between two commits, or a whole one; else as it was given."""
+        """What to change, and where: in an open proposal of the user's that holds some of these changes and no others,
+        as an interrupted run leaves it; else in the branch."""
         for ref in self.client.pull_requests()[:_PULLS_LOOKED_AT]:
             proposed = self.client.look(ref)
             left = self._compare(wanted, proposed)
@@ -236,8 +228,8 @@ class Publisher:
         if gone:
             raise HubError(
                 f"pushing to {self.client.repo}",
-                f"{gone[0]} was removed here after it had been pushed, and is not there any more",
-                "Run the same laion6m convert again: it makes the shard anew.",
+                f"{gone[0]} was deleted here after a push, and the Hub no longer has it",
+                "Run the same laion6m convert again to make the shard.",
             )
         return _Changes(changed, items, _stale(remote, wanted.items, wanted.keeps))
 
@@ -246,7 +238,7 @@ class Publisher:
         committed = []
         for item in [*changes.items, *([changes.card] if changes.card else [])]:
             if item.data is None:
-                self._store(item)  # at once, where it has been sent already
+                self._store(item)  # returns at once if it was sent before
                 additions.append(self._addition(item))
                 committed.append((item.path, self._digests.of(item)))
             else:
@@ -256,8 +248,8 @@ class Publisher:
         self.changed |= {item.path: item.size for item in (*changes.items, *([changes.card] if changes.card else []))}
         done = self.client.commit(operations, title, self.revision, remote.sha, self._create_pr)
         if changes.card is not None and changes.card.data is not None:
-            self._cards[git_blob(changes.card)] = changes.card.data  # what we wrote need not be read
-        with self._lock:  # an operation is good for one commit; those of the next ones stay
+            self._cards[git_blob(changes.card)] = changes.card.data  # no need to read back what we wrote
+        with self._lock:  # an operation serves one commit; keep those of the next commits
             for key in committed:
                 self._additions.pop(key, None)
         if done.pull_request is not None:
@@ -267,14 +259,14 @@ class Publisher:
         addition = self._addition(item)
         self._hand_over(addition, item)
         if addition.upload_info.sha256.hex() != self._digests.of(item):
-            said = "it is not what it was when it was first read"
-            raise HubError(f"sending {item.path}", said, "Let OUT rest, then run the same command again.")
+            said = "it changed since it was first read"
+            raise HubError(f"sending {item.path}", said, "Leave OUT alone, and run the same command again.")
 
     def _hand_over(self, addition: CommitOperationAdd, item: Item) -> None:
         self.client.store(addition, self.revision, self._create_pr)
         if self.client.ignored(addition):
             said = "the .gitignore of the repository excludes it"
-            way_on = "Take it out of there, on the repository's page, then run the same command again."
+            way_on = "Remove that line on the repository's page, and run the same command again."
             raise HubError(f"sending {item.path} to {self.client.repo}", said, way_on)
 
     def _addition(self, item: Item) -> CommitOperationAdd:
@@ -289,6 +281,7 @@ class Publisher:
 
     def _there(self, item: Item, files: Mapping[str, RemoteFile]) -> bool:
         remote = files.get(item.path)
+        # a look at the sizes saves reading the file
         return remote is not None and remote.size == item.size and same(item, self._digests.of(item), remote)
 
 

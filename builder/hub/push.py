@@ -1,4 +1,4 @@
-"""push: a converted folder as a dataset repository on the Hub."""
+"""push: upload a converted folder to a dataset repository on the Hub."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from builder.store.ledger import Ledger
 from builder.store.manifest import read_manifest
 
 THREADS = 4
-"""Files on their way at a time: enough to fill a line that one connection does not, few enough to be polite."""
+"""Files sent at a time: one connection does not fill a fast line, and many would be impolite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a push came to. ``sha``: the commit that the repository is at; ``pull_request``: its address, where one was
-    made. ``files``: of the dataset; ``changed``: those that the repository did not have, of ``bytes`` bytes.
-    ``problems``: how the repository differs from the files here (a push ends without any, or in HubError)."""
+    """The result of a push. ``sha``: the repository's commit. ``pull_request``: its address, if one was made.
+    ``files``: number of files in the dataset. ``changed``, ``bytes``: number and size of the files that were sent.
+    ``problems``: how the repository differs from the files here (a push that returns has none)."""
 
     repo: str
     url: str
@@ -58,15 +58,15 @@ class Pushed:
         return not self.problems
 
     def __str__(self) -> str:
-        """What a person is told."""
+        """The result in words."""
         if self.problems:
-            return "\n".join([f"{self.repo} is not what is here:", *(f"  {problem}" for problem in self.problems)])
+            return "\n".join(
+                [f"{self.repo} differs from the files here:", *(f"  {problem}" for problem in self.problems)]
+            )
         what = f"{self.rows:,} rows in {self.files:,} files"
-        sent = (
-            f"{self.changed:,} of them sent ({in_words(self.bytes)})" if self.changed else "all of it was there already"
-        )
+        sent = f"{self.changed:,} sent ({in_words(self.bytes)})" if self.changed else "the Hub had all of it"
         where = self.pull_request or self.url
-        return f"{where}: {what}, {sent}, sizes and checksums as here; {duration(self.seconds)}"
+        return f"{where}: {what}, {sent}, all sizes and checksums match; {duration(self.seconds)}"
 
     def to_json(self) -> dict[str, Any]:
         """The contract of ``--json``."""
@@ -87,14 +87,13 @@ def push(
     verify_only: bool = False,
     quiet: bool = False,
 ) -> Pushed:
-    """Make a dataset repository hold what a converted folder holds, and check that it does. Sends what differs only;
-    run again after it was stopped, it goes on.
+    """Upload a converted folder, and check the result. Run it again to upload only changes, or to go on after a stop.
 
-    ``repo_id``: "NAME" alone is one of the token's owner.
-    ``public``: of a repository that is made by this; one that is there stays as it is. ``captions_only``: leave out the
-    image bytes. ``revision``: the branch, made where it is missing. ``create_pr``: propose it as a pull request.
-    ``num_proc``: files sent at a time (4). ``token``: instead of the one that huggingface_hub finds. ``verify_only``:
-    compare, and change nothing. ``quiet``: nothing on stderr.
+    ``repo_id``: USER/NAME, or NAME for the token's owner. ``public``: make a new repository public; an existing one
+    stays as it is. ``captions_only``: leave out the image bytes. ``revision``: the branch (main); made if it is
+    missing. ``create_pr``: open a pull request instead. ``num_proc``: files sent at a time (4). ``token``: use it
+    instead of the one that huggingface_hub finds. ``verify_only``: compare and change nothing. ``quiet``: write nothing
+    to stderr.
 
     Raises HubError, SourceError, OutputError, DamagedFileError, OptionError, InterruptedRunError.
     """
@@ -125,8 +124,8 @@ def digests_in(out: str) -> Digests:
 
 
 def full_name(repo_id: str, token: str | None) -> str:
-    """NAME alone as USER/NAME of the token's owner: so the Hub takes it when it makes a repository, but not when it is
-    asked about one. Raises HubError where it cannot be known whose the token is, OptionError."""
+    """NAME → USER/NAME of the token's owner: the Hub needs the user to look at a repository. Raises OptionError, and
+    HubError if the Hub does not say whose the token is."""
     if "/" in repo_id:
         return repo_id
     client = HubClient(repo_id, token)
@@ -135,7 +134,7 @@ def full_name(repo_id: str, token: str | None) -> str:
 
 
 class Session:
-    """A push under way: to one revision of one repository, from one folder."""
+    """One push: from a folder to one revision of a repository."""
 
     def __init__(self, out: str, repo: str, revision: str, create_pr: bool, token: str | None, quiet: bool) -> None:
         self._started = time.monotonic()
@@ -152,12 +151,12 @@ class Session:
         self.publisher = Publisher(client, revision, create_pr, self.digests, patience, self.meter)
 
     def open(self, public: bool) -> None:
-        """Make the repository where it is missing."""
+        """Make the repository if it is missing."""
         self._made = self.publisher.open(private=not public)
         self._note_name()
 
     def push(self, parcel: Parcel, threads: int) -> Pushed:
-        """Bring the repository to hold ``parcel``, and check it."""
+        """Bring the repository to the state of ``parcel``, and check it."""
         card = CardKeeper(self.ledger, self._repo, self._revision, parcel)
         fresh = card.wanted(self.publisher.card())
         if fresh != self.publisher.card():
@@ -165,21 +164,21 @@ class Session:
         self.send(parcel.items, threads, warn=parcel.facts.images)
         wanted = Wanted(parcel.items, card.wanted, card.interim, self.keeps)
         title = f"Push {parcel.rows:,} rows with laion6m {builder.__version__}"
-        settled = self.publisher.settle(wanted, title)
-        remote = settled.remote
-        problems = self._problems(parcel, remote, settled.card)
+        remote = self.publisher.settle(wanted, title)
+        there = self.publisher.card()
+        problems = self._problems(parcel, remote, there)
         if problems:
             raise HubError(
                 f"checking {self._repo} after the push",
                 f"{problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
                 "Somebody else may be pushing there. Run the same command again.",
             )
-        if not self._create_pr and settled.card is not None:
-            card.keep(settled.card)
+        if not self._create_pr and there is not None:
+            card.keep(there)
         return self._pushed(parcel, remote, problems)
 
     def verify(self, parcel: Parcel, threads: int) -> Pushed:
-        """Compare only: a file that was damaged here is one that differs."""
+        """Compare only. A file that is damaged here counts as different."""
         items = {path: replace(item, checked=False) for path, item in parcel.items.items()}
         parcel = replace(parcel, items=items)
         remote = self.publisher.look()
@@ -188,7 +187,7 @@ class Session:
         return self._pushed(parcel, remote, self._problems(parcel, remote, self.publisher.card()))
 
     def keeps(self, path: str) -> bool:
-        """Whether a file of the repository that is no part of the dataset may stay."""
+        """Whether a file that is not part of the dataset may stay in the repository."""
         if path not in SAVED_DATASET:
             return not is_ours(path)
         if self._saved is None:  # asked once: the manifest may go before they do
@@ -196,7 +195,7 @@ class Session:
         return path not in self._saved
 
     def send(self, items: Mapping[str, Item], threads: int, *, warn: bool) -> None:
-        """Send what the Hub does not have, several files at a time. ``warn``: these are images."""
+        """Send what the Hub lacks, several files at a time. ``warn``: say once whose images they are."""
 
         def send(item: Item) -> None:
             if warn and self.publisher.differing([item]):
@@ -206,7 +205,7 @@ class Session:
         self._run(items, send, threads)
 
     def note_licence(self) -> None:
-        """Once: whose the images are."""
+        """Say once whose images they are."""
         with self._lock:
             warned, self._warned = self._warned, True
         if not warned:
@@ -221,8 +220,8 @@ class Session:
         name = self.publisher.remote.name
         if name not in ("", self._repo):
             self.meter.say(
-                f"{self._repo} is called {name} now. The old name leads there until another repository takes it, and "
-                "is the one that shards removed here are known by."
+                f"{self._repo} is now called {name}. The old name works until another repository takes it; records of "
+                "deleted shards use the old name."
             )
 
     def _run(self, items: Mapping[str, Item], work: Callable[[Item], object], threads: int) -> None:
@@ -247,7 +246,7 @@ class Session:
             self.meter.finish()
 
     def _problems(self, parcel: Parcel, remote: Remote, card: bytes | None) -> list[str]:
-        """How the repository differs: each file by size and sha256, the rows by what the card says."""
+        """How the repository differs: each file by size and sha256, the number of rows by the card."""
         found = self.publisher.problems(parcel.items, self.keeps, remote)
         if card is None:
             return [*found, f"{schema.CARD} is missing"]
@@ -255,7 +254,7 @@ class Session:
         if rows != parcel.rows:
             found.append(f"{schema.CARD} says {rows} rows; there are {parcel.rows:,}")
         if generated_part(card) != generated_part(make_card(parcel.facts, Own(), self._repo)):
-            found.append(f"{schema.CARD} is not the one of this dataset")
+            found.append(f"{schema.CARD} belongs to another dataset")
         return found
 
     def _pushed(self, parcel: Parcel, remote: Remote, problems: list[str]) -> Pushed:
@@ -277,14 +276,11 @@ class Session:
         )
 
     def _way_on(self) -> str:
-        return (
-            f"{self._there:,} of {self._files:,} files have been sent. Run the same command again to go on: what the "
-            "Hub has is not sent twice."
-        )
+        return f"{self._there:,} of {self._files:,} files are sent. Run the same command again to go on."
 
 
 def _saved_by(manifest: bytes) -> list[str]:
-    """Which of the files of --format arrow a manifest lists."""
+    """The files of --format arrow that a manifest lists."""
     try:
         files = json.loads(manifest)["files"]
         return [path for path in SAVED_DATASET if path in files]

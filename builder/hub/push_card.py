@@ -1,4 +1,4 @@
-"""The card of a push: which of the owner's text it gets, and what it says while not all is there."""
+"""The card of a push: which of the owner's text it keeps, and what it says while files are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from builder.store.pushed import PushedCard, PushRecords
 
 
 class CardKeeper:
-    """Which of the owner's text a card gets: what they wrote here, or there, whichever is newer than the last push."""
+    """Keeps the owner's text: what they wrote here or on the Hub since the last push."""
 
     def __init__(self, ledger: Ledger, repo: str, revision: str, parcel: Parcel) -> None:
         self._repo, self._revision, self._parcel = repo, revision, parcel
@@ -37,16 +37,15 @@ class CardKeeper:
             raise OutputError(f"cannot read {parcel.card}: {error.strerror}") from error
 
     def wanted(self, there: bytes | None) -> bytes:
-        """The card to be, where ``there`` is the one that is. Raises HubError where both have been edited."""
+        """The new card. ``there``: the present one on the Hub. Raises HubError if both have been edited."""
         return make_card(self._parcel.facts, self._own(there), self._repo)
 
     def interim(self, there: bytes | None) -> bytes | None:
-        """A card that makes no claims, where there is one that does."""
+        """The present card without sizes and counts, which do not hold yet."""
         return interim_card(there, self._repo, self._parcel.facts.suffix)
 
     def keep(self, card: bytes) -> None:
-        """Have the card here as it is there, and remember that it was. A folder that cannot be written stays as it
-        is."""
+        """Write the Hub's card here, and remember it. Does nothing if the folder cannot be written."""
         note = PushedCard(
             own=asdict(own_part(card, self._repo)),
             digest=xxhash.xxh3_128_hexdigest(card),
@@ -59,7 +58,7 @@ class CardKeeper:
 
     def _own(self, there: bytes | None) -> Own:
         theirs, here = own_part(there, f"{schema.CARD} of {self._repo}"), self._here
-        last = asdict(Own()) if self._last is None else self._last.own  # what was taken away since is an edit, too
+        last = asdict(Own()) if self._last is None else self._last.own  # removing text is an edit too
         if there is None:
             return here or Own()
         if here is None or here == theirs or asdict(here) == last:
@@ -68,20 +67,20 @@ class CardKeeper:
             return here
         raise HubError(
             f"pushing {schema.CARD} to {self._repo}",
-            f"its text was edited both there and in {self._parcel.card}",
-            "Take what you want to keep of the one into the other, then push again.",
+            f"its text was edited both on the Hub and in {self._parcel.card}",
+            "Copy what you want to keep from one into the other, and push again.",
         )
 
 
 def interim_card(there: bytes | None, repo: str, suffix: str) -> bytes | None:
-    """For while shards come one by one: the card that is there, without the claims that do not hold meanwhile."""
+    """While shards arrive one by one: the present card without sizes and counts."""
     if there is None or "dataset_info" not in made_metadata(take_apart(there, f"{schema.CARD} of {repo}").values):
         return there
     return make_interim_card(own_part(there, repo), repo, suffix)
 
 
 def rows_of(card: bytes) -> int | None:
-    """num_examples of the split, as the card has it."""
+    """num_examples of the split in the card."""
     try:
         splits = made_metadata(take_apart(card, schema.CARD).values)["dataset_info"]["splits"]
         return next(int(split["num_examples"]) for split in splits if split["name"] == schema.SPLIT)

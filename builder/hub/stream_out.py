@@ -1,4 +1,4 @@
-"""convert --push-to: shards go to the Hub as they are made and, where they are to be, away from here."""
+"""convert --push-to: push shards while they are made and, if asked to, delete them here."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ from builder.store.pushed import PushedMark, PushRecords
 from builder.store.seals import unseal
 
 BACKLOG_SHARDS = 16
-"""With ``delete_pushed``, no further shard is begun while this many times the shard size lies finished on disk: 8 GB
-unless asked otherwise, beside what is being made. Half of it goes into one commit: a terabyte is 250 commits, few
-enough for limits that are counted by the hour."""
+"""With ``delete_pushed``, start no further shard while this many times the shard size lies finished on disk (8 GB by
+default). Each commit takes half of it: a terabyte is 250 commits, few enough for the Hub's hourly limits."""
 
 
 def convert_and_push(
@@ -54,11 +53,11 @@ def convert_and_push(
     storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> tuple[Summary, Pushed | None]:
-    """Convert a source into OUT and push it to the repository ``push_to`` meanwhile; see convert and push.
+    """Convert a source into OUT, and push it to the repository ``push_to`` meanwhile. See convert and push.
 
-    ``delete_pushed``: remove a shard once the Hub states its sha256, so that OUT never holds more than a few. Killed
-    and run again, it goes on: a removed shard stands for as long as the Hub has it. The second result is None while
-    other slices of the source are still to be converted.
+    ``delete_pushed``: delete a shard here once the Hub lists its sha256, so that OUT holds a few shards at most. Run it
+    again after a stop: a deleted shard counts as done while the Hub has it. The second result is None while other
+    slices of the source are unfinished.
 
     Raises what convert and push raise.
     """
@@ -67,16 +66,16 @@ def convert_and_push(
     options = options or ConvertOptions()
     branch = revision or "main"
     if is_url(out):
-        raise OptionError(
-            "push_to", push_to, f"goes with an OUT on this machine, which {out} is not; push it afterwards"
-        )
+        raise OptionError("push_to", push_to, f"needs a local OUT, not {out}. Convert first, and push that copy later")
     storage = StorageOptions.of(storage_options)
-    recognise(source, options.recaptions, storage)  # no repository for what is no source
+    recognise(source, options.recaptions, storage)  # before a repository is made for what is no source
     push_to = full_name(push_to, token)
     with quiet_client(quiet):
         session = Session(out, push_to, branch, create_pr=False, token=token, quiet=quiet)
         session.open(public)
-        interim_card(session.publisher.card(), push_to, "")  # one that cannot be read: now, not when all is made
+        interim_card(
+            session.publisher.card(), push_to, ""
+        )  # a card that cannot be read is an error now, not at the end
         stream = _Stream(session, out, options, push_to, branch, delete_pushed)
         kind = replace(CONVERT, stands=stream.stands, outlet=stream)
         try:
@@ -106,8 +105,8 @@ def convert_and_push(
 
 
 class _Stream:
-    """An Outlet (conversion/build.py). Its threads begin with the first shard: worker processes must have been forked
-    by then."""
+    """An Outlet (conversion/build.py). It starts its threads at the first shard: by then the workers have been
+    forked."""
 
     def __init__(
         self, session: Session, out: str, options: ConvertOptions, repo: str, revision: str, delete: bool
@@ -115,27 +114,27 @@ class _Stream:
         self._session, self._out, self._repo, self._revision, self._delete = session, out, repo, revision, delete
         self._suffix = schema.SUFFIXES[options.format]
         self._limit = BACKLOG_SHARDS * options.max_shard_size
-        self._known: dict[int, PushedMark] = {}  # marks that a look at the repository has been compared with
+        self._known: dict[int, PushedMark] = {}  # marks compared with the repository
         self._uploads: Uploads | None = None
         self._here: dict[str, Item] = {}  # finished shards on disk, by path
-        self._sent: dict[str, Item] = {}  # of these, to be committed
+        self._sent: dict[str, Item] = {}  # sent, not yet committed
         self._done: set[str] = set()
         self._shards = 0
         session.meter.hidden = True
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Shards sent, of how many."""
+        """(shards sent, shards in all)."""
         return len(self._done), self._shards
 
     def stands(self, ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
-        """Whether a receipt's shard is there: here, or, removed here, on the Hub."""
+        """Whether a receipt's shard exists: here, or on the Hub after it was deleted here."""
         if CONVERT.stands(ledger, receipt, name, sizes):
             return True
         mark = PushRecords(ledger.folder).mark(receipt.number, self._repo, self._revision)
         if mark is None or mark.digest != receipt.digest:
             return False
-        if receipt.number not in self._known:  # removed by this run, or by that of another slice
+        if receipt.number not in self._known:  # deleted by this run or by another slice's
             self._known[receipt.number] = mark
             if mark.path not in self._session.publisher.remote.files:
                 self._session.publisher.look()
@@ -143,16 +142,16 @@ class _Stream:
         return same(gone, mark.sha256, self._session.publisher.remote.files.get(mark.path))
 
     def put(self, receipt: Receipt, shards: int) -> None:
-        if shards != self._shards:  # all names are others now
+        if shards != self._shards:  # all names have changed
             for known in (self._here, self._sent, self._done):
                 known.clear()
         self._shards = shards
         path = schema.ShardName(receipt.number, shards, self._suffix).path
         file = os.path.join(self._out, *path.split("/"))
-        for earlier in (self._here, self._sent):  # of other rows: it was made again
+        for earlier in (self._here, self._sent):  # the shard was made again with other rows
             earlier.pop(path, None)
         self._done.discard(path)
-        if not os.path.exists(file):  # removed by an earlier run
+        if not os.path.exists(file):  # deleted by an earlier run
             self._done.add(path)
             return
         if self._uploads is None:
@@ -169,7 +168,7 @@ class _Stream:
                 self._commit()
 
     def drain(self, *, last: bool) -> None:
-        """Wait for all that is on its way. ``last``: and have it committed, as no push follows."""
+        """Wait for all files being sent. ``last``: commit them, since no push follows."""
         while self._collect(wait=True):
             pass
         if last and self._delete and self._sent:
@@ -180,7 +179,7 @@ class _Stream:
             self._uploads.stop()
 
     def remove(self, items: list[Item]) -> None:
-        """Remove shards that the Hub has, each after a mark that says so. One that was made again since stays. Raises
+        """Delete shards that the Hub has, after writing a mark for each. A shard that was made again stays. Raises
         WriteError."""
         for item in items:
             name = schema.ShardName.parse(os.path.basename(item.path))
@@ -206,8 +205,8 @@ class _Stream:
                 raise
 
     def _made_again(self, item: Item) -> bool:
-        """Whether a shard has a later receipt: then the file is another, and is put when its turn comes. (One that was
-        made on a guess has none of its own.)"""
+        """Whether the shard has a later receipt. Then the file is a new one, and is put later. (A shard made on a guess
+        has no receipt of its own.)"""
         name = schema.ShardName.parse(os.path.basename(item.path))
         with suppress(ValueError, KeyError):
             receipt = self._session.ledger.read(f"receipts/{name.number if name else 0:05d}.json")
@@ -215,7 +214,7 @@ class _Stream:
         return False
 
     def _collect(self, *, wait: bool) -> bool:
-        """Take in a shard that has been sent (``wait``), or all that have. Whether there was one. Raises HubError."""
+        """Collect one sent shard (``wait``), or all that are ready. Returns whether there was one. Raises HubError."""
         found = False
         while self._uploads is not None and (item := self._uploads.take(wait)) is not None:
             if self._here.get(item.path) is item:
@@ -230,7 +229,7 @@ class _Stream:
         return found
 
     def _commit(self) -> None:
-        """Have the Hub state what was sent, then remove it here."""
+        """Commit what was sent, check that the Hub lists it, then delete it here."""
         publisher = self._session.publisher
         items = {path: item for path, item in self._sent.items() if not self._made_again(item)}
         if publisher.differing(items.values(), publisher.look()):
@@ -243,7 +242,7 @@ class _Stream:
         return interim_card(there, self._repo, self._suffix)
 
     def _keeps(self, path: str) -> bool:
-        """Whether a file of the repository may stay: what is not of ours, and this job's other shards."""
+        """Whether a file may stay in the repository: files of others, and this job's other shards."""
         name = schema.ShardName.parse(os.path.basename(path)) if is_shard(path) else None
         return self._session.keeps(path) or (
             name is not None and (name.total, name.suffix) == (self._shards, self._suffix)

@@ -1,4 +1,4 @@
-"""Several files on their way at a time."""
+"""Send several files at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from builder.hub.items import Item
 
 
 class Uploads:
-    """Threads that send files, up to the first that fails. Daemons, so that Ctrl-C need not wait for the half gigabyte
-    that is on its way."""
+    """Threads that send files until one fails. They are daemons, so that Ctrl-C need not wait for half a gigabyte."""
 
     def __init__(self, send: Callable[[Item], None], threads: int) -> None:
-        """``send``: called in the threads, for one file at a time in each."""
+        """``send``: each thread calls it for one file at a time."""
         self._send = send
         self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[tuple[Item, BaseException | None]] = queue.SimpleQueue()
@@ -30,8 +29,8 @@ class Uploads:
         self._waiting.put(item)
 
     def take(self, wait: bool = True) -> Item | None:
-        """A file that has been sent, in any order; None when there is none, or (without ``wait``) none yet. Raises what
-        ``send`` raised, from then on each time: no other file is waited for."""
+        """The next file that has been sent, in any order. None if none is left, or (without ``wait``) none is ready.
+        Raises what ``send`` raised, from then on at each call."""
         if self._failed is not None:
             raise self._failed
         if not self.pending:
@@ -47,7 +46,7 @@ class Uploads:
         return item
 
     def stop(self) -> None:
-        """No further file is begun."""
+        """Start no further file."""
         self._stopped.set()
         for _ in range(self._threads):
             self._waiting.put(None)

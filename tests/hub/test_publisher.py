@@ -308,7 +308,7 @@ def test_a_hub_that_takes_commits_and_shows_none_is_left_alone(tmp_path: Path) -
             table.set("main", {})
 
     table.trouble = trouble
-    with pytest.raises(HubError, match=r"it took a commit, and still has another data/train-00000-of-00003\.parquet"):
+    with pytest.raises(HubError, match=r"the Hub took a commit, but data/train-00000-of-00003\.parquet still differs"):
         push(table, tmp_path, wanted(items))
     assert table.log.count("commit") == 2
 
@@ -333,7 +333,7 @@ def test_a_file_removed_after_its_push_must_still_be_there(tmp_path: Path) -> No
     gone = items | {name: Item(name, kept.size, sha256=digest(Path(kept.file).read_bytes()))}
     push(table, tmp_path, wanted(gone))
     del table.refs["main"][name]
-    with pytest.raises(HubError, match="was removed here after it had been pushed, and is not there any more"):
+    with pytest.raises(HubError, match="was deleted here after a push, and the Hub no longer has it"):
         push(table, tmp_path, wanted(gone))
 
 
@@ -348,7 +348,7 @@ def test_a_file_that_changes_between_reading_and_sending_is_not_committed(tmp_pa
     import os
 
     os.utime(item.file, ns=(stamp, stamp))
-    with pytest.raises(HubError, match="it is not what it was when it was first read"):
+    with pytest.raises(HubError, match="it changed since it was first read"):
         made.send(item)
     assert "commit" not in table.log
 
@@ -361,10 +361,10 @@ def test_problems_are_named_by_what_differs(tmp_path: Path) -> None:
     del table.refs["main"][names[2]]
     what = wanted(items)
     assert made.problems(items, what.keeps, made.look()) == [
-        f"{names[0]} has another checksum there",
-        f"{names[1]} has another checksum there",
+        f"{names[0]} has another checksum on the Hub",
+        f"{names[1]} has another checksum on the Hub",
         f"{names[2]} is missing",
-        "data/train-x.parquet is there, but is no part of the dataset",
+        "data/train-x.parquet is on the Hub but not part of the dataset",
     ]
     table.refs["main"][names[0]] = b"x"
-    assert made.problems(items, what.keeps, made.look())[0] == f"{names[0]} has 1 bytes there, 7 here"
+    assert made.problems(items, what.keeps, made.look())[0] == f"{names[0]} has 1 bytes on the Hub, 7 here"

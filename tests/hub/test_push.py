@@ -268,11 +268,11 @@ def test_so_it_is_with_uploads_by_xet(fault: dict[str, Any], hub: HubServer, out
 @pytest.mark.parametrize("route", [*ROUTES[:7], "commit"] if ALL else ["info", "put", "commit"])
 def test_a_fault_that_stays_is_one_clear_error_and_no_wrong_card(route: str, inside: HubServer, out: Path) -> None:
     inside.faults.add(route, "fail_before", times=10_000)
-    with pytest.raises(HubError, match=r"503.* \([26] tries in \d+ s.*\)\. .*Run the same command again") as caught:
+    with pytest.raises(HubError, match=r"503.* \(6 tries in \d+ s.*\)\. .*Run the same command again") as caught:
         push(str(out), REPO, num_proc=1, quiet=True)
     assert WRITE_TOKEN not in str(caught.value)
     failed = [record.path.partition("?")[0] for record in inside.requests(route) if record.fault]
-    assert 6 <= max(map(failed.count, failed)) <= 12, "of one request: our tries and the client's own, all in all"
+    assert 6 <= max(map(failed.count, failed)) <= 36, "of one request: our six tries, of up to six of the client each"
     if inside.store.find("dataset", REPO):
         assert there(inside) == {}
     inside.faults.clear()
@@ -421,11 +421,11 @@ def test_verifying_compares_and_changes_nothing(inside: HubServer, out: Path) ->
     (out / "meta" / "rejects.parquet").write_bytes(b"x")
     result = push(str(out), REPO, verify_only=True, quiet=True)
     assert list(result.problems) == [
-        f"data/{shard.name} has another checksum there",
-        f"meta/rejects.parquet has {len(there(inside)['meta/rejects.parquet'])} bytes there, 1 here",
-        "meta/manifest.json has another checksum there",
+        f"data/{shard.name} has another checksum on the Hub",
+        f"meta/rejects.parquet has {len(there(inside)['meta/rejects.parquet'])} bytes on the Hub, 1 here",
+        "meta/manifest.json has another checksum on the Hub",
     ]
-    assert "is not what is here" in str(result)
+    assert "differs from the files here" in str(result)
     assert {record.method for record in inside.requests()[before:]} == {"GET", "HEAD"}
 
 
@@ -457,7 +457,7 @@ def test_a_card_edited_on_the_hub_keeps_its_text(inside: HubServer, out: Path) -
     rewrite_card(inside, b"num_examples: 9", b"num_examples: 8")
     assert push(str(out), REPO, verify_only=True, quiet=True).problems == (
         "README.md says 8 rows; there are 9",
-        "README.md is not the one of this dataset",
+        "README.md belongs to another dataset",
     )
     push(str(out), REPO, quiet=True)
     card = inside.store.read(REPO, "README.md")
@@ -486,7 +486,7 @@ def test_a_card_edited_here_and_there_is_for_a_person_to_join(inside: HubServer,
     card.write_bytes(card.read_bytes() + b"\nOur words.\n")
     rewrite_card(inside, b"<!-- laion6m:begin", b"Their words.\n\n<!-- laion6m:begin")
     before = there(inside)
-    with pytest.raises(HubError, match="its text was edited both there and in"):
+    with pytest.raises(HubError, match="its text was edited both on the Hub and in"):
         push(str(out), REPO, quiet=True)
     assert there(inside) == before
     card.write_bytes(inside.store.read(REPO, "README.md") + b"\nOur words.\n")  # as the message says
@@ -518,7 +518,7 @@ def test_a_folder_whose_rows_are_not_those_of_its_card_is_not_pushed(inside: Hub
     with pytest.raises(DamagedFileError):
         push(str(out), REPO, quiet=True)
     shard.unlink()
-    with pytest.raises(OutputError, match=r"is not there\. Run the same laion6m convert again"):
+    with pytest.raises(OutputError, match=r"is missing\. Run the same laion6m convert again"):
         push(str(out), REPO, quiet=True)
     assert inside.requests() == []
 
@@ -576,7 +576,7 @@ def test_what_goes_in_a_later_commit_is_not_prepared_again(
 
 def test_a_shard_that_was_damaged_here_is_not_pushed(inside: HubServer, made: Path, out: Path) -> None:
     shard = damage_shard(out)
-    with pytest.raises(OutputError, match=f"{shard.name} is not the file that was converted: .* after removing it"):
+    with pytest.raises(OutputError, match=f"{shard.name} differs from the file that was converted. Delete it"):
         push(str(out), REPO, quiet=True)
     assert there(inside) == {}
     shard.unlink()
@@ -585,7 +585,7 @@ def test_a_shard_that_was_damaged_here_is_not_pushed(inside: HubServer, made: Pa
     assert there(inside) == here(out)
     damage_shard(out)
     assert push(str(out), REPO, verify_only=True, quiet=True).problems == (
-        f"data/{shard.name} has another checksum there",
+        f"data/{shard.name} has another checksum on the Hub",
     )
 
 

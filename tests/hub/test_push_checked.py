@@ -12,7 +12,8 @@ from builder.base import schema
 from builder.base.errors import HubError, OutputError
 from builder.hub import captions_only, transfer
 from builder.hub import publisher as hub_module
-from builder.hub.publisher import Publisher, Settled
+from builder.hub.client import Remote
+from builder.hub.publisher import Publisher
 from builder.hub.push import push
 from tests.hub.server import HubServer
 from tests.pushes import REPO, damage_shard, here, push_here
@@ -30,10 +31,10 @@ def test_what_differs_after_the_push_is_an_error_and_no_card_is_noted(
     lost = "data/train-00001-of-00003.parquet"
     plain = Publisher.settle
 
-    def meddled(self: Publisher, *arguments: Any) -> Settled:
+    def meddled(self: Publisher, *arguments: Any) -> Remote:
         done = plain(self, *arguments)
-        files = {path: file for path, file in done.remote.files.items() if path not in (lost, schema.INDEX)}
-        return replace(done, remote=replace(done.remote, files=files))
+        files = {path: file for path, file in done.files.items() if path not in (lost, schema.INDEX)}
+        return replace(done, files=files)
 
     monkeypatch.setattr(Publisher, "settle", meddled)
     before = (out / "README.md").read_bytes()
@@ -78,7 +79,7 @@ def flipped_text(out: Path, number: int = 1) -> Path:
 
 def test_captions_are_not_taken_from_a_shard_that_is_not_what_it_was(inside: HubServer, out: Path) -> None:
     shard = flipped_text(out)
-    with pytest.raises(OutputError, match=f"{shard.name} is not the file that was converted"):
+    with pytest.raises(OutputError, match=f"{shard.name} differs from the file that was converted"):
         push(str(out), REPO, captions_only=True, quiet=True)
     assert inside.requests() == []
     (made,) = (out / ".laion6m" / "captions-only").iterdir()

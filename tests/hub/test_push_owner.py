@@ -58,11 +58,11 @@ def test_a_repository_that_was_renamed_is_pushed_to_by_its_old_name_and_the_new_
     inside.store.rename(inside.store.repo(REPO), "org/renamed")
     edit_shard(out)
     assert push(str(out), REPO).changed == 2
-    assert "user/laion6m is called org/renamed now." in capsys.readouterr().err
+    assert "user/laion6m is now called org/renamed." in capsys.readouterr().err
     assert there(inside, "org/renamed") == here(out)
     assert inside.store.find("dataset", REPO) is None
     assert push(str(out), REPO, verify_only=True).ok
-    assert capsys.readouterr().err.count("is called org/renamed now.") == 1
+    assert capsys.readouterr().err.count("is now called org/renamed.") == 1
 
 
 def test_a_proposal_to_another_branch_is_refused_before_anything_is_asked(inside: HubServer, out: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_file_that_the_repository_ignores_is_named(pattern: str, inside: HubSe
     repo = inside.store.create(REPO)
     files = repo.commit("main").files | {".gitignore": inside.store.put_blob(f"{pattern}\n".encode())}
     inside.store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], files, "theirs")
-    with pytest.raises(HubError, match=r"the \.gitignore of the repository excludes it\. Take it out of there"):
+    with pytest.raises(HubError, match=r"the \.gitignore of the repository excludes it\. Remove that line"):
         push(str(out), REPO, num_proc=1, quiet=True)
     assert len(inside.store.commits(REPO)) == 2, "nothing was committed"
 
@@ -277,7 +277,7 @@ def test_a_repository_that_is_renamed_between_two_runs_still_has_the_shards_that
     assert summary.did == 0
     assert pushed is not None
     assert (pushed.ok, pushed.changed) == (True, 0)
-    with pytest.raises(OutputError, match="is not there"):
+    with pytest.raises(OutputError, match="is missing"):
         push(str(out), "user/renamed", quiet=True)
 
 
