@@ -38,7 +38,7 @@ from builder.engines.progress import Progress
 from builder.plan.plan import FRAMING
 from builder.read.columns import Values
 from builder.read.groups import NoColumnError
-from builder.read.reader import open_dataset
+from builder.read.opening import open_dataset
 from builder.read.sample import Sample
 from builder.read.view import Rows, View
 from builder.source.images import probe
