@@ -60,22 +60,8 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
     """Write meta/ and README.md for a complete set of shards. Writes the same bytes however often it is called; of a
     README.md that is there, the owner's text stays. Raises OutputError where that cannot be told apart."""
     totals = tally(survey, receipts.values(), planned_rejects=True)
-    finish_shards(ledger, receipts, options, totals, [survey.plan.rejects], describe(survey))
-    return totals
-
-
-def finish_shards(
-    ledger: Ledger,
-    receipts: dict[int, Receipt],
-    options: ConvertOptions,
-    totals: Totals,
-    rejects: Iterable[pa.Table],
-    source: dict[str, Any],
-) -> None:
-    """The same of any complete set of shards. ``rejects``: those that no receipt has; ``source``: as the manifest has
-    it."""
     suffix = schema.SUFFIXES[options.format]
-    names = {number: schema.ShardName(number, len(receipts), suffix) for number in receipts}
+    names = {number: schema.ShardName(number, survey.plan.shards, suffix) for number in receipts}
     ordered = [receipts[number] for number in sorted(receipts)]
     files = {names[r.number].path: {"size": r.size, "xxh3_128": r.digest} for r in ordered}
     kind = "tar" if options.format == "webdataset" else options.format
@@ -84,7 +70,7 @@ def finish_shards(
     index = ledger.folder.create(schema.INDEX)
     digest = write_index(index, "", indexed, lambda: map(ledger.index_part, numbers), totals.rows)
     files[schema.INDEX] = {"size": index.position, "xxh3_128": digest}
-    files[schema.REJECTS] = note_rejects(ledger, chain(rejects, map(ledger.rejects_part, numbers)))
+    files[schema.REJECTS] = note_rejects(ledger, chain([survey.plan.rejects], map(ledger.rejects_part, numbers)))
     versions = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
     facts = totals_json(totals)
     text = sum(int(numbers_of(ledger.index_part(number).column("annotation_size")).sum()) for number in numbers)
@@ -105,12 +91,13 @@ def finish_shards(
         kind=options.format,
         versions=versions,
         options=options.to_json(),
-        source=source,
+        source=describe(survey),
         totals={**facts, "formats": dict(sorted(formats.items())), "animated": sum(r.animated for r in ordered)},
         files=files,
     )
     write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
     ledger.clear_temporary()
+    return totals
 
 
 def _card_that_is_there(ledger: Ledger) -> bytes | None:
@@ -131,6 +118,8 @@ def describe(survey: Survey) -> dict[str, Any]:
         "caption_archives": len(layout.captions),
         "listings": len(layout.listing),
         "damaged": survey.damage,
+        **survey.read_as,
+        **({"replaced": survey.replaced} if survey.replaced else {}),
     }
 
 
