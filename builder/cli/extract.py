@@ -12,7 +12,7 @@ EXAMPLE = "laion6m extract OUT files --num-proc 8"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("path", metavar="PATH", help="a source, or a converted folder")
+    parser.add_argument("path", metavar="PATH", help="a source, a converted folder or a selection")
     parser.add_argument("out", metavar="OUT", help="folder for the files")
     add_slice(parser)
     add_workers(parser)

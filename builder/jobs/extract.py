@@ -24,15 +24,16 @@ import numpy.typing as npt
 from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.errors import LayoutError, SourceChangedError, SourceError
+from builder.base.names import SELECTION
 from builder.base.options import Slice, default_num_proc
 from builder.base.paths import StrPath, path_of
 from builder.base.records import CUT, WHOLE
 from builder.base.urls import refuse_url
 from builder.base.words import duration, printable
-from builder.conversion.index_rows import index_numbers, index_rows
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress
+from builder.read.view import Rows, View
 from builder.source.files import ByteFile, LocalFile
 from builder.source.ids import path_ids
 from builder.source.layout import Archive, Layout
@@ -112,18 +113,18 @@ class _Members:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows of a dataset to be written. ``repeated``: those whose annotation a later row writes."""
+    """Rows of a dataset to be written. ``first``: of them, the number of the first among all. ``repeated``: those whose
+    annotation a later row writes."""
 
     out: str
-    path: str
+    rows: Rows
     first: int
-    count: int
     repeated: frozenset[int]
 
     @property
     def name(self) -> str:
         """For messages."""
-        return f"rows {self.first} to {self.first + self.count}"
+        return f"rows {self.first} to {self.first + len(self.rows)}"
 
 
 def extract(
@@ -141,8 +142,9 @@ def extract(
 
     From a source: every member of raw tars ``start`` to ``end`` (exclusive; -1 means all) in the order of their names,
     and of the captions tars that go with them (captions_of); its data.json as it is. Where names repeat the last member
-    counts, and links become files. From a folder that ``convert`` or ``index`` made: the images and annotations of its
-    rows, of shards ``start`` to ``end``, byte for byte, and a data.json of all rows in the order of the listing.
+    counts, and links become files. From a folder that ``convert`` or ``index`` made, or a selection: the images and
+    annotations of its rows, of shards ``start`` to ``end``, byte for byte, and a data.json of all rows in the order of
+    the listing.
 
     Names that would leave OUT, and members that are not whole, are counted, named and left out. Raises SourceError,
     OptionError, WriteError.
@@ -157,8 +159,11 @@ def extract(
     with make_engine(EngineChoice(engine, num_proc, address)) as crew, Tree(out) as tree:
         workers = num_proc or default_num_proc()
         if layout is None:
-            tally = _extract_rows(path, out, part, crew, workers, quiet)
-            _write_listing(tree, "data.json", _listing_of(path), tally)
+            from builder.read.opening import open_dataset  # 40 ms that a source's tars do without
+
+            rows = open_dataset(path)
+            tally = _extract_rows(rows, out, part, crew, workers, quiet)
+            _write_listing(tree, "data.json", _listing_of(rows), tally)
         else:
             tally = _extract_archives(layout, out, part, crew, workers, quiet)
             _copy_listing(layout, tree, tally)
@@ -191,6 +196,8 @@ def describe_extraction(result: Extraction) -> str:
 
 def _layout(path: str) -> Layout | None:
     """The source's layout; None for a folder of rows. A source with an index beside its tars is a source."""
+    if os.path.exists(os.path.join(path, SELECTION)):
+        return None
     indexed = os.path.exists(os.path.join(path, *schema.INDEX.split("/")))
     if indexed and os.path.isdir(os.path.join(path, schema.DATA)):
         return None
@@ -360,53 +367,45 @@ def _copy_listing(layout: Layout, tree: Tree, tally: _Tally) -> None:
         _write_listing(tree, name, _file_blocks(path, os.path.getsize(path)), tally)
 
 
-def _extract_rows(path: str, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> _Tally:
-    from builder.read.opening import open_dataset  # 40 ms that a source's tars do without
-
-    reader = open_dataset(path)
-    columns = index_numbers(os.path.join(path, *schema.INDEX.split("/")), ("file", "size", "annotation_size"))
-    taken = part.of(len(reader.shards))
-    # Rows follow their files, by number.
-    first, end = np.searchsorted(columns["file"], [taken.start, taken.stop]).tolist() if len(taken) else (0, 0)
-    paths = reader.columns("annotation_path").column(0).slice(first, end - first)
+def _extract_rows(whole: Rows, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> _Tally:
+    """The rows of a Reader or View, of its shards ``part``."""
+    index = whole.reader._index
+    numbers = np.asarray(whole.rows, dtype=np.int64)
+    if part != Slice():
+        taken, files = part.of(len(whole.shards)), index.column("file")[numbers]
+        numbers = numbers[(files >= taken.start) & (files < taken.stop)]
+    rows = View(whole.reader, numbers)
+    paths = rows.columns("annotation_path").column(0)
     last = IdLookup(
         np.concatenate([path_ids([]), *(path_ids(chunk.to_pylist()) for chunk in paths.chunks)])
     ).effective()
-    sizes = (columns["size"] + columns["annotation_size"])[first:end]
+    sizes = np.maximum(index.column("size")[numbers], 0) + index.column("annotation_size")[numbers]
     repeated = np.flatnonzero(~last)
     tasks = [
-        _Rows(out, path, first + lo, hi - lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist()))
+        _Rows(out, rows[lo:hi], lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist()))
         for lo, hi in cut_evenly(sizes + 2 * _PER_FILE, _target(int(sizes.sum()), workers))
     ]
-    return _work(crew, _write_rows, tasks, _Tally([0, 0, 0]), end - first, int(sizes.sum()), quiet)
+    return _work(crew, _write_rows, tasks, _Tally([0, 0, 0]), len(rows), int(sizes.sum()), quiet)
 
 
 def _write_rows(task: _Rows, report: Report) -> _Tally:
     """Write a piece. Raises IndexMismatchError, DamagedFileError, WriteError."""
     tally = _Tally([0, 0, 0])
-    rows = index_rows(os.path.join(task.path, *schema.INDEX.split("/")), task.first, task.count)
-    names, captions, boms = (rows.column(name).to_pylist() for name in ("path", "annotation_path", "bom"))
-    from builder.read.opening import open_dataset
-
-    reader = open_dataset(task.path)
     with Tree(task.out) as tree:
-        for row in range(task.count):
-            sample = reader[task.first + row]
+        for number, sample in enumerate(task.rows):
             image = sample.image
-            _write(tree, f"raw/{names[row]}", [image], _IMAGE, tally)
-            if row not in task.repeated:
+            _write(tree, f"raw/{sample.path}", [image], _IMAGE, tally)
+            if number not in task.repeated:
                 document = sample.annotation.encode()
-                blocks = [_BOM, document] if boms[row] else [document]
-                _write(tree, f"captions/{captions[row]}", blocks, _CAPTION, tally)
+                blocks = [_BOM, document] if sample.bom else [document]
+                _write(tree, f"captions/{sample.annotation_path}", blocks, _CAPTION, tally)
             report(1, len(image))
     return tally
 
 
-def _listing_of(path: str) -> Iterator[bytes]:
+def _listing_of(rows: Rows) -> Iterator[bytes]:
     """data.json of all rows, in the order of the listing they came from."""
-    from builder.read.opening import open_dataset
-
-    table = open_dataset(path).columns("path", "annotation_path", "position")
+    table = rows.columns("path", "annotation_path", "position")
     order = np.argsort(table.column("position").to_numpy(), kind="stable")
     yield b"["
     for first in range(0, len(order), schema.INDEX_BATCH_ROWS):

@@ -74,6 +74,11 @@ class Sample:
         return value
 
     @property
+    def bom(self) -> bool:
+        """Whether the annotation's file began with a byte order mark, which ``annotation`` leaves out."""
+        return bool(self._batch.bom[self._at].as_py())
+
+    @property
     def annotation(self) -> str:
         """The JSON document. Raises as ``image`` does."""
         return self._reader._annotations.read(self.row, self._batch, self._at).decode()
