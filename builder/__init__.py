@@ -21,6 +21,7 @@ _HOMES = {
     "Slice": "builder.base.options",
     "add_column": "builder.curate.add_column",
     "convert": "builder.conversion.convert",
+    "duplicates": "builder.curate.duplicates",
     "extract": "builder.jobs.extract",
     "index": "builder.conversion.index",
     "info": "builder.jobs.info",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from builder.conversion.convert import convert as convert
     from builder.conversion.index import index as index
     from builder.curate.add_column import add_column as add_column
+    from builder.curate.duplicates import duplicates as duplicates
     from builder.curate.select import select as select
     from builder.hf.builder import load_dataset as load_dataset
     from builder.hf.builder import load_dataset_builder as load_dataset_builder

@@ -34,6 +34,7 @@ COMMANDS = {
     "view": "look at DATASET in the browser: search, filter, rejects, statistics",
     "report": "what DATASET is, in one HTML file: statistics, samples, rejects, duplicates",
     "push": "publish a converted folder on the Hub; again, it sends only what differs",
+    "duplicates": "find images that are there twice, also resized, recompressed, cropped or mirrored",
     "add-column": "add scores, tags, captions or arrays (latents) as a column beside the images",
     "info": "what a folder is, what is in it and what to do next; reads no image",
     "demo": "make a small source here, convert, verify and read it; offline",

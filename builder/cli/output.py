@@ -8,17 +8,15 @@ import json
 import os
 import resource
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from builder.base.errors import OutputError
+from builder.base.records import Totals
 from builder.base.urls import masked
 from builder.base.words import printable
 
-if TYPE_CHECKING:
-    from builder.conversion.summary import Summary
-
-DONE, FAILED, USAGE, LOOK = 0, 1, 2, 3
-"""Exit codes. LOOK: done, but with many rejects, or with damaged or unread parts of the source."""
+DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
+"""Exit codes."""
 
 _NO_FILES_LEFT = os.strerror(errno.EMFILE)
 _NOR_ANYWHERE = os.strerror(errno.ENFILE)  # of the system, in the same words and some more
@@ -51,20 +49,17 @@ def write(text: str) -> None:
         raise OutputError(f"cannot write the result to stdout: {error.strerror}") from error
 
 
-def verdict(max_reject_ratio: float, summary: Summary) -> int:
-    """The exit code of a conversion; says why where it is not 0."""
-    totals = summary.totals
-    if summary.trouble:
-        say(f"laion6m: the source wants a look: {', '.join(summary.trouble)}")
+def verdict(max_reject_ratio: float, totals: Totals, *, complete: bool) -> int:
+    """The exit code of a conversion. ``complete``: all of it, not a slice."""
     rejected = sum(totals.rejected.values())
     if rejected <= max_reject_ratio * totals.listed:
-        return LOOK if summary.trouble else DONE
+        return DONE
     whole = "The output is whole; meta/rejects.parquet names them."
     say(
         f"laion6m: {rejected:,} of {totals.listed:,} samples were rejected, more than --max-reject-ratio "
-        f"{max_reject_ratio:g} allows. {whole if summary.complete else 'This slice is done all the same.'}"
+        f"{max_reject_ratio:g} allows. {whole if complete else 'This slice is done all the same.'}"
     )
-    return LOOK
+    return TOO_MANY_REJECTS
 
 
 def fail(words: str, *, as_json: bool) -> None:

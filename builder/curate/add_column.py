@@ -55,7 +55,7 @@ def add_column(
     if on is not None and on not in JOINS:
         raise OptionError("on", on, " or ".join(JOINS))
     check_name(name)
-    folder = _dataset(path)
+    folder = dataset_folder(path, "add-column")
     refuse_made(folder, name)
     if field is None and len(places) == 1 and os.path.isdir(places[0]):
         tables = tables_in(places[0])
@@ -135,9 +135,9 @@ def _nothing(reader: Reader, table: Table, places: Sequence[str]) -> SourceError
     )
 
 
-def _dataset(path: Paths) -> str:
-    """The folder that a column can be added to. Raises SourceError."""
-    refuse_url(os.fspath(path), "add-column")
+def dataset_folder(path: Paths, command: str) -> str:
+    """The folder that ``command`` can add a column to. Raises SourceError."""
+    refuse_url(os.fspath(path), command)
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if os.path.exists(os.path.join(folder, SELECTION)):
         from builder.curate.selection import dataset_of, read_selection

@@ -88,20 +88,25 @@ def near_pairs(hashes: Hashes, distance: int, mirror: int = 0) -> Pairs:
     return joined(pairs_by_round(hashes, rounds, range(rounds.count)))
 
 
-def pairs_by_round(hashes: Hashes, rounds: Rounds, numbers: Iterable[int]) -> Iterator[Pairs]:
+def pairs_by_round(
+    hashes: Hashes, rounds: Rounds, numbers: Iterable[int], ties: tuple[Hashes, int] | None = None
+) -> Iterator[Pairs]:
     """The pairs that each of these rounds finds; later rounds find most of them again. A round chooses its bits by its
-    number, so that rounds can be done anywhere, in any order."""
+    number, so that rounds can be done anywhere, in any order.
+
+    ``ties``: 64 bits more of each hash, and which of them mirroring turns. By these a run that is too long to compare
+    each with each is split. Without them it is split by the hashes' other bits, which may be equal.
+    """
     if len(hashes) < 2:
         return
     for number in numbers:
-        yield _round(hashes, rounds, number)
+        yield _round(hashes, rounds, number, ties)
 
 
-def _round(hashes: Hashes, rounds: Rounds, number: int) -> Pairs:
+def _round(hashes: Hashes, rounds: Rounds, number: int, ties: tuple[Hashes, int] | None) -> Pairs:
     anchor, bits, more = _choose(rounds, number)
     turned = (hashes >> np.uint64(anchor)) & np.uint64(1)
     canonical = hashes ^ (turned * np.uint64(rounds.mirror))
-    del turned
     row_bits = max(1, (len(hashes) - 1).bit_length())
     more_bits = min(16, (64 - row_bits) // 3)
     key_bits = 64 - row_bits - more_bits
@@ -110,7 +115,10 @@ def _round(hashes: Hashes, rounds: Rounds, number: int) -> Pairs:
     order *= _ODD[0]
     order >>= np.uint64(64 - key_bits)
     order <<= np.uint64(more_bits)
-    rest = canonical & np.uint64(more)
+    rest = canonical & np.uint64(more) if ties is None else ties[0] ^ (turned * np.uint64(ties[1]))
+    if ties is not None:
+        rest &= np.uint64(more)
+    del turned
     rest *= _ODD[1]
     rest >>= np.uint64(64 - more_bits)
     order |= rest

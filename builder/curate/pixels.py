@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 LOOK = 64  # pixels each way
 _ALIKE = 0.94  # of a correlation of 1
+_HOPELESS = 0.45  # laid over as they are; crops by 5 % have 0.58 and more, two photographs less, 99 times of 100
 _MARGINS = (0, 1, 2, 3, 4, 6)  # pixels that a crop takes off in all, of 64: up to 9 %
 _GREY_ONLY = 4.0  # mean levels of colour below which a picture is black and white
 
@@ -28,6 +29,8 @@ def alike(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], mirrored:
         b = b[:, ::-1]
     if min(_colourfulness(a), _colourfulness(b)) < _GREY_ONLY:
         a, b = (a @ _GREY)[:, :, None], (b @ _GREY)[:, :, None]
+    if _correlation(a, b) < _HOPELESS:
+        return False
     return any(_correlation(x, y) >= _ALIKE for p, q in ((a, b), (b, a)) for x, y in _laid_over(p, q))
 
 

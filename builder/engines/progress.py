@@ -5,22 +5,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
 from io import StringIO
 from typing import TextIO
 
 from builder.base.words import duration
 
 _BAR_EVERY, _LINE_EVERY = 0.1, 5.0  # seconds
-
-
-def announce(sentences: Iterable[str], *, quiet: bool) -> None:
-    """Say something about the source on stderr before the work begins; ``quiet``: say nothing."""
-    for sentence in () if quiet or sys.stderr is None else sentences:
-        with suppress(OSError):  # a terminal that went away
-            sys.stderr.write(f"{sentence}\n")
-            sys.stderr.flush()
 
 
 class Progress:

@@ -35,12 +35,12 @@ from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress
 from builder.read.view import Rows, View
 from builder.source.files import ByteFile, LocalFile
-from builder.source.ids import path_ids
 from builder.source.layout import Archive, Layout
 from builder.source.layouts import recognise
+from builder.source.listing import path_ids
 from builder.source.pairs import IdLookup
-from builder.source.scan import ScanRequest, open_archive, scan_archive
-from builder.source.tables import ArchiveTable
+from builder.source.scan import ScanRequest, open_archive
+from builder.source.tables import ArchiveTable, scan_archive
 from builder.store.tree import NameRefusedError, Tree
 
 _BLOCK = 8 << 20  # bytes of a member in memory at a time

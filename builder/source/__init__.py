@@ -1,1 +1,1 @@
-"""What users have: tars, folders, listings, captions, images. From them to samples."""
+"""From folders as users have them to samples: tars, listings, captions, images."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+from builder.base.options import ConvertOptions, SamplePolicy
+from builder.conversion.convert import convert
+from builder.conversion.index import index
 
 
 def photo(seed: int, width: int = 160, height: int = 120) -> Image.Image:
@@ -62,3 +69,24 @@ PLAIN: dict[str, Image.Image] = {
     "one row": Image.fromarray(np.linspace(0, 255, 160).astype(np.uint8)[None]),
     "one column": Image.fromarray(np.linspace(0, 255, 160).astype(np.uint8)[:, None]),
 }
+
+
+def dataset(folder: Path, images: dict[str, bytes], form: str = "parquet") -> Path:
+    """A converted folder whose rows are these images, in this order; ``form`` "index": an index over its tars."""
+    for side in ("raw", "captions"):
+        (folder / "src" / side).mkdir(parents=True)
+        with tarfile.open(folder / "src" / side / "00000.tar", "w") as tar:
+            for name, image in images.items():
+                path = f"00000/{name}" if side == "raw" else f"00000/{Path(name).stem}.json"
+                data = image if side == "raw" else json.dumps({"caption": f"a picture, {name}"}).encode()
+                member = tarfile.TarInfo(path)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    entries = [{"image": f"00000/{name}", "annotation": f"00000/{Path(name).stem}.json"} for name in images]
+    (folder / "src" / "data.json").write_text(json.dumps(entries))
+    policy = SamplePolicy(max_aspect_ratio=0)
+    if form == "index":
+        index(folder / "src", folder / "out", ConvertOptions(policy=policy), num_proc=1, quiet=True)
+    else:
+        convert(folder / "src", folder / "out", ConvertOptions(form, policy), num_proc=1, quiet=True)
+    return folder / "out"

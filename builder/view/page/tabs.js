@@ -21,8 +21,7 @@ export async function drawRejects(sheet, state) {
       chips.replaceChildren(chip("", all, "all"), ...Object.entries(page.reasons).map(([name, number]) => chip(name, number, name)));
       list.replaceChildren();
     }
-    const pictured = page.rows.some((each) => each.picture);
-    list.append(...page.rows.map((each) => reject(each, pictured)));
+    list.append(...page.rows.map(reject));
     more(list, offset + page.rows.length, page.total, load);
   };
   sheet.replaceChildren(el("h2", {}, "Rejects"), chips, list);
@@ -30,13 +29,13 @@ export async function drawRejects(sheet, state) {
   if (!list.children.length) list.append(el("p", { class: "empty" }, "Every listed sample became a row, or this dataset does not say which did not."));
 }
 
-function reject(each, pictured) {
+function reject(each) {
   const card = el("article", { class: "card" });
   if (each.picture) {
     const image = el("img", { alt: `what the source has as ${each.key}`, src: `rejects/${each.number}`, loading: "lazy" });
     image.addEventListener("error", () => image.replaceWith(el("a", { class: "broken", href: `rejects/${each.number}` }, "no picture: download its bytes")));
     card.append(el("div", { class: "picture" }, image));
-  } else if (pictured) card.append(el("div", { class: "picture broken" }, "not at hand"));
+  }
   card.append(el("div", { class: "words" },
     el("b", { class: "reason" }, each.reason), el("p", {}, each.detail || ""),
     el("p", { class: "quiet" }, each.key || "", each.source ? ` · ${each.source}` : "")));

@@ -1,0 +1,37 @@
+"""laion6m duplicates: which images are there twice, and which one of each to keep."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.cli.arguments import add_workers
+from builder.cli.output import DONE, show
+from builder.cli.parser import Parser
+
+EXAMPLE = "laion6m duplicates OUT --num-proc 8"
+
+
+def declare(parser: Parser) -> None:
+    parser.add_argument("out", metavar="DATASET", help="a converted folder, or an index")
+    parser.add_argument(
+        "--distance",
+        type=int,
+        default=10,
+        metavar="D",
+        help="of 64 bits, how many may differ: 0 to 16 (10); fewer is stricter",
+    )
+    add_workers(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from builder.curate.duplicates import describe_duplicates, duplicates
+
+    summary = duplicates(
+        arguments.out,
+        distance=arguments.distance,
+        num_proc=arguments.num_proc,
+        engine=arguments.engine,
+        address=arguments.address,
+    )
+    show(arguments, summary.to_json(), describe_duplicates(summary))
+    return DONE

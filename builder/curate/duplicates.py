@@ -1,0 +1,260 @@
+"""duplicates: find images that are there twice, the same bytes or the same picture, and note which one to keep.
+
+    images → fingerprints → near pairs → in doubt: pixels → groups → columns phash, duplicate_of
+
+No row is deleted: ``select --unique`` leaves the duplicates out. Fingerprints stay in .laion6m/duplicates, so that
+another distance costs no second reading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from builder.base import schema
+from builder.base.arrays import number_array
+from builder.base.errors import InterruptedRunError, OptionError, OutputError
+from builder.curate.add_column import dataset_folder
+from builder.curate.columns import write_column
+from builder.curate.fingerprint_rows import DIGEST, Part, Table, parts_of, read_parts, write_part
+from builder.curate.fingerprints import FINGERPRINT, UNREAD
+from builder.curate.groups import groups_of, kept_of, mirrored_from
+from builder.curate.near import MOST_DISTANCE, Found, compared, look, looks, same_bits, search, searches, to_look_at
+from builder.curate.pairs import Numbers, Pairs, joined
+from builder.curate.split import DUPLICATE_OF
+from builder.engines.choose import make_engine
+from builder.engines.contract import Engine, EngineChoice
+from builder.engines.progress import Progress
+from builder.read.columns import Values, columns_of, index_digest, open_any
+from builder.read.index import Index
+from builder.store.ledger import Ledger
+from builder.store.output import make_folder, write_file
+
+PHASH = "phash"
+"""The column of 64-bit perceptual hashes: uint64, null where the image does not decode."""
+
+_VERSION = 1  # of fingerprints: other ones are not gone on with
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicatesSummary:
+    """What was found. ``fingerprinted``: rows whose image decodes. ``exact``: rows with the same bytes as an earlier
+    one. ``groups`` of two rows or more hold ``duplicates`` rows besides those to keep; of these, ``mirrored`` show what
+    is kept left to right."""
+
+    out: str
+    rows: int
+    fingerprinted: int
+    exact: int
+    groups: int
+    duplicates: int
+    mirrored: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``--json``."""
+        return {
+            "rows": self.rows,
+            "fingerprinted": self.fingerprinted,
+            "exact": self.exact,
+            "groups": self.groups,
+            "duplicates": self.duplicates,
+            "mirrored": self.mirrored,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def duplicates(
+    path: str | os.PathLike[str],
+    *,
+    distance: int = 10,
+    num_proc: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    quiet: bool = False,
+) -> DuplicatesSummary:
+    """Write the columns ``phash`` and ``duplicate_of`` of a converted folder or an index; go on where an earlier run
+    stopped.
+
+    Two rows are duplicates if their images have the same bytes, or show the same picture: resized, recompressed,
+    brightened, cropped by some 5 % or mirrored. ``distance``: of 64 bits, by how many such pictures may differ at most,
+    0 to 16; all tests grow stricter with a smaller one. What is a duplicate of a duplicate is in the same group. Of a
+    group the image of the most pixels is kept, of equal ones the first row; ``duplicate_of`` is its key, and null in
+    the row itself and in rows without duplicates. Pictures with too little in them to tell (one colour, a gradient) are
+    duplicates only by their bytes.
+
+    Raises OptionError, SourceError, OutputError (there is a column of that name and another kind), LockedError,
+    DamagedFileError, InterruptedRunError.
+    """
+    started = time.monotonic()
+    if isinstance(distance, bool) or not isinstance(distance, int) or not 0 <= distance <= MOST_DISTANCE:
+        raise OptionError("distance", distance, f"a whole number of bits, 0 to {MOST_DISTANCE}")
+    choice = EngineChoice(engine, num_proc, address)
+    folder = dataset_folder(path, "duplicates")
+    _refuse_other_columns(folder)
+    with Ledger(_work(folder)).locked(0, 1):
+        index = Index(os.path.join(folder, schema.INDEX), folder)
+        with make_engine(choice) as crew:
+            job = _Job(folder, index, crew, quiet)
+            prints, digests = job.fingerprints()
+            exact = same_digests(digests)
+            near = job.near(prints, exact, distance)
+        pairs = joined([exact, *near])
+        pixels = index.column("width").astype(np.int64) * index.column("height")
+        kept = kept_of(groups_of(len(index), pairs), pixels)
+        dropped = kept != np.arange(len(index))
+        write_column(folder, PHASH, _hashes(prints), replace=True)
+        write_column(folder, DUPLICATE_OF, _keys(index, kept, dropped), replace=True)
+    return DuplicatesSummary(
+        out=folder,
+        rows=len(index),
+        fingerprinted=int((prints["state"] != UNREAD).sum()),
+        exact=len(exact),
+        groups=len(np.unique(kept[dropped])),
+        duplicates=int(dropped.sum()),
+        mirrored=int(mirrored_from(kept, pairs).sum()),
+        seconds=time.monotonic() - started,
+    )
+
+
+def describe_duplicates(summary: DuplicatesSummary) -> str:
+    """The summary in words."""
+    lines = [
+        f"{summary.duplicates:,} of {summary.rows:,} rows are duplicates, in {summary.groups:,} groups: "
+        f"{summary.exact:,} by their bytes, {summary.mirrored:,} mirrored"
+    ]
+    if unread := summary.rows - summary.fingerprinted:
+        lines.append(f"{unread:,} images do not decode: their {PHASH} is null (laion6m verify --decode names them)")
+    lines.append(f"columns {PHASH} and {DUPLICATE_OF} are written; no row was deleted")
+    lines.append(f"next: laion6m select {shlex.quote(summary.out)} UNIQUE --unique")
+    return "\n".join(lines)
+
+
+class _Job:
+    """The stages that an engine works at."""
+
+    def __init__(self, folder: str, index: Index, crew: Engine, quiet: bool) -> None:
+        self._folder, self._index, self._crew, self._quiet = folder, index, crew, quiet
+        self._work = _work(folder)
+
+    def fingerprints(self) -> tuple[Table, Table]:
+        """FINGERPRINT and DIGEST of every row. Raises InterruptedRunError; parts that are done stay."""
+        known = _digests_of(self._index)
+        self._begin()
+        parts = parts_of(self._folder, self._work, len(self._index), known is None)
+        make_folder(os.path.join(self._work, "parts"))
+        pending = [part for part in parts if not part.is_done()]
+        sizes = self._index.column("size")
+        size = sum(int(sizes[part.first : part.end].sum()) for part in pending)
+        progress = Progress("fingerprints", sum(part.end - part.first for part in pending), size, quiet=self._quiet)
+        try:
+            for _ in self._crew.run(write_part, pending, progress.update):
+                pass
+        except KeyboardInterrupt:
+            raise InterruptedRunError(sum(map(Part.is_done, parts)), len(parts)) from None
+        finally:
+            progress.finish()
+        prints, made = read_parts(parts)
+        return prints, made if known is None else known
+
+    def near(self, prints: Table, exact: Pairs, distance: int) -> list[Pairs]:
+        """Pairs of rows that show the same, besides those of the same bytes."""
+        first = np.ones(len(prints), dtype=np.bool_)
+        first[exact.second] = False
+        rows, equal = same_bits(prints, compared(prints, first))
+        path = os.path.join(self._work, "compared.npy")
+        table = np.zeros(len(rows), dtype=[("row", "<i8"), ("print", FINGERPRINT)])
+        table["row"], table["print"] = rows, prints[rows]
+        np.save(path, table)
+        del table
+        tasks = searches(path, len(rows), distance)
+        found: list[Found] = self._run("rounds", search, tasks, sum(task.end - task.first for task in tasks))
+        found.sort(key=lambda each: each.first)
+        sure = joined([exact, equal, *(each.sure for each in found)])
+        doubtful = to_look_at(len(prints), sure, found)
+        looked = self._run("pairs in doubt", look, list(looks(self._folder, doubtful)), len(doubtful))
+        os.unlink(path)
+        looked.sort(key=lambda each: each[0])
+        return [equal, *(each.sure for each in found), *(pairs for _, pairs in looked)]
+
+    def _run(self, what: str, work: Any, tasks: list[Any], count: int) -> list[Any]:
+        progress = Progress(what, count, 0, quiet=self._quiet)
+        try:
+            return list(self._crew.run(work, tasks, progress.update))
+        finally:
+            progress.finish()
+
+    def _begin(self) -> None:
+        """Forget parts of other rows, or of fingerprints that were made in another way."""
+        job = {"version": _VERSION, "index": index_digest(self._folder)}
+        path = os.path.join(self._work, "job.json")
+        try:
+            with open(path, "rb") as file:
+                if json.loads(file.read()) == job:
+                    return
+        except (OSError, ValueError):
+            pass
+        shutil.rmtree(os.path.join(self._work, "parts"), ignore_errors=True)
+        write_file(path, [json.dumps(job).encode()])
+
+
+def same_digests(digests: Table) -> Pairs:
+    """Pairs of the first row of some bytes with each other row that has the same."""
+    order = np.lexsort((np.arange(len(digests)), digests["low"], digests["high"]))
+    high, low = (digests[name][order] for name in ("high", "low"))
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    leads = order[new][np.cumsum(new) - 1]
+    return Pairs(leads[~new], order[~new], np.zeros(int((~new).sum()), dtype=np.bool_))
+
+
+def _digests_of(index: Index) -> Table | None:
+    """DIGEST of every row by the index; None where it was made without reading the images."""
+    parts = [np.zeros(0, DIGEST)]
+    for chunk in index.table(["digest"]).column(0).chunks:
+        if chunk.null_count:
+            return None
+        parts.append(np.frombuffer(chunk.buffers()[1], DIGEST, len(chunk), chunk.offset * DIGEST.itemsize))
+    return np.concatenate(parts)
+
+
+def _work(folder: str) -> str:
+    return os.path.join(folder, schema.WORK, "duplicates")
+
+
+def _refuse_other_columns(folder: str) -> None:
+    """Raises OutputError where somebody else's column has one of the names: it would be lost."""
+    for name, kind in ((PHASH, pa.uint64()), (DUPLICATE_OF, pa.string())):
+        if name in columns_of(folder):
+            column = open_any(folder, name)
+            if not isinstance(column, Values) or column.column.type != kind:
+                at = shlex.quote(os.path.join(folder, "columns", name))
+                raise OutputError(
+                    f"{at} is a column of another kind, which duplicates did not make: rename or remove it"
+                )
+
+
+def _hashes(prints: Table) -> pa.Array:
+    values = np.ascontiguousarray(prints["words"][:, 0]).astype(np.uint64)
+    return _with_nulls(values, prints["state"] == UNREAD)
+
+
+def _keys(index: Index, kept: Numbers, dropped: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
+    """The key of the row that is kept, null in rows that are kept themselves."""
+    return index.table(["key"]).column(0).take(_with_nulls(kept, ~dropped))
+
+
+def _with_nulls(values: npt.NDArray[Any], null: npt.NDArray[np.bool_]) -> pa.Array:
+    """Numbers with nulls. (``pa.array`` with a mask imports pandas.)"""
+    plain = number_array(values)
+    valid = pa.py_buffer(np.packbits(~null, bitorder="little"))
+    return pa.Array.from_buffers(plain.type, len(values), [valid, plain.buffers()[1]])

@@ -1,0 +1,108 @@
+"""The pass that reads every image once: fingerprints of a dataset's rows, in parts that an interrupted run keeps.
+
+OUT/.laion6m/duplicates/parts/00000.bin    of 1,024 rows: FINGERPRINT, then 16 bytes each of xxh3-128
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from builder.base.records import SampleProblem
+from builder.curate.fingerprints import FINGERPRINT, SIDE, UNREAD, fingerprint
+from builder.engines.contract import Report
+from builder.read.opening import open_dataset
+from builder.source.images import thumbnail
+from builder.store.output import write_file
+
+PART_ROWS = 1024
+_BATCH_ROWS = 64  # images in memory at a time
+DIGEST = np.dtype([("high", ">u8"), ("low", ">u8")])
+"""xxh3-128 of an image's bytes, as the index has it."""
+
+Table = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows ``first`` (inclusive) to ``end`` (exclusive) of the dataset in ``folder``; ``path``: of the part's file.
+    ``digests``: also make digests, as the index has none."""
+
+    folder: str
+    path: str
+    first: int
+    end: int
+    digests: bool
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"rows {self.first:,} to {self.end:,} of {self.folder}"
+
+    @property
+    def size(self) -> int:
+        """Of the file, in bytes."""
+        return (self.end - self.first) * (FINGERPRINT.itemsize + (DIGEST.itemsize if self.digests else 0))
+
+    def is_done(self) -> bool:
+        """Whether the file is there, whole."""
+        return os.path.exists(self.path) and os.path.getsize(self.path) == self.size
+
+
+def parts_of(folder: str, work: str, rows: int, digests: bool) -> list[Part]:
+    """A dataset's rows in parts, which do not depend on the number of processes."""
+    starts = range(0, rows, PART_ROWS)
+    return [
+        Part(folder, os.path.join(work, "parts", f"{first // PART_ROWS:05d}.bin"), first, end, digests)
+        for first, end in ((start, min(rows, start + PART_ROWS)) for start in starts)
+    ]
+
+
+def write_part(part: Part, report: Report) -> Part:
+    """Read, decode and fingerprint a part's images. Raises what reading them raises; an image that does not decode is
+    UNREAD."""
+    rows = open_dataset(part.folder)
+    prints: list[Table] = []
+    digests = []
+    for first in range(part.first, part.end, _BATCH_ROWS):
+        samples = rows[list(range(first, min(part.end, first + _BATCH_ROWS)))]
+        images = [sample.image for sample in samples]
+        prints.append(_fingerprints(images))
+        if part.digests:
+            digests += [xxhash.xxh3_128_digest(image) for image in images]
+        report(len(images), sum(map(len, images)))
+    write_file(part.path, [np.concatenate(prints).tobytes(), *digests])
+    return part
+
+
+def read_parts(parts: list[Part]) -> tuple[Table, Table]:
+    """FINGERPRINT of all rows, and DIGEST of those whose parts have them."""
+    prints, digests = [np.zeros(0, FINGERPRINT)], [np.zeros(0, DIGEST)]
+    for part in parts:
+        with open(part.path, "rb") as file:
+            prints.append(np.frombuffer(file.read((part.end - part.first) * FINGERPRINT.itemsize), dtype=FINGERPRINT))
+            digests.append(np.frombuffer(file.read(), dtype=DIGEST))
+    return np.concatenate(prints), np.concatenate(digests)
+
+
+def _fingerprints(images: list[bytes]) -> Table:
+    """FINGERPRINT of each image."""
+    made = np.zeros(len(images), dtype=FINGERPRINT)
+    made["state"] = UNREAD
+    thumbnails = []
+    decoded = []
+    for at, image in enumerate(images):
+        try:
+            thumbnails.append(thumbnail(image, SIDE))
+            decoded.append(at)
+        except SampleProblem:  # noqa: PERF203 - one image's fault is not the next one's
+            continue
+    if decoded:
+        pixels = np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)
+        made[decoded] = fingerprint(pixels)
+    return made

@@ -1,0 +1,209 @@
+"""Near pairs of fingerprints, tested twice: on all 256 bits, and on pixels where those leave a doubt.
+
+64 bits within the distance → 256 bits: the same, another, or in doubt → in doubt: both pictures, laid over
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from builder.base.records import SampleProblem
+from builder.curate.fingerprint_rows import Table
+from builder.curate.fingerprints import FULL, MIRROR, PLAIN, distances
+from builder.curate.groups import groups_of, joined_groups
+from builder.curate.pairs import Numbers, Pairs, joined, pairs_by_round, plan_rounds
+from builder.curate.pixels import LOOK, alike
+from builder.engines.contract import Report
+from builder.read.opening import open_dataset
+from builder.source.images import thumbnail
+
+MOST_DISTANCE = 16  # of 64 bits; two pictures that have nothing to do with each other differ in 13 and more
+_CHUNK = 16  # rounds of a task
+_LOOKS = 64  # pairs of a task
+_TRIES = 3  # pairs looked at for two groups to become one
+_SURE, _DOUBT = 4.0, 6.4  # times the distance, of 256 bits
+_LESS_SURE, _LESS_DOUBT = 40, 72  # at most: of photographs the nearest two differ in 80 bits, a crop's are 30 to 57
+_COLOUR, _GREY = 8, 2  # halved levels by which colours differ; up to which a picture is black and white
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Rounds ``first`` to ``end`` (exclusive) over the fingerprints in ``path``."""
+
+    path: str
+    distance: int
+    first: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"rounds {self.first} to {self.end} over {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``sure``: pairs that connect all that are the same. ``doubtful``: pairs between groups of these, with the
+    distance of each in 256 bits. Numbers are rows."""
+
+    first: int
+    sure: Pairs
+    doubtful: Pairs
+    bits: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Pairs of rows of ``folder`` whose pixels are to be compared."""
+
+    folder: str
+    number: int
+    pairs: Pairs
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{len(self.pairs)} pairs of images of {self.folder}"
+
+
+def compared(prints: Table, candidates: Bools) -> Numbers:
+    """Rows to be compared: ``candidates`` with enough in them."""
+    return np.flatnonzero(candidates & (prints["state"] > PLAIN))
+
+
+def same_bits(prints: Table, rows: Numbers) -> tuple[Numbers, Pairs]:
+    """Of rows with the same 256 bits the first, and pairs of it with each of the others."""
+    words = prints["words"][rows]
+    order = np.lexsort((rows, *words.T[::-1]))
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (words[order][1:] != words[order][:-1]).any(axis=1)
+    leads = rows[order][new][np.cumsum(new) - 1]
+    others = ~new
+    pairs = Pairs(leads[others], rows[order][others], np.zeros(int(others.sum()), dtype=np.bool_))
+    return np.sort(rows[order][new]), pairs
+
+
+def searches(path: str, count: int, distance: int) -> list[Search]:
+    """The rounds that find near pairs among ``count`` fingerprints, in tasks."""
+    rounds = plan_rounds(count, distance, int(MIRROR[0])).count
+    return [Search(path, distance, first, min(rounds, first + _CHUNK)) for first in range(0, rounds, _CHUNK)]
+
+
+def search(task: Search, report: Report) -> Found:
+    """Do some rounds. The file holds rows (int64), and FINGERPRINT of each."""
+    found = find_near(np.load(task.path, mmap_mode="r"), task.distance, range(task.first, task.end), report)
+    return Found(task.first, *found)
+
+
+def find_near(
+    table: Table, distance: int, rounds: range, report: Report = lambda images, size: None
+) -> tuple[Pairs, Pairs, Numbers]:
+    """Pairs of rows by these rounds: sure ones, doubtful ones, and the distances of the latter. ``table``: fields
+    ``row`` and ``print``."""
+    rows, prints = np.ascontiguousarray(table["row"]), table["print"]
+    hashes, ties = (np.ascontiguousarray(prints["words"][:, word]) for word in (0, 1))
+    plan = plan_rounds(len(rows), distance, int(MIRROR[0]))
+    groups = np.arange(len(rows), dtype=np.int64)
+    sure: list[Pairs] = []
+    doubtful: list[Pairs] = []
+    for pairs in pairs_by_round(hashes, plan, rounds, (ties, int(MIRROR[1]))):
+        apart = pairs.where(groups[pairs.first] != groups[pairs.second])
+        verdict = judge(prints, apart, distance)
+        now = apart.where(verdict.sure)
+        sure.append(now)
+        groups = joined_groups(groups, now)
+        doubtful = [joined([*doubtful, apart.where(verdict.doubtful)])]
+        report(1, 0)
+    left = joined(doubtful)
+    left = left.where(groups[left.first] != groups[left.second])
+    bits = judge(prints, left, distance).bits
+
+    def as_rows(pairs: Pairs) -> Pairs:
+        return Pairs(rows[pairs.first], rows[pairs.second], pairs.mirrored)
+
+    return as_rows(joined(sure)), as_rows(left), bits
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of pairs. ``bits``: of 256, in which they differ."""
+
+    bits: Numbers
+    sure: Bools
+    doubtful: Bools
+
+
+def judge(prints: Table, pairs: Pairs, distance: int) -> Verdict:
+    """The second test: all 256 bits, the colours, and whether there is enough in the pictures to go by."""
+    a, b = prints[pairs.first], prints[pairs.second]
+    turned = pairs.mirrored[:, None].astype(np.uint64) * MIRROR
+    bits = distances(a["words"] ^ turned, b["words"])
+    mine, theirs = a["colour"].astype(np.int16), b["colour"].astype(np.int16)
+    theirs = np.where(pairs.mirrored[:, None, None, None], theirs[:, :, ::-1], theirs)
+    grey = np.minimum(*(np.abs(each).max(axis=(1, 2, 3), initial=0) for each in (mine, theirs))) <= _GREY
+    coloured_alike = grey | (np.abs(mine - theirs).max(axis=(1, 2, 3), initial=0) <= _COLOUR)
+    full = (a["state"] == FULL) & (b["state"] == FULL)
+    sure = full & coloured_alike & (bits <= min(_SURE * distance, _LESS_SURE))
+    return Verdict(bits, sure, ~sure & (bits <= min(_DOUBT * distance, _LESS_DOUBT)))
+
+
+def to_look_at(count: int, sure: Pairs, found: list[Found]) -> Pairs:
+    """Doubtful pairs whose pixels have to be looked at: of two groups of what surely is the same the nearest few."""
+    groups = groups_of(count, sure)
+    doubtful = Pairs(
+        *(np.concatenate([getattr(each.doubtful, name) for each in found]) for name in ("first", "second", "mirrored"))
+    )
+    bits = np.concatenate([each.bits for each in found])
+    a, b = groups[doubtful.first], groups[doubtful.second]
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    order = np.lexsort((doubtful.mirrored, doubtful.second, doubtful.first, bits, high, low))
+    order = order[low[order] != high[order]]
+    columns = (low, high, doubtful.first, doubtful.second)
+    new = _changes(*(column[order] for column in columns))
+    order = order[new]  # found by several tasks
+    leads = np.flatnonzero(_changes(low[order], high[order]))
+    place = np.arange(len(order)) - np.repeat(leads, np.diff([*leads, len(order)]))
+    return doubtful.where(order[place < _TRIES])
+
+
+def _changes(*columns: Numbers) -> Bools:
+    """Where a row of these columns is not as the row before."""
+    new = np.ones(len(columns[0]), dtype=np.bool_)
+    new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return new
+
+
+def looks(folder: str, pairs: Pairs) -> Iterator[Look]:
+    """The pairs in tasks."""
+    for number, first in enumerate(range(0, len(pairs), _LOOKS)):
+        yield Look(folder, number, pairs.where(np.arange(first, min(len(pairs), first + _LOOKS))))
+
+
+def look(task: Look, report: Report) -> tuple[int, Pairs]:
+    """The third test: decode both images of each pair and compare their pixels. Returns the pairs that are the same."""
+    rows = open_dataset(task.folder)
+    pictures: dict[int, Any] = {}
+
+    def picture(row: int) -> Any:
+        if row not in pictures:
+            try:
+                data = thumbnail(rows[row].image, LOOK)
+                pictures[row] = np.frombuffer(data, dtype=np.uint8).reshape(LOOK, LOOK, 3)
+            except SampleProblem:
+                pictures[row] = None
+        return pictures[row]
+
+    same = np.zeros(len(task.pairs), dtype=np.bool_)
+    pairs = zip(task.pairs.first.tolist(), task.pairs.second.tolist(), task.pairs.mirrored.tolist(), strict=True)
+    for at, (first, second, mirrored) in enumerate(pairs):
+        a, b = picture(first), picture(second)
+        same[at] = a is not None and b is not None and alike(a, b, mirrored)
+        report(1, 0)
+    return task.number, task.pairs.where(same)

@@ -1,0 +1,97 @@
+"""The second test, and what of its doubts is looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from builder.curate.fingerprints import FINGERPRINT, FULL, MIRROR, PLAIN, SPARSE
+from builder.curate.near import Found, compared, judge, same_bits, to_look_at
+from builder.curate.pairs import Pairs
+
+NONE = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+
+
+def pairs(*edges: tuple[int, int, bool]) -> Pairs:
+    first, second, mirrored = zip(*edges, strict=True)
+    return Pairs(np.array(first, np.int64), np.array(second, np.int64), np.array(mirrored, np.bool_))
+
+
+def prints(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[Any]]:
+    """The same fingerprint ``count`` times."""
+    made = np.zeros(count, FINGERPRINT)
+    made["words"] = np.random.default_rng(seed).integers(0, 1 << 64, 4, dtype=np.uint64)
+    made["colour"] = 20
+    made["state"] = FULL
+    return made
+
+
+def flipped(words: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
+    """With that many of the last bits turned."""
+    masks = [((1 << max(0, min(64, bits - 64 * (3 - word)))) - 1) for word in range(4)]
+    return words ^ np.array(masks, dtype=np.uint64)
+
+
+def verdicts(made: np.ndarray[Any, Any], *edges: tuple[int, int, bool], distance: int = 10) -> list[str]:
+    found = judge(made, pairs(*edges), distance)
+    return ["sure" if a else "doubtful" if b else "no" for a, b in zip(found.sure, found.doubtful, strict=True)]
+
+
+def test_256_bits_decide_where_they_are_near_or_far() -> None:
+    made = prints(5)
+    for row, bits in enumerate((0, 40, 41, 64, 65)):
+        made["words"][row] = flipped(made["words"][0], bits)
+    others = [(0, row, False) for row in range(1, 5)]
+    assert verdicts(made, *others) == ["sure", "doubtful", "doubtful", "no"]
+    assert verdicts(made, *others, distance=2) == ["no", "no", "no", "no"]
+    assert verdicts(made, (0, 0, False), distance=0) == ["sure"]
+
+
+def test_a_mirrored_pair_is_compared_as_its_mirror_image() -> None:
+    made = prints(2)
+    made["words"][1] ^= MIRROR
+    made["colour"][:, :, 0] = [[[40, 0]], [[20, 20]]]
+    made["colour"][1] = made["colour"][0][:, ::-1]
+    assert verdicts(made, (0, 1, True), (0, 1, False)) == ["sure", "no"]
+
+
+def test_another_colour_or_a_mark_on_a_page_leaves_a_doubt() -> None:
+    made = prints(5)
+    made["colour"][1] = 40
+    made["colour"][2] = 0  # black and white: no colour to differ
+    made["state"][3] = SPARSE
+    assert verdicts(made, (0, 1, False), (0, 2, False), (0, 3, False), (0, 4, False)) == [
+        "doubtful",
+        "sure",
+        "doubtful",
+        "sure",
+    ]
+    made["state"][1] = PLAIN
+    assert compared(made, np.array([True, True, True, True, False])).tolist() == [0, 2, 3]
+
+
+def test_equal_bits_are_paired_with_the_first() -> None:
+    made = prints(6)
+    made["words"][[1, 4]] = prints(1, seed=1)["words"][0]
+    rows, equal = same_bits(made, np.array([0, 1, 3, 4, 5]))
+    assert rows.tolist() == [0, 1]
+    found = sorted(zip(equal.first.tolist(), equal.second.tolist(), strict=True))
+    assert found == [(0, 3), (0, 5), (1, 4)]
+
+
+def test_of_two_groups_the_three_nearest_pairs_are_looked_at() -> None:
+    sure = pairs((0, 1, False), (2, 3, False))
+    doubtful = pairs((0, 2, False), (0, 3, False), (1, 2, False), (1, 3, True), (0, 1, False), (4, 5, False))
+    found = [
+        Found(0, NONE, doubtful, np.array([50, 44, 48, 42, 41, 60])),
+        Found(16, NONE, doubtful, np.array([50, 44, 48, 42, 41, 60])),
+    ]
+    chosen = to_look_at(6, sure, found)
+    assert list(zip(chosen.first.tolist(), chosen.second.tolist(), chosen.mirrored.tolist(), strict=True)) == [
+        (1, 3, True),
+        (0, 3, False),
+        (1, 2, False),
+        (4, 5, False),
+    ]
+    assert len(to_look_at(6, sure, [Found(0, NONE, NONE, np.zeros(0, np.int64))])) == 0
