@@ -62,6 +62,7 @@ DOORS: dict[str, list[str]] = {
     "huggingface_hub": ["builder/hub/*.py", "builder/hf/*.py"],
     "multiprocess": ["builder/engines/*.py"],
     "ray": ["builder/engines/ray.py"],
+    "tqdm": ["builder/engines/views.py"],
     "zstandard": ["builder/source/compressed.py"],
     "PIL": ["builder/source/images.py", "builder/mm/*.py", "builder/jobs/demo_images.py", "builder/view/thumbnails.py"],
     "pandas": [],
@@ -69,7 +70,7 @@ DOORS: dict[str, list[str]] = {
     "duckdb": ["builder/curate/*.py"],
 }
 
-AT_FIRST_USE = {"PIL", "multiprocess", "zstandard", "ray", "datasets", "fsspec", "huggingface_hub"}
+AT_FIRST_USE = {"PIL", "multiprocess", "zstandard", "ray", "datasets", "fsspec", "huggingface_hub", "tqdm"}
 """Not at module level, but for files that are themselves imported late: most runs never need them."""
 
 

@@ -8,13 +8,21 @@ from typing import Any
 
 from builder.base.options import MAX_PIXELS, ConvertOptions, SamplePolicy, parse_size
 from builder.cli.parser import Group, Parser
+from builder.engines.views import STYLES
 
 
 def add_common(parser: Parser) -> None:
     """What every command has."""
-    parser.add_argument(
-        "--json", action="store_true", help='print one JSON object on stdout; of a failure {"error": …}'
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help='print one JSON object on stdout; of a failure {"error": …}')
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    group.add_argument(
+        "--progress",
+        choices=STYLES,
+        default="auto",
+        help="how to show progress on stderr (auto: a bar on a terminal, else lines)",
     )
+    group.add_argument("--log", metavar="FILE", help="append messages to FILE, with times")
 
 
 def add_processes(parser: Parser) -> None:

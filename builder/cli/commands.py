@@ -22,8 +22,9 @@ from builder import __version__
 from builder.base.errors import InterruptedRunError, Laion6mError, OptionError
 from builder.base.names import is_utf8
 from builder.cli.arguments import add_common
-from builder.cli.output import FAILED, USAGE, discard_stdout, fail, out_of_files
+from builder.cli.output import FAILED, USAGE, discard_stdout, fail, out_of_files, start_log
 from builder.cli.parser import Parser, did_you_mean
+from builder.engines.progress import show_progress
 
 COMMANDS = {
     "convert": "turn a source (raw/*.tar, captions/*.tar, data.json) into Parquet or Arrow",
@@ -99,9 +100,13 @@ def _answer_without_command(argv: Sequence[str]) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. This process keeps its signal handlers."""
     as_json = False
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        command, arguments = read(sys.argv[1:] if argv is None else argv)
+        command, arguments = read(argv)
         as_json = arguments.json
+        show_progress("none" if arguments.quiet else arguments.progress)
+        if arguments.log is not None:
+            start_log(arguments.log, argv)
         return command.run(arguments)
     except OptionError as error:
         fail(str(error), as_json=False)

@@ -5,32 +5,53 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import logging
 import os
 import resource
+import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from builder import __version__
 from builder.base.errors import OutputError
+from builder.base.paths import path_of
 from builder.base.records import Totals
 from builder.base.urls import masked
 from builder.base.words import printable
+from builder.engines import progress
 
 DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
 """Exit codes."""
 
+_log = logging.getLogger("builder")
 _NO_FILES_LEFT = os.strerror(errno.EMFILE)
 _NOR_ANYWHERE = os.strerror(errno.ENFILE)  # of the system, in the same words and some more
 
 
 def say(text: str) -> None:
-    """A message for people."""
-    sys.stderr.write(masked(text) + "\n")
-    sys.stderr.flush()
+    """A message for people, on stderr and in the log."""
+    progress.say(masked(text))
+
+
+def start_log(path: str, argv: Sequence[str]) -> None:
+    """Append messages to a file, with times, from now on. Raises OutputError."""
+    try:
+        handler = logging.FileHandler(path_of(path), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(f"cannot write the log {path}: {error.strerror}") from error
+    logging.raiseExceptions = False  # a full disk under the log must not end the work
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    _log.info("laion6m %s: laion6m %s", __version__, masked(shlex.join(argv)))
 
 
 def show(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
     """A command's result on stdout: with ``--json`` one object, else the text. Raises OutputError, BrokenPipeError."""
-    write(json.dumps(document) if arguments.json else masked(text))
+    result = json.dumps(document) if arguments.json else masked(text)
+    _log.info("%s", result)
+    write(result)
 
 
 def write(text: str) -> None:
@@ -66,13 +87,19 @@ def fail(words: str, *, as_json: bool) -> None:
     """Say why a command has ended; ``as_json``: on stdout too. Names in it may be a stranger's: what does not print is
     escaped."""
     text = masked(printable(_with_limit(words)))
-    say(f"laion6m: {text}")
+    say(f"{_red('laion6m:')} {text}")
     if as_json and sys.stdout is not None:
         try:
             sys.stdout.write(json.dumps({"error": text}) + "\n")
             sys.stdout.flush()
         except OSError:  # it has been said
             discard_stdout()
+
+
+def _red(text: str) -> str:
+    """On a terminal, unless somebody wants none of it (no-color.org)."""
+    wanted = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return f"\033[31m{text}\033[0m" if wanted and os.environ.get("TERM") != "dumb" else text
 
 
 def discard_stdout() -> None:

@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_proc=arguments.num_proc,
         token=arguments.token,
         verify_only=arguments.verify_only,
+        quiet=arguments.quiet,
     )
     show(arguments, pushed.to_json(), str(pushed))
     return DONE if pushed.ok else FAILED

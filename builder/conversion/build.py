@@ -12,7 +12,7 @@ import pyarrow as pa
 
 import builder
 from builder.base import schema
-from builder.base.arrays import numbers_of, to_ipc
+from builder.base.arrays import to_ipc
 from builder.base.errors import InterruptedRunError, SourceChangedError, SourceError
 from builder.base.options import ConvertOptions, Slice
 from builder.base.records import Totals
@@ -59,12 +59,15 @@ class Outlet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a job makes. ``work``: one unit to its receipt. ``stands``: whether a receipt's output is still there (it is
-    told the shard's name, and the sizes of the files in data/). ``accept``: refuses a source it cannot do. ``finish``:
-    writes what spans all shards. ``lasting``: unfinished work is kept for the next run. ``shapes``: the work reads no
-    image that the scan can tell enough of. ``outlet``: is handed the shards."""
+    """What a job makes.
 
-    verb: str
+    ``stage``: what its progress is called. ``work``: one unit to its receipt. ``stands``: whether a receipt's output is
+    still there (it is told the shard's name, and the sizes of the files in data/). ``accept``: refuses a source it
+    cannot do. ``finish``: writes what spans all shards. ``lasting``: unfinished work is kept for the next run.
+    ``shapes``: the work reads no image that the scan can tell enough of. ``outlet``: is handed the shards.
+    """
+
+    stage: str
     work: Callable[[Unit, Report], Receipt]
     stands: Callable[[Ledger, Receipt, str, Mapping[str, int]], bool]
     accept: Callable[[Survey], None]
@@ -114,7 +117,8 @@ def build(
     if isinstance(folder, LocalFolder) and not kind.lasting:
         folder = LocalFolder(out, work_lasts=False)
     with make_engine(engine) as crew:  # first of all: connections to a source do not outlive a fork
-        layout = recognise(source, options.recaptions, storage)
+        with Progress("finding", quiet=quiet):
+            layout = recognise(source, options.recaptions, storage)
         if isinstance(folder, LocalFolder):
             make_folder(out)
         job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet)
@@ -140,7 +144,7 @@ class _Job:
         self.ledger, self.crew, self.quiet = ledger, crew, quiet
         self.taken = part.of(len(layout.raw))
         # An index notes of each file when it was modified, and is made anew each time.
-        self.folders = describe_folders(layout, crew) if kind.lasting else {}
+        self.folders = describe_folders(layout, crew, quiet=quiet) if kind.lasting else {}
         self._put: set[int] = set()  # shards that the outlet has been handed
 
     def run(self, started: float) -> Summary:
@@ -153,10 +157,11 @@ class _Job:
             ledger.begin(job_of(source | {"files": self.folders} if self.folders else source, self.options))
             plan = load_survey(self.layout, ledger)
             if plan is None and not self.layout.is_remote:
-                plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes)
+                plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, quiet=self.quiet)
                 self.kind.accept(plan)
                 if self.kind.lasting or len(plan.plan.rows) > _FEW:
-                    save_survey(plan, ledger)
+                    with Progress("saving the plan", quiet=self.quiet):
+                        save_survey(plan, ledger)
                     plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows need not stay in memory
         passed: dict[int, Passed] = {}
         did = 0
@@ -188,7 +193,7 @@ class _Job:
         mine = [number for number, owner in enumerate(plan.plan.owners) if part == Slice() or owner in self.taken]
         receipts = self._receipts(plan, passed)
         pending = [number for number in mine if number not in receipts]
-        progress = _progress(kind.verb, plan, pending, self.quiet)
+        progress = _progress(kind.stage, plan, mine, pending, self.quiet)
         units = (self._unit(plan, number) for number in _as_there_is_room(pending, kind.outlet))
         try:
             for number in mine:
@@ -213,7 +218,8 @@ class _Job:
             examples = examples_of([*lost, *(ledger.rejects_part(n) for n in mine if receipts[n].rejected)])
             if complete:
                 self._remove_strays(passed, shards)
-                kind.finish(ledger, plan, receipts, self.options)
+                with Progress("finishing", quiet=self.quiet):
+                    kind.finish(ledger, plan, receipts, self.options)
                 if not kind.lasting:
                     ledger.clear()
         return Summary(
@@ -230,7 +236,7 @@ class _Job:
     def _check_folders(self) -> None:
         """Raises SourceChangedError where a file was changed since the job began: some rows may have it as it was
         before, some as it is now."""
-        now = describe_folders(self.layout, self.crew) if self.folders else {}
+        now = describe_folders(self.layout, self.crew, quiet=self.quiet) if self.folders else {}
         for name, state in self.folders.items():
             if now.get(name) != state:
                 raise SourceChangedError(join(self.layout.root, name), "a file in it was changed, added or removed")
@@ -289,7 +295,7 @@ class _Job:
     def _pass(self, passing: Passing) -> dict[int, Passed]:
         """Read the raw tars of this slice, once."""
         size = sum(self.layout.raw[number].size for number in self.taken)
-        progress = Progress(self.kind.verb, None, size, quiet=self.quiet)
+        progress = Progress(self.kind.stage, None, size, quiet=self.quiet)
         try:
             return passing.run(self.crew, self.taken, progress.update)
         except KeyboardInterrupt:
@@ -352,9 +358,11 @@ def _as_there_is_room(numbers: list[int], outlet: Outlet | None) -> Iterator[int
         yield number
 
 
-def _progress(verb: str, plan: Survey, pending: list[int], quiet: bool) -> Progress:
+def _progress(stage: str, plan: Survey, mine: list[int], pending: list[int], quiet: bool) -> Progress:
+    """Of the images of the shards in ``mine``, those of shards that are done counted in."""
     bounds = plan.plan.bounds
-    images = sum(bounds[number + 1] - bounds[number] for number in pending)
-    sizes = numbers_of(plan.plan.rows.column("size"))
-    size = sum(int(sizes[bounds[number] : bounds[number + 1]].sum()) for number in pending)
-    return Progress(verb, images, size, quiet=quiet)
+
+    def images(shards: list[int]) -> int:
+        return sum(bounds[number + 1] - bounds[number] for number in shards)
+
+    return Progress(stage, images(mine), done=images(mine) - images(pending), quiet=quiet)

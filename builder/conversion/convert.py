@@ -68,4 +68,4 @@ def _accept(survey: Survey) -> None:
     """Any source will do."""
 
 
-CONVERT = Kind("convert", write_shard, _stands, _accept, finish_dataset, lasting=True)
+CONVERT = Kind("converting", write_shard, _stands, _accept, finish_dataset, lasting=True)

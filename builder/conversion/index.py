@@ -54,7 +54,7 @@ def index(
     compressed tar among others), OutputError.
     """
     kind = Kind(
-        "index",
+        "indexing",
         _with_digests if digest else _without_digests,
         _stands,
         _accept,

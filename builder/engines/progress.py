@@ -1,71 +1,165 @@
-"""How far a run is, on stderr: a bar on a terminal, a line every few seconds elsewhere. Of the whole job, not by
-worker."""
+"""How far a run is, on stderr: a bar on a terminal and in notebooks, a line now and then elsewhere.
+
+    stage → Progress (counts) → a thread, now and then → Snapshot → views: bar, lines or JSON lines; and the log
+
+Counting is an addition. A thread of its own shows the counts, so a stage that reports nothing for a while is seen to go
+on all the same. A terminal that goes away ends the showing, not the run.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import threading
 import time
-from io import StringIO
-from typing import TextIO
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
 
-from builder.base.words import duration
+from builder.engines.views import STYLES, Bar, Log, Snapshot, View, view_of
 
-_BAR_EVERY, _LINE_EVERY = 0.1, 5.0  # seconds
+_log = logging.getLogger(__name__)
+
+_drawing = threading.RLock()
+"""Held while anything is written or imported for it. A fork waits for it: the child would inherit it locked."""
+
+_style = "auto"
+_bar: Bar | None = None
+
+
+def show_progress(style: str) -> None:
+    """How this process shows progress from now on: one of STYLES. "auto": a bar on a terminal and in notebooks, lines
+    elsewhere."""
+    global _style
+    assert style in STYLES, style
+    _style = style
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """A message for people, above the bar if there is one; also in the log. ``quiet``: in the log alone."""
+    _log.info("%s", text)
+    if quiet or sys.stderr is None:
+        return
+    with _drawing, suppress(OSError, ValueError):  # a terminal that went away, a log on a full disk
+        if _bar is not None:
+            _bar.clear()
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 class Progress:
-    """Counts images and bytes against totals and shows them. ``images``: None where nobody knows how many there are.
-    ``quiet`` shows nothing."""
+    """One stage of a run. A context manager, or end it with ``finish``. Thread-safe.
+
+    ``total``: of ``unit``, None where nobody knows; then ``size``, bytes of all the work, tells the share. ``done``:
+    what earlier runs did of it, where the bar begins; rates are of this run. ``quiet``: show nothing. ``total`` and
+    ``size`` may be set while it runs.
+    """
 
     def __init__(
-        self, what: str, images: int | None, size: int, *, quiet: bool = False, stream: TextIO | None = None
+        self,
+        stage: str,
+        total: int | None = None,
+        size: int = 0,
+        *,
+        unit: str = "images",
+        done: int = 0,
+        quiet: bool = False,
     ) -> None:
-        self._stream = stream or sys.stderr or StringIO()  # none: a daemon's, closed
-        self._what, self._images_total, self._bytes_total = what, images, size
-        self._quiet = quiet
-        self._terminal = self._stream.isatty()
-        self._every = _BAR_EVERY if self._terminal else _LINE_EVERY
-        self._started = time.monotonic()
-        self._shown = self._started
+        self.stage, self.unit = stage, unit
+        self.total, self.size = total, size
+        self._first = done
         self.images = 0
+        """Counted by this run; whatever ``unit`` is."""
         self.bytes = 0
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self._ended = threading.Event()
+        self._views: list[View] = [] if quiet else view_of(_style)
+        if _log.isEnabledFor(logging.INFO):
+            self._views.append(Log(_log))
+        self._thread = threading.Thread(target=self._show_on, daemon=True) if self._views else None
+        if self._thread:
+            _before_forks()
+            self._due = [view.first for view in self._views]
+            self._show(0.0)
+            self._thread.start()
 
-    def update(self, images: int, size: int) -> None:
-        """Count on; shows at most every so often."""
-        self.images += images
-        self.bytes += size
-        now = time.monotonic()
-        if not self._quiet and now - self._shown >= self._every:
-            self._shown = now
-            self._show(now)
+    def update(self, images: int, size: int = 0) -> None:
+        """Count on."""
+        with self._lock:
+            self.images += images
+            self.bytes += size
 
     def finish(self) -> None:
-        """Leave the terminal's line clean."""
-        if not self._quiet and self._terminal:
-            self._write("\r\033[K")
+        """End the stage; leaves the terminal's line clean. Again, it does nothing."""
+        if self._thread is None or self._ended.is_set():
+            return
+        self._ended.set()
+        self._thread.join()
+        with _drawing:
+            snapshot = self.snapshot()
+            for view in self._views:
+                with suppress(OSError, ValueError):
+                    view.close(snapshot)
+            _forget(self._views)
 
-    def _show(self, now: float) -> None:
-        passed = max(now - self._started, 1e-6)
-        done, total = (
-            (self.bytes, self._bytes_total) if self._images_total is None else (self.images, self._images_total)
-        )
-        share = min(1.0, done / total) if total else 1.0
-        left = passed / share - passed if share > 0 else 0.0
-        of_all = "" if self._images_total is None else f"/{self._images_total:,}"
-        figures = (
-            f"{self.images:,}{of_all} images, {self.images / passed:,.0f} images/s, "
-            f"{self.bytes / passed / 1e6:,.0f} MB/s, {duration(left)} left"
-        )
-        if self._terminal:
-            width = 24
-            bar = "█" * int(share * width) + "░" * (width - int(share * width))
-            self._write(f"\r{self._what} {bar} {share:4.0%} {figures}\033[K")
-        else:
-            self._write(f"{self._what}: {share:.0%}, {figures}\n")
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            return Snapshot(
+                self.stage,
+                self.unit,
+                self.total,
+                self.size,
+                self.images,
+                self.bytes,
+                self._first,
+                time.monotonic() - self._started,
+            )
 
-    def _write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:  # a terminal that went away, a log on a full disk: no reason to stop a week's work
-            self._quiet = True
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish()
+
+    def _show_on(self) -> None:
+        """The thread's work, until the stage ends or nobody can be shown anything any more."""
+        while self._views and not self._ended.wait(max(0.0, min(self._due) - (time.monotonic() - self._started))):
+            self._show(time.monotonic() - self._started)
+
+    def _show(self, age: float) -> None:
+        with _drawing:
+            for number, view in reversed(list(enumerate(self._views))):
+                if age < self._due[number]:
+                    continue
+                try:
+                    view.show(self.snapshot())
+                    self._due[number] = age + view.pause(age)
+                except (OSError, ValueError):  # ValueError: of a closed file
+                    del self._views[number], self._due[number]
+            _remember(self._views)
+
+
+def _remember(views: list[View]) -> None:
+    global _bar
+    _bar = next((view for view in views if isinstance(view, Bar)), _bar)
+
+
+def _forget(views: list[View]) -> None:
+    global _bar
+    if _bar in views:
+        _bar = None
+
+
+_forks_wait = False
+
+
+def _before_forks() -> None:
+    global _forks_wait
+    if not _forks_wait:
+        _forks_wait = True
+        again: dict[str, Any] = {"after_in_parent": _drawing.release, "after_in_child": _drawing.release}
+        os.register_at_fork(before=_drawing.acquire, **again)

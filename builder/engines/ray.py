@@ -9,7 +9,6 @@ Ray, so that the reasons are known: each is kept, and named when a task is given
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import signal
@@ -29,8 +28,7 @@ from builder.base.errors import ClusterError, MissingExtraError, WorkerDiedError
 from builder.base.options import default_num_proc
 from builder.engines.contract import Report, Result, Task, Work
 from builder.engines.messages import answer_to, describe, pack, unpack
-
-_log = logging.getLogger(__name__)
+from builder.engines.progress import say
 
 TRIES = 3
 """How often a task is begun when nodes or workers die under it: once is an accident, three times is the task's own
@@ -191,7 +189,7 @@ class RayEngine:
             name = "its node ran out of memory" if out_of_memory else type(error).__name__
             flight.reasons.append(name)
             if len(flight.reasons) < TRIES:
-                _log.warning("%s: %s. It is begun again.", describe(flight.task), name)
+                say(f"{describe(flight.task)}: {name}. It is begun again.")
                 return None
             reasons = f"begun {TRIES} times: {', '.join(flight.reasons)}"
             raise WorkerDiedError(describe(flight.task), reasons) from error

@@ -19,9 +19,9 @@ from builder.base.arrays import utf8_array
 from builder.base.errors import DamagedFileError, OutputError
 from builder.engines.choose import make_engine
 from builder.engines.contract import EngineChoice, Report
+from builder.engines.progress import Progress
 from builder.hub.items import Digests, Item, not_as_converted
 from builder.hub.parcel import Parcel, is_shard, local_item
-from builder.hub.transfer import Transfer
 from builder.store.card import Facts
 from builder.store.manifest import Manifest
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish
@@ -82,22 +82,13 @@ def captions_parcel(
     if pending:
         _clear(made, version)
         make_folder(os.path.join(folder, "tmp"))
-        meter = Transfer("reading", quiet=quiet)
-        meter.total = sum(os.path.getsize(path) for unit in pending for path, digest in unit.shards if digest)
-        meter.hidden = not meter.total  # text alone is quick beside the upload that follows
-        read = 0
-
-        def heard(_: int, size: int) -> None:
-            nonlocal read
-            read += size
-            meter.at(made, read)
-
-        try:
-            with make_engine(EngineChoice(num_proc=num_proc)) as crew:
-                for _ in crew.run(_write, pending, heard):
-                    pass
-        finally:
-            meter.finish()
+        size = sum(os.path.getsize(path) for unit in pending for path, digest in unit.shards if digest)
+        with (
+            make_engine(EngineChoice(num_proc=num_proc)) as crew,
+            Progress("taking captions", None, size, quiet=quiet) as progress,
+        ):
+            for _ in crew.run(_write, pending, lambda _, read: progress.update(0, read)):
+                pass
     items = {}
     rows = 0
     for unit in units:

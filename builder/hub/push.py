@@ -140,7 +140,7 @@ class Session:
         self._started = time.monotonic()
         self.ledger = Ledger(out)
         self.digests = digests_in(out)
-        self.meter = Transfer("push", quiet=quiet)
+        self.meter = Transfer("pushing", quiet=quiet)
         self._repo, self._revision, self._create_pr = repo, revision, create_pr
         self._there = self._files = 0
         self._made = self._warned = False
@@ -226,8 +226,7 @@ class Session:
 
     def _run(self, items: Mapping[str, Item], work: Callable[[Item], object], threads: int) -> None:
         self._files, self._there = len(items), 0
-        self.meter.hidden = False
-        self.meter.total = sum(item.size for item in items.values())
+        self.meter.begin(sum(item.size for item in items.values()))
 
         def measured(item: Item) -> None:
             work(item)

@@ -120,7 +120,6 @@ class _Stream:
         self._sent: dict[str, Item] = {}  # sent, not yet committed
         self._done: set[str] = set()
         self._shards = 0
-        session.meter.hidden = True
 
     @property
     def progress(self) -> tuple[int, int]:

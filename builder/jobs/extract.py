@@ -417,7 +417,7 @@ def _listing_of(rows: Rows) -> Iterator[bytes]:
 
 
 def _work(crew: Engine, work: Any, tasks: Iterable[Any], whole: _Tally, files: int, size: int, quiet: bool) -> _Tally:
-    progress = Progress("extract", files, size, quiet=quiet)
+    progress = Progress("extracting", files, size, quiet=quiet)
     try:
         for tally in crew.run(work, tasks, progress.update):
             whole.counts = [a + b for a, b in zip(whole.counts, tally.counts, strict=True)]

@@ -18,6 +18,7 @@ from builder.base.options import ConvertOptions
 from builder.base.records import Damage
 from builder.base.urls import state_of
 from builder.engines.contract import Engine, Report
+from builder.engines.progress import Progress
 from builder.plan.plan import BATCH_ROWS, Plan, plan_joined, rows_digests
 from builder.source.implied import listing_of_annotations, refuse_unpaired
 from builder.source.layout import Archive, Layout
@@ -43,14 +44,17 @@ class Survey:
     digests: tuple[str, ...] = ()
 
 
-def survey(layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False) -> Survey:
+def survey(
+    layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False, quiet: bool = True
+) -> Survey:
     """Scan and plan. data.json is read in a thread meanwhile: this process only waits for the scans. What is wrong with
-    the archives is raised first. ``shapes``: note what the scan shows of images in passing. Raises SourceError,
-    ListingError."""
+    the archives is raised first. ``shapes``: note what the scan shows of images in passing. ``quiet``: show no
+    progress. Raises SourceError, ListingError."""
     with ThreadPoolExecutor(1) as thread:
         listing = thread.submit(listed, layout) if layout.listing and not layout.recaptions else None
-        scanned = scan_all(layout, engine, shapes=shapes)
-        return plan_survey(layout, options, scanned, listing.result if listing else None)
+        scanned = scan_all(layout, engine, shapes=shapes, quiet=quiet)
+        with Progress("planning", quiet=quiet):
+            return plan_survey(layout, options, scanned, listing.result if listing else None)
 
 
 def plan_survey(
@@ -77,14 +81,17 @@ def plan_survey(
     return Survey(layout, plan, damage, compressed, digests)
 
 
-def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False) -> list[ArchiveTable]:
+def scan_all(layout: Layout, engine: Engine, *, shapes: bool = False, quiet: bool = True) -> list[ArchiveTable]:
     """The tables of all archives, those of captions/ behind those of raw/. Raises SourceError."""
     requests = scan_requests(layout, shapes=shapes)
     ids = Pool()
     tables: dict[ScanRequest, ArchiveTable] = {}
     largest_first = sorted(requests, key=lambda request: -request.archive.size)
-    for request, table in engine.run(_scan, largest_first, _unheard):
-        tables[request] = replace(table, ids=ids.keep(table.ids))
+    unit = "folders" if all(request.archive.is_folder for request in requests) else "tars"
+    with Progress("scanning", len(requests), unit=unit, quiet=quiet) as progress:
+        for request, table in engine.run(_scan, largest_first, _unheard):
+            tables[request] = replace(table, ids=ids.keep(table.ids))
+            progress.update(1)
     return [tables[request] for request in requests]
 
 
@@ -120,12 +127,18 @@ def describe_source(layout: Layout) -> dict[str, Any]:
     }
 
 
-def describe_folders(layout: Layout, engine: Engine) -> dict[str, str]:
+def describe_folders(layout: Layout, engine: Engine, *, quiet: bool = True) -> dict[str, str]:
     """What identifies the files of an extracted source, each of which can change by itself: the state of each folder.
     Looks at every file (some 3 us each when the system has them in memory). Raises SourceError."""
     sides = (("raw", layout.raw), ("captions", layout.captions))
     folders = [(f"{side}/{each.name}", each) for side, archives in sides for each in archives if each.is_folder]
-    return dict(sorted(engine.run(_folder_state, folders, _unheard))) if folders else {}
+    states: dict[str, str] = {}
+    if folders:
+        with Progress("looking at files", len(folders), unit="folders", quiet=quiet) as progress:
+            for name, state in engine.run(_folder_state, folders, _unheard):
+                states[name] = state
+                progress.update(1)
+    return dict(sorted(states.items()))
 
 
 def save_survey(survey: Survey, ledger: Ledger) -> None:
@@ -219,7 +232,7 @@ def _folder_state(task: tuple[str, Archive], report: Report) -> tuple[str, str]:
 
 
 def _unheard(images: int, size: int) -> None:
-    """Scanning is quick and has no progress of its own."""
+    """The progress of a scan is counted in archives."""
 
 
 def _listing(

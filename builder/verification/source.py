@@ -79,9 +79,11 @@ def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()
     return ConvertOptions(options.format, policy, options.max_shard_size, found)
 
 
-def survey_again(manifest: Manifest, source: str, options: ConvertOptions, crew: Engine) -> tuple[Survey, list[str]]:
+def survey_again(
+    manifest: Manifest, source: str, options: ConvertOptions, crew: Engine, *, quiet: bool = True
+) -> tuple[Survey, list[str]]:
     """The source as it is now, and how it differs from the manifest. Raises SourceError."""
-    again = survey(recognise(source, options.recaptions), options, crew)
+    again = survey(recognise(source, options.recaptions), options, crew, quiet=quiet)
     now = {"listed": again.plan.listed, "unlisted": again.plan.unlisted, "shards": again.plan.shards}
     before = {name: manifest.totals.get(name) for name in now}
     facts = json.loads(json.dumps(describe(again)))

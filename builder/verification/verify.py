@@ -106,6 +106,8 @@ def verify(
     for place in (out, source or ""):
         refuse_url(place, "verify")
     require_folder(out)
+    if source is not None:
+        require_folder(source)
     try:
         manifest = read_manifest(out)
         first = check_manifest(out, manifest)
@@ -197,7 +199,9 @@ class _Run:
         self.findings += found
         small = [name for name in sorted(present) if not is_shard(name) and name != schema.CARD]
         checks = chain((FileCheck(out, name, manifest.files[name]["xxh3_128"]) for name in small), columns)
-        found = [finding for findings in crew.run(check_file, checks, self._count) for finding in findings]
+        with Progress("verifying meta/", quiet=self.quiet) as progress:
+            found = [finding for findings in crew.run(check_file, checks, progress.update) for finding in findings]
+        self.bytes += progress.bytes
         self.findings += sorted(found, key=lambda finding: finding.place)
         damaged = {finding.place for finding in found}
         if schema.INDEX in present:
@@ -210,9 +214,9 @@ class _Run:
             self.notes.append(note)
         if manifest.kind in schema.SUFFIXES:
             size = sum(manifest.files[name]["size"] for name in present if is_shard(name))
-            self._work(crew, check_shard, self._shard_checks(present), size)
+            self._work("verifying", crew, check_shard, self._shard_checks(present), size)
         elif self.accounts.usable:
-            self._work(crew, check_rows, self._row_checks(), int(self.accounts.sizes.sum()))
+            self._work("verifying", crew, check_rows, self._row_checks(), int(self.accounts.sizes.sum()))
 
     def check_against(self, source: str, recaptions: tuple[str, ...], crew: Engine) -> None:
         """OUT against its source."""
@@ -220,7 +224,7 @@ class _Run:
         kept = None
         try:
             options = options_of(self.manifest, source, recaptions)
-            again, differences = survey_again(self.manifest, source, options, crew)
+            again, differences = survey_again(self.manifest, source, options, crew, quiet=self.quiet)
         except (SourceError, DamagedFileError) as error:
             findings.add(f"nothing to compare with: {error}".rstrip("."))
             self.findings += findings.found
@@ -237,10 +241,12 @@ class _Run:
         self.findings += findings.found
         if kept is not None and self.rejects is not None:
             tasks = source_checks(again, options, self.out, kept, self.rejects, self.away)
-            self._work(crew, check_source, tasks, int(self.accounts.sizes.sum()))
+            self._work("comparing", crew, check_source, tasks, int(self.accounts.sizes.sum()))
 
-    def _work(self, crew: Engine, work: Callable[..., list[Finding]], tasks: Iterator[Any], size: int) -> None:
-        progress = Progress("verify", self.manifest.totals["rows"], size, quiet=self.quiet)
+    def _work(
+        self, stage: str, crew: Engine, work: Callable[..., list[Finding]], tasks: Iterator[Any], size: int
+    ) -> None:
+        progress = Progress(stage, self.manifest.totals["rows"], size, quiet=self.quiet)
         found: list[Finding] = []
         try:
             for findings in crew.run(work, tasks, progress.update):
@@ -249,9 +255,6 @@ class _Run:
             progress.finish()
         self.bytes += progress.bytes
         self.findings += sorted(found, key=lambda finding: (finding.place, finding.named, finding.problem))
-
-    def _count(self, images: int, size: int) -> None:
-        self.bytes += size
 
     def _shard_checks(self, present: set[str]) -> Iterator[ShardCheck]:
         files = self.manifest.files

@@ -401,7 +401,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_progress_goes_to_stderr_only(source: Source, tmp_path: Path) -> None:
     script = (
-        "import sys; from builder.engines import progress; progress._LINE_EVERY = 0.0\n"
+        "import sys; from builder.engines.views import Lines; Lines.first = 0.0; Lines.close = Lines.show\n"
         "from builder.cli.commands import main; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["convert", str(source.path), str(tmp_path / "out"), "--num-proc", "1", "--json"]
@@ -409,7 +409,7 @@ def test_progress_goes_to_stderr_only(source: Source, tmp_path: Path) -> None:
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment(), check=True
     )
     assert json.loads(done.stdout)["rows"] == 24
-    assert "convert: 100%, 24/24 images" in done.stderr
+    assert "converting: 100%, 24/24 images" in done.stderr
 
 
 @pytest.mark.parametrize(

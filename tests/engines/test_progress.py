@@ -1,32 +1,46 @@
+"""Progress: what is counted, what it looks like in each style, and that showing it never ends a run."""
+
 from __future__ import annotations
 
+import fcntl
 import io
+import json
+import logging
+import os
+import struct
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from builder.base.words import duration
-from builder.engines import progress
-from builder.engines.progress import Progress
+from builder.engines import progress, views
+from builder.engines.progress import Progress, say, show_progress
+from builder.engines.views import Bar, JsonLines, Lines, Snapshot, figures, fitting, line
+
+HALFWAY = Snapshot("converting", "images", 1000, 0, 400, 200_000_000, 100, 5.0)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
+class Stream(io.StringIO):
+    """stderr, told whether it is a terminal."""
 
-    def monotonic(self) -> float:
-        return self.now
+    def __init__(self, terminal: bool = False) -> None:
+        super().__init__()
+        self.terminal = terminal
 
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(progress.time, "monotonic", made.monotonic)
-    return made
-
-
-class Terminal(io.StringIO):
     def isatty(self) -> bool:
-        return True
+        return self.terminal
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    yield
+    show_progress("auto")
 
 
 @pytest.mark.parametrize(
@@ -47,77 +61,212 @@ def test_a_duration_is_said_in_two_units_at_most(seconds: float, text: str) -> N
     assert duration(seconds) == text
 
 
-def test_without_a_terminal_a_line_comes_every_few_seconds(clock: Clock) -> None:
-    stream = io.StringIO()
-    shown = Progress("convert", 1000, 10**9, stream=stream)
-    for _ in range(80):
-        clock.now += 0.125
-        shown.update(10, 5_000_000)
-    shown.finish()
-    assert stream.getvalue() == (
-        "convert: 40%, 400/1,000 images, 80 images/s, 40 MB/s, 7.5 s left\n"
-        "convert: 80%, 800/1,000 images, 80 images/s, 40 MB/s, 2.5 s left\n"
-    )
-
-
-def test_on_a_terminal_the_line_is_rewritten_and_left_clean(clock: Clock) -> None:
-    stream = Terminal()
-    shown = Progress("index", 100, 0, stream=stream)
-    clock.now += 0.5
-    shown.update(25, 0)
-    shown.update(1, 0)  # too soon after the last
-    clock.now += 0.5
-    shown.update(24, 0)
-    shown.finish()
-    text = stream.getvalue()
-    assert text.count("\r") == 3
-    assert "\n" not in text
-    assert "index ██████░░░░░░░░░░░░░░░░░░  25% 25/100 images, 50 images/s, 0 MB/s, 1.5 s left" in text
-    assert "████████████░░░░░░░░░░░░  50% 50/100" in text
-    assert text.endswith("\r\033[K")
-
-
-@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
-def test_quiet_shows_nothing_and_counts_on(stream: io.StringIO, clock: Clock) -> None:
-    shown = Progress("convert", 10, 10, quiet=True, stream=stream)
-    clock.now += 60
-    shown.update(3, 4)
-    shown.update(1, 1)
-    shown.finish()
-    assert stream.getvalue() == ""
-    assert (shown.images, shown.bytes) == (4, 5)
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "converting: 50%, 500/1,000 images, 6.2 s left, 80 images/s, 40.00 MB/s"),  # rates are of this run
+        ({"first": 0}, "converting: 40%, 400/1,000 images, 7.5 s left, 80 images/s, 40.00 MB/s"),
+        ({"images": 900}, "converting: 100%, 1,000/1,000 images, 180 images/s, 40.00 MB/s"),
+        ({"images": 2000}, "converting: 100%, 2,100/1,000 images, 400 images/s, 40.00 MB/s"),  # never over 100 %
+        ({"images": 0, "bytes": 0, "first": 0}, "converting: 0%, 0/1,000 images, 5.0 s"),  # nobody knows what is left
+        ({"total": 0, "images": 0, "bytes": 0, "first": 0}, "converting: 100%, 0/0 images, 5.0 s"),
+        ({"total": None, "first": 0}, "converting: 400 images, 5.0 s, 80 images/s, 40.00 MB/s"),
+        (
+            {"total": None, "first": 0, "size": 800_000_000},
+            "converting: 25%, 200.00 MB of 800.00 MB, 15 s left, 80 images/s, 40.00 MB/s",
+        ),
+        ({"total": None, "first": 0, "images": 0, "bytes": 0}, "converting: 5.0 s"),
+        ({"total": None, "first": 0, "images": 0, "bytes": 0, "seconds": 0.2}, "converting"),
+    ],
+)
+def test_a_line_says_what_is_known(changed: dict[str, Any], words: str) -> None:
+    assert line(replace(HALFWAY, **changed)) == words
 
 
 @pytest.mark.parametrize(
-    ("total", "done", "share"),
+    ("room", "text"),
     [
-        (0, 0, "100%"),  # nothing to do is done
-        (10, 0, "0%"),  # and no time left can be told yet
-        (10, 20, "100%"),  # never more than all
+        (100, "500/1,000 images, 6.2 s left, 80 images/s, 40.00 MB/s"),
+        (45, "500/1,000 images, 6.2 s left, 80 images/s"),
+        (41, "500/1,000 images, 6.2 s left, 80 images/s"),
+        (40, "500/1,000 images, 6.2 s left"),
+        (10, ""),
+        (-5, ""),
     ],
 )
-def test_odd_counts_divide_by_nothing(total: int, done: int, share: str, clock: Clock) -> None:
-    stream = io.StringIO()
-    shown = Progress("convert", total, 0, stream=stream)
-    clock.now += 6
-    shown.update(done, 0)
-    assert stream.getvalue().startswith(f"convert: {share}, {done}/{total} images")
-    assert stream.getvalue().endswith(" 0.0 s left\n")
+def test_in_a_narrow_terminal_the_least_telling_figures_are_left_out(room: int, text: str) -> None:
+    assert fitting(figures(HALFWAY), room) == text
 
 
-def test_where_nobody_knows_how_many_images_there_are_bytes_tell_the_share(clock: Clock) -> None:
-    stream = io.StringIO()
-    shown = Progress("convert", None, 1000, stream=stream)
-    clock.now += 6
-    shown.update(3, 250)
-    assert stream.getvalue().startswith("convert: 25%, 3 images,")
-    assert stream.getvalue().endswith(" 18 s left\n")
+def test_without_a_terminal_lines_come_every_5_seconds_then_every_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    view, shown = Lines(), []
+    age = view.first
+    while age < 300:
+        shown.append(age)
+        age += view.pause(age)
+    assert shown == [*range(5, 61, 5), 120, 180, 240]
+    view.show(HALFWAY)
+    assert capsys.readouterr().err == line(HALFWAY) + "\n"
 
 
-def test_a_stream_is_stderr_unless_given(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
-    shown = Progress("convert", 10, 0)
-    clock.now += 6
-    shown.update(1, 0)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("convert: 10%")
+def test_json_lines_have_the_same_keys_always(capsys: pytest.CaptureFixture[str]) -> None:
+    view = JsonLines()
+    view.show(HALFWAY)
+    view.show(replace(HALFWAY, total=None, first=0, size=800_000_000))
+    view.close(Snapshot("planning", "images", None, 0, 0, 0, 0, 0.0))
+    keys = ("stage", "done", "total", "bytes", "rate", "eta")
+    written = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
+    assert [tuple(each.values()) for each in written] == [
+        ("converting", 500, 1000, 200_000_000, 80.0, 6.25),
+        ("converting", 200_000_000, 800_000_000, 200_000_000, 40_000_000.0, 15.0),
+        ("planning", 0, None, 0, 0.0, None),
+    ]
+    assert {tuple(each) for each in written} == {keys}
+
+
+def drained(master: int) -> str:
+    """All that a terminal has been sent."""
+    os.set_blocking(master, False)
+    data = b""
+    with suppress(BlockingIOError):
+        while True:
+            data += os.read(master, 65536)
+    return data.decode()
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 200])
+@pytest.mark.parametrize("total", [1000, None])
+def test_the_bar_fits_any_width_also_after_a_resize_and_is_gone_in_the_end(
+    columns: int, total: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master, slave = os.openpty()
+    with open(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        bar = Bar()
+        shown = []
+        for width in (columns, 2 * columns, 30):
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+            bar.show(replace(HALFWAY, total=total, first=0))
+            parts = [part.rstrip() for part in drained(master).split("\r")]
+            shown.append((width, [part for part in parts if part]))
+        bar.close(HALFWAY)
+        assert drained(master).endswith("\r")
+    os.close(master)
+    for width, parts in shown:
+        assert max(map(len, parts)) <= width
+        assert all(part.startswith("converting") for part in parts)
+        assert total is None or " 40%" in parts[-1]
+    assert "400" in shown[1][1][-1] or columns < 40
+
+
+@pytest.mark.parametrize(
+    ("style", "terminal", "view"),
+    [
+        ("auto", True, Bar),
+        ("auto", False, Lines),
+        ("bar", False, Bar),
+        ("lines", True, Lines),
+        ("json", True, JsonLines),
+        ("none", True, None),
+    ],
+)
+def test_the_style_decides_what_is_shown(
+    style: str, terminal: bool, view: type | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Stream(terminal))
+    assert [type(each) for each in views.view_of(style)] == ([view] if view else [])
+    monkeypatch.setattr(sys, "stderr", None)  # a daemon's, closed
+    assert views.view_of(style) == []
+
+
+def test_counts_go_on_whether_they_are_shown_or_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for style, quiet in (("none", False), ("json", True), ("json", False)):
+        show_progress(style)
+        with Progress("converting", 10, quiet=quiet) as shown:
+            shown.update(3, 4)
+            shown.update(1, 1)
+        assert (shown.images, shown.bytes) == (4, 5)
+    first, last = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["done"], last["done"], last["bytes"]) == (0, 4, 5)
+
+
+def test_a_resumed_stage_begins_at_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    show_progress("json")
+    with Progress("converting", 10, done=6) as shown:
+        shown.update(1)
+    assert [json.loads(text)["done"] for text in capsys.readouterr().err.splitlines()] == [6, 7]
+
+
+def test_many_threads_count_right() -> None:
+    with Progress("pushing", None, 8 * 200, quiet=True) as shown:
+        threads = [threading.Thread(target=lambda: [shown.update(1, 1) for _ in range(200)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (shown.images, shown.bytes) == (1600, 1600)
+
+
+@pytest.mark.parametrize("style", ["bar", "lines", "json"])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("I/O operation on closed file")])
+def test_a_terminal_that_goes_away_ends_the_showing_not_the_run(
+    style: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(Stream):
+        written = threading.Event()
+
+        def write(self, text: str) -> int:
+            self.written.set()
+            raise error
+
+    gone = Gone()
+    for view in (Lines, Bar, JsonLines):
+        monkeypatch.setattr(view, "first", 0.0)
+    monkeypatch.setattr(sys, "stderr", gone)
+    show_progress(style)
+    with Progress("converting", 10) as shown:
+        assert gone.written.wait(10)
+        shown.update(1, 1)
+        say("a message")
+    assert shown.images == 1
+
+
+def test_a_message_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream(terminal=True)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(Bar, "first", 0.0)
+    with Progress("pushing", 10) as shown:
+        shown.update(1)
+        say("a message")
+        say("a secret", quiet=True)
+    text = stream.getvalue()
+    assert "a secret" not in text
+    before = text.partition("a message\n")[0]
+    assert before.startswith("\rpushing")
+    assert before.endswith("\r")
+    assert progress._bar is None
+
+
+def test_a_log_has_the_begin_and_the_end_of_each_stage(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "builder")
+    with Progress("scanning", 12, unit="tars", quiet=True) as shown:
+        for _ in range(12):
+            shown.update(1)
+    begin, end = (record.getMessage() for record in caplog.records)
+    assert begin == "scanning: 0%, 0/12 tars"
+    assert end.startswith("scanning: 100%, 12/12 tars")
+
+
+def test_a_process_that_is_forked_meanwhile_can_show_progress_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    show_progress("json")
+    with Progress("converting", 10):
+        process = os.fork()
+        if process == 0:
+            code = 1
+            try:
+                with Progress("inside", 1) as inside:
+                    inside.update(1)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(process, 0)[1] == 0
