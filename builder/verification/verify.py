@@ -25,6 +25,7 @@ from builder.base.words import size as in_words
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice
 from builder.engines.progress import Progress
+from builder.source.layouts import recognise
 from builder.store.manifest import Manifest, read_manifest
 from builder.store.pushed import PushedMark
 from builder.verification.card import check_card
@@ -107,7 +108,7 @@ def verify(
         refuse_url(place, "verify")
     require_folder(out)
     if source is not None:
-        require_folder(source)
+        recognise(source)  # what is no source is an error before anything is read
     try:
         manifest = read_manifest(out)
         first = check_manifest(out, manifest)

@@ -20,6 +20,7 @@ from builder.base.options import ConvertOptions, SamplePolicy
 from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.store.manifest import Manifest, read_manifest
+from builder.verification import verify as verifying
 from builder.verification.shards import WINDOW, stretches
 from builder.verification.verify import Verification, describe_verification, verify
 from tests.sources import LAYOUTS, Source, faults_of, make_source
@@ -363,11 +364,14 @@ def test_another_source_is_a_problem_not_an_error(made: dict[str, Path], tmp_pat
 
 
 @pytest.mark.parametrize("what", ["nowhere", "empty", "OUT itself"])
-def test_what_is_no_source_is_a_problem(made: dict[str, Path], tmp_path: Path, what: str) -> None:
+def test_what_is_no_source_is_an_error_before_anything_is_read(
+    made: dict[str, Path], tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "empty").mkdir()
     path = made["parquet"] if what == "OUT itself" else tmp_path / what
-    result = check(made["parquet"], source=str(path))
-    assert ["nothing to compare with" in problem for problem in result.problems] == [True]
+    monkeypatch.setattr(verifying, "read_manifest", None)
+    with pytest.raises(SourceError, match=path.name):
+        check(made["parquet"], source=str(path))
 
 
 def same_size_change(source: Source, out: Path, what: str) -> str:
