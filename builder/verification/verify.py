@@ -5,6 +5,7 @@ manifest → files → index, rejects, counts → every shard, or every row in t
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections import Counter
@@ -17,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError, SourceError, WorkerDiedError
+from builder.base.errors import DamagedFileError, OptionError, SourceError, WorkerDiedError
+from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, path_or_none, paths_of, require_folder
 from builder.base.urls import refuse_url
 from builder.base.words import duration
@@ -42,6 +44,7 @@ from builder.verification.meta import (
     is_shard,
     key_of,
 )
+from builder.verification.selected import check_selection
 from builder.verification.shards import ShardCheck, check_shard
 from builder.verification.source import (
     check_source,
@@ -91,7 +94,8 @@ def verify(
     address: str | None = None,
     quiet: bool = False,
 ) -> Verification:
-    """Check a folder that ``convert`` or ``index`` made. Damage of any kind is a problem in the answer, not an error.
+    """Check a folder that ``convert`` or ``index`` made, or a selection. Damage of any kind is a problem in the answer,
+    not an error.
 
     Every file against the manifest (presence, size, xxh3-128; nothing unknown in data/ and meta/); shards that were
     removed after a push are left to ``push(…, verify_only=True)``; of README.md what the tool made; the counts against
@@ -100,6 +104,8 @@ def verify(
     ``recaptions``: Parquet files of that source, where they are not found by their names. ``decode``: decode every
     image.
 
+    Of a selection: its own files, that the dataset it names is as it was, and the images of its rows there.
+
     Raises SourceError where OUT is no folder of this machine.
     """
     started = time.monotonic()
@@ -107,6 +113,13 @@ def verify(
     for place in (out, source or ""):
         refuse_url(place, "verify")
     require_folder(out)
+    if os.path.exists(os.path.join(out, SELECTION)):
+        if source is not None:
+            raise OptionError("source", source, f"{shlex.quote(out)} is a selection: verify its dataset with --source")
+        with make_engine(EngineChoice(engine, num_proc, address)) as crew:
+            rows, wrong, size = check_selection(out, decode=decode, crew=crew, quiet=quiet)
+        took = time.monotonic() - started
+        return Verification(not wrong, rows, tuple(map(str, wrong)), decoded=decode, bytes=size, seconds=took)
     if source is not None:
         recognise(source)  # what is no source is an error before anything is read
     try:
