@@ -30,6 +30,7 @@ from builder.hf.source import (
     ConvertedFolder,
     HubSource,
     LocalSource,
+    SelectedRows,
     Source,
     downloaded_layout,
     find_source,
@@ -37,7 +38,7 @@ from builder.hf.source import (
 )
 from builder.hf.stream import plan_pairs
 from builder.hf.tally import Tally, in_words
-from builder.hf.units import TABLE_BYTES, Planned, Unit, plan_layout, plan_shards
+from builder.hf.units import TABLE_BYTES, Planned, Unit, plan_layout, plan_rows, plan_shards
 
 __all__ = ["Builder", "Config", "load_dataset", "load_dataset_builder", "reader_dataset", "register"]
 
@@ -131,6 +132,8 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         source = config.source
         if isinstance(source, ConvertedFolder):
             return plan_shards(source.shards)
+        if isinstance(source, SelectedRows):
+            return plan_rows(source.rows)
         if isinstance(source, LocalSource):
             return plan_layout(source.layout, config.policy, config.recaption_files)
         assert isinstance(source, HubSource)

@@ -12,11 +12,14 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from builder.base import schema
 from builder.base.errors import HubError, LayoutError, OptionError, SourceError
+from builder.base.names import SELECTION
 from builder.base.options import SamplePolicy
 from builder.base.paths import path_of
 from builder.base.urls import is_url
 from builder.plan.survey import describe_source
 from builder.read.index import Index
+from builder.read.opening import open_dataset
+from builder.read.view import Rows
 from builder.source.layout import EXPECTED, TAR_ENDINGS, Archive, Layout
 from builder.source.layouts import recognise
 from builder.store.manifest import read_manifest
@@ -68,6 +71,16 @@ class ConvertedFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class SelectedRows:
+    """The rows of a selection."""
+
+    rows: Rows
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"root": self.rows.folder, "rows": self.rows.identity}
+
+
+@dataclass(frozen=True, slots=True)
 class HubSource:
     """A dataset repository in the card layout, at one commit."""
 
@@ -91,6 +104,9 @@ def find_source(
     folder = path_of(data_dir) if data_dir is not None else DEFAULT_FOLDER
     if not is_url(folder):
         folder = os.path.abspath(folder)  # a stream outlives a change of the working directory
+    if not is_url(folder) and os.path.exists(os.path.join(folder, SELECTION)):
+        _refuse_policy(folder, policy, recaptions)
+        return SelectedRows(open_dataset(folder))
     shards = _shards(folder)
     if shards and not os.path.isdir(os.path.join(folder, "raw")):
         _refuse_other_policy(folder, policy, recaptions)
@@ -201,6 +217,13 @@ def _refuse_other_policy(folder: str, policy: SamplePolicy, recaptions: tuple[st
         wanted, there = getattr(policy, name), getattr(made_with, name)
         if wanted != there:
             raise OptionError(name, wanted, f"{folder} was converted with {there!r}; convert again, or leave it out")
+
+
+def _refuse_policy(folder: str, policy: SamplePolicy, recaptions: tuple[str, ...]) -> None:
+    """The rows of a selection are chosen already, by SQL."""
+    if recaptions or policy != SamplePolicy():
+        given = "recaptions" if recaptions else "samples"
+        raise OptionError(given, recaptions or policy, f"{folder} is a selection; laion6m select chooses its rows")
 
 
 def _commit(repository: str, revision: str, token: str | bool | None) -> str:

@@ -23,6 +23,7 @@ from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.records import ImageInfo
 from builder.engines.local import SerialEngine
 from builder.plan.survey import shard_rows, survey
+from builder.read.view import Rows
 from builder.source.layout import Layout
 from builder.source.samples import Stock, read_samples
 
@@ -179,6 +180,31 @@ class ShardUnit:
             step = _step(group.num_rows, group.total_byte_size)
             for batch in file.iter_batches(step, row_groups=[self.group]):
                 yield pa.Table.from_batches([batch])
+
+
+@dataclass(frozen=True, slots=True)
+class RowsUnit:
+    """Rows of a selection."""
+
+    rows: Rows
+
+    def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
+        ready = RowBatch()
+        for sample in self.rows:
+            info = ImageInfo("", sample.width, sample.height, 1, True)
+            annotation = sample.annotation.encode()
+            ready.add(sample.key, sample.path, sample.image, sample.caption, annotation, info)
+            if ready.full:
+                yield ready.take()
+        if len(ready):
+            yield ready.take()
+
+
+def plan_rows(rows: Rows) -> Planned:
+    """Units for the rows of a selection."""
+    step = max(1, min(len(rows) // MANY_UNITS, UNIT_BYTES // (64 << 10)))
+    units: list[Unit] = [RowsUnit(rows[first : first + step]) for first in range(0, len(rows), step)]
+    return Planned(units, None, len(rows), Counter())
 
 
 def plan_shards(paths: tuple[str, ...]) -> Planned:
