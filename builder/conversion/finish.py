@@ -1,4 +1,4 @@
-"""When every shard has its receipt: the index, the table of rejects, the manifest and the card."""
+"""Once every shard has its receipt: write the index, the table of rejects, the manifest and the card."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ from builder.store.rejects import write_rejects
 
 
 def tally(survey: Survey, receipts: Iterable[Receipt], planned_rejects: bool) -> Totals:
-    """Add up. ``planned_rejects``: count what was lost before anything was read (left out for a slice of the
-    source)."""
+    """Totals of these receipts. ``planned_rejects``: count the rejects that planning found (not for a slice)."""
     lost: Counter[str] = Counter()
     if planned_rejects and survey.plan.rejects.num_rows:  # counting imports pyarrow.compute, 30 ms
         counts = survey.plan.rejects.column("reason").value_counts()
@@ -38,7 +37,7 @@ def tally(survey: Survey, receipts: Iterable[Receipt], planned_rejects: bool) ->
 
 
 def add_up(receipts: Iterable[Receipt], lost: Mapping[str, int] = MappingProxyType({}), unlisted: int = 0) -> Totals:
-    """Totals of receipts and of what was lost without a receipt, by reason."""
+    """Totals of receipts, plus rejects without a receipt, by reason."""
     rejected = Counter(lost)
     rows = size = shards = 0
     for receipt in receipts:
@@ -57,8 +56,8 @@ def add_up(receipts: Iterable[Receipt], lost: Mapping[str, int] = MappingProxyTy
 
 
 def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], options: ConvertOptions) -> Totals:
-    """Write meta/ and README.md for a complete set of shards. Writes the same bytes however often it is called; of a
-    README.md that is there, the owner's text stays. Raises OutputError where that cannot be told apart."""
+    """Write meta/ and README.md for a complete set of shards. Each call writes the same bytes. The owner's text in an
+    existing README.md stays. Raises OutputError if that text cannot be told apart."""
     totals = tally(survey, receipts.values(), planned_rejects=True)
     suffix = schema.SUFFIXES[options.format]
     names = {number: schema.ShardName(number, survey.plan.shards, suffix) for number in receipts}
@@ -78,8 +77,11 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
 
     size = sum(receipt.size for receipt in ordered)
     card = write_card(facts, options.to_json(), versions, totals.image_bytes + 2 * text, size)
-    files[schema.CARD] = {"size": len(card), "xxh3_128": xxhash.xxh3_128_hexdigest(card)}  # as it was made
-    if existing := _card_that_is_there(ledger):  # what its owner wrote into it, or a push brought here, stays
+    files[schema.CARD] = {
+        "size": len(card),
+        "xxh3_128": xxhash.xxh3_128_hexdigest(card),
+    }  # the card as made, without the owner's text
+    if existing := _card_that_is_there(ledger):  # keep what its owner wrote, or a push brought here
         card = write_card(facts, options.to_json(), versions, totals.image_bytes + 2 * text, size, existing)
     write(ledger.folder, schema.CARD, [card])
     if options.format == "arrow":
@@ -104,13 +106,13 @@ def _card_that_is_there(ledger: Ledger) -> bytes | None:
     try:
         return ledger.folder.read(schema.CARD)
     except IsADirectoryError:
-        return None  # writing it says what is wrong
+        return None  # writing the card will say what is wrong
     except OSError as error:
         raise OutputError(f"cannot read {ledger.folder.root}/{schema.CARD}: {error.strerror}") from error
 
 
 def describe(survey: Survey) -> dict[str, Any]:
-    """The source, as the manifest has it: no paths, no times."""
+    """The source as the manifest describes it: without paths and times."""
     layout = survey.layout
     return {
         "layout": layout.kind,
@@ -122,7 +124,7 @@ def describe(survey: Survey) -> dict[str, Any]:
 
 
 def totals_json(totals: Totals) -> dict[str, Any]:
-    """The counts, under the names that ``--json`` gives them."""
+    """The counts, under their names in ``--json``."""
     return {
         "rows": totals.rows,
         "listed": totals.listed,
@@ -134,13 +136,13 @@ def totals_json(totals: Totals) -> dict[str, Any]:
 
 
 def note_rejects(ledger: Ledger, tables: Iterable[pa.Table]) -> dict[str, Any]:
-    """meta/rejects.parquet, as the manifest has it."""
+    """Write meta/rejects.parquet. Returns its entry in the manifest."""
     size, digest = write_rejects(ledger.folder.create(schema.REJECTS), tables)
     return {"size": size, "xxh3_128": digest}
 
 
 def examples_of(tables: Iterable[pa.Table]) -> dict[str, str]:
-    """One reject of each reason, in words."""
+    """One example for each reason, in words."""
     examples: dict[str, str] = {}
     for table in tables:
         if not table.num_rows:
@@ -154,8 +156,8 @@ def examples_of(tables: Iterable[pa.Table]) -> dict[str, str]:
 
 
 def _write_saved_dataset(ledger: Ledger, paths: list[str]) -> dict[str, dict[str, Any]]:
-    """The two files that make a folder of IPC streams what ``datasets.load_from_disk`` opens (its
-    arrow_dataset.py:Dataset.save_to_disk writes the same)."""
+    """Write the two files that ``datasets.load_from_disk`` needs beside IPC streams (as Dataset.save_to_disk in its
+    arrow_dataset.py does)."""
     state: dict[str, Any] = {
         "_data_files": [{"filename": path} for path in paths],
         "_fingerprint": "laion6m",

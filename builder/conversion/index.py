@@ -1,4 +1,4 @@
-"""index: the rows that convert would write, pointing into the source's own tars. No image is copied."""
+"""index: the rows that convert would write, pointing into the source's tars. No image is copied."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def index(
     quiet: bool = False,
     **named: Unpack[OptionFields],
 ) -> Summary:
-    """Index a source: meta/ in OUT, or beside the tars in SOURCE/meta/ when there is no OUT.
+    """Index a source into OUT/meta/, or without OUT into SOURCE/meta/ beside the tars.
 
-    The same rows, rejects and counts as :func:`convert` with the same options. ``digest``: read every image and note
-    its xxh3-128. Makes the index anew each time. Options go by name, or as ``options``. Raises SourceError (a
+    Rows, rejects and counts are those of :func:`convert` with the same options. ``digest``: read every image and note
+    its xxh3-128. Each call makes the index anew. Options go by name, or as ``options``. Raises SourceError (a
     compressed tar among others), OutputError.
     """
     kind = Kind(
@@ -67,13 +67,13 @@ def index(
     for place in (source, target):
         if is_url(place):
             raise SourceError(
-                f"{place}: an index is made of tars on this machine, and here: it points into them byte by byte. Use "
-                "laion6m convert, which reads and writes URLs."
+                f"{place} is a URL. An index points into tars on this machine. Use laion6m convert, which reads and "
+                "writes URLs."
             )
     refuse_overlap(source, target, beside=True)
     converted = os.path.join(target, schema.DATA)
     if out is not None and os.path.isdir(converted):
-        raise SourceError(f"{target} holds a converted dataset, whose index is its own. Choose another OUT.")
+        raise SourceError(f"{target} holds a converted dataset, which has an index. Choose another OUT.")
     return build(
         kind,
         source,
@@ -110,7 +110,7 @@ def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
             size = sum(sample.end - sample.start for sample in chunk.samples)
             report(len(chunk.samples) + len(chunk.rejects), size)
     embedded = bool(unit.options.recaptions)
-    first = unit.raw if unit.captions else 0  # captions' archives stand behind the raw ones in the index
+    first = unit.raw if unit.captions else 0  # the index lists the captions archives after the raw ones
     part = index_part(
         kept,
         [sample.archive for sample in kept],
@@ -125,7 +125,7 @@ def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
 
 
 def _with_times(sample: Sample) -> Sample:
-    """An extracted file has no offset to point to: in its place the index has when the file was modified."""
+    """An extracted file needs no offset. The index notes its modification time there instead."""
     image, annotation = sample.image_time, sample.annotation_time
     return sample._replace(
         offset=sample.offset if image is None else image,
@@ -141,8 +141,7 @@ def _accept(survey: Survey) -> None:
     if survey.compressed:
         names = ", ".join(survey.compressed[:3]) + (" …" if len(survey.compressed) > 3 else "")
         raise SourceError(
-            f"{names}: compressed, so no byte of it can be pointed at. Decompress the tars, or use laion6m convert, "
-            "which reads them through."
+            f"{names}: an index cannot point into compressed tars. Decompress them, or use laion6m convert."
         )
 
 

@@ -1,4 +1,4 @@
-"""Rows and columns of an index, for those who check it: nothing in it is believed before it is validated."""
+"""Rows and columns of an index for those who check it. Everything is validated before use."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def index_rows(path: str, first: int, count: int) -> pa.RecordBatch:
 
 
 def rows_not_utf8(path: str) -> list[tuple[int, str]]:
-    """Rows of an index with text that is not UTF-8, and their keys as far as they can be read: one flipped bit is
-    enough for Arrow to refuse the whole batch. Empty where more than that is wrong with it. Raises nothing."""
+    """(row, key) of index rows whose text is not UTF-8: one flipped bit makes Arrow refuse the whole batch. Empty if
+    more than that is wrong. Raises nothing."""
     found: list[tuple[int, str]] = []
     try:
         with pa.OSFile(path) as handle, pa.ipc.open_file(handle) as reader:
@@ -66,7 +66,7 @@ def _is_utf8(value: pa.BinaryScalar) -> bool:
 
 
 def index_numbers(path: str, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Columns of numbers, whole. Read, not mapped: the pages of a map would count as this process's memory. Raises
+    """Whole columns of numbers. Read, not mapped: mapped pages count as memory of this process. Raises
     DamagedFileError."""
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in names}
     try:

@@ -1,12 +1,12 @@
-"""Raw tars behind a URL, read once: a stretch of the source is scanned, and its shards written, while it comes in.
+"""Read raw tars behind a URL once: scan a stretch of the source, and write its shards while the bytes arrive.
 
-A plan needs to know where every member of every archive lies, which over a network is known only when all of it has
-come. So here the shards are made on a guess: what data.json lists below ``00012/`` lies in ``00012.tar``, its
-annotations in the captions tar of the same name or beside it, and no name comes twice. The tables of what was found
-are kept; the plan is made of them in the end, as for any source (plan/plan.py), and a shard stands if its rows are
-those of the plan, to the byte (``rows_digest``). Those that are not are made again, in the usual way.
+A plan needs the place of every member of every archive. Over a network that is known only when all of it has arrived.
+So the shards are made on a guess: what data.json lists below ``00012/`` lies in ``00012.tar``, its annotations lie in
+the captions tar of the same name or beside it, and no name occurs twice. The scans are kept. The plan is made of them
+in the end, as for any source (plan/plan.py). A shard stands if its rows are those of the plan to the byte
+(``rows_digests``); the others are made again in the usual way.
 
-The guess may be wrong in any way and costs a second reading of that stretch; it cannot cost a row.
+A wrong guess costs a second reading of that stretch. It cannot cost a row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Report = Callable[[int, int], None]
 EXPECTED = pa.schema(
     [("position", pa.int64()), ("keeps_ending", pa.bool_()), ("path", pa.string()), ("annotation_path", pa.string())]
 )
-"""A listed sample that is looked for in a stretch of the source."""
+"""A listed sample that is expected in a stretch of the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def run_pass(work: Pass, report: Report) -> Passed:
                     reader.lend(number, file)
                     if not work.captions:
                         reader.lend(number, file, annotations=True)
-                    if compression is not None:  # where its shards begin and end is not known before its end
+                    if compression is not None:  # its size, and so its cuts, are known only at its end
                         making.give_up()
                     table = table_of(scan_open(request, file, compression, making.watch(number)))
                     making.flush()
@@ -102,8 +102,8 @@ def run_pass(work: Pass, report: Report) -> Passed:
 
 
 def _opened(work: Pass) -> Iterator[tuple[str, int, Archive, ByteFile, str | None]]:
-    """The archives in the order they are read: each raw one behind the captions of its name. One is opened, and its
-    first bytes asked for, while the one before it is read: a round trip less."""
+    """The archives in reading order: each raw one after the captions archives of its name. The next one is opened while
+    one is read, which saves a round trip."""
     order: list[tuple[str, int, Archive]] = []
     captions = dict(work.annotations) if work.captions else {}
     for number, archive in work.raw.items():
@@ -126,7 +126,7 @@ def _opened(work: Pass) -> Iterator[tuple[str, int, Archive, ByteFile, str | Non
 
 @dataclass(slots=True)
 class _Row:
-    """An image met in a raw tar, waiting for its annotation's place and for its turn."""
+    """An image found in a raw tar. It waits for the place of its annotation, and for its turn."""
 
     archive: int
     member: Member
@@ -134,7 +134,7 @@ class _Row:
 
 
 class _Making:
-    """The shards of a stretch, one after the other, from members as they are met."""
+    """Makes the shards of a stretch one after the other, from members as the scan finds them."""
 
     def __init__(self, work: Pass, reader: SampleReader, report: Report) -> None:
         expected = from_ipc(work.expected)
@@ -157,14 +157,14 @@ class _Making:
         self.parts: list[dict[str, str]] = []
 
     def meet_annotations(self, number: int, table: ArchiveTable) -> None:
-        """Note where a captions tar has what is wanted. Of equal names the last counts."""
+        """Note where a captions tar holds wanted annotations. On duplicate names the last wins."""
         wanted = self._wanted
         for row, key in enumerate(_digests(table.ids)):
             if key in wanted and table.states[row] == WHOLE:
                 self._places[key] = (number, int(table.offsets[row]), int(table.sizes[row]))
 
     def watch(self, number: int) -> Callable[[Member], None]:
-        """Told of the members of raw archive ``number``: writes rows as soon as they are whole."""
+        """Returns a callback for the members of raw archive ``number``. It writes rows as soon as they are complete."""
         beside = not self._work.captions
 
         def met(member: Member) -> None:
@@ -179,7 +179,7 @@ class _Making:
         return met
 
     def _advance(self, *, last: bool = False) -> None:
-        """Take rows whose annotations' places are known; ``last``: pass over those that are not."""
+        """Take rows whose annotations have been found. ``last``: skip the others."""
         while self._waiting:
             place = self._places.get(self._annotation_of[self._waiting[0].row])
             if place is None and not last:
@@ -195,12 +195,12 @@ class _Making:
                 self._write()
 
     def flush(self) -> None:
-        """An archive has come to its end: nothing more is waited for."""
+        """At the end of an archive: write what is ready, and wait for nothing more."""
         self._advance(last=True)
         self._write()
 
     def _shard_of(self, row: _Row) -> int:
-        """Which of the cuts an image's first byte lies in."""
+        """Number of the cut that holds the image's first byte."""
         place = (row.archive, row.member.offset)
         return max(0, sum((cut.first, cut.start) <= place for cut in self._work.cuts) - 1)
 
@@ -216,7 +216,7 @@ class _Making:
             self._shard.take(chunk, self._report)
 
     def _turn_to(self, shard: int) -> None:
-        """End the shards before this one, empty ones among them."""
+        """End the shards before this one, also empty ones."""
         while len(self.receipts) < shard or self._shard is None:
             if self._shard is not None:
                 self._end_shard()
@@ -263,13 +263,13 @@ class _Making:
         self._end_shard()
 
     def give_up(self) -> None:
-        """Make no shard of this stretch: it is left to the plan."""
+        """Make no shard of this stretch on a guess; leave it to the plan."""
         self.abort()
         self._given_up = True
         self.receipts, self.digests, self.parts = [], [], []
 
     def abort(self) -> None:
-        """Nothing of a shard that was begun stays."""
+        """Give up the shard that was begun, and leave no file."""
         if self._shard is not None:
             self._shard.abort()
             self._shard = None

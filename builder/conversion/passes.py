@@ -1,4 +1,4 @@
-"""In which stretches a source behind a URL is read, what is looked for in each, and what came of it."""
+"""The stretches in which a source behind a URL is read, what each is expected to hold, and the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from builder.store.ledger import Ledger, Passed, Receipt
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Shards ``first`` to ``first + len(cuts)``: one of whole archives, or all those of one archive."""
+    """Shards ``first`` to ``first + len(cuts)`` (exclusive): one shard of whole archives, or all shards of one
+    archive."""
 
     first: int
     cuts: tuple[Cut, ...]
@@ -41,7 +42,7 @@ class Stretch:
 
 
 def stretches(cuts: tuple[Cut, ...]) -> list[Stretch]:
-    """Cuts that share an archive go together: it is read from front to back, once."""
+    """Group cuts that share an archive, which is read once from front to back."""
     found: list[Stretch] = []
     for number, cut in enumerate(cuts):
         if found and found[-1].cuts[-1].last == cut.first:
@@ -53,9 +54,9 @@ def stretches(cuts: tuple[Cut, ...]) -> list[Stretch]:
 
 @dataclass(frozen=True, slots=True)
 class Passing:
-    """What is known of a source before its raw tars are read. ``guess``: whether shards are made on the way.
-    ``stands``: whether the shard of a receipt is still there. ``put``: is handed each receipt, and the number of
-    shards. ``room``: returns when there is room for more of them."""
+    """Reads a source behind a URL. ``guess``: make shards on the way. ``stands``: whether a receipt's shard still
+    exists. ``put``: called with each receipt and the number of shards. ``room``: returns when there is room for more
+    shards."""
 
     layout: Layout
     options: ConvertOptions
@@ -66,8 +67,8 @@ class Passing:
     room: Callable[[], None]
 
     def run(self, crew: Engine, taken: Container[int], report: Report) -> dict[int, Passed]:
-        """Read the stretches that begin with an archive of ``taken``, but for those that were read before; returns all
-        that have been read by now, this run's or another's. Raises SourceError, ListingError, WriteError."""
+        """Read the unread stretches that begin with an archive of ``taken``. Returns all stretches read so far, by this
+        run or another. Raises SourceError, ListingError, WriteError."""
         cuts = cuts_of(self.layout, self.options)
         done = self.done()
         mine = [stretch for stretch in stretches(cuts) if stretch.archives.start in taken]
@@ -83,7 +84,7 @@ class Passing:
         return done
 
     def done(self) -> dict[int, Passed]:
-        """Stretches that were read, and whose shards are still there."""
+        """Stretches that were read and whose shards still exist."""
         shards = len(cuts_of(self.layout, self.options))
         passed = self.ledger.passed().items()
         return {first: each for first, each in passed if all(self.stands(r, shards) for r in each.receipts)}
@@ -119,7 +120,7 @@ class Passing:
             )
 
     def survey(self, crew: Engine) -> Survey:
-        """Scan what no stretch has scanned (captions tars of other names), and plan with all scans."""
+        """Scan the archives that belong to no stretch (captions tars with other names), and plan with all scans."""
         layout, ledger = self.layout, self.ledger
         names, urls = scans_wanted(layout)
         missing = [
@@ -138,8 +139,8 @@ class Passing:
 
 
 def confirmed(survey: Survey, passed: Mapping[int, Passed], shards: int) -> dict[int, Receipt]:
-    """Receipts of shards that were made on the way and have just the rows of the plan. ``shards``: how many there were
-    thought to be, which is in their names."""
+    """Receipts of guessed shards that have exactly the rows of the plan. ``shards``: the number of shards in their
+    names."""
     if survey.plan.shards != shards:
         return {}
     pairs = [pair for each in passed.values() for pair in zip(each.receipts, each.digests, strict=True)]
@@ -148,7 +149,7 @@ def confirmed(survey: Survey, passed: Mapping[int, Passed], shards: int) -> dict
 
 @dataclass(frozen=True, slots=True)
 class KeptScan:
-    """The scan of one archive, for the ledger."""
+    """A scan of one archive to put into the ledger."""
 
     out: Folder
     side: str
@@ -161,7 +162,7 @@ class KeptScan:
 
 
 def keep_scan(task: KeptScan, report: Report) -> int:
-    """Scan an archive and keep what was found."""
+    """Scan an archive, and keep the result."""
     Ledger(task.out).write_scan(task.side, task.number, table_to_ipc(scan_archive(task.request)))
     return task.number
 
@@ -191,7 +192,7 @@ def _duplicates(listing: Listing) -> npt.NDArray[np.bool_]:
 
 
 def _first_part(paths: pa.Array) -> pa.Array:
-    """What stands before the first slash of each path. The compute functions by their plain names import pandas."""
+    """The part of each path before its first slash. By name: the wrappers in pyarrow.compute import pandas."""
     parts = pc.call_function("split_pattern", [paths], pc.SplitPatternOptions("/", max_splits=1))
     return parts.values.take(number_array(numbers_of(parts.offsets)[:-1]))
 

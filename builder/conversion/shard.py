@@ -1,4 +1,4 @@
-"""The unit of work: one shard, from planned rows to a file on disk and its receipt. A plan in, a receipt out."""
+"""The unit of work: write one shard. Planned rows in; a file and its receipt out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from builder.store.shards import ShardWriter, TextRow, WrittenShard
 from builder.store.webdataset import WebDatasetShardWriter
 
 Report = Callable[[int, int], None]
-"""Tells of progress: images done, bytes done, since the last call."""
+"""Called with the images and bytes done since the last call."""
 
 WRITERS: dict[str, Callable[[NewFile], ShardWriter]] = {
     "parquet": ParquetShardWriter,
@@ -37,8 +37,8 @@ WRITERS: dict[str, Callable[[NewFile], ShardWriter]] = {
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The work of one shard. ``rows``: PLAN_ROW as an Arrow IPC stream; ``shards``: of the whole job; ``raw``: how many
-    raw archives there are, ``captions``: whether annotations lie in archives of their own."""
+    """The work of one shard. ``rows``: PLAN_ROW as an Arrow IPC stream. ``shards``: number of shards in the job.
+    ``raw``: number of raw archives. ``captions``: whether annotations lie in archives of their own."""
 
     out: Folder
     number: int
@@ -59,7 +59,7 @@ class Unit:
 def make_receipt(
     number: int, samples: list[Sample], rejects: list[Reject], size: int, digest: str, check: dict[str, Any]
 ) -> Receipt:
-    """What is known of a finished shard. ``size``, ``digest``, ``check``: of its file."""
+    """The receipt of a finished shard. ``size``, ``digest``, ``check``: of its file."""
     return Receipt(
         number=number,
         rows=len(samples),
@@ -74,7 +74,7 @@ def make_receipt(
 
 
 class NewShard:
-    """A shard being made of chunks of samples: its file, and what its receipt will say."""
+    """A shard while it is written: its file, and what its receipt will say."""
 
     def __init__(self, out: Folder, number: int, shards: int, options: ConvertOptions) -> None:
         name = schema.ShardName(number, shards, schema.SUFFIXES[options.format])
@@ -85,7 +85,7 @@ class NewShard:
         self._rejects: list[Reject] = []
 
     def take(self, chunk: Chunk, report: Report) -> None:
-        """Write a chunk's samples, count its rejects."""
+        """Write a chunk's samples; count its rejects."""
         digest, writer = xxhash.xxh3_128_digest, self._writer
         view = memoryview(chunk.buffer)
         done = 0
@@ -100,7 +100,7 @@ class NewShard:
         report(len(chunk.samples) + len(chunk.rejects), done)
 
     def finish(self) -> tuple[Receipt, pa.RecordBatch, pa.RecordBatch]:
-        """Finish the file, under its final name; returns what goes into the ledger of it: receipt, index, rejects."""
+        """Finish the file under its final name. Returns what the ledger keeps: receipt, index rows, rejects."""
         written = self._writer.close()
         kept = _as_written(self._kept, written)
         receipt = make_receipt(self._number, kept, self._rejects, written.size, written.digest, written.check)
@@ -112,12 +112,12 @@ class NewShard:
         return receipt, part, reject_batch(self._rejects)
 
     def abort(self) -> None:
-        """Give it up; nothing of it stays."""
+        """Give up, and leave no file."""
         self._writer.abort()
 
 
 def write_shard(unit: Unit, report: Report) -> Receipt:
-    """Make one shard. Leaves nothing under a final name unless it is whole; raises SourceError, WriteError."""
+    """Make one shard. A file with a final name is whole. Raises SourceError, WriteError."""
     shard = NewShard(unit.out, unit.number, unit.shards, unit.options)
     try:
         for batch in from_ipc(unit.rows).to_batches():
@@ -139,9 +139,10 @@ def index_part(
     annotation_files: list[int],
     annotations: list[bytes | None] | None = None,
 ) -> pa.RecordBatch:
-    """Index rows of samples: in which file (by its number in the index) and where the image lies, and the annotation.
+    """Index rows of samples: file (its number in the index) and place of the image, and of the annotation.
 
-    ``digests``: None where nobody read the images. ``annotations``: documents that only the index holds.
+    ``digests``: xxh3-128 of each image; None if the images were not read. ``annotations``: documents that only the
+    index holds.
     """
 
     def numbers(values: list[int], kind: type) -> pa.Array:
@@ -183,7 +184,7 @@ def reject_batch(rejects: list[Reject]) -> pa.RecordBatch:
 
 
 def _as_written(samples: list[Sample], written: WrittenShard) -> list[Sample]:
-    """Samples with the places of their annotations in the shard, where these lie by themselves in it. They have no BOM
+    """Samples with the places of their annotations in the shard, if each lies there by itself. The BOM is gone
     there."""
     if written.annotation_offsets is None:
         return samples
