@@ -14,17 +14,29 @@ StrPath: TypeAlias = "str | os.PathLike[str]"
 """What every path argument takes."""
 
 _SQUEEZED = re.compile(r"([a-z][a-z0-9+]+):/(?!/)")  # "s3://b" in a pathlib.Path becomes "s3:/b"
+_LOCAL = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?|(?=/))")
+_ONE_SLASH = re.compile(r"(s3a?|gs|gcs|hf|https?|ftps?|sftp|ssh|abfss?|az|adl|oss|webhdfs|hdfs|memory):(?!//)")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def path_of(place: StrPath) -> str:
-    """The path or URL as text, with ``~`` and ``~user`` expanded. Raises TypeError for anything else."""
+    """The path or URL as text, with ``~`` and ``~user`` expanded; ``file://`` and ``local://`` are paths.
+
+    Raises TypeError for anything else, SourceError for a URL with one slash (``s3:/bucket``).
+    """
     text = os.fspath(place)
     if not isinstance(text, str):
         raise TypeError(f"expected a path as str or os.PathLike[str], not bytes: {text!r}")
     if not isinstance(place, str):
         text = _SQUEEZED.sub(r"\1://", text, count=1) if _SQUEEZED.match(text) else text
-    return text if is_url(text) else os.path.expanduser(text)
+    if local := _LOCAL.match(text):
+        return text[local.end() :]
+    if is_url(text):
+        return text
+    if (scheme := _ONE_SLASH.match(text)) and not os.path.lexists(f"{scheme[1]}:"):
+        meant = f"{scheme[1]}://{text[scheme.end() :].lstrip('/')}"
+        raise SourceError(f"{text} looks like a URL without its two slashes. Give {meant}, or ./{text} for a folder")
+    return os.path.expanduser(text)
 
 
 def path_or_none(place: StrPath | None) -> str | None:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from typing import Any
 from urllib.parse import quote, unquote
 
 import datasets
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,10 +18,11 @@ import pyarrow.compute as pc
 
 from builder.base import schema
 from builder.base.arrays import bool_array, number_array, numbers_of
-from builder.base.errors import SourceError
-from builder.base.urls import is_url, serve
+from builder.base.served import AddressError, ServedFiles
+from builder.base.urls import NO_OPTIONS, is_url
 from builder.read.opening import open_dataset
 from builder.read.reader import Reader
+from builder.read.sample import Sample
 from builder.read.view import Rows
 
 PROTOCOL = "laion6m"
@@ -80,36 +83,95 @@ def _place_of(reader: Reader) -> str:
     """Its folder, and which files its rows are of: row 5 of others is another image. With a second mark where only who
     has opened it knows how."""
     index, root, source, storage = reader.__getstate__()
-    options = getattr(storage, "options", {})
+    options = getattr(storage, "options", NO_OPTIONS)
     place = f"{root if is_url(root) else os.path.abspath(root)}@{reader.identity}"
-    if source is None and not options:
+    if source is None and options == NO_OPTIONS:
         return place  # open_dataset(root) is the same once more
-    opened = repr((index, source, sorted(options.items())))
+    opened = repr((index, source, options.text))
     return f"{place}-{hashlib.sha256(opened.encode()).hexdigest()[:8]}"
 
 
-def _read(address: str) -> bytes:
-    """The image at ``PLACE#ROW/NAME``. A process that has not opened the folder yet (not forked from one that has)
-    does."""
-    quoted, _, rest = address.partition("#")
-    place = unquote(quoted)
+class FileSystem(ServedFiles):
+    """``laion6m://PLACE#ROW/NAME``: the images of open datasets, and of those that can be opened again.
+
+    fsspec loads it by its entry point in processes that import nothing of ours: workers that are spawned.
+    """
+
+    protocol = PROTOCOL
+
+    def data(self, path: str) -> bytes:
+        return _sample(path).image
+
+    def entry(self, path: str) -> dict[str, Any]:
+        _, row, name = _parts(path)
+        if not path:
+            return _folder(path)
+        if row is None:
+            _reader(path)
+            return _folder(path)
+        sample = _sample(path)
+        if not name:
+            return _folder(path)
+        if name != _name_of(sample) or sample.size < 0:
+            raise AddressError.of(_address(path), f"there is no such file; its row is {sample.path}")
+        return {"name": path, "size": sample.size, "type": "file"}
+
+    def children(self, path: str) -> list[dict[str, Any]]:
+        if not path:
+            return [_folder(quote(place, safe="")) for place in _READERS]
+        if _parts(path)[1] is None:
+            return [_folder(f"{path}#{row}") for row in range(len(_reader(path)))]
+        sample = _sample(path)
+        return [] if sample.size < 0 else [self.entry(f"{path}/{_name_of(sample)}")]
+
+
+fsspec.register_implementation(PROTOCOL, FileSystem, clobber=True)
+
+
+def _folder(path: str) -> dict[str, Any]:
+    return {"name": path, "size": 0, "type": "directory"}
+
+
+def _name_of(sample: Sample) -> str:
+    """The image's own name, as in its address: datasets cuts addresses at ``::``."""
+    return sample.path.rpartition("/")[2].replace("::", "__")
+
+
+def _address(path: str) -> str:
+    return f"{PROTOCOL}://{path}"
+
+
+def _parts(path: str) -> tuple[str, str | None, str]:
+    """Place, row (None where none is named) and name of an address."""
+    quoted, mark, rest = path.partition("#")
+    row, _, name = rest.partition("/")
+    return unquote(quoted), row if mark else None, name
+
+
+def _sample(path: str) -> Sample:
+    reader, row = _reader(path), _parts(path)[1] or ""
+    if not (row.isascii() and row.isdecimal() and int(row) < len(reader)):
+        raise AddressError.of(_address(path), f"there is no row {row} among {len(reader):,}")
+    return reader[int(row)]
+
+
+def _reader(path: str) -> Reader:
+    """The dataset of an address. A process that has not opened it yet (not forked from one that has) does."""
+    place = _parts(path)[0]
     reader = _READERS.get(place)
     if reader is None:
         reader = _READERS[place] = _open(place)
-    return reader[int(rest.partition("/")[0])].image
+    return reader
 
 
 def _open(place: str) -> Reader:
     match = re.fullmatch(r"(.*)@[0-9a-f]{16}", place, re.DOTALL)
     if match is None or not (is_url(match[1]) or os.path.isdir(match[1])):
-        raise SourceError(f"no dataset is open at {place}; use to_datasets() again")
+        raise AddressError.of(f"{PROTOCOL}://", f"no dataset is open at {place}; use to_datasets() again")
     reader = open_dataset(match[1]).reader
     if _place_of(reader) != place:
-        raise SourceError(
-            f"{match[1]} holds other files than it did, or its image_column was named; use to_datasets() again"
+        raise AddressError.of(
+            f"{PROTOCOL}://",
+            f"{match[1]} holds other files than it did, or its image_column was named; use to_datasets() again",
         )
     return reader
-
-
-FileSystem = serve(PROTOCOL, _read)
-"""What fsspec loads by its entry point in processes that import nothing of ours: workers that are spawned."""

@@ -16,7 +16,7 @@ from builder.base.errors import DamagedFileError
 from builder.base.names import PLAN
 from builder.base.options import ConvertOptions
 from builder.base.records import Damage
-from builder.base.urls import state_of
+from builder.base.storage import state_of
 from builder.engines.contract import Engine, Report
 from builder.engines.progress import Progress
 from builder.plan.plan import BATCH_ROWS, Plan, plan_joined, rows_digests

@@ -5,51 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
 
 import xxhash
 
 from builder.base import schema
 from builder.base.errors import SourceError
-from builder.base.urls import entry_of, filesystem, options_for, persist, read_range, say
+from builder.base.storage import Storage, read_range
+from builder.base.urls import join, say
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
 from builder.store.seals import file_digest
 
-Answer = TypeVar("Answer")
 
-_PAUSE = 0.5  # seconds before the second try; doubled each time
-
-
-class RemoteStorage:
-    """Files behind URLs that fsspec knows. Picklable and safe after fork: each process makes its own connections."""
+class RemoteStorage(Storage):
+    """Files behind URLs. Picklable and safe after fork."""
 
     threads = 16
     gap = 64 << 10  # at 50 MB a second 1.3 ms, less than a request takes
 
-    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        self.options = dict(options or {})
-        self._systems: dict[tuple[int, str], Any] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"options": self.options, "_systems": {}}
-
     def join(self, root: str, path: str) -> str:
-        return f"{root.rstrip('/')}/{path}"
+        return join(root, path)
 
     def open(self, path: str) -> Handle:
         return RemoteHandle(self, path)
-
-    def system(self, url: str) -> tuple[Any, str]:
-        """The file system of a URL, of this process, and the path in it."""
-        scheme = url.partition("://")[0]
-        key = (os.getpid(), scheme)
-        if key not in self._systems:
-            # Not the instance that fsspec keeps: its event loop's thread would not be there after a fork.
-            self._systems[key] = filesystem(url, {**options_for(scheme, self.options), "skip_instance_cache": True})[0]
-        system = self._systems[key]
-        return system, str(system._strip_protocol(url))
 
 
 class RemoteHandle:
@@ -58,13 +36,19 @@ class RemoteHandle:
     def __init__(self, storage: RemoteStorage, url: str) -> None:
         self.name = url
         self._storage = storage
-        size = self._ask(lambda system, path: system.info(path)["size"])
+        try:
+            size = storage.look(url).size
+        except FileNotFoundError:
+            raise SourceError(f"{url}: not found") from None
         if size is None:
             raise SourceError(f"{url}: the server does not say how long it is")
         self.size: int = size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        return self._ask(lambda system, path: read_range(system, path, offset, offset + length))
+        try:
+            return self._storage.ask(self.name, lambda system, path: read_range(system, path, offset, offset + length))
+        except FileNotFoundError:
+            raise SourceError(f"{self.name}: not found") from None
 
     def check(self) -> None:
         pass
@@ -79,13 +63,6 @@ class RemoteHandle:
     @property
     def mtime_ns(self) -> int | None:
         return None  # storage that says it says it in its own way; the size and the footer have to do
-
-    def _ask(self, what: Callable[[Any, str], Answer]) -> Answer:
-        """Ask, and ask again when the network fails. Raises SourceError."""
-        try:
-            return persist(self.name, lambda: what(*self._storage.system(self.name)), _PAUSE)
-        except FileNotFoundError:
-            raise SourceError(f"{self.name}: not found") from None
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:
@@ -102,8 +79,7 @@ def fetch(url: str, storage: RemoteStorage, name: str) -> str:
     FileNotFoundError."""
     place = storage.join(url, name)
     ending = os.path.splitext(name)[1]
-    system, path = storage.system(place)
-    found = entry_of(persist(place, lambda: system.info(path), _PAUSE))
+    found = storage.look(place)
     folder = cache_folder()
     known = xxhash.xxh3_128_hexdigest(repr([place, found.size, found.version]).encode()) if found.version else None
     if known and os.path.exists(kept := os.path.join(folder, known + ending)):
@@ -111,7 +87,7 @@ def fetch(url: str, storage: RemoteStorage, name: str) -> str:
     handle, temporary = tempfile.mkstemp(dir=folder)
     os.close(handle)
     try:
-        persist(place, lambda: system.get_file(path, temporary), _PAUSE)
+        storage.ask(place, lambda system, path: system.get_file(path, temporary))
         # Under its content's name, where nothing else tells: what a reader of before has open stays as it is.
         kept = os.path.join(folder, (known or file_digest(temporary)) + ending)
         if not os.path.exists(kept):
@@ -128,9 +104,8 @@ def names_in(url: str, storage: RemoteStorage, folder: str) -> list[str]:
     """Names of what lies in a folder below ``url``; none where it is not there, or the server does not list.
     Raises SourceError."""
     place = storage.join(url, folder)
-    system, path = storage.system(place)
     try:
-        found = persist(place, lambda: system.ls(path, detail=False), _PAUSE)
+        found = storage.ask(place, lambda system, path: system.ls(path, detail=False))
     except (FileNotFoundError, NotADirectoryError, NotImplementedError):
         return []
     return [str(name).rstrip("/").rpartition("/")[2] for name in found]

@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from builder.base.errors import HubError, SourceError
-from builder.base.urls import Storage, StorageOptions, read_range
+from builder.base.storage import Storage, read_range
+from builder.base.urls import StorageOptions
 
 BLOCK = 8 << 20
 """Bytes asked for at once: long enough that a round trip of 50 ms costs less than the transfer, short enough to be read

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from builder.base import schema
 from builder.base.errors import LayoutError, SourceError
-from builder.base.urls import Entry, Storage, StorageOptions, join
+from builder.base.storage import Entry, Storage
+from builder.base.urls import StorageOptions, join
 from builder.source.layout import EXPECTED, TAR_ENDINGS, Archive, Layout
 from builder.source.layouts import check_recaptions
 

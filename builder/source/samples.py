@@ -14,7 +14,8 @@ import pyarrow as pa
 from builder.base.errors import SourceChangedError, SourceError
 from builder.base.options import SamplePolicy
 from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
-from builder.base.urls import is_url, state_of
+from builder.base.storage import state_of
+from builder.base.urls import is_url
 from builder.source.captions import merge_recaption, read_annotation
 from builder.source.files import ByteFile, LocalFile
 from builder.source.glance import glance, shape_info

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from builder.base import schema
 from builder.base.errors import WriteError
+from builder.base.paths import path_of
 from builder.base.urls import StorageOptions, is_url
 from builder.store.output import NewFile, OutputFile, make_folder, write_whole
 
@@ -96,6 +97,7 @@ def open_folder(out: str | Folder, options: Mapping[str, Any] | StorageOptions |
     """The folder at a path or URL; ``options``: of the file system behind a URL. Raises SourceError, OptionError."""
     if not isinstance(out, str):
         return out
+    out = path_of(out)
     if is_url(out):
         from builder.store.remote import RemoteFolder  # with fsspec, which local work does not need
 

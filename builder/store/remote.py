@@ -15,7 +15,8 @@ from typing import Any
 import xxhash
 
 from builder.base.errors import OutputError, SourceError, WriteError
-from builder.base.urls import Storage, StorageOptions, join
+from builder.base.storage import Storage
+from builder.base.urls import Chain, StorageOptions, join
 from builder.store.output import NewFile
 
 PART = 16 << 20
@@ -23,14 +24,23 @@ PART = 16 << 20
 _UNDER_WAY = 2  # parts held while they are sent: reading goes on meanwhile
 _AT_ONCE = 16  # small objects fetched together
 
+_READ_ONLY = {"http", "https", "data", "git", "github", "jlab", "laion6m", "libarchive", "reference", "tar", "zip"}
+_HALF_WRITTEN = {"arrow_hdfs", "dbfs", "ftp", "ftps", "hdfs", "sftp", "smb", "ssh", "webhdfs"}
+
 
 class RemoteFolder:
     """A folder behind a URL. What is fetched of it to be mapped lies in a temporary folder, which goes with this."""
 
     def __init__(self, url: str, options: StorageOptions) -> None:
         """Raises OutputError for a URL that cannot be written to."""
-        if url.startswith(("http://", "https://")):
+        chain = Chain.of(url)
+        if len(chain.links) > 1 or chain.scheme in _READ_ONLY:
             raise OutputError(f"{url} can only be read. Give a folder, s3://… or another store that can be written to.")
+        if chain.scheme in _HALF_WRITTEN:
+            raise OutputError(
+                f"{url}: behind {chain.scheme}:// files are seen while they are half written, so this tool does not "
+                "write there. Convert into a folder of this machine, and copy that."
+            )
         self.root = url.rstrip("/")
         self._start(Storage(options))
 

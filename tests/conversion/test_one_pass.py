@@ -24,7 +24,7 @@ from builder import convert, open_dataset
 from builder.base import urls
 from builder.base.errors import LayoutError, SourceChangedError, SourceError
 from builder.base.options import ConvertOptions
-from builder.base.urls import Storage
+from builder.base.storage import Storage
 from builder.conversion import build as building
 from builder.conversion import one_pass, passes
 from builder.plan.plan import Cut

@@ -21,7 +21,7 @@ import pytest
 from builder import convert, verify
 from builder.base.errors import ClusterError, MissingExtraError, OptionError, WorkerDiedError, WriteError
 from builder.base.options import ConvertOptions
-from builder.base.urls import Storage
+from builder.base.storage import Storage
 from builder.conversion.index import index
 from builder.engines import contract
 from builder.engines import ray as ray_engine

@@ -200,3 +200,32 @@ def test_an_index_of_tars_serves_as_well(source: Source, tmp_path: Path) -> None
     index(str(source.path), str(tmp_path / "index"), num_proc=1, quiet=True)
     rows = open_dataset(tmp_path / "index").to_datasets()
     assert [row["key"] for row in rows if row["image"].size == (row["width"], row["height"])] == list(source.rows)
+
+
+def test_addresses_keep_the_contract_of_a_file_system(rows: Any, source: Source) -> None:
+    files = fsspec.filesystem("laion6m")
+    address = rows.data["image"].to_pylist()[3]["path"]
+    image = list(source.rows.values())[3].image
+    path = files._strip_protocol(address)
+    for each in (files, pickle.loads(pickle.dumps(files))):
+        assert each.cat_file(address) == image
+        assert each.info(address) == {"name": path, "size": len(image), "type": "file"}
+        assert (each.size(address), each.cat_file(address, -4, -1)) == (len(image), image[-4:-1])
+        assert each.read_block(address, 2, 5) == image[2:7]
+    place, _, rest = path.partition("#")
+    row, _, name = rest.partition("/")
+    assert files.ls(f"{place}#{row}", detail=False) == [path]
+    assert files.find(place) == sorted(files._strip_protocol(each["path"]) for each in rows.data["image"].to_pylist())
+    assert place in files.ls("", detail=False)
+    for wrong in (f"{place}#{row}/other.jpg", f"{place}#{len(rows)}/{name}", f"{place}#x/{name}", "nowhere#1/a.jpg"):
+        for use in (files.info, files.open, files.cat_file, files.ls):
+            with pytest.raises(FileNotFoundError):
+                use(f"laion6m://{wrong}")
+        assert not files.exists(wrong)
+
+
+def test_sizes_of_addresses_are_known_without_reading_an_image(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [each["path"] for each in rows.data["image"].to_pylist()]
+    expected = [len(fsspec.filesystem("laion6m").cat_file(address)) for address in addresses]
+    monkeypatch.setattr("builder.hf.rows.FileSystem.data", lambda *_: pytest.fail("an image was read"))
+    assert [fsspec.filesystem("laion6m").size(address) for address in addresses] == expected

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from builder import open_dataset
+from builder.base import storage
 from builder.base.errors import IndexMismatchError, SourceError
 from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
-from builder.read import remote
 from tests.hub.client import client_env, run_ok
 from tests.hub.server import HubServer
 from tests.servers import FileServer, s3_server
@@ -32,7 +32,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAION6M_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "_PAUSE", 0.01)
+    monkeypatch.setattr(storage, "_PAUSE", 0.01)
 
 
 def test_over_http_the_index_comes_once_and_a_sample_is_one_range(converted: Path) -> None:

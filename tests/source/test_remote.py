@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.base import urls
+from builder.base import storage
 from builder.base.errors import HubError, SourceError
-from builder.base.urls import TRIES
+from builder.base.storage import TRIES
 from builder.source.remote import AHEAD, KEPT, RemoteFile
 from tests.servers import FileServer
 
@@ -139,7 +139,7 @@ def test_an_answer_that_will_not_change_is_not_asked_for_again() -> None:
 
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(urls.time, "sleep", slept.append)
+    monkeypatch.setattr(storage.time, "sleep", slept.append)
     opened([OSError()] * 4)
     file = RemoteFile("net://file", block=2000, pause=0.5)
     assert file.read_at(0, 1000) == DATA
