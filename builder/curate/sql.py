@@ -34,6 +34,7 @@ MEMORY = "2GB"
 
 _SANDBOX = {
     "memory_limit": MEMORY,
+    "enable_progress_bar": False,  # which an older DuckDB draws on stdout
     "temp_directory": "",  # nothing is spilled to disk
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,

@@ -27,6 +27,7 @@ import pyarrow as pa
 from builder.base import schema
 from builder.base.arrays import text_fits
 from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError
+from builder.base.names import SELECTION
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.base.urls import is_url
 from builder.read.handles import Handles, Storage
@@ -230,13 +231,17 @@ def _sound(values: pa.Array) -> bool:
 
 
 def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
-    """The arrays of column ``name`` beside a dataset, given as to ``open_dataset``. Errors as of :class:`Column`, and
-    SourceError for a URL."""
+    """The arrays of column ``name`` beside a dataset, given as to ``open_dataset``; of a selection, those of all rows
+    of its dataset. Errors as of :class:`Column`, and SourceError for a URL."""
     if is_url(os.fspath(data_path)):
         raise SourceError(f"{data_path}: the column {name} can only be read from a folder; download the dataset")
-    path = os.path.abspath(data_path)
+    path = os.path.abspath(os.path.expanduser(data_path))
     if os.path.isfile(path):
         path = os.path.dirname(os.path.dirname(path))
+    if os.path.exists(os.path.join(path, SELECTION)):
+        from builder.curate.selection import dataset_of, read_selection
+
+        path = dataset_of(path, read_selection(path))
     return Column(path, check_name(name))
 
 
