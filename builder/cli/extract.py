@@ -14,6 +14,13 @@ EXAMPLE = "laion6m extract OUT files --num-proc 8"
 def declare(parser: Parser) -> None:
     parser.add_argument("path", metavar="PATH", help="a source, a converted folder or a selection")
     parser.add_argument("out", metavar="OUT", help="folder for the files")
+    parser.add_argument(
+        "--as",
+        dest="form",
+        choices=["card", "imagefolder", "captions"],
+        default="card",
+        help="raw/ and captions/ as in a source (card), images with metadata.jsonl, or images with .txt",
+    )
     add_slice(parser)
     add_workers(parser)
 
@@ -24,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = extract(
         arguments.path,
         arguments.out,
+        form=arguments.form,
         num_proc=arguments.num_proc,
         engine=arguments.engine,
         address=arguments.address,

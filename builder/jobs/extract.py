@@ -10,47 +10,49 @@ another source, and telling that costs a read, which is most of the work. ``--st
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from builder.base import schema
-from builder.base.arrays import number_array
-from builder.base.errors import LayoutError, SourceChangedError, SourceError
+from builder.base.errors import LayoutError, OptionError, SourceChangedError, SourceError
 from builder.base.names import SELECTION
 from builder.base.options import Slice, default_num_proc
 from builder.base.paths import StrPath, path_of
 from builder.base.records import CUT, WHOLE
 from builder.base.urls import refuse_url
-from builder.base.words import duration, printable
+from builder.base.words import duration
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
-from builder.engines.progress import Progress
-from builder.read.view import Rows, View
+from builder.jobs.extract_files import (
+    CAPTION,
+    FORMS,
+    IMAGE,
+    LISTED,
+    OTHER,
+    PER_FILE,
+    Tally,
+    cut_evenly,
+    target,
+    work_through,
+    write,
+    write_listing,
+)
 from builder.source.files import ByteFile, LocalFile
 from builder.source.layout import Archive, Layout
 from builder.source.layouts import recognise
-from builder.source.listing import path_ids
 from builder.source.pairs import IdLookup
 from builder.source.scan import ScanRequest, open_archive
 from builder.source.tables import ArchiveTable, scan_archive
-from builder.store.tree import NameRefusedError, Tree
+from builder.store.tree import Tree
 
 _BLOCK = 8 << 20  # bytes of a member in memory at a time
-_PER_FILE = 32 << 10  # bytes of writing that making a file is worth, about
-_PIECE = (4 << 20, 256 << 20)  # least and most weight of a piece of work
-_LISTED = 100  # failures that are kept in words
-_BOM = b"\xef\xbb\xbf"
-_IMAGE, _CAPTION, _OTHER = 0, 1, 2
-
-Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +83,6 @@ class Extraction:
         }
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What one piece of work came to."""
-
-    counts: list[int]
-    bytes: int = 0
-    failed: int = 0
-    failures: tuple[str, ...] = ()
-
-    def fail(self, text: str) -> None:
-        self.failed += 1
-        if self.failed <= _LISTED:
-            self.failures += (printable(text),)
-
-
 @dataclass(frozen=True, slots=True)
 class _Members:
     """Members of one archive to be written into ``side`` (raw or captions), by ascending offset."""
@@ -111,26 +98,11 @@ class _Members:
     kinds: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows of a dataset to be written. ``first``: of them, the number of the first among all. ``repeated``: those whose
-    annotation a later row writes."""
-
-    out: str
-    rows: Rows
-    first: int
-    repeated: frozenset[int]
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return f"rows {self.first} to {self.first + len(self.rows)}"
-
-
 def extract(
     path: StrPath,
     out: StrPath,
     *,
+    form: str = "card",
     num_proc: int | None = None,
     engine: str = "local",
     address: str | None = None,
@@ -138,13 +110,17 @@ def extract(
     end: int = -1,
     quiet: bool = False,
 ) -> Extraction:
-    """Write OUT/raw, OUT/captions and, last, OUT/data.json.
+    """Write a source's or a dataset's samples as files.
 
-    From a source: every member of raw tars ``start`` to ``end`` (exclusive; -1 means all) in the order of their names,
-    and of the captions tars that go with them (captions_of); its data.json as it is. Where names repeat the last member
-    counts, and links become files. From a folder that ``convert`` or ``index`` made, or a selection: the images and
-    annotations of its rows, of shards ``start`` to ``end``, byte for byte, and a data.json of all rows in the order of
-    the listing.
+    ``form`` "card": OUT/raw, OUT/captions and, last, OUT/data.json. From a source: members of raw tars ``start`` to
+    ``end`` (exclusive; -1 means all) in the order of their names, and of the captions tars that go with them
+    (captions_of); its data.json as it is. Where names repeat the last member counts, and links become files. From a
+    folder that ``convert`` or ``index`` made, or a selection: the images and annotations of its rows, of shards
+    ``start`` to ``end``, byte for byte, and a data.json of all rows in the order of the listing.
+
+    Other forms take a dataset, an index or a selection, and name files by the rows' keys. "imagefolder": KEY.jpg, and
+    metadata.jsonl with key, caption, width, height and the added columns of values. "captions": KEY.jpg and KEY.txt,
+    the caption in one line.
 
     Names that would leave OUT, and members that are not whole, are counted, named and left out. Raises SourceError,
     OptionError, WriteError.
@@ -154,24 +130,26 @@ def extract(
     for place in (path, out):
         refuse_url(place, "extract")
     part = Slice(start, end)
-    layout = _layout(path)
+    if form not in FORMS:
+        raise OptionError("as", form, f"one of {', '.join(FORMS)}")
+    layout = _layout(path, form)
     _refuse_overlap(path, out)
     with make_engine(EngineChoice(engine, num_proc, address)) as crew, Tree(out) as tree:
         workers = num_proc or default_num_proc()
         if layout is None:
-            from builder.read.opening import open_dataset  # 40 ms that a source's tars do without
+            from builder.jobs.extract_rows import extract_rows  # 40 ms that a source's tars do without
+            from builder.read.opening import open_dataset
 
             rows = open_dataset(path)
-            tally = _extract_rows(rows, out, part, crew, workers, quiet)
-            _write_listing(tree, "data.json", _listing_of(rows), tally)
+            tally = extract_rows(rows, out, form, part, crew, tree, workers=workers, quiet=quiet)
         else:
             tally = _extract_archives(layout, out, part, crew, workers, quiet)
             _copy_listing(layout, tree, tally)
     return Extraction(
         out=out,
         files=sum(tally.counts),
-        images=tally.counts[_IMAGE],
-        captions=tally.counts[_CAPTION],
+        images=tally.counts[IMAGE],
+        captions=tally.counts[CAPTION],
         bytes=tally.bytes,
         failed=tally.failed,
         failures=tally.failures,
@@ -190,19 +168,24 @@ def describe_extraction(result: Extraction) -> str:
         lines.append(f"{result.failed:,} files not written, or places in the source that are damaged:")
         lines += [f"  {failure}" for failure in result.failures[:20]]
         if result.failed > 20:
-            lines.append(f"  and {result.failed - 20:,} more; --json lists the first {_LISTED}")
+            lines.append(f"  and {result.failed - 20:,} more; --json lists the first {LISTED}")
     return "\n".join(lines)
 
 
-def _layout(path: str) -> Layout | None:
-    """The source's layout; None for a folder of rows. A source with an index beside its tars is a source."""
+def _layout(path: str, form: str) -> Layout | None:
+    """The source's layout; None for a folder of rows. A source with an index beside its tars is a source, unless a
+    ``form`` is wanted that only rows have."""
     if os.path.exists(os.path.join(path, SELECTION)):
         return None
     indexed = os.path.exists(os.path.join(path, *schema.INDEX.split("/")))
-    if indexed and os.path.isdir(os.path.join(path, schema.DATA)):
+    if indexed and (form != "card" or os.path.isdir(os.path.join(path, schema.DATA))):
         return None
     try:
-        return recognise(path)
+        layout = recognise(path)
+        if form == "card":
+            return layout
+        at = shlex.quote(path)
+        raise SourceError(f"{at} is a source, --as {form} takes rows: convert it, or run laion6m index {at} first")
     except LayoutError:
         if indexed:
             return None
@@ -216,8 +199,8 @@ def _refuse_overlap(path: str, out: str) -> None:
         raise SourceError(f"{out} lies in {path}, which is read from. Choose an OUT outside of it.")
 
 
-def _extract_archives(layout: Layout, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> _Tally:
-    whole = _Tally([0, 0, 0])
+def _extract_archives(layout: Layout, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> Tally:
+    whole = Tally([0, 0, 0])
     raw = [layout.raw[number] for number in part.of(len(layout.raw))]
     captions = [layout.captions[number] for number in captions_of(part, len(layout.raw), len(layout.captions))]
     tables = _scan([*raw, *captions], crew)
@@ -230,7 +213,7 @@ def _extract_archives(layout: Layout, out: str, part: Slice, crew: Engine, worke
             whole.fail(failure)
     files, size = sum(side.files for side in sides), sum(side.bytes for side in sides)
     tasks = (piece for side in sides for piece in side.pieces(workers))
-    return _work(crew, _write_members, tasks, whole, files, size, quiet)
+    return work_through(crew, _write_members, tasks, whole, files, size, quiet)
 
 
 def captions_of(part: Slice, raws: int, captions: int) -> range:
@@ -275,37 +258,24 @@ class _Side:
 
     def pieces(self, workers: int) -> Iterator[_Members]:
         """The work, an archive at a time."""
-        target = _target(self.bytes + _PER_FILE * self.files, workers)
+        most = target(self.bytes + PER_FILE * self.files, workers)
         for archive, table, taken in zip(self._archives, self._tables, self._taken, strict=True):
             mine = taken[np.argsort(table.offsets[taken], kind="stable")]
             names = [] if table.names is None else table.names.to_pylist()  # .take would load pyarrow.compute: 30 ms
-            kinds = np.where(table.is_image, _IMAGE, np.where(table.is_json, _CAPTION, _OTHER))
+            kinds = np.where(table.is_image, IMAGE, np.where(table.is_json, CAPTION, OTHER))
             columns = (table.offsets, table.sizes, table.states, kinds)
-            weights = table.sizes[mine].astype(np.int64) + _PER_FILE
+            weights = table.sizes[mine].astype(np.int64) + PER_FILE
             # A compressed tar is read from its beginning each time, so it stays whole.
-            for lo, hi in cut_evenly(weights, int(weights.sum()) if table.compression else target):
+            for lo, hi in cut_evenly(weights, int(weights.sum()) if table.compression else most):
                 rows = mine[lo:hi]
                 lists = (column[rows].tolist() for column in columns)
                 piece = [names[row] for row in rows.tolist()]
                 yield _Members(self._out, self._side, self._root, archive, piece, *lists)
 
 
-def cut_evenly(weights: Int64s, most: int) -> list[tuple[int, int]]:
-    """Ranges (end exclusive) that cover all weights in order, each of about ``most`` or less, or of one weight."""
-    ends = np.cumsum(weights)
-    pieces = max(1, -(-int(ends[-1]) // max(1, most))) if len(ends) else 0
-    cuts = [int(np.searchsorted(ends, ends[-1] * number / pieces)) for number in range(1, pieces)]
-    edges = sorted({0, *cuts, len(ends)})
-    return list(pairwise(edges))
-
-
-def _target(total: int, workers: int) -> int:
-    return min(max(total // (workers * 4), _PIECE[0]), _PIECE[1])
-
-
-def _write_members(task: _Members, report: Report) -> _Tally:
+def _write_members(task: _Members, report: Report) -> Tally:
     """Write a piece. Raises SourceError where the archive is gone or changed, WriteError."""
-    tally = _Tally([0, 0, 0])
+    tally = Tally([0, 0, 0])
     file = None if task.archive.is_folder else open_archive(task.archive)
     try:
         with Tree(task.out) as tree:
@@ -317,27 +287,11 @@ def _write_members(task: _Members, report: Report) -> _Tally:
                     tally.fail(f"{task.side}/{task.archive.name}: {name} is {how} in it")
                     continue
                 blocks = _blocks(file, offset, size) if file else _file_blocks(os.path.join(task.root, name), size)
-                _write(tree, f"{task.side}/{name}", blocks, kind, tally)
+                write(tree, f"{task.side}/{name}", blocks, kind, tally)
     finally:
         if file is not None:
             file.close()
     return tally
-
-
-def _write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int, tally: _Tally) -> None:
-    try:
-        tally.bytes += tree.write(name, blocks)
-        tally.counts[kind] += 1
-    except NameRefusedError as error:
-        tally.fail(f"{error.args[0]}: {error.args[1]}")
-
-
-def _write_listing(tree: Tree, name: str, blocks: Iterable[bytes], tally: _Tally) -> None:
-    """Neither image nor caption, so it counts only where it cannot be written."""
-    try:
-        tree.write(name, blocks, whole=True)
-    except NameRefusedError as error:
-        tally.fail(f"{error.args[0]}: {error.args[1]}")
 
 
 def _blocks(file: ByteFile, offset: int, size: int) -> Iterator[bytes]:
@@ -360,70 +314,8 @@ def _file_blocks(path: str, size: int) -> Iterator[bytes]:
         file.close()
 
 
-def _copy_listing(layout: Layout, tree: Tree, tally: _Tally) -> None:
+def _copy_listing(layout: Layout, tree: Tree, tally: Tally) -> None:
     folder = os.path.join(layout.root, "data.json")
     for path in layout.listing:
         name = f"data.json/{os.path.basename(path)}" if os.path.isdir(folder) else "data.json"
-        _write_listing(tree, name, _file_blocks(path, os.path.getsize(path)), tally)
-
-
-def _extract_rows(whole: Rows, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> _Tally:
-    """The rows of a Reader or View, of its shards ``part``."""
-    index = whole.reader._index
-    numbers = np.asarray(whole.rows, dtype=np.int64)
-    if part != Slice():
-        taken, files = part.of(len(whole.shards)), index.column("file")[numbers]
-        numbers = numbers[(files >= taken.start) & (files < taken.stop)]
-    rows = View(whole.reader, numbers)
-    paths = rows.columns("annotation_path").column(0)
-    last = IdLookup(
-        np.concatenate([path_ids([]), *(path_ids(chunk.to_pylist()) for chunk in paths.chunks)])
-    ).effective()
-    sizes = np.maximum(index.column("size")[numbers], 0) + index.column("annotation_size")[numbers]
-    repeated = np.flatnonzero(~last)
-    tasks = [
-        _Rows(out, rows[lo:hi], lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist()))
-        for lo, hi in cut_evenly(sizes + 2 * _PER_FILE, _target(int(sizes.sum()), workers))
-    ]
-    return _work(crew, _write_rows, tasks, _Tally([0, 0, 0]), len(rows), int(sizes.sum()), quiet)
-
-
-def _write_rows(task: _Rows, report: Report) -> _Tally:
-    """Write a piece. Raises IndexMismatchError, DamagedFileError, WriteError."""
-    tally = _Tally([0, 0, 0])
-    with Tree(task.out) as tree:
-        for number, sample in enumerate(task.rows):
-            image = sample.image
-            _write(tree, f"raw/{sample.path}", [image], _IMAGE, tally)
-            if number not in task.repeated:
-                document = sample.annotation.encode()
-                blocks = [_BOM, document] if sample.bom else [document]
-                _write(tree, f"captions/{sample.annotation_path}", blocks, _CAPTION, tally)
-            report(1, len(image))
-    return tally
-
-
-def _listing_of(rows: Rows) -> Iterator[bytes]:
-    """data.json of all rows, in the order of the listing they came from."""
-    table = rows.columns("path", "annotation_path", "position")
-    order = np.argsort(table.column("position").to_numpy(), kind="stable")
-    yield b"["
-    for first in range(0, len(order), schema.INDEX_BATCH_ROWS):
-        some = table.take(number_array(order[first : first + schema.INDEX_BATCH_ROWS]))
-        pairs = zip(some.column("path").to_pylist(), some.column("annotation_path").to_pylist(), strict=True)
-        entries = [json.dumps({"image": image, "annotation": annotation}) for image, annotation in pairs]
-        yield ((", " if first else "") + ", ".join(entries)).encode()
-    yield b"]"
-
-
-def _work(crew: Engine, work: Any, tasks: Iterable[Any], whole: _Tally, files: int, size: int, quiet: bool) -> _Tally:
-    progress = Progress("extracting", files, size, quiet=quiet)
-    try:
-        for tally in crew.run(work, tasks, progress.update):
-            whole.counts = [a + b for a, b in zip(whole.counts, tally.counts, strict=True)]
-            whole.bytes += tally.bytes
-            whole.failed += tally.failed
-            whole.failures = tuple(sorted({*whole.failures, *tally.failures})[:_LISTED])
-    finally:
-        progress.finish()
-    return whole
+        write_listing(tree, name, _file_blocks(path, os.path.getsize(path)), tally)

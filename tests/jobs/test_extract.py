@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +23,11 @@ from builder.base.errors import OptionError, SourceError
 from builder.base.options import ConvertOptions, Slice
 from builder.conversion.convert import convert
 from builder.conversion.index import index
-from builder.jobs import extract as module
+from builder.curate.columns import write_column
+from builder.jobs import extract_files
 from builder.jobs.extract import Extraction, captions_of, cut_evenly, describe_extraction, extract
+from builder.jobs.extract_rows import image_name
+from builder.read.opening import open_dataset
 from builder.store.tree import NameRefusedError, Tree
 from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
 
@@ -71,7 +75,7 @@ def link(name: str, target: str, kind: bytes) -> tuple[tarfile.TarInfo, bytes]:
 def test_a_source_comes_out_as_gnu_tar_leaves_it(
     tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PIECE", (1 << 10, 64 << 10))  # many pieces to a tar
+    monkeypatch.setattr(extract_files, "_PIECE", (1 << 10, 64 << 10))  # many pieces to a tar
     made = make_source(tmp_path / "src", "card", per_shard=25, faults=("rewritten", "unlisted", "image_missing", "bom"))
     result = run(made.path, tmp_path / "out", num_proc=processes)
     assert (tmp_path / "out/data.json").read_bytes() == (made.path / "data.json").read_bytes()
@@ -296,7 +300,7 @@ def test_links_come_out_as_files_with_the_bytes_they_lead_to(tmp_path: Path) -> 
 def test_of_members_with_one_name_the_last_counts_across_tars_too(
     tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PIECE", (1, 1))  # every member is a piece
+    monkeypatch.setattr(extract_files, "_PIECE", (1, 1))  # every member is a piece
     write_tar(tmp_path / "src/raw/00000.tar", [("x/1.jpg", b"old"), ("./x/2.jpg", b"2"), ("x//1.jpg", b"new")])
     write_tar(tmp_path / "src/raw/00001.tar", [("x/2.jpg", b"two"), ("y/3.jpg", b"")])
     result = run(tmp_path / "src", tmp_path / "out", num_proc=processes)
@@ -433,3 +437,83 @@ def test_extracting_an_extracted_source_copies_it(tmp_path: Path) -> None:
     made: Source = make_source(tmp_path / "src", "extracted", per_shard=3)
     run(made.path, tmp_path / "out")
     assert files(tmp_path / "out") == files(made.path)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With two keys that differ in their endings only, and a caption of several lines."""
+    root = tmp_path_factory.mktemp("forms")
+    source = make_source(root / "src", "card", per_shard=5, faults=("stem_twin",))
+    convert(source.path, root / "out", num_proc=1, quiet=True)
+    return root / "out"
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_imagefolder_is_what_datasets_reads(converted: Path, tmp_path: Path, num_proc: int) -> None:
+    import datasets
+
+    write_column(
+        str(converted), "score", pa.array([float(row) for row in range(len(open_dataset(converted)))]), replace=True
+    )
+    result = extract(converted, tmp_path / "folder", form="imagefolder", num_proc=num_proc, quiet=True)
+    rows = {row.key: row for row in open_dataset(converted)}
+    assert (result.images, result.captions, result.failed) == (len(rows), 0, 0)
+    found = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "folder"), split="train", cache_dir=str(tmp_path / "hf")
+    )
+    found = found.cast_column("image", datasets.Image(decode=False))
+    assert len(found) == len(rows)
+    for row in found:
+        mine = rows[row["key"]]
+        assert Path(row["image"]["path"]).read_bytes() == mine.image
+        assert (row["caption"], row["width"], row["height"]) == (mine.caption, mine.width, mine.height)
+        assert row["score"] == mine["score"]
+
+
+def test_captions_lie_beside_their_images_in_one_line(converted: Path, tmp_path: Path) -> None:
+    result = extract(converted, tmp_path / "folder", form="captions", num_proc=1, quiet=True)
+    rows = list(open_dataset(converted))
+    assert result.images == result.captions == len(rows)
+    files = sorted(path for path in (tmp_path / "folder").rglob("*") if path.is_file())
+    assert len(files) == 2 * len(rows)
+    for row in rows:
+        image = tmp_path / "folder" / image_name(row.key, row.path)
+        assert image.read_bytes() == row.image
+        assert image.with_suffix(".txt").read_text() == " ".join(row.caption.split())  # kohya cuts off the last ending
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "name"),
+    [
+        ("0/1", "0/1.jpg", "0/1.jpg"),
+        ("0/1.png", "0/1.png", "0/1.png.png"),  # of two that differ in their endings only
+        ("00002/1", "1.JPG", "00002/1.JPG"),  # names begin anew in every tar
+        ("0/1", "0/1.jpg!large", "0/1.jpg"),
+        ("0/1", "0/1", "0/1.jpg"),
+    ],
+)
+def test_a_file_is_named_by_the_key_with_an_image_s_ending(key: str, path: str, name: str) -> None:
+    assert image_name(key, path) == name
+
+
+def test_numbers_that_json_lacks_are_null(converted: Path, tmp_path: Path) -> None:
+    count = len(open_dataset(converted))
+    write_column(
+        str(converted),
+        "score",
+        pa.array([float("nan"), float("inf")] + [None] * (count - 2), pa.float64()),
+        replace=True,
+    )
+    extract(converted, tmp_path / "folder", form="imagefolder", num_proc=1, quiet=True)
+    lines = (tmp_path / "folder/metadata.jsonl").read_text().splitlines()
+    assert [json.loads(line)["score"] for line in lines] == [None] * count
+
+
+def test_forms_of_rows_need_rows(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", "card", shards=1, per_shard=3)
+    with pytest.raises(SourceError, match="laion6m index"):
+        extract(source.path, tmp_path / "folder", form="captions", num_proc=1, quiet=True)
+    index(source.path, num_proc=1, quiet=True)
+    assert extract(source.path, tmp_path / "folder", form="captions", num_proc=1, quiet=True).captions == 3
+    with pytest.raises(OptionError, match="imagefolder"):
+        extract(source.path, tmp_path / "folder", form="webdataset", quiet=True)

@@ -1,0 +1,83 @@
+"""What extracting consists of, whatever is extracted: pieces of equal weight, files written, and a tally of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from builder.base.words import printable
+from builder.engines.contract import Engine
+from builder.engines.progress import Progress
+from builder.store.tree import NameRefusedError, Tree
+
+FORMS = ("card", "imagefolder", "captions")
+PER_FILE = 32 << 10  # cost of creating one file, as bytes written
+LISTED = 100  # failures that are kept in words
+IMAGE, CAPTION, OTHER = 0, 1, 2
+_PIECE = (4 << 20, 256 << 20)  # least and most weight of a piece of work
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one piece of work came to."""
+
+    counts: list[int]
+    bytes: int = 0
+    failed: int = 0
+    failures: tuple[str, ...] = ()
+
+    def fail(self, text: str) -> None:
+        self.failed += 1
+        if self.failed <= LISTED:
+            self.failures += (printable(text),)
+
+
+def cut_evenly(weights: Int64s, most: int) -> list[tuple[int, int]]:
+    """Ranges (end exclusive) that cover all weights in order, each of about ``most`` or less, or of one weight."""
+    ends = np.cumsum(weights)
+    pieces = max(1, -(-int(ends[-1]) // max(1, most))) if len(ends) else 0
+    cuts = [int(np.searchsorted(ends, ends[-1] * number / pieces)) for number in range(1, pieces)]
+    edges = sorted({0, *cuts, len(ends)})
+    return list(pairwise(edges))
+
+
+def target(total: int, workers: int) -> int:
+    return min(max(total // (workers * 4), _PIECE[0]), _PIECE[1])
+
+
+def write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int, tally: Tally) -> None:
+    try:
+        tally.bytes += tree.write(name, blocks)
+        tally.counts[kind] += 1
+    except NameRefusedError as error:
+        tally.fail(f"{error.args[0]}: {error.args[1]}")
+
+
+def write_listing(tree: Tree, name: str, blocks: Iterable[bytes], tally: Tally) -> None:
+    """Neither image nor caption, so it counts only where it cannot be written."""
+    try:
+        tree.write(name, blocks, whole=True)
+    except NameRefusedError as error:
+        tally.fail(f"{error.args[0]}: {error.args[1]}")
+
+
+def work_through(
+    crew: Engine, work: Any, tasks: Iterable[Any], whole: Tally, files: int, size: int, quiet: bool
+) -> Tally:
+    progress = Progress("extracting", files, size, quiet=quiet)
+    try:
+        for tally in crew.run(work, tasks, progress.update):
+            whole.counts = [a + b for a, b in zip(whole.counts, tally.counts, strict=True)]
+            whole.bytes += tally.bytes
+            whole.failed += tally.failed
+            whole.failures = tuple(sorted({*whole.failures, *tally.failures})[:LISTED])
+    finally:
+        progress.finish()
+    return whole

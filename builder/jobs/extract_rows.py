@@ -1,0 +1,151 @@
+"""Extract the rows of a dataset or a selection, laid out as other tools want their files.
+
+card           raw/…, captions/…, data.json    as the source had them
+imagefolder    KEY.jpg, metadata.jsonl         what datasets.load_dataset("imagefolder", data_dir=OUT) reads
+captions       KEY.jpg, KEY.txt                what kohya's scripts and ai-toolkit train from
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from builder.base import schema
+from builder.base.arrays import number_array
+from builder.base.options import Slice
+from builder.engines.contract import Engine, Report
+from builder.jobs.extract_files import (
+    CAPTION,
+    IMAGE,
+    PER_FILE,
+    Tally,
+    cut_evenly,
+    target,
+    work_through,
+    write,
+    write_listing,
+)
+from builder.read.columns import Values
+from builder.read.sample import Sample
+from builder.read.view import Rows, View
+from builder.source.listing import path_ids
+from builder.source.pairs import IdLookup
+from builder.store.tree import Tree
+
+_BOM = b"\xef\xbb\xbf"
+_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+"""Those that all readers of such folders take for images. Others are written as .jpg: readers go by the bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows to be written. ``first``: the number of the first among all. ``repeated``: those whose annotation a later
+    row writes."""
+
+    out: str
+    form: str
+    rows: Rows
+    first: int
+    repeated: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"rows {self.first} to {self.first + len(self.rows)}"
+
+
+def extract_rows(
+    whole: Rows, out: str, form: str, part: Slice, crew: Engine, tree: Tree, *, workers: int, quiet: bool
+) -> Tally:
+    """Write the rows of a Reader or View, of its shards ``part``, then the listing of all rows."""
+    index = whole.reader._index
+    numbers = np.asarray(whole.rows, dtype=np.int64)
+    if part != Slice():
+        taken, files = part.of(len(whole.shards)), index.column("file")[numbers]
+        numbers = numbers[(files >= taken.start) & (files < taken.stop)]
+    rows = View(whole.reader, numbers)
+    paths = rows.columns("annotation_path").column(0)
+    last = IdLookup(
+        np.concatenate([path_ids([]), *(path_ids(chunk.to_pylist()) for chunk in paths.chunks)])
+    ).effective()
+    sizes = np.maximum(index.column("size")[numbers], 0) + index.column("annotation_size")[numbers]
+    repeated = np.flatnonzero(~last)
+    tasks = [
+        _Piece(out, form, rows[lo:hi], lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist()))
+        for lo, hi in cut_evenly(sizes + 2 * PER_FILE, target(int(sizes.sum()), workers))
+    ]
+    tally = work_through(crew, _write_piece, tasks, Tally([0, 0, 0]), len(rows), int(sizes.sum()), quiet)
+    if form == "card":
+        write_listing(tree, "data.json", _listing_of(whole), tally)
+    elif form == "imagefolder":
+        write_listing(tree, "metadata.jsonl", _metadata_of(whole), tally)
+    return tally
+
+
+def _write_piece(task: _Piece, report: Report) -> Tally:
+    """Raises IndexMismatchError, DamagedFileError, WriteError."""
+    tally = Tally([0, 0, 0])
+    with Tree(task.out) as tree:
+        for number, sample in enumerate(task.rows):
+            for name, blocks, kind in _files_of(sample, task.form, number in task.repeated):
+                write(tree, name, blocks, kind, tally)
+            report(1, max(0, sample.size))
+    return tally
+
+
+def _files_of(sample: Sample, form: str, repeated: bool) -> Iterator[tuple[str, list[bytes], int]]:
+    """Name, content and kind of each file of a row."""
+    if form == "card":
+        yield f"raw/{sample.path}", [sample.image], IMAGE
+        if not repeated:
+            document = sample.annotation.encode()
+            yield f"captions/{sample.annotation_path}", [_BOM, document] if sample.bom else [document], CAPTION
+        return
+    yield image_name(sample.key, sample.path), [sample.image], IMAGE
+    if form == "captions":
+        yield f"{sample.key}.txt", [" ".join(sample.caption.split()).encode()], CAPTION  # trainers read the first line
+
+
+def image_name(key: str, path: str) -> str:
+    """The key with the image's ending: two keys are never the same, paths of several tars may be."""
+    ending = os.path.splitext(path)[1]
+    return f"{key}{ending if ending.lower() in _ENDINGS else '.jpg'}"
+
+
+def _listing_of(rows: Rows) -> Iterator[bytes]:
+    """data.json of all rows, in the order of the listing they came from."""
+    table = rows.columns("path", "annotation_path", "position")
+    order = np.argsort(table.column("position").to_numpy(), kind="stable")
+    yield b"["
+    for first in range(0, len(order), schema.INDEX_BATCH_ROWS):
+        some = table.take(number_array(order[first : first + schema.INDEX_BATCH_ROWS]))
+        pairs = zip(some.column("path").to_pylist(), some.column("annotation_path").to_pylist(), strict=True)
+        entries = [json.dumps({"image": image, "annotation": annotation}) for image, annotation in pairs]
+        yield ((", " if first else "") + ", ".join(entries)).encode()
+    yield b"]"
+
+
+def _metadata_of(rows: Rows) -> Iterator[bytes]:
+    """metadata.jsonl of all rows: file_name, key, caption, width, height, and the added columns of values."""
+    added = [name for name in rows.added_columns() if isinstance(rows.reader._column(name), Values)]
+    for first in range(0, len(rows), schema.INDEX_BATCH_ROWS):
+        some = rows[first : first + schema.INDEX_BATCH_ROWS]
+        table = some.columns("path", "key", "caption", "width", "height")
+        columns = {name: table.column(name).to_pylist() for name in table.column_names}
+        columns |= {name: some.column(name).to_pylist() for name in added}
+        paths = columns.pop("path")
+        names = [image_name(key, path) for key, path in zip(columns["key"], paths, strict=True)]
+        for file_name, *values in zip(names, *columns.values(), strict=True):
+            row = {"file_name": file_name} | dict(zip(columns, map(_json_value, values), strict=True))
+            yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def _json_value(value: Any) -> Any:
+    """NaN and infinities are none of JSON's."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
