@@ -155,7 +155,8 @@ class _Job:
         pending = [part for part in parts if not part.is_done()]
         sizes = self._index.column("size")
         size = sum(int(sizes[part.first : part.end].sum()) for part in pending)
-        progress = Progress("fingerprints", sum(part.end - part.first for part in pending), size, quiet=self._quiet)
+        done = len(self._index) - sum(part.end - part.first for part in pending)
+        progress = Progress("fingerprinting", len(self._index), size, done=done, quiet=self._quiet)
         try:
             for _ in self._crew.run(write_part, pending, progress.update):
                 pass
@@ -177,21 +178,20 @@ class _Job:
         np.save(path, table)
         del table
         tasks = searches(path, len(rows), distance)
-        found: list[Found] = self._run("rounds", search, tasks, sum(task.end - task.first for task in tasks))
+        found: list[Found] = self._run(
+            "comparing", "rounds", search, tasks, sum(task.end - task.first for task in tasks)
+        )
         found.sort(key=lambda each: each.first)
         sure = joined([exact, equal, *(each.sure for each in found)])
         doubtful = to_look_at(len(prints), sure, found)
-        looked = self._run("pairs in doubt", look, list(looks(self._folder, doubtful)), len(doubtful))
+        looked = self._run("looking twice", "pairs", look, list(looks(self._folder, doubtful)), len(doubtful))
         os.unlink(path)
         looked.sort(key=lambda each: each[0])
         return [equal, *(each.sure for each in found), *(pairs for _, pairs in looked)]
 
-    def _run(self, what: str, work: Any, tasks: list[Any], count: int) -> list[Any]:
-        progress = Progress(what, count, 0, quiet=self._quiet)
-        try:
+    def _run(self, stage: str, unit: str, work: Any, tasks: list[Any], count: int) -> list[Any]:
+        with Progress(stage, count, unit=unit, quiet=self._quiet) as progress:
             return list(self._crew.run(work, tasks, progress.update))
-        finally:
-            progress.finish()
 
     def _begin(self) -> None:
         """Forget parts of other rows, or of fingerprints that were made in another way."""
