@@ -118,7 +118,7 @@ def _planned(folder: str) -> tuple[Any, float]:
 
 
 def save(folder: str, samples: int) -> float:
-    from builder.plan.survey import load_survey, save_survey
+    from builder.plan.kept import load_survey, save_survey
     from builder.store.ledger import Ledger
 
     found, _ = _planned(folder)
@@ -143,7 +143,9 @@ def make_receipts(folder: str, samples: int) -> None:
     from builder.base.records import Reason, Reject
     from builder.conversion.build import job_of
     from builder.conversion.shard import PART, reject_batch
-    from builder.plan.survey import describe_source, load_survey, shard_rows
+    from builder.plan.identity import describe_source
+    from builder.plan.kept import load_survey
+    from builder.plan.survey import shard_rows
     from builder.source.layouts import recognise
     from builder.store.ledger import Ledger, Receipt
 
@@ -235,7 +237,7 @@ def resume(folder: str, samples: int) -> float:
 def finish(folder: str, samples: int) -> float:
     from builder.base.options import ConvertOptions
     from builder.conversion.finish import finish_dataset
-    from builder.plan.survey import load_survey
+    from builder.plan.kept import load_survey
     from builder.source.layouts import recognise
     from builder.store.ledger import Ledger
 

@@ -29,7 +29,7 @@ from builder.base.arrays import number_array, string_array
 from builder.base.errors import Laion6mError
 from builder.base.records import CUT, SPARSE, WHOLE, Reason, TarScan
 from builder.read.opening import open_dataset
-from builder.source.listing import path_ids
+from builder.source.ids import path_ids
 from builder.store.index import write_index
 from builder.store.output import OutputFile
 from tests.outputs import output_bytes

@@ -11,8 +11,8 @@ from builder.plan.plan import Plan, plan_joined
 from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
 from builder.source.pairs import join
-from builder.source.scan import ScanRequest
-from builder.source.tables import ArchiveTable, scan_archive
+from builder.source.scan import ScanRequest, scan_archive
+from builder.source.tables import ArchiveTable
 
 
 def archive(path: Path) -> Archive:
@@ -23,9 +23,7 @@ def archive(path: Path) -> Archive:
     return Archive(path.name, str(path), False, status.st_size, status.st_mtime_ns)
 
 
-def scanned(
-    path: Path, members: dict[str, bytes] | list[str], *, urls: bool = False, names: bool = True
-) -> ArchiveTable:
+def scanned(path: Path, members: dict[str, bytes] | list[str], *, field: str = "", names: bool = True) -> ArchiveTable:
     """A tar of these members, looked over."""
     contents = members if isinstance(members, dict) else dict.fromkeys(members, b"{}")
     with tarfile.open(path, "w") as tar:
@@ -33,7 +31,7 @@ def scanned(
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    return scan_archive(ScanRequest(archive(path), names, urls))
+    return scan_archive(ScanRequest(archive(path), names, field))
 
 
 def entries(listing: Listing) -> list[tuple[str, str]]:

@@ -178,6 +178,12 @@ def _by_owner(owners: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield int(owners[order[first]]), order[first:last]
 
 
+def not_empty(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Which strings of a column have any text, as bools."""
+    parts = [_lengths(chunk) > 0 for chunk in chunks_of(column) if len(chunk)]
+    return np.concatenate([np.zeros(0, dtype=np.bool_), *parts])
+
+
 def chunks_of(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import Any, TypedDict
 
 from builder.base.errors import OptionError
-from builder.base.paths import StrPath, paths_of
+from builder.base.paths import StrPath, path_of, paths_of
 
 MAX_PIXELS = 178_956_970
 """Where Pillow refuses to open an image as a decompression bomb (2 × its MAX_IMAGE_PIXELS of 89,478,485)."""
@@ -93,6 +93,12 @@ class ConvertOptions:
     policy: SamplePolicy = field(default_factory=SamplePolicy)
     max_shard_size: int = 500_000_000
     recaptions: tuple[str, ...] = ()
+    """Files with captions, or folders of them, joined with the images."""
+    on: str | None = None
+    """What recaptions are joined by: a field of the sidecars (``url``, ``sha256``), ``FIELD=COLUMN`` where the
+    recaptions call it otherwise, ``key``; None: ``url`` where they have one, else ``key``."""
+    listing: str | bool | None = None
+    """A file to be read as data.json; False: read none; None: the one that is there."""
 
     def __post_init__(self) -> None:
         if self.format not in ("parquet", "arrow", "webdataset"):
@@ -101,10 +107,22 @@ class ConvertOptions:
         if self.max_shard_size < 1_000_000:
             raise OptionError("max_shard_size", self.max_shard_size, "1MB or more")
         object.__setattr__(self, "recaptions", paths_of(self.recaptions))
+        if self.on is not None and (not self.on or not self.recaptions):
+            raise OptionError("on", self.on, "goes with recaptions: a field of the sidecars, or FIELD=COLUMN")
+        if self.listing is True:
+            raise OptionError("listing", True, "give a file, or False for none")
+        if self.listing is not None and self.listing is not False:
+            object.__setattr__(self, "listing", path_of(self.listing))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as the manifest and the ledger keep them."""
-        return {**asdict(self), "recaptions": [os.path.basename(path) for path in self.recaptions]}
+        document = {**asdict(self), "recaptions": [os.path.basename(path.rstrip("/")) for path in self.recaptions]}
+        if isinstance(self.listing, str):
+            document["listing"] = os.path.basename(self.listing.rstrip("/"))
+        for name in ("on", "listing"):  # most folders have neither: their manifests stay as they were
+            if document[name] is None:
+                del document[name]
+        return document
 
 
 class OptionFields(TypedDict, total=False):
@@ -113,6 +131,8 @@ class OptionFields(TypedDict, total=False):
     format: str
     max_shard_size: int | str
     recaptions: StrPath | Iterable[StrPath]
+    on: str | None
+    listing: StrPath | bool | None
     caption_key: str
     max_aspect_ratio: float
     min_side: int | None

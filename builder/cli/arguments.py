@@ -79,7 +79,19 @@ def add_policy(parser: Parser) -> None:
         metavar="R",
         help="share of rejects above which the exit code is 3 (0.05)",
     )
-    add_recaptions(parser, "Parquet files with captions, joined by url or key (img2dataset)", group)
+    add_recaptions(parser, "files or folders with captions (Parquet, JSON lines, CSV), joined with the images", group)
+    group.add_argument(
+        "--on",
+        metavar="FIELD",
+        help="join recaptions by this field of the sidecars, or FIELD=COLUMN (url, else key: the images' names)",
+    )
+    listing = group.add_mutually_exclusive_group()
+    listing.add_argument(
+        "--listing", metavar="FILE", help="read this as data.json: JSON, JSON lines, CSV, compressed or not"
+    )
+    listing.add_argument(
+        "--no-listing", action="store_true", help="read no listing: every annotation is a listed sample"
+    )
 
 
 def add_recaptions(parser: Parser, help: str, group: Group | None = None) -> None:
@@ -100,6 +112,8 @@ def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOption
         ),
         max_shard_size=parse_size(getattr(arguments, "max_shard_size", 500_000_000)),
         recaptions=tuple(arguments.recaptions),
+        on=arguments.on,
+        listing=False if arguments.no_listing else arguments.listing,
     )
 
 

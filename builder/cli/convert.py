@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         storage_options=arguments.storage_options,
     )
     show(arguments, summary.to_json(), describe_summary(summary))
-    return verdict(arguments.max_reject_ratio, summary.totals, complete=summary.complete)
+    return verdict(arguments.max_reject_ratio, summary)
 
 
 def _convert_and_push(arguments: argparse.Namespace) -> int:
@@ -77,4 +77,4 @@ def _convert_and_push(arguments: argparse.Namespace) -> int:
     if pushed:
         text = f"{text.partition(next_steps)[0]}\n{pushed}"  # what comes next is there, not here
     show(arguments, summary.to_json() | {"pushed": pushed and pushed.to_json()}, text)
-    return verdict(arguments.max_reject_ratio, summary.totals, complete=summary.complete)
+    return verdict(arguments.max_reject_ratio, summary)

@@ -34,4 +34,4 @@ def run(arguments: argparse.Namespace) -> int:
         address=arguments.address,
     )
     show(arguments, summary.to_json(), describe_summary(summary))
-    return verdict(arguments.max_reject_ratio, summary.totals, complete=summary.complete)
+    return verdict(arguments.max_reject_ratio, summary)

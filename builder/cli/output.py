@@ -11,18 +11,20 @@ import resource
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder import __version__
 from builder.base.errors import OutputError
 from builder.base.paths import path_of
-from builder.base.records import Totals
 from builder.base.urls import masked
 from builder.base.words import printable
 from builder.engines import progress
 
-DONE, FAILED, USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
-"""Exit codes."""
+if TYPE_CHECKING:
+    from builder.conversion.summary import Summary
+
+DONE, FAILED, USAGE, LOOK = 0, 1, 2, 3
+"""Exit codes. LOOK: done, but with many rejects, or with damaged or unread parts of the source."""
 
 _log = logging.getLogger("builder")
 _NO_FILES_LEFT = os.strerror(errno.EMFILE)
@@ -70,17 +72,20 @@ def write(text: str) -> None:
         raise OutputError(f"cannot write the result to stdout: {error.strerror}") from error
 
 
-def verdict(max_reject_ratio: float, totals: Totals, *, complete: bool) -> int:
-    """The exit code of a conversion. ``complete``: all of it, not a slice."""
+def verdict(max_reject_ratio: float, summary: Summary) -> int:
+    """The exit code of a conversion; says why where it is not 0."""
+    totals = summary.totals
+    if summary.trouble:
+        say(f"laion6m: the source wants a look: {', '.join(summary.trouble)}")
     rejected = sum(totals.rejected.values())
     if rejected <= max_reject_ratio * totals.listed:
-        return DONE
+        return LOOK if summary.trouble else DONE
     whole = "The output is whole; meta/rejects.parquet names them."
     say(
         f"laion6m: {rejected:,} of {totals.listed:,} samples were rejected, more than --max-reject-ratio "
-        f"{max_reject_ratio:g} allows. {whole if complete else 'This slice is done all the same.'}"
+        f"{max_reject_ratio:g} allows. {whole if summary.complete else 'This slice is done all the same.'}"
     )
-    return TOO_MANY_REJECTS
+    return LOOK
 
 
 def fail(words: str, *, as_json: bool) -> None:

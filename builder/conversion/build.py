@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pyarrow as pa
 
@@ -17,21 +17,17 @@ from builder.base.errors import InterruptedRunError, SourceChangedError, SourceE
 from builder.base.options import ConvertOptions, Slice
 from builder.base.records import Totals
 from builder.base.urls import StorageOptions, is_url, join
-from builder.conversion.finish import add_up, examples_of, tally, totals_json
+from builder.conversion.finish import add_up, examples_of, tally
+from builder.conversion.report import no_rows
 from builder.conversion.shard import Unit
+from builder.conversion.summary import Summary, examples_of_unread
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
-from builder.engines.progress import Progress
+from builder.engines.progress import Progress, announce
+from builder.plan.identity import describe_folders, describe_source
+from builder.plan.kept import load_survey, save_survey
 from builder.plan.plan import cuts_of
-from builder.plan.survey import (
-    Survey,
-    describe_folders,
-    describe_source,
-    load_survey,
-    save_survey,
-    shard_rows,
-    survey,
-)
+from builder.plan.survey import Survey, shard_rows, survey
 from builder.source.layout import Layout
 from builder.source.layouts import recognise
 from builder.store.folders import LocalFolder, open_folder
@@ -77,26 +73,6 @@ class Kind:
     outlet: Outlet | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a run did. ``totals`` are of the slice that was asked for; ``complete``: OUT is whole. ``did``: shards
-    made by this run (the others were there); ``missing``: shards still to do. ``damage``: archive → what is wrong
-    with it."""
-
-    out: str
-    totals: Totals
-    examples: dict[str, str]
-    damage: dict[str, list[str]]
-    complete: bool
-    did: int
-    missing: int
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The contract of ``--json``."""
-        return {**totals_json(self.totals), "seconds": round(self.seconds, 3), "out": self.out}
-
-
 def build(
     kind: Kind,
     source: str,
@@ -118,7 +94,7 @@ def build(
         folder = LocalFolder(out, work_lasts=False)
     with make_engine(engine) as crew:  # first of all: connections to a source do not outlive a fork
         with Progress("finding", quiet=quiet):
-            layout = recognise(source, options.recaptions, storage)
+            layout = recognise(source, options.recaptions, storage, listing=options.listing)
         if isinstance(folder, LocalFolder):
             make_folder(out)
         job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet)
@@ -159,6 +135,10 @@ class _Job:
             if plan is None and not self.layout.is_remote:
                 plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, quiet=self.quiet)
                 self.kind.accept(plan)
+                if not len(plan.plan.rows):
+                    self._refuse_no_rows(plan, {})
+                if self.layout.recaptions or plan.read_as:
+                    announce(plan.notes, quiet=self.quiet)
                 if self.kind.lasting or len(plan.plan.rows) > _FEW:
                     with Progress("saving the plan", quiet=self.quiet):
                         save_survey(plan, ledger)
@@ -217,6 +197,8 @@ class _Job:
             lost = [plan.plan.rejects] if complete and part == Slice() else []
             examples = examples_of([*lost, *(ledger.rejects_part(n) for n in mine if receipts[n].rejected)])
             if complete:
+                if not any(receipt.rows for receipt in receipts.values()):
+                    self._refuse_no_rows(plan, receipts)
                 self._remove_strays(passed, shards)
                 with Progress("finishing", quiet=self.quiet):
                     kind.finish(ledger, plan, receipts, self.options)
@@ -231,7 +213,22 @@ class _Job:
             did=did + len(pending),
             missing=shards - len(receipts),
             seconds=time.monotonic() - started,
+            unread=plan.unread,
+            examples_unread=examples_of_unread(self.layout.unread),
+            replaced=plan.replaced,
+            notes=plan.notes,
         )
+
+    def _refuse_no_rows(self, plan: Survey, receipts: dict[int, Receipt]) -> NoReturn:
+        """Raises SourceError: no sample is a row. Nothing of the job stays, so that OUT is free for the next try."""
+        totals = tally(plan, receipts.values(), planned_rejects=True)
+        lost = [plan.plan.rejects, *(self.ledger.rejects_part(n) for n in receipts)]
+        words = no_rows(self.layout.root, totals, examples_of(lost), plan)
+        suffix = schema.SUFFIXES[self.options.format]
+        for number in receipts:
+            self.ledger.folder.remove(schema.ShardName(number, plan.plan.shards, suffix).path)
+        self.ledger.clear()
+        raise SourceError(words)
 
     def _check_folders(self) -> None:
         """Raises SourceChangedError where a file was changed since the job began: some rows may have it as it was
@@ -318,6 +315,8 @@ class _Job:
             did=did,
             missing=shards - len(there),
             seconds=time.monotonic() - started,
+            unread={each.kind: each.count for each in self.layout.unread},
+            examples_unread=examples_of_unread(self.layout.unread),
         )
 
     def _remove_strays(self, passed: dict[int, Passed], shards: int) -> None:

@@ -120,6 +120,8 @@ def describe(survey: Survey) -> dict[str, Any]:
         "caption_archives": len(layout.captions),
         "listings": len(layout.listing),
         "damaged": survey.damage,
+        **survey.read_as,
+        **({"replaced": survey.replaced} if survey.replaced else {}),
     }
 
 

@@ -19,9 +19,10 @@ from builder.base.options import ConvertOptions, OptionFields, Slice, options_by
 from builder.base.paths import StrPath, path_of
 from builder.base.records import Reject, Totals
 from builder.base.urls import StorageOptions, is_url
-from builder.conversion.build import Kind, Summary, build, refuse_overlap
+from builder.conversion.build import Kind, build, refuse_overlap
 from builder.conversion.finish import describe, note_rejects, tally, totals_json
 from builder.conversion.shard import Unit, index_part, make_receipt, reject_batch
+from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice, Report
 from builder.plan.survey import Survey
 from builder.source.layout import Archive
@@ -109,15 +110,14 @@ def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
             rejects += chunk.rejects
             size = sum(sample.end - sample.start for sample in chunk.samples)
             report(len(chunk.samples) + len(chunk.rejects), size)
-    embedded = bool(unit.options.recaptions)
     first = unit.raw if unit.captions else 0  # the index lists the captions archives after the raw ones
     part = index_part(
         kept,
         [sample.archive for sample in kept],
         np.array([sample.offset for sample in kept], dtype=np.int64),
         digests if digest else None,
-        [schema.IN_INDEX if embedded else first + sample.annotation_archive for sample in kept],
-        [sample.annotation for sample in kept] if embedded else None,
+        [schema.IN_INDEX if sample.made else first + sample.annotation_archive for sample in kept],
+        [sample.annotation if sample.made else None for sample in kept],
     )
     receipt = make_receipt(unit.number, kept, rejects, 0, "", {})
     Ledger(unit.out).write_receipt(receipt, part, reject_batch(rejects))

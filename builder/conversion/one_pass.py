@@ -25,12 +25,13 @@ from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertO
 from builder.base.records import WHOLE, Member
 from builder.conversion.shard import NewShard
 from builder.plan.plan import PLAN_ROW, Cut, rows_digests
+from builder.source.endings import without_ending
 from builder.source.files import ByteFile
-from builder.source.layout import Archive, without_ending
-from builder.source.listing import Ids, path_ids
+from builder.source.ids import Ids, path_ids
+from builder.source.layout import Archive
 from builder.source.samples import CHUNK_BYTES, CHUNK_ROWS, SampleReader, Stock
 from builder.source.scan import ScanRequest, open_with_compression, scan_open
-from builder.source.tables import ArchiveTable, table_of, table_to_ipc
+from builder.source.tables import ArchiveTable, table_to_ipc
 from builder.store.folders import Folder
 from builder.store.ledger import Ledger, Passed, Receipt
 
@@ -47,7 +48,7 @@ class Pass:
     """The work on one stretch: shards ``first`` to ``first + len(cuts)`` of ``shards``, cut out of whole archives.
     ``raw`` and ``annotations``: the archives, by their numbers in the source, in its order; without ``captions`` the
     annotations lie in the raw ones. ``expected``: EXPECTED as an Arrow IPC stream, empty where there is nothing to go
-    by. ``names``, ``urls``: what else the plan will need of the scans."""
+    by. ``names``, ``field``: what else the plan will need of the scans."""
 
     out: Folder
     first: int
@@ -59,7 +60,7 @@ class Pass:
     expected: bytes
     options: ConvertOptions
     names: bool
-    urls: bool
+    field: str
 
     @property
     def name(self) -> str:
@@ -77,10 +78,10 @@ def run_pass(work: Pass, report: Report) -> Passed:
         making = _Making(work, reader, report)
         try:
             for side, number, archive, file, compression in _opened(work):
-                request = ScanRequest(archive, names=work.names, urls=work.urls)
+                request = ScanRequest(archive, names=work.names, field=work.field)
                 if side == "captions":
                     reader.lend(number, file, annotations=True)
-                    table = table_of(scan_open(request, file, compression))
+                    table = scan_open(request, file, compression)
                     making.meet_annotations(number, table)
                 else:
                     reader.lend(number, file)
@@ -88,7 +89,7 @@ def run_pass(work: Pass, report: Report) -> Passed:
                         reader.lend(number, file, annotations=True)
                     if compression is not None:  # its size, and so its cuts, are known only at its end
                         making.give_up()
-                    table = table_of(scan_open(request, file, compression, making.watch(number)))
+                    table = scan_open(request, file, compression, making.watch(number))
                     making.flush()
                 ledger.write_scan(side, number, table_to_ipc(table))
             making.finish()

@@ -18,11 +18,13 @@ from builder.conversion.one_pass import EXPECTED, Pass, run_pass
 from builder.engines.contract import Engine, Report
 from builder.plan.plan import Cut, cuts_of, endings_kept
 from builder.plan.survey import Survey, listed, plan_survey, scans_wanted
-from builder.source.layout import Archive, Layout, without_ending
-from builder.source.listing import Listing, column_ids
+from builder.source.endings import without_ending
+from builder.source.ids import column_ids
+from builder.source.layout import Archive, Layout
+from builder.source.listing import Listing
 from builder.source.pairs import Int64s, repeated
-from builder.source.scan import ScanRequest
-from builder.source.tables import scan_archive, table_from_ipc, table_to_ipc
+from builder.source.scan import ScanRequest, scan_archive
+from builder.source.tables import table_from_ipc, table_to_ipc
 from builder.store.folders import Folder
 from builder.store.ledger import Ledger, Passed, Receipt
 
@@ -91,8 +93,8 @@ class Passing:
 
     def _work(self, pending: list[Stretch], shards: int) -> Iterator[Pass]:
         layout = self.layout
-        names, urls = scans_wanted(layout)
-        listing = listed(layout) if self.guess and layout.listing else None
+        names, field = scans_wanted(layout, self.options)
+        listing = listed(layout, self.options.policy.caption_key) if self.guess and layout.listing else None
         rows_of = _by_folder(listing) if listing is not None else {}
         duplicate = _duplicates(listing) if listing is not None else np.zeros(0, np.bool_)
         keeps = endings_kept(listing, duplicate) if listing is not None else np.zeros(0, np.bool_)
@@ -116,15 +118,15 @@ class Passing:
                 expected=to_ipc(expected),
                 options=self.options,
                 names=names,
-                urls=urls,
+                field=field,
             )
 
     def survey(self, crew: Engine) -> Survey:
         """Scan the archives that belong to no stretch (captions tars with other names), and plan with all scans."""
         layout, ledger = self.layout, self.ledger
-        names, urls = scans_wanted(layout)
+        names, field = scans_wanted(layout, self.options)
         missing = [
-            KeptScan(ledger.folder, side, number, ScanRequest(archive, names, urls))
+            KeptScan(ledger.folder, side, number, ScanRequest(archive, names, field))
             for side, archives in (("raw", layout.raw), ("captions", layout.captions))
             for number, archive in enumerate(archives)
             if number not in ledger.scans(side)
@@ -135,7 +137,7 @@ class Passing:
         for side, archives in (("raw", layout.raw), ("captions", layout.captions)):
             for archive, data in zip(archives, ledger.read_scans(side, range(len(archives))), strict=True):
                 tables.append(table_from_ipc(data, join(ledger.out, f"{schema.WORK}/scans ({side}/{archive.name})")))
-        return plan_survey(layout, self.options, tables)
+        return plan_survey(layout, self.options, tables, engine=crew)
 
 
 def confirmed(survey: Survey, passed: Mapping[int, Passed], shards: int) -> dict[int, Receipt]:

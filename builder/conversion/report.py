@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.base.records import Totals
 from builder.base.words import duration, printable, size
+from builder.source.endings import TROUBLE, WAYS_OUT
 
-if TYPE_CHECKING:  # at run time it would bring all of build in
-    from builder.conversion.build import Summary
+if TYPE_CHECKING:
+    from builder.conversion.summary import Summary
+    from builder.plan.survey import Survey
 
 
 def describe_summary(summary: Summary) -> str:
@@ -31,6 +34,9 @@ def describe_summary(summary: Summary) -> str:
         lines.append("none rejected")
     if totals.unlisted:
         lines.append(f"{totals.unlisted:,} images of the source are in no listing; they were left out")
+    if summary.replaced:
+        lines.append(f"{summary.replaced:,} members were replaced by a later one of the same name, as in an extraction")
+    lines += notes_of(summary)
     for name, places in sorted(summary.damage.items())[:5]:
         more = f", and {len(places) - 1} more" if len(places) > 1 else ""
         lines.append(f"damaged: {printable(name)}, {printable(places[0])}{more}")
@@ -47,3 +53,32 @@ def describe_summary(summary: Summary) -> str:
             "--start and --end to finish."
         )
     return "\n".join(lines)
+
+
+def notes_of(summary: Summary) -> list[str]:
+    """How the source was read, and what in it was not; archives and listings by themselves, with what to do."""
+    lines = list(map(printable, summary.notes))
+    kinds = sorted(TROUBLE & summary.unread.keys())
+    lines += [_unread(kind, summary.unread[kind], summary.examples_unread.get(kind, "")) for kind in kinds]
+    rest = [
+        f"{count:,} × {kind} ({summary.examples_unread.get(kind, 'inside tars')})"
+        for kind, count in sorted(summary.unread.items())
+        if kind not in TROUBLE
+    ]
+    return lines + ([f"passed over: {printable(', '.join(rest))}"] if rest else [])
+
+
+def _unread(kind: str, count: int, example: str) -> str:
+    return f"not read: {count:,} × {kind}, such as {printable(example)}. {WAYS_OUT[kind]}"
+
+
+def no_rows(source: str, totals: Totals, examples: dict[str, str], survey: Survey) -> str:
+    """Why a source gives no rows, and what to look at."""
+    parts = [f"{source} gives no rows: {totals.listed:,} samples are listed"]
+    for reason, count in sorted(totals.rejected.items(), key=lambda item: -item[1])[:3]:
+        parts.append(f"{count:,} {reason}, such as {printable(examples.get(reason, ''))}")
+    for name, places in sorted(survey.damage.items())[:2]:
+        parts.append(f"damaged: {printable(name)}, {printable(places[0])}")
+    troubles = [each for each in survey.layout.unread if each.kind in TROUBLE]
+    parts += [_unread(each.kind, each.count, each.example).rstrip(".") for each in troubles]
+    return "; ".join(parts) + ". Nothing was written."

@@ -98,14 +98,20 @@ def _added(dataset: Rows, name: str) -> pa.ChunkedArray | None:
     return column if numeric else None
 
 
-def captions(dataset: Rows, positions: Positions | range | None = None) -> Iterator[tuple[Positions, pa.Array]]:
-    """Captions, of all rows or of those at ``positions``, in order: at most SCAN_ROWS at a time, each time with the
-    positions they are of. Consecutive rows are read where they lie, others are copied."""
-    whole = dataset.reader.columns("caption").column(0)
+def captions(
+    dataset: Rows, positions: Positions | range | None = None, whole: pa.ChunkedArray | None = None
+) -> Iterator[tuple[Positions, pa.Array]]:
+    """Captions, of all rows or of those at ``positions``, in order, each time with the positions they are of: few at
+    first, so that a search can show its first hits at once, then SCAN_ROWS at a time. Consecutive rows are read where
+    they lie, others are copied. ``whole``: the reader's captions, where they are at hand."""
+    if whole is None:
+        whole = dataset.reader.columns("caption").column(0)
     positions = range(len(dataset)) if positions is None else positions
     rows = dataset.rows
-    for first in range(0, len(positions), SCAN_ROWS):
-        some = np.asarray(positions[first : first + SCAN_ROWS], dtype=np.int64)
+    first, count = 0, SCAN_ROWS >> 5
+    while first < len(positions):
+        some = np.asarray(positions[first : first + count], dtype=np.int64)
+        first, count = first + count, min(2 * count, SCAN_ROWS)
         wanted = rows.start + some * rows.step if isinstance(rows, range) else rows[some]
         done = 0
         for part in chunks_of(take_text(whole, wanted)):
@@ -163,7 +169,7 @@ def histogram(name: str, values: Numbers, label: str = "", unit: str = "") -> Hi
 
 def bar_edges(low: float, high: float, *, whole: bool) -> npt.NDArray[np.float64]:
     """Round numbers around ``low`` to ``high``, evenly apart. ``whole``: of whole numbers, at least 1 apart."""
-    step = _round_step((high - low) / _BARS or abs(low) / 10 or 1.0)
+    step = _round_step((high - low) / _BARS or (0.0 if whole else abs(low) / 10) or 1.0)
     if whole:
         step = max(1.0, float(round(step)))
     first, last = math.floor(low / step), math.floor(high / step) + 1

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -46,6 +47,12 @@ def say(text: str, *, quiet: bool = False) -> None:
             _bar.clear()
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
+
+
+def announce(sentences: Iterable[str], *, quiet: bool) -> None:
+    """Say something about the source before the work begins; ``quiet``: in the log alone."""
+    for sentence in sentences:
+        say(sentence, quiet=quiet)
 
 
 class Progress:

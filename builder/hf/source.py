@@ -16,11 +16,12 @@ from builder.base.names import SELECTION
 from builder.base.options import SamplePolicy
 from builder.base.paths import path_of
 from builder.base.urls import is_url
-from builder.plan.survey import describe_source
+from builder.plan.identity import describe_source
 from builder.read.index import Index
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
-from builder.source.layout import EXPECTED, TAR_ENDINGS, Archive, Layout
+from builder.source.endings import TAR_ENDINGS
+from builder.source.layout import EXPECTED, Archive, Layout
 from builder.source.layouts import recognise
 from builder.store.manifest import read_manifest
 

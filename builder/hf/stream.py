@@ -19,10 +19,10 @@ from builder.base.records import WHOLE, Damage, Member, Reason, SampleProblem
 from builder.hf.units import Planned, RowBatch, Unit
 from builder.source.captions import read_annotation
 from builder.source.compressed import compression_of, open_compressed
+from builder.source.endings import IMAGE_ENDINGS, stem_of
 from builder.source.files import ByteFile
 from builder.source.images import judge, probe
 from builder.source.remote import RemoteFile
-from builder.source.scan import IMAGE_ENDINGS, stem_of
 from builder.source.tar_headers import resolve_links
 from builder.source.tars import Link, walk_tar
 

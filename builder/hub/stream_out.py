@@ -14,8 +14,9 @@ from builder.base.errors import HubError, InterruptedRunError, OptionError, Outp
 from builder.base.options import ConvertOptions, Slice
 from builder.base.paths import StrPath, path_of
 from builder.base.urls import StorageOptions, is_url
-from builder.conversion.build import Summary, build, refuse_overlap
+from builder.conversion.build import build, refuse_overlap
 from builder.conversion.convert import CONVERT
+from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice
 from builder.hub.client import quiet_client
 from builder.hub.items import Item, same
@@ -68,7 +69,7 @@ def convert_and_push(
     if is_url(out):
         raise OptionError("push_to", push_to, f"needs a local OUT, not {out}. Convert first, and push that copy later")
     storage = StorageOptions.of(storage_options)
-    recognise(source, options.recaptions, storage)  # before a repository is made for what is no source
+    recognise(source, options.recaptions, storage, listing=options.listing)  # before a repository is made
     push_to = full_name(push_to, token)
     with quiet_client(quiet):
         session = Session(out, push_to, branch, create_pr=False, token=token, quiet=quiet)

@@ -1,1 +1,1 @@
-"""Commands that stand alone: demo, extract, add-column, info."""
+"""Commands that stand alone: demo, extract, info."""

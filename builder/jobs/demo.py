@@ -15,13 +15,13 @@ from builder.base.errors import OutputError
 from builder.base.names import DEMO
 from builder.base.options import default_num_proc
 from builder.base.paths import StrPath, path_of
-from builder.conversion.build import Summary
 from builder.conversion.convert import convert
 from builder.conversion.report import describe_summary
+from builder.conversion.summary import Summary
 from builder.jobs.demo_images import draw, wide
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
-from builder.source.scan import stem_of
+from builder.source.endings import stem_of
 from builder.store.output import make_folder, write_file
 from builder.verification.verify import Verification, describe_verification, verify
 

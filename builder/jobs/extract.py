@@ -48,8 +48,8 @@ from builder.source.files import ByteFile, LocalFile
 from builder.source.layout import Archive, Layout
 from builder.source.layouts import recognise
 from builder.source.pairs import IdLookup
-from builder.source.scan import ScanRequest, open_archive
-from builder.source.tables import ArchiveTable, scan_archive
+from builder.source.scan import ScanRequest, open_archive, scan_archive
+from builder.source.tables import ArchiveTable
 from builder.store.tree import Tree
 
 _BLOCK = 8 << 20  # bytes of a member in memory at a time

@@ -34,7 +34,7 @@ from builder.jobs.extract_files import (
 from builder.read.columns import Values
 from builder.read.sample import Sample
 from builder.read.view import Rows, View
-from builder.source.listing import path_ids
+from builder.source.ids import path_ids
 from builder.source.pairs import IdLookup
 from builder.store.tree import Tree
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from builder.base.errors import OptionError
+from builder.mm.arrays import TAKEN, collate_arrays
 from builder.mm.tensors import look_up, pop_type
 
 PAD_INDEX = 0
@@ -20,7 +21,11 @@ Batch = dict[str, Any]
 
 
 def collate_func_gen(instances: Sequence[Mapping[str, Any]], pad_index: int = PAD_INDEX) -> Batch:
-    """``pixel_values`` (b c h w), ``input_ids`` (b n, int64, padded right), ``attention_mask`` (b n, bool)."""
+    """``pixel_values`` (b c h w), ``input_ids`` (b n, int64, padded right), ``attention_mask`` (b n, bool).
+
+    Other arrays that samples hold (``arrays`` of a CaptionDataset) come under their names: see
+    :func:`builder.mm.arrays.collate_arrays`. Nothing is copied of a batch whose images lie in one block of memory.
+    """
     return _collate(instances, "pixel_values", pad_index)
 
 
@@ -38,7 +43,8 @@ def _collate(instances: Sequence[Mapping[str, Any]], image_key: str, pad_index: 
     for instance in instances:
         if image_key not in instance:
             raise OptionError("collate_fn", image_key, f"is what it puts together; a sample has {', '.join(instance)}")
-    shapes = {tuple(instance[image_key].shape) for instance in instances}
+    images = [instance[image_key] for instance in instances]
+    shapes = {tuple(image.shape) for image in images if image is not None}
     if len(shapes) > 1:
         found = " and ".join(map(str, sorted(shapes)))
         raise OptionError("collate_fn", image_key, f"a batch has {found}; with buckets, use AspectRatioBatchSampler")
@@ -46,10 +52,14 @@ def _collate(instances: Sequence[Mapping[str, Any]], image_key: str, pad_index: 
     input_ids = pad_sequence(texts, batch_first=True, padding_value=pad_index)
     lengths = torch.tensor([len(text) for text in texts])
     data = {
-        image_key: torch.stack([instance[image_key] for instance in instances]),
+        **collate_arrays(image_key, images),
         "input_ids": input_ids,
         "attention_mask": torch.arange(input_ids.shape[1])[None, :] < lengths[:, None],
     }
+    for name in instances[0]:
+        values = [instance.get(name) for instance in instances]
+        if name not in TAKEN and all(value is None or isinstance(value, Tensor) for value in values):
+            data.update(collate_arrays(name, values))
     return {"data": data, "data_samples": None}
 
 

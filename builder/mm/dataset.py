@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import pickle
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from builder.base.errors import Laion6mError, MissingExtraError, OptionError
+from builder.base.errors import OptionError
 from builder.base.paths import StrPath, path_of, path_or_none
-from builder.base.schema import INDEX
 from builder.mm import transforms
+from builder.mm.arrays import ArrayColumns
+from builder.mm.batch import Batch, tokenizes_batches
 from builder.mm.buckets import Buckets
-from builder.mm.samples import (
-    SKIPS_ALLOWED,
-    Entries,
-    RowPath,
-    SampleError,
-    SampleSource,
-    Skips,
-    TooManyBadSamplesError,
-    find_annotation,
-    find_image,
-    problem_of,
-    read_lists,
-)
-from builder.mm.tensors import build, from_array, load_tensor
-from builder.mm.transforms import ScaledPixels, Target
-from builder.read.columns import Column, open_column
-from builder.read.folders import Folder
-from builder.read.groups import NoColumnError
-from builder.read.opening import open_dataset
-from builder.source.ceph import ObjectClient, open_client
+from builder.mm.captions import CaptionChoice
+from builder.mm.checks import no_text, one_of
+from builder.mm.loading import DataSample, SampleLoading
+from builder.mm.samples import Entries, RowPath, find_image, path_in
+from builder.mm.skips import BAD_SAMPLE, CONFIGURATION, OWN_WORDS, SKIPS_ALLOWED, SampleError, Skips, problem_of
+from builder.mm.tensors import build
 
-CAPTION_KEYS = ("re_caption", "caption")
-"""Where the reader has the caption from; asked for either, a document that lacks it is helped out by the other."""
-
-_BAD_SAMPLE = (*transforms.BAD_IMAGE, KeyError, RuntimeError, AssertionError, pickle.UnpicklingError, Laion6mError)
-"""What a damaged or missing file raises on its way to a tensor (RuntimeError: torch's and OpenCV's; AssertionError: the
-checks of subclasses written for upstream). Anything else is a mistake in the program and passes through."""
-
-_OF_DATASETS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-"""What ``datasets`` writes beside its data: no lists."""
-
-_CONFIGURATION = (OptionError, MissingExtraError)
-_OWN_WORDS = (*_CONFIGURATION, SampleError, TooManyBadSamplesError)
-
-DataSample = dict[str, Any]
+if TYPE_CHECKING:
+    _Base = Dataset[DataSample]
+elif find_spec("mmengine") is not None:
+    _Base = import_module("mmengine.dataset").BaseDataset  # its ConcatDataset takes objects of nothing else
+else:
+    _Base = Dataset
 
 
-class CaptionDataset(Dataset[DataSample]):
+class CaptionDataset(SampleLoading, _Base):
     """Images and captions for text-to-image training, with upstream's constructor, results and random draws.
 
     ``data_path``: a folder written by ``laion6m convert``, an index, a source that has one, any folder of Parquet or
@@ -77,7 +53,15 @@ class CaptionDataset(Dataset[DataSample]):
       ``max_skip_ratio`` of the samples tried were bad (in each process).
     * ``imdecode_backend='cv2'``: faster, not bit-identical. ``out='uint8'``: 0 to 255, for ``normalize_pixels``.
     * ``buckets``: a list of (width, height), or True for those around ``image_size``: crop to the nearest ratio.
-    * ``image_latents``: the name of a column made by ``laion6m add-column``.
+    * ``captions``: several by weight, ``{"caption": 0.7, "short": 0.2, "TEXT": 0.1}``: columns and annotation fields,
+      in place of ``cap_source``; a row that lacks one uses the others.
+    * ``image_latents``, ``arrays``: columns of arrays made by ``laion6m add-column``. The first takes the place of the
+      pixels, the others come under their own names, in addition. ``missing_ok``: True, or the columns in which a row
+      may have none; the sample then holds None.
+    * ``image_column``, ``caption_column``: of Parquet or Arrow files without an index, as of ``open_dataset``.
+
+    Loaders of torch 2 ask for whole batches (``__getitems__``): the same samples from the same draws, with the images
+    read together and written into one block of memory.
     """
 
     def __init__(
@@ -108,17 +92,22 @@ class CaptionDataset(Dataset[DataSample]):
         out: Literal["float32", "uint8"] = "float32",
         buckets: Sequence[Sequence[int]] | bool = False,
         image_latents: str | None = None,
+        arrays: Sequence[str] = (),
+        missing_ok: bool | Sequence[str] = False,
+        captions: Mapping[str, float] | None = None,
+        image_column: str | None = None,
+        caption_column: str | None = None,
     ) -> None:
-        super().__init__()
-        _one_of("on_error", on_error, "raise", "skip")
-        _one_of("imdecode_backend", imdecode_backend, "pillow", "cv2")
-        _one_of("out", out, "float32", "uint8")
-        _no_text("min_image_size", min_image_size, "a number of pixels")
-        _no_text("image_size", image_size, "a number of pixels")
+        Dataset.__init__(self)  # not mmengine's: there is nothing for it to load
+        one_of("on_error", on_error, "raise", "skip")
+        one_of("imdecode_backend", imdecode_backend, "pillow", "cv2")
+        one_of("out", out, "float32", "uint8")
+        no_text("min_image_size", min_image_size, "a number of pixels")
+        no_text("image_size", image_size, "a number of pixels")
         if isinstance(image_size, int) and image_size < 1:
             raise OptionError("image_size", image_size, "1 pixel or more")
-        _no_text("max_length", max_length, "a number of tokens")
-        _no_text("unconditional", unconditional, "a share, 0 to 1")
+        no_text("max_length", max_length, "a number of tokens")
+        no_text("unconditional", unconditional, "a share, 0 to 1")
         if imdecode_backend == "cv2":
             transforms.load_cv2()
         self.data_path = path_of(data_path)
@@ -146,56 +135,77 @@ class CaptionDataset(Dataset[DataSample]):
         self.out = out
         self.buckets = Buckets.around(image_size) if buckets is True else Buckets(buckets) if buckets else None
         self.skips = Skips(self.data_path, max_skip_ratio)
-        self.FILE_CLIENT: ObjectClient | None = None  # this and use_ceph: upstream's names, for its subclasses
+        self.FILE_CLIENT = None
         self._retries = 0
-        self._source: SampleSource | None = None
-        self._images: Folder | None = None
-        self._captions: Folder | None = None
-        self._latents: Column | None = None
+        self._source = self._images = self._captions = self._arrays = None
+        self._choice = None if captions is None else CaptionChoice(captions)
         self._numbers: NDArray[np.int16] | None = None
+        files = {"image_column": image_column, "caption_column": caption_column}
+        self._columns_of_files = {name: column for name, column in files.items() if column is not None}
         self._load_data(self.data_path)
-        if image_latents is not None:
-            self._samples()
-            self._latents = open_column(self.data_path, image_latents)
-
-    def _load_data(self, data_path: str) -> None:
-        """Upstream's JSON lists become lists; anything else is opened by the reader, and nothing is read row by row."""
-        path = Path(data_path)
-        source: SampleSource | None = None
-        data_list: Sequence[Mapping[str, Any]]
-        is_list = path.suffix == ".json"
-        if not is_list and path.is_dir() and not (path / INDEX).exists():
-            is_list = any(file.name not in _OF_DATASETS for file in path.glob("*.json"))
-        if is_list:
-            data_list = read_lists(path)
-        else:
-            source = open_dataset(data_path)
-            data_list = Entries(source)
-        self.data_list = data_list
-        self._source = source
-        if is_list and path.is_dir() and (path / "raw").is_dir():
-            self.image_folder = self.image_folder or str(path / "raw")
-            captions = path / "captions"
-            self.cap_folder = self.cap_folder or str(captions if captions.is_dir() else path / "raw")
+        self._texts = {} if self._choice is None else self._text_columns([*self._choice.weights])
+        if image_latents is not None or arrays:
+            self._arrays = ArrayColumns(self._samples(), image_latents, arrays, missing_ok)
 
     def __len__(self) -> int:
         return len(self.data_list)
 
     def __getitem__(self, index: int) -> DataSample:
         """Raises SampleError (``on_error='raise'``), TooManyBadSamplesError (``'skip'``), IndexError."""
+        return self._first_good(self._number(index))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[DataSample]:
+        """What ``[self[index] for index in indices]`` gives, sooner. Errors as of one sample."""
+        if not self._is_own("__getitem__"):
+            return [self[index] for index in indices]
+        numbers = [self._number(int(index)) for index in indices]
+        batch = Batch(
+            len(numbers),
+            self._pixel_type,
+            holds_pixels=self._is_own("_process_image"),
+            tokenizes=self._is_own("_process_text") and tokenizes_batches(self.tokenizer, self.tokenizer_kwargs),
+        )
+        samples: list[DataSample] = []
+        for number, entry in zip(numbers, self._entries(numbers), strict=True):
+            samples.append(self._first_good(number, entry, batch if self._is_own("_load") else None))
+            batch.number += 1
+        if batch.tokenizes and self._is_own("_load"):
+            batch.tokenize(samples, self.tokenizer, self.tokenizer_kwargs, self.max_length)
+        return samples
+
+    def _is_own(self, method: str) -> bool:
+        """Whether no subclass has one of its own, which has to be asked for each sample."""
+        return getattr(type(self), method) is getattr(CaptionDataset, method)
+
+    def _entries(self, numbers: Sequence[int]) -> Sequence[Mapping[str, Any]]:
+        """Entries of ``data_list``, with their images read together where that is known to be wanted."""
+        files = (self.image_tokens_folder, self.latents_ceph_folder, self.image_latents_folder)
+        pixels = files == (None, None, None) and not (self._arrays and "image_latents" in self._arrays)
+        if pixels and isinstance(self.data_list, Entries):
+            try:
+                return self.data_list.fetch(numbers)
+            except BAD_SAMPLE:
+                pass  # one by one, to see which
+        return [self.data_list[number] for number in numbers]
+
+    def _number(self, index: int) -> int:
         if self.debug:
-            index = 0
+            return 0
         if index < 0:
             index += len(self)
             if index < 0:
                 raise IndexError(index - len(self))
+        return index
+
+    def _first_good(self, index: int, read: Mapping[str, Any] | None = None, batch: Batch | None = None) -> DataSample:
+        """The sample, or the one that takes its place. ``read``: its entry, where that has been read."""
         for number in self._candidates(index):
-            entry = self.data_list[number]
+            entry = self.data_list[number] if read is None or number != index else read
             try:
-                data = self._load(entry)
-            except _CONFIGURATION:
+                data = self._load(entry) if batch is None else self._loaded(entry, batch)
+            except CONFIGURATION:
                 raise  # the configuration is wrong, not the sample
-            except _BAD_SAMPLE as error:
+            except BAD_SAMPLE as error:
                 bad = SampleError(self.data_path, number, str(entry.get("image", "no image path")), problem_of(error))
                 if self.on_error == "raise":
                     raise bad from error
@@ -215,7 +225,7 @@ class CaptionDataset(Dataset[DataSample]):
         """
         error = sys.exc_info()[1]
         if isinstance(error, Exception):
-            if isinstance(error, _OWN_WORDS) or not isinstance(error, _BAD_SAMPLE):
+            if isinstance(error, OWN_WORDS) or not isinstance(error, BAD_SAMPLE):
                 raise error
             bad = SampleError(self.data_path, None, "", problem_of(error))
             if self.on_error == "raise" or self._retries >= SKIPS_ALLOWED:
@@ -255,110 +265,18 @@ class CaptionDataset(Dataset[DataSample]):
             self._numbers = numbers
         return self._numbers
 
-    def _load(self, entry: Mapping[str, Any]) -> DataSample:
-        """Image first, text second: the order in which upstream draws from ``random``."""
-        image_file = _path(entry, "image")
-        if self.image_tokens_folder is not None:
-            data: DataSample = {
-                "image_tokens": load_tensor(os.path.join(self.image_tokens_folder, f"{image_file}.pt")).long()
-            }
-        elif self.latents_ceph_folder is not None:
-            latents = self._read_ceph(os.path.join(self.latents_ceph_folder, f"{image_file}.pt"))
-            data = {"image_latents": load_tensor(latents)}
-        elif self.image_latents_folder is not None:
-            data = {"image_latents": load_tensor(os.path.join(self.image_latents_folder, f"{image_file}.pt"))}
-        elif self._latents is not None:
-            row = find_image(self._samples(), image_file).row
-            data = {"image_latents": from_array(self._latents[row])}
-        else:
-            data = self._process_image(self._read_image(image_file))
-        caption = self._read_json(_path(entry, "annotation"))[self.cap_source]
-        if not isinstance(caption, str):
-            raise ValueError(f"the field {self.cap_source} of {entry['annotation']} is not a string")
-        data.update(self._process_text(caption))
-        data.update(image_dir=self.image_folder, image_file=str(image_file), type="text2image")
-        return data
-
-    def _read_image(self, image_file: str) -> Any:
-        """A Pillow image, RGB, that has passed upstream's checks; with ``imdecode_backend='cv2'`` ScaledPixels."""
-        if self._source is not None:
-            content = find_image(self._source, image_file).image
-        elif self.image_folder is not None:
-            self._images = _folder(self.image_folder, self._images)
-            content = self._images.read(image_file)
-        else:
-            content = self._read_ceph(self._in_ceph(image_file)).getvalue()
-        if self.imdecode_backend == "cv2":
-            return transforms.open_fast(content, self.min_image_size, self._target)
-        return transforms.open_exact(content, self.min_image_size)
-
-    def _read_json(self, annotation_file: str) -> dict[str, Any]:
-        """The annotation. Over an index, a document that lacks the caption field asked for gets the row's caption; a
-        dataset of somebody else's, with images and captions only, has documents of nothing else."""
-        if self._source is not None:
-            sample = find_annotation(self._source, annotation_file)
-            try:
-                document = _document(sample.annotation, annotation_file)
-            except NoColumnError:
-                if not sample.caption.strip():
-                    raise ValueError("the row has neither an annotation nor a caption") from None
-                document = {}
-            if self.cap_source not in document and self.cap_source in CAPTION_KEYS:
-                document[self.cap_source] = sample.caption
-            return document
-        if self.cap_folder is not None:
-            self._captions = _folder(self.cap_folder, self._captions)
-            return _document(self._captions.read(annotation_file), annotation_file)
-        return _document(self._read_ceph(self._in_ceph(annotation_file)).getvalue(), annotation_file)
-
-    def _read_ceph(self, ceph_path: str) -> io.BytesIO:
-        if self.FILE_CLIENT is None:
-            if self.ceph_config is None or not os.path.exists(self.ceph_config):
-                raise OptionError(
-                    "ceph_config", self.ceph_config, f"name the client's configuration file to read {ceph_path}"
-                )
-            self.FILE_CLIENT = open_client(self.ceph_config)
-        content = self.FILE_CLIENT.get(ceph_path)
-        if content is None:
-            raise FileNotFoundError(f"{ceph_path} is not there")
-        return io.BytesIO(content)
-
-    def _in_ceph(self, path: str) -> str:
-        if self.ceph_folder is None:
-            raise OptionError("ceph_folder", None, f"give it, or image_folder and cap_folder, to read {path}")
-        return os.path.join(self.ceph_folder, path)
-
     @property
-    def _target(self) -> Target:
-        return Target(self.image_size, self.buckets)
+    def metainfo(self) -> dict[str, Any]:
+        """For mmengine's wrappers: nothing is the same for all samples."""
+        return {}
 
-    def _process_image(self, image: Any) -> DataSample:
-        if isinstance(image, ScaledPixels):
-            planes = torch.from_numpy(transforms.crop_fast(image, self._target))
-        else:
-            planes = torch.from_numpy(transforms.crop_exact(image, self._target)).permute(2, 0, 1)
-        if self.out == "uint8":
-            return {"pixel_values": planes.contiguous()}
-        # In place, step by step: the same three roundings as upstream's x / 255, 2 * x, x - 1.
-        pixels = planes.to(torch.float32, memory_format=torch.contiguous_format)
-        return {"pixel_values": pixels.div_(255).mul_(2).sub_(1)}
+    def full_init(self) -> None:
+        """For mmengine's wrappers: all is there already."""
 
-    def _process_text(self, text: str) -> DataSample:
-        template = self.prompt_template
-        if template is None or self.tokenizer is None:
-            raise TypeError("the text of a sample needs tokenizer and prompt_template; the dataset was made without")
-        try:
-            if random.uniform(0, 1) < self.unconditional:
-                prompt = template["CFG"]
-            else:
-                prompt = template["GENERATION"].format(input=text.strip())
-            prompt = template["INSTRUCTION"].format(input=prompt)
-            if template.get("IMG_START_TOKEN_FOR_GENERATION", True):
-                prompt += template["IMG_START_TOKEN"]
-        except (KeyError, IndexError, ValueError) as error:  # not the sample's: its text is only put in
-            raise OptionError("prompt_template", list(template), f"cannot be used: {error!r}") from error
-        input_ids = self.tokenizer.encode(prompt, return_tensors="pt", **self.tokenizer_kwargs)[0]
-        return {"input_ids": input_ids[: self.max_length]}
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """For mmengine's wrappers: ``image``, ``annotation`` (paths) and ``sample_idx`` of a row. No file is read."""
+        number = idx + len(self) if idx < 0 else idx
+        return {**self.data_list[number], "sample_idx": number}
 
     def widths(self) -> NDArray[np.int32]:
         """Pixels of all rows of ``data_list``, from the index. Raises OptionError over a JSON list, which does not know
@@ -377,46 +295,7 @@ class CaptionDataset(Dataset[DataSample]):
 
     def _row_of(self, entry: Mapping[str, Any]) -> int:
         try:
-            path = _path(entry, "image")
+            path = path_in(entry, "image")
             return path.row if isinstance(path, RowPath) else find_image(self._samples(), path).row
         except (KeyError, ValueError, FileNotFoundError) as error:
             raise OptionError("data_list", entry, f"no row of {self.data_path}: {problem_of(error)}") from error
-
-    def _samples(self) -> SampleSource:
-        if self._source is None:
-            raise OptionError("data_path", self.data_path, "a JSON list has no index; make one: `laion6m index SOURCE`")
-        return self._source
-
-
-def _folder(root: str, before: Folder | None) -> Folder:
-    """The folder of this name, which a subclass may change at any time; the one there was, if it is the same: it knows
-    what its tars hold."""
-    return before if before is not None and before.root == Path(root) else Folder(root)
-
-
-def _path(entry: Mapping[str, Any], name: str) -> str:
-    path = entry[name]
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"{name} is not a path but {_kind(path)}")
-    return path  # type: ignore[return-value]  # a subclass's pathlib.Path goes through as it did
-
-
-def _document(text: str | bytes, annotation_file: str) -> dict[str, Any]:
-    document = json.loads(text)
-    if not isinstance(document, dict):
-        raise ValueError(f"{annotation_file} is not a JSON object but {_kind(document)}")
-    return document
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else f"of type {type(value).__name__}"
-
-
-def _no_text(name: str, value: object, allowed: str) -> None:
-    if isinstance(value, str):
-        raise OptionError(name, value, f"{allowed}, not a text")
-
-
-def _one_of(name: str, value: object, *allowed: str) -> None:
-    if value not in allowed:
-        raise OptionError(name, value, f"one of {', '.join(allowed)}")

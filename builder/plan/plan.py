@@ -16,11 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from builder.base.arrays import bool_array, chunks_of, number_array, numbers_of, take_text
+from builder.base.arrays import bool_array, chunks_of, not_empty, number_array, numbers_of, take_text
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
 from builder.plan.losses import Losses
+from builder.source.endings import stem_of
+from builder.source.ids import path_ids
 from builder.source.layout import Layout
-from builder.source.listing import Listing, path_ids
+from builder.source.listing import Listing
 from builder.source.pairs import (
     Bools,
     Found,
@@ -31,7 +33,6 @@ from builder.source.pairs import (
     shared,
     suspects,
 )
-from builder.source.scan import stem_of
 from builder.source.tables import ArchiveTable
 
 PLAN_ROW = pa.schema(
@@ -46,7 +47,7 @@ PLAN_ROW = pa.schema(
         ("keeps_ending", pa.bool_()),
         ("path", pa.string()),
         ("annotation_path", pa.string()),
-        ("recaption", pa.string()),  # null but for recaptions: a JSON object that goes over the annotation
+        ("recaption", pa.string()),  # a JSON object that goes over the annotation; null or "": none
     ]
 )
 """A sample to be read: where its image and its annotation lie, and what they are called."""
@@ -152,7 +153,7 @@ def plan_joined(
     image_ok, annotation_ok = image.whole, annotation.whole
     text_fits = ~annotation_ok | (annotation.sizes <= MAX_ANNOTATION_BYTES)
     if listing.recaptions is not None:  # the caption is in the listing itself
-        annotation_ok |= ~annotation.there
+        annotation_ok |= ~annotation.there & not_empty(listing.recaptions)
     good = ~duplicate & image_ok & small_enough & annotation_ok & text_fits
     order = by_place(image, joined.image_at, good, sum(len(table.offsets) for table in raw))
     cuts = cut_shards(

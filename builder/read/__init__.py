@@ -1,1 +1,1 @@
-"""Random access to what was written, and what training does with it."""
+"""Random access to a dataset: index, open files, rows, views."""

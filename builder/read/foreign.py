@@ -28,8 +28,8 @@ from builder.read.groups import column_parts
 from builder.read.handles import LFS_POINTER, is_lfs_pointer
 from builder.read.image_columns import ImageColumns, recognise_columns
 from builder.read.image_places import NO_RANGES, Places, arrow_ranges, decode_all, glance_all
+from builder.source.endings import stem_of
 from builder.source.files import LocalFile
-from builder.source.scan import stem_of
 from builder.store.footers import check_claims, footer_digest
 from builder.store.index import write_index
 from builder.store.output import OutputFile

@@ -1,1 +1,1 @@
-"""From folders as users have them to samples: tars, listings, captions, images."""
+"""What users have: tars, folders, listings, captions, images. From them to samples."""

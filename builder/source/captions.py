@@ -13,6 +13,12 @@ from builder.base.records import Reason, SampleProblem
 AUTO_KEYS = ("re_caption", "caption")
 """In this order: img2dataset writes the original alt text as ``caption``, so where both stand the first is meant."""
 
+DIGESTS = ("sha256", "md5", "sha1", "sha512")
+EVIDENCE = (*DIGESTS, "url")
+"""Fields by which a recaption and the sidecar of its image can contradict each other."""
+
+_SPEAKERS = ("gpt", "assistant")
+
 MOST_VALUES = 100_000
 """JSON values in one annotation. Real ones have tens; two bytes of JSON can become 80 in memory."""
 
@@ -91,7 +97,42 @@ def merge_recaption(sidecar: bytes | None, recaption: str) -> bytes:
         raise _invalid(f"the sidecar is not JSON: {_brief(str(error))}") from None
     if not isinstance(fields, dict):
         raise _invalid(f"the sidecar is {_kind(fields)}, not a JSON object")
-    return json.dumps(fields | json.loads(recaption), ensure_ascii=False).encode("utf-8", "backslashreplace")
+    row = json.loads(recaption)
+    if words := contradiction(fields, row):
+        raise _invalid(words)
+    return json.dumps(fields | row, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def contradiction(sidecar: dict[str, Any], recaption: dict[str, Any]) -> str:
+    """In which digest or URL a recaption differs from the sidecar of its image, with both values: then it is another
+    image's caption. "" where they agree, or do not both state one."""
+    theirs = {name.lower(): value for name, value in recaption.items()}
+    for name, value in sidecar.items():
+        field = name.lower()
+        other = theirs.get(field) if field in EVIDENCE else None
+        if isinstance(value, str) and isinstance(other, str) and value.strip() and other.strip():
+            same = value.strip() == other.strip() or (
+                field in DIGESTS and value.strip().lower() == other.strip().lower()
+            )
+            if not same:
+                return f"another image's recaption: its {field} is {_brief(other)}, the image's is {_brief(value)}"
+    return ""
+
+
+def text_document(text: bytes, caption_key: str) -> bytes:
+    """The annotation that a .txt beside an image comes to: an object with the text as its caption. Raises
+    SampleProblem(CAPTION_INVALID) where it is not UTF-8."""
+    try:
+        caption = text.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise _invalid(f"not UTF-8 at byte {error.start}") from None
+    return json.dumps({"caption" if caption_key == "auto" else caption_key: caption}, ensure_ascii=False).encode()
+
+
+def has_caption(fields: dict[str, Any], caption_key: str) -> bool:
+    """Whether a caption stands in these fields, a good one or not."""
+    keys = (*AUTO_KEYS, "conversations") if caption_key == "auto" else (caption_key,)
+    return any(key in fields for key in keys)
 
 
 def excess(document: bytes) -> str:
@@ -140,14 +181,25 @@ def _caption_of(value: Any, caption_key: str) -> str:
         if key in value:
             break
     else:
-        names = ", ".join(sorted(map(str, value))[:8]) or "none"
-        raise _invalid(f"no field {' or '.join(keys)}; fields: {_brief(names)}")
+        spoken = _spoken(value.get("conversations")) if caption_key == "auto" else None
+        if spoken is None:
+            names = ", ".join(sorted(map(str, value))[:8]) or "none"
+            raise _invalid(f"no field {' or '.join(keys)}; fields: {_brief(names)}")
+        key, value = "conversations", {"conversations": spoken}
     caption = value[key]
     if not isinstance(caption, str):
         raise _invalid(f"{key} is {_kind(caption)}, not a string")
     if not caption.strip():
         raise _invalid(f"{key} is blank")
     return caption
+
+
+def _spoken(conversations: Any) -> Any:
+    """The first answer in conversations as LLaVA's data has them; None where there is none."""
+    for turn in conversations if isinstance(conversations, list) else []:
+        if isinstance(turn, dict) and turn.get("from", turn.get("role")) in _SPEAKERS:
+            return turn.get("value", turn.get("content"))
+    return None
 
 
 def _invalid(detail: str) -> SampleProblem:

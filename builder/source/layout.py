@@ -6,19 +6,6 @@ from dataclasses import dataclass
 
 from builder.base.urls import NO_OPTIONS, StorageOptions, is_url
 
-TAR_ENDINGS = (
-    ".tar",
-    ".tar.gz",
-    ".tgz",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.xz",
-    ".txz",
-    ".tar.zst",
-    ".tzst",
-    ".tar.z",
-    ".tar.lz4",
-)
 EXPECTED = (
     "Expected raw/*.tar (or folders of images in raw/), with captions/*.tar or the JSON beside the images, "
     "and data.json (optional); or img2dataset's *.tar with --recaptions FILE.parquet."
@@ -38,6 +25,18 @@ class Archive:
     """Another when the file is: its modification time in ns (of a folder: changes when a file is added or removed), or
     behind a URL what the storage says of it, hashed."""
     storage: StorageOptions = NO_OPTIONS
+    unfinished: bool = False
+    """Whether a downloader's control file lies beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Files or folders of a source that are not read: their ``kind`` (source/endings.py), how many, and the path of one
+    of them below SOURCE."""
+
+    kind: str
+    count: int
+    example: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class Layout:
     listing: tuple[str, ...]
     recaptions: tuple[str, ...] = ()
     storage: StorageOptions = NO_OPTIONS
+    unread: tuple[Unread, ...] = ()
 
     @property
     def is_remote(self) -> bool:
@@ -63,8 +63,3 @@ class Layout:
     def annotations(self) -> tuple[Archive, ...]:
         """The archives that hold annotations."""
         return self.captions or self.raw
-
-
-def without_ending(name: str) -> str:
-    """A tar's name without the ending that makes it one."""
-    return name[: -max(len(ending) for ending in TAR_ENDINGS if name.lower().endswith(ending))]

@@ -1,57 +1,112 @@
-"""Recognise, by looking, which of the layouts a source folder has."""
+"""Recognise, by looking, which of the layouts a source has, here or behind a URL; and count what in it is not read.
+
+entries of SOURCE → raw/, captions/, the listing → archives, files of the listing, and the rest by kind
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 
 from builder.base.errors import LayoutError, SourceError
-from builder.base.names import DATA, MANIFEST
+from builder.base.names import DATA, MANIFEST, META, WORK
 from builder.base.paths import not_there
-from builder.base.urls import StorageOptions, is_url
-from builder.source.layout import EXPECTED, TAR_ENDINGS, Archive, Layout, without_ending
+from builder.base.urls import NO_OPTIONS, StorageOptions, is_url, join
+from builder.source.endings import ANNOTATION_ENDINGS, IMAGE_ENDINGS, is_listing_name
+from builder.source.layout import EXPECTED, Archive, Layout
+from builder.source.listing_files import choose_listing, refuse_unnamed
+from builder.source.places import Item, Place, cannot_read, files_below, place_of
+from builder.source.sides import Looking
 
 _SIDES = ("raw", "captions")
 _AROUND = "A source is the folder around raw/ (and captions/ and data.json)"
+_FAR = " Behind a URL only tars are read: millions of single files would be a request each."
+_RECAPTIONS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
 
-def recognise(path: str, recaptions: tuple[str, ...] = (), storage: StorageOptions | None = None) -> Layout:
-    """Look at a folder, or what lies behind a URL (opened with ``storage``). Raises LayoutError with what was found and
-    what is expected when none fits."""
-    if is_url(path):
-        from builder.source.remote_layouts import recognise_url  # with what it takes to read URLs
-
-        return recognise_url(path, recaptions, storage or StorageOptions())
-    if not os.path.isdir(path):
-        if not os.path.exists(path):
-            raise SourceError(not_there(path))
-        raise SourceError(f"{path} is not a folder. {meant_instead(os.path.dirname(path) or '.') or EXPECTED}")
-    raw_root, captions_root = os.path.join(path, "raw"), os.path.join(path, "captions")
-    if not os.path.isdir(raw_root):
-        if os.path.exists(os.path.join(path, MANIFEST)) and os.path.isdir(os.path.join(path, DATA)):
-            raise LayoutError(path, "a converted folder (it has meta/ and data/)", "Give the folder it was made from.")
-        raw_root = path
-    raw = _archives(raw_root) if raw_root != path else tuple(a for a in _archives(path) if not a.is_folder)
+def recognise(
+    path: str,
+    recaptions: tuple[str, ...] = (),
+    storage: StorageOptions | None = None,
+    *,
+    listing: str | bool | None = None,
+) -> Layout:
+    """Look at a folder, or at what lies behind a URL (opened with ``storage``). ``listing``: a file to be read in place
+    of the data.json that is there; False: read none. ``recaptions``: files, or folders of them. Raises LayoutError with
+    what was found and what is expected when no layout fits, SourceError for what cannot be read."""
+    storage = storage or NO_OPTIONS
+    place = place_of(path, storage)
+    path = place.root
+    top = _top(place)
+    names = {item.name: item for item in top}
+    has_raw = "raw" in names and names["raw"].is_folder
+    if not has_raw and {DATA, META} <= names.keys() and place.has(MANIFEST):
+        raise LayoutError(path, "a converted folder (it has meta/ and data/)", "Give the folder it was made from.")
+    files = recaption_files(recaptions)
+    looking = Looking(place, storage)
+    raw_root = join(path, "raw") if has_raw else path
+    raw = looking.archives(raw_root, IMAGE_ENDINGS + ANNOTATION_ENDINGS) if has_raw else _at_top(looking, top, files)
     if not raw:
-        raise LayoutError(path, _describe(path), meant_instead(path) or EXPECTED)
-    captions = _archives(captions_root) if os.path.isdir(captions_root) and not recaptions else ()
-    check_recaptions(recaptions)
-    if recaptions or raw_root == path:
+        hint = meant_instead(path)
+        if not (hint or place.remote):
+            looking.refuse_unreadable(path)
+        raise LayoutError(path, _describe(place, top), hint or EXPECTED + (_FAR if place.remote else ""))
+    captions: tuple[Archive, ...] = ()
+    if "captions" in names and names["captions"].is_folder and not recaptions:
+        captions = looking.archives(join(path, "captions"), ANNOTATION_ENDINGS)
+    lists = choose_listing(place, top, raw_root, listing, looking.note, read=not recaptions)
+    read = {*lists, *files, raw_root, *(item.path for item in top if is_listing_name(item.name))}
+    if not recaptions:
+        read.add(join(path, "captions"))
+    if has_raw:
+        looking.note_rest(top, read)
+    looking.note_hub_cache()
+    if not lists and not recaptions and listing is None:
+        refuse_unnamed(looking.candidates)
+    if recaptions or not has_raw:
         kind = "img2dataset"
     elif any(archive.is_folder for archive in raw):
         kind = "extracted"
     else:
         kind = "card" if captions else "openuni"
-    return Layout(
-        kind=kind,
-        root=path,
-        raw_root=raw_root,
-        captions_root=captions_root if captions else raw_root,
-        raw=raw,
-        captions=captions,
-        listing=() if recaptions else _listing(os.path.join(path, "data.json")),
-        recaptions=recaptions,
-    )
+    captions_root = join(path, "captions") if captions else raw_root
+    return Layout(kind, path, raw_root, captions_root, raw, captions, lists, files, storage, looking.unread())
+
+
+def _top(place: Place) -> list[Item]:
+    """What lies in SOURCE itself. Raises SourceError where that is no folder."""
+    path = place.root
+    if place.remote:
+        top = place.entries(path)
+        if not top:
+            raise SourceError(f"{path} is not there, or is empty. {EXPECTED}")
+        return top
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        raise SourceError(not_there(path)) from None
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if not os.path.isdir(path):
+        raise SourceError(f"{path} is not a folder. {meant_instead(os.path.dirname(path) or '.') or EXPECTED}")
+    return place.entries(path)
+
+
+def _at_top(looking: Looking, top: list[Item], recaptions: tuple[str, ...]) -> tuple[Archive, ...]:
+    """The archives of a source without raw/: tars at its top or in its folders, and folders of image and caption
+    pairs."""
+    known = {os.path.realpath(file) for file in recaptions}
+    items = [
+        item
+        for item in top
+        if item.name not in (*_SIDES, META, DATA, WORK)
+        and not is_listing_name(item.name)
+        and not (known and os.path.realpath(item.path) in known)
+    ]
+    found = looking.archives(looking.place.root, IMAGE_ENDINGS, items)
+    part_of_another = not any(not archive.is_folder for archive in found) and meant_instead(looking.place.root)
+    return () if part_of_another else found
 
 
 def meant_instead(path: str) -> str:
@@ -73,57 +128,31 @@ def meant_instead(path: str) -> str:
     return f"{_AROUND}: give {os.path.join(path, inside[0])} instead{others}."
 
 
-def check_recaptions(files: tuple[str, ...]) -> None:
-    """Raises SourceError for one that is not there."""
-    for file in files:
-        if not os.path.isfile(file):
-            raise SourceError(f"{file}, given as recaptions, is not there")
+def recaption_files(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The files given as recaptions; of a folder, all in it that may be some. Raises SourceError for one that is not
+    there."""
+    found: list[str] = []
+    for path in given:
+        if os.path.isdir(path):
+            place = place_of(path, NO_OPTIONS)
+            inside = [
+                item.path for item in files_below(place, path, 3, 1000) if item.name.lower().endswith(_RECAPTIONS)
+            ]
+            inside = [file for file in inside if not os.path.basename(file).startswith(".")]
+            if not inside:
+                raise SourceError(f"{shlex.quote(path)}, given as recaptions, holds no {', '.join(_RECAPTIONS)} file")
+            found += sorted(inside)
+        elif os.path.isfile(path):
+            found.append(path)
+        else:
+            raise SourceError(f"{shlex.quote(path)}, given as recaptions, is not there")
+    return tuple(found)
 
 
-def _archives(root: str) -> tuple[Archive, ...]:
-    """Tars and folders of ``root``, by name. A folder beside a tar of its name is what that tar left when it was
-    extracted, and is passed over: the tar is the original. So are single files beside tars; else these are a folder
-    too."""
-    tars, folders, loose = [], [], False
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(Archive(entry.name, entry.path, True, 0, entry.stat().st_mtime_ns))
-            elif entry.name.lower().endswith(TAR_ENDINGS):
-                if not entry.is_file():  # a link to nowhere, or a pipe that would never answer
-                    raise SourceError(f"{entry.path} is no file that can be read")
-                status = entry.stat()
-                name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")  # goes into tables and JSON
-                tars.append(Archive(name, entry.path, False, status.st_size, status.st_mtime_ns))
-            else:
-                loose = True
-    stems = {without_ending(archive.name) for archive in tars}
-    folders = [folder for folder in folders if folder.name not in stems]
-    if loose and not tars:
-        folders.append(Archive("", root, True, 0, 0))
-    return tuple(sorted([*tars, *folders], key=lambda archive: os.fsencode(archive.name)))
-
-
-def _listing(path: str) -> tuple[str, ...]:
-    if os.path.isdir(path):
-        names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
-        if not names:
-            raise LayoutError(path, "a folder without *.json files", "A listing is a JSON list, or a folder of them.")
-        files = tuple(os.path.join(path, name) for name in names)
-    else:
-        files = (path,) if os.path.lexists(path) else ()
-    for file in files:
-        if not os.path.isfile(file):  # a link to nowhere is not the same as no listing; a pipe would never answer
-            raise SourceError(f"{file} is no file that can be read")
-    return files
-
-
-def _describe(path: str) -> str:
-    names = sorted(os.listdir(path))
-    if not names:
+def _describe(place: Place, items: list[Item]) -> str:
+    if not items:
         return "an empty folder"
+    names = [item.name for item in items]
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    raw = os.path.join(path, "raw")
-    return f"{shown}" + (f" (raw/ is {_describe(raw)})" if os.path.isdir(raw) else "")
+    raw = next((item for item in items if item.name == "raw" and item.is_folder), None)
+    return shown + (f" (raw/ is {_describe(place, place.entries(raw.path))})" if raw else "")

@@ -1,90 +1,108 @@
-"""data.json → the listed samples, in their order.
+"""A listing → the listed samples, in their order.
 
-430 MB of JSON with 6 million objects in it would be gigabytes as a list of dicts. It is parsed in stretches that end
-between two entries, and each stretch becomes columns before the next is read.
+A listing is a JSON list of {"image": path, "annotation": path}, JSON lines, CSV or TSV, compressed or not; where an
+entry has its caption in it ({"image": path, "caption": text}, or LLaVA's conversations), the entry is the annotation.
 """
 
 from __future__ import annotations
 
-import codecs
+import csv
+import io
 import json
-import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from builder.base.arrays import TextColumn, chunks_of
-from builder.base.errors import ListingError
+from builder.base.arrays import TextColumn
+from builder.base.errors import DamagedFileError, ListingError
+from builder.source import listing_json
+from builder.source.captions import has_caption
+from builder.source.compressed import compression_of, open_compressed
+from builder.source.endings import IMAGE_ENDINGS, stem_of
 from builder.source.files import ByteFile
-from builder.source.scan import digests_of, name_digests
+from builder.source.listing_json import ends_well, json_stretches
 from builder.source.tar_headers import normal_name
 
-Ids = npt.NDArray[np.uint64]
-"""(n, 2): xxh3-128 of n paths. What is joined on: 16 bytes instead of a string, and with 128 bits no two paths meet."""
+IMAGE_KEYS = ("image", "image_path", "file_name", "filename", "path")
+"""Under one of these, the first that is there, an entry names its image."""
 
-_STRETCH = 128 << 10  # bytes parsed at a time: 2,000 entries, for 2 ms in which no other thread gets a turn
-_WHOLE = 8 << 20
-"""Bytes within which an entry has to end, and which are parsed at once to find the place of an error: three bytes of
-JSON can become 80 in memory."""
-_TRIES = 1000  # braces looked at for a comma behind them: in a listing it is one of the last few
-_TOGETHER = 1 << 16  # paths that are Python objects at a time
-_COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
-_COMMA_BEHIND = re.compile(_COMMA.pattern.encode())
+_ROWS = 1 << 12  # of CSV, that are Python objects at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """Listed samples, column by column, all of length n, in listing order. Paths are normalised (``./a`` is ``a``).
 
-    A column may be chunked: 6 million captions are more text than one Arrow array holds.
+    A column may be chunked: 6 million captions are more text than one Arrow array holds. ``recaptions``: JSON objects
+    with the captions that the listing itself carries, "" for a sample whose caption lies in its annotation.
     """
 
     images: pa.StringArray | pa.ChunkedArray
     annotations: pa.StringArray | pa.ChunkedArray
-    recaptions: pa.StringArray | pa.ChunkedArray | None = None  # JSON objects: the listing itself carries the captions
+    recaptions: pa.StringArray | pa.ChunkedArray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def path_ids(paths: Iterable[str] | pa.StringArray) -> Ids:
-    """xxh3-128 of each path's UTF-8 bytes, shape (n, 2)."""
-    if isinstance(paths, pa.StringArray):
-        parts = (paths.slice(first, _TOGETHER) for first in range(0, len(paths), _TOGETHER))
-        return ids_of(digests_of(path for part in parts for path in part.view(pa.binary()).to_pylist()))
-    return ids_of(name_digests(paths))
+class _Columns:
+    """The columns of a listing while it is read."""
+
+    def __init__(self, caption_key: str) -> None:
+        self._caption_key = caption_key
+        self.images, self.annotations = TextColumn(), TextColumn()
+        self.inline: TextColumn | None = None
+        self._count = 0
+
+    def add(self, entries: list[Any], name: str, first: int) -> None:
+        """Raises ListingError for an entry that names no image, or neither an annotation nor a caption."""
+        inline: list[str] | None = None
+        try:
+            images = [entry["image"] for entry in entries]
+            annotations = [entry["annotation"] for entry in entries]
+            "".join(images), "".join(annotations)
+        except (KeyError, TypeError, IndexError):
+            images, annotations, inline = self._one_by_one(entries, name, first)
+        if inline is not None and self.inline is None and any(inline):
+            self.inline = TextColumn()
+            for done in range(0, self._count, _ROWS):
+                self.inline.add([""] * min(_ROWS, self._count - done))
+        if self.inline is not None:
+            self.inline.add(inline or [""] * len(entries))
+        self.images.add(_normal(images))
+        self.annotations.add(_normal(annotations))
+        self._count += len(entries)
+
+    def _one_by_one(self, entries: list[Any], name: str, first: int) -> tuple[list[str], list[str], list[str]]:
+        images, annotations, inline = [], [], []
+        for number, entry in enumerate(entries, first):
+            image, annotation, document = _parts(entry, self._caption_key, name, number)
+            images.append(image)
+            annotations.append(annotation)
+            inline.append(document)
+        return images, annotations, inline
+
+    def done(self) -> Listing:
+        inline = None if self.inline is None else self.inline.done()
+        return Listing(self.images.done(), self.annotations.done(), inline)
 
 
-def ids_of(digests: bytes) -> Ids:
-    """Digests that lie one behind the other, as an array over the same memory."""
-    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
-
-
-def column_ids(paths: pa.StringArray | pa.ChunkedArray, together: int) -> Iterator[Ids]:
-    """The ids of a column of paths, ``together`` at a time: those of 6 million would be 96 MB."""
-    for chunk in chunks_of(paths):
-        for first in range(0, len(chunk), together):
-            yield path_ids(chunk.slice(first, together))
-
-
-def read_listing(files: Iterable[ByteFile]) -> Listing:
-    """Read JSON lists of ``{"image": path, "annotation": path}``, one after another.
+def read_listing(files: Iterable[ByteFile], caption_key: str = "auto") -> Listing:
+    """Read the files of a listing, one after another. ``caption_key``: where an entry's own caption stands.
 
     Raises ListingError with the file and the byte or the entry where it is cut off, not JSON, not a list, or an entry
-    lacks a path. Other keys of an entry are passed over.
+    lacks a path. Other keys of an entry that names its annotation are passed over.
     """
-    images, annotations = TextColumn(), TextColumn()
+    columns = _Columns(caption_key)
     for file in files:
         first = 0
-        for entries in _stretches(file):
-            images.add(_paths_of(entries, "image", file.name, first))
-            annotations.add(_paths_of(entries, "annotation", file.name, first))
+        for entries in entries_of(file):
+            columns.add(entries, file.name, first)
             first += len(entries)
-    return Listing(images.done(), annotations.done())
+    return columns.done()
 
 
 def check_listing(file: ByteFile, most: int) -> None:
@@ -93,156 +111,101 @@ def check_listing(file: ByteFile, most: int) -> None:
     Of one of more than ``most`` bytes only so many at its beginning and a stretch at its end are read, where it shows
     that a download was cut off or is of something else. Where the end is not sound all is read, to tell the place.
     """
-    long = file.size is not None and file.size > most and _ends_well(file, file.size)
+    long = False
+    if file.size is not None and file.size > most and (last := ends_well(file, file.size)):
+        with suppress(ListingError):
+            _Columns("auto").add(last, file.name, 0)
+            long = True
     first = 0
-    for number, entries in enumerate(_stretches(file)):
-        for key in ("image", "annotation"):
-            _paths_of(entries, key, file.name, first)
+    for number, entries in enumerate(entries_of(file)):
+        _Columns("auto").add(entries, file.name, first)
         first += len(entries)
-        if long and number * _STRETCH > most:
+        if long and number * listing_json.STRETCH > most:
             break
 
 
-def _ends_well(file: ByteFile, size: int) -> bool:
-    """Whether the last stretch, from behind an entry on, is entries and the list's end. Where a string looks like the
-    end of an entry it may say no by mistake."""
-    _, comma, tail = file.read_at(max(0, size - _STRETCH), _STRETCH).partition(b"},")
+def entries_of(file: ByteFile) -> Iterator[list[Any]]:
+    """Lists of entries, whatever the form of the listing."""
+    head = file.read_at(0, 64)
+    if compression_of(head) is not None:
+        file = open_compressed(file)
     try:
-        entries = _parse(b"[" + tail, file.name, 0)
-        for key in ("image", "annotation"):
-            _paths_of(entries, key, file.name, 0)
-    except ListingError:
-        return False
-    return bool(comma)
+        name = file.name.lower()
+        if any(f".{kind}" in name.rpartition("/")[2] for kind in ("csv", "tsv")):
+            yield from _rows(file, "\t" if ".tsv" in name.rpartition("/")[2] else ",")
+        else:
+            yield from json_stretches(file)
+    except DamagedFileError as error:
+        raise ListingError(file.name, "the compressed data", str(error.args[-1])) from None
 
 
-def _paths_of(entries: list[Any], key: str, name: str, first: int) -> list[str]:
+def _rows(file: ByteFile, delimiter: str) -> Iterator[list[Any]]:
+    """Rows of CSV as dicts by the names in its first row; without such a row a path and a caption each."""
+    text = io.TextIOWrapper(io.BufferedReader(_Raw(file), 1 << 16), "utf-8-sig", newline="")
+    csv.field_size_limit(1 << 27)
     try:
-        paths = [entry[key] for entry in entries]
-        joined = "\n".join(["", *paths, ""])
-    except (KeyError, TypeError, IndexError):
-        raise _bad_entry(entries, key, name, first) from None
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        names = next(reader, [])
+        some: list[Any] = []
+        if names and names[0].lower().endswith(IMAGE_ENDINGS):
+            some.append({"image": names[0], "caption": names[1] if len(names) > 1 else ""})
+            names = ["image", "caption"]
+        for row in reader:
+            if row:
+                some.append(dict(zip(names, row, strict=False)))
+            if len(some) >= _ROWS:
+                yield some
+                some = []
+        yield some
+    except UnicodeDecodeError as error:
+        raise ListingError(file.name, f"byte {error.start} of a block", "not UTF-8") from None
+    except csv.Error as error:
+        raise ListingError(file.name, f"line {reader.line_num}", str(error)) from None
+
+
+class _Raw(io.RawIOBase):
+    """A ByteFile as Python's text layers read it."""
+
+    def __init__(self, file: ByteFile) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read_at(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _normal(paths: list[str]) -> list[str]:
+    joined = "\n".join(["", *paths, ""])
     # One look at all of them: only a listing with odd paths in it pays for normalising each.
     if not joined.isascii() or any(odd in joined for odd in ("/.", "//", "\n/", "\n.", "/\n", "\0")):
-        paths = [normal_name(path.encode("utf-8", "backslashreplace").decode()) for path in paths]
+        return [normal_name(path.encode("utf-8", "backslashreplace").decode()) for path in paths]
     return paths
 
 
-def _bad_entry(entries: list[Any], key: str, name: str, first: int) -> ListingError:
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            return ListingError(name, f"entry {first + number}", f"{json.dumps(entry)[:80]} is not an object")
-        if key not in entry:
-            found = ", ".join(sorted(entry)[:8]) or "none"
-            return ListingError(name, f"entry {first + number}", f"has no {key!r}; its keys: {found}")
-        if not isinstance(entry[key], str):
-            return ListingError(
-                name, f"entry {first + number}", f"{key!r} is {json.dumps(entry[key])[:80]}, not a path"
-            )
-    raise AssertionError("an entry was bad a moment ago")
-
-
-def _stretches(file: ByteFile) -> Iterator[list[Any]]:
-    """Lists of entries. A stretch is cut behind the last ``}`` before a comma; that it parses proves that the cut lay
-    between two entries, as any other place leaves a string or an object open."""
-    pending, base, offset = b"", 0, 0  # base: the file offset of pending's first byte
-    opened = False
-    while block := file.read_at(offset, _STRETCH):
-        offset += len(block)
-        pending += block
-        if not opened:
-            start = _opening(pending, file.name)
-            pending, base, opened = pending[start:], start, True
-        cut, used = _last_entry(pending)
-        if cut < 0:
-            if len(pending) > _WHOLE:
-                raise ListingError(file.name, f"after byte {base - 1}", _endless())
-            continue
-        try:
-            entries = json.loads((b"[" + pending[:cut] + b"]").decode())
-        except (ValueError, RecursionError):
-            entries, used = _one_by_one(pending[:used])
-            if not entries:
-                yield from _the_rest_at_once(file, base)
-                return
-        yield entries
-        pending, base = pending[used:], base + used
-    if not opened:
-        raise ListingError(file.name, "byte 0", "the file is empty; expected a JSON list")
-    yield _parse(b"[" + pending, file.name, base - 1)
-
-
-def _last_entry(pending: bytes) -> tuple[int, int]:
-    """Where the last ``}`` with a comma behind it ends, and where that comma does; -1 and -1 where there is none."""
-    at = pending.rfind(b"},")
-    if at >= 0:
-        return at + 1, at + 2
-    at = len(pending)
-    for _ in range(_TRIES):
-        at = pending.rfind(b"}", 0, at)
-        if at < 0:
-            break
-        if comma := _COMMA_BEHIND.match(pending, at + 1):
-            return at + 1, comma.end()
-    return -1, -1
-
-
-def _one_by_one(data: bytes) -> tuple[list[Any], int]:
-    """The entries that have a comma behind them, and how many bytes they take: slower, but sure where an entry ends
-    that has objects, or ``},`` in a string, inside."""
-    decode, entries, used = json.JSONDecoder().raw_decode, [], 0
-    try:
-        text = data.decode()
-        at = len(text) - len(text.lstrip(" \t\r\n"))
-        while True:
-            entry, at = decode(text, at)
-            comma = _COMMA.match(text, at)
-            if comma is None:
-                break
-            entries.append(entry)
-            at = used = comma.end()
-    except (ValueError, RecursionError):  # the last entry goes on behind the cut; if it does not, it comes first next
-        pass
-    return entries, len(text[:used].encode()) if used else 0
-
-
-def _opening(head: bytes, name: str) -> int:
-    """The offset behind the list's opening bracket."""
-    text = head.removeprefix(codecs.BOM_UTF8)
-    body = text.lstrip(b" \t\r\n")
-    start = len(head) - len(body)
-    if body.startswith(b"["):
-        return start + 1
-    if not body:
-        raise ListingError(name, f"byte {start}", "the file is blank; expected a JSON list")
-    what = "an object" if body.startswith(b"{") else repr(body[:20].decode("utf-8", "replace"))
-    raise ListingError(name, f"byte {start}", f'found {what}; expected a JSON list of {{"image": …, "annotation": …}}')
-
-
-def _the_rest_at_once(file: ByteFile, base: int) -> Iterator[list[Any]]:
-    """From entry start ``base`` to the end in one go: gives the exact place of an error, or the entries where the cut
-    had fallen into a string."""
-    data = file.read_at(base, _WHOLE)
-    ends = not file.read_at(base + len(data), 1)
-    yield _parse(b"[" + data, file.name, base - 1, "the list is cut off here" if ends else _endless())
-
-
-def _endless() -> str:
-    return f"no entry ends within {_WHOLE:,} bytes"
-
-
-def _parse(text: bytes, name: str, base: int, cut_off: str = "the list is cut off here") -> list[Any]:
-    try:
-        value: list[Any] = json.loads(text.decode())
-    except UnicodeDecodeError as error:
-        problem = cut_off if error.reason == "unexpected end of data" else "not UTF-8"
-        raise ListingError(name, f"byte {base + error.start}", problem) from None
-    except RecursionError:
-        raise ListingError(name, f"after byte {base}", "nested too deeply") from None
-    except json.JSONDecodeError as error:
-        place = base + len(error.doc[: error.pos].encode())
-        at_end = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
-        raise ListingError(name, f"byte {place}", cut_off if at_end else error.msg) from None
-    except ValueError as error:  # a number of more digits than Python turns into one
-        raise ListingError(name, f"after byte {base}", str(error)) from None
-    return value
+def _parts(entry: Any, caption_key: str, name: str, number: int) -> tuple[str, str, str]:
+    """An entry's image, its annotation (a path), and the entry's own document, "" where it has none."""
+    place = f"entry {number}"
+    if not isinstance(entry, dict):
+        raise ListingError(name, place, f"{json.dumps(entry)[:80]} is not an object")
+    image_key = next((key for key in IMAGE_KEYS if key in entry), None)
+    if image_key is None:
+        found = ", ".join(sorted(map(str, entry))[:8]) or "none"
+        raise ListingError(name, place, f"has no 'image'; its keys: {found}")
+    image, annotation = entry[image_key], entry.get("annotation")
+    if not isinstance(image, str):
+        raise ListingError(name, place, f"{image_key!r} is {json.dumps(image)[:80]}, not a path")
+    document = annotation if isinstance(annotation, dict) else entry
+    if isinstance(annotation, str):
+        return image, annotation, ""
+    if has_caption(document, caption_key):
+        text = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        return image, f"{stem_of(image)}.json", text
+    if "annotation" in entry:
+        raise ListingError(name, place, f"'annotation' is {json.dumps(annotation)[:80]}, not a path")
+    found = ", ".join(sorted(map(str, entry))[:8])
+    raise ListingError(name, place, f"has no 'annotation' and no caption; its keys: {found}")

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from builder.base.records import WHOLE
-from builder.source.listing import Ids, Listing, column_ids
+from builder.source.ids import Ids, column_ids
+from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
 
 NOT_FOUND = -1
@@ -31,12 +32,14 @@ more there are; each takes 150 bytes of memory."""
 @dataclass(frozen=True, slots=True)
 class Join:
     """Which members the listing names. Columns in the order of the listing: positions among all members of a side,
-    NOT_FOUND allowed, and whose image an entry before names too. ``unlisted``: images that no entry names."""
+    NOT_FOUND allowed, and whose image an entry before names too. ``unlisted``: images that no entry names.
+    ``replaced``: images and JSON that a later member of the same name took the place of."""
 
     image_at: Integers
     annotation_at: Integers
     duplicate: Bools
     unlisted: int
+    replaced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +147,15 @@ def join(listing: Listing, raw: Sequence[ArchiveTable], captions: Sequence[Archi
     lookup = IdLookup(*(table.ids for table in raw))
     image_at = lookup.find(listing.images)
     unlisted = unlisted_images(raw, lookup, image_at)
+    replaced = replaced_members(raw, lookup)
     members = len(lookup)
     if captions is not raw:
         del lookup
         lookup = IdLookup(*(table.ids for table in captions))
+        replaced += replaced_members(captions, lookup)
     annotation_at = lookup.find(listing.annotations)
     del lookup
-    return Join(image_at, annotation_at, named_before(listing.images, image_at, members), unlisted)
+    return Join(image_at, annotation_at, named_before(listing.images, image_at, members), unlisted, replaced)
 
 
 def places(tables: Sequence[ArchiveTable], at: Integers) -> Found:
@@ -248,6 +253,15 @@ def unlisted_images(tables: Sequence[ArchiveTable], lookup: IdLookup, named: Int
     free &= np.concatenate([np.zeros(0, np.bool_), *(table.is_image for table in tables)])
     free[named[named != NOT_FOUND]] = False
     return int(free.sum())
+
+
+def replaced_members(tables: Sequence[ArchiveTable], lookup: IdLookup) -> int:
+    """How many images and JSON files a later member of the same name takes the place of."""
+    earlier = ~lookup.effective()
+    if not earlier.any():
+        return 0
+    wanted = np.concatenate([np.zeros(0, np.bool_), *(table.is_image | table.is_json for table in tables)])
+    return int((earlier & wanted).sum())
 
 
 def by_place(found: Found, at: Integers, chosen: Bools, members: int) -> Integers:

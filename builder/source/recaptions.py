@@ -1,10 +1,16 @@
-"""The listing of a source with Parquet files of recaptions: every row is a listed sample."""
+"""The listing of a source with files of recaptions: every row is a listed sample.
+
+Parquet, JSON lines, a JSON list, CSV or TSV → rows → joined with the members by a field of their sidecars, or by name
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,57 +18,145 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.base.arrays import TextColumn, take_text
-from builder.base.errors import ListingError
+from builder.base.errors import ListingError, OptionError, SourceError
+from builder.base.urls import NO_OPTIONS
 from builder.source.captions import AUTO_KEYS
+from builder.source.endings import stem_of
+from builder.source.ids import path_ids
 from builder.source.implied import TOGETHER, images_at, members_of
-from builder.source.listing import Listing, path_ids
+from builder.source.listing import Listing, entries_of
 from builder.source.pairs import NOT_FOUND, IdLookup
-from builder.source.scan import stem_of
+from builder.source.scan import joined_value, open_bytes, refuse_pointer
 from builder.source.tables import ArchiveTable
 
 _FREE_ROWS = 1 << 22
 """pyarrow makes room for the rows that are claimed: so many, and one for each byte of the file, are believed."""
 
 _MOST_CHARACTERS = 1 << 28  # of one Arrow array: at 4 bytes each, half of what its 32-bit offsets hold
+_NAMES = ("key", "path", "image", "file_name")
+"""Columns that hold a member's name."""
 
 
-def listing_of_recaptions(files: Sequence[str], raw: Sequence[ArchiveTable], caption_key: str) -> Listing:
-    """A listing in the order of the recaptions' rows, each joined with the member whose sidecar has its ``url``, or
-    whose name without extension is its ``key``.
+@dataclass(frozen=True, slots=True)
+class On:
+    """What a file of recaptions is joined by: its ``column`` with ``field`` of the sidecars, or, where ``field`` is "",
+    with the members' names."""
 
-    Needs tables scanned with names, and with urls for files that have a url column (see :func:`wants_urls`). Raises
-    ListingError for a file that is no Parquet or lacks the columns.
+    column: str
+    field: str
+
+    @property
+    def words(self) -> str:
+        return self.column if self.field in ("", self.column) else f"{self.field}={self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Recaptions:
+    """``listing``: of the rows of all files. ``matched`` of them belong to an image; ``words``: joined by what.
+    ``example``: a value they are joined by; ``member``: an image's name."""
+
+    listing: Listing
+    matched: int
+    words: str
+    example: str
+    member: str
+
+    def refuse_unmatched(self) -> None:
+        """Raises SourceError where no row belongs to any of the images."""
+        if len(self.listing) and self.member and not self.matched:
+            raise SourceError(
+                f"none of {len(self.listing):,} recaptions belongs to an image, joined {self.words}: one says "
+                f"{self.example!r:.80}, an image is called {self.member!r:.80}. Say what to join by with --on, such as "
+                "--on key or --on url=COLUMN."
+            )
+
+
+def listing_of_recaptions(
+    files: Sequence[str], raw: Sequence[ArchiveTable], caption_key: str, on: str | None = None
+) -> Recaptions:
+    """A listing in the order of the recaptions' rows. Each is joined with the member whose sidecar has its ``url``, or
+    whose name without extension is its ``key``; ``on``: by something else (see :func:`joined_on`).
+
+    Needs tables scanned with names, and with the field of :func:`wanted_field`. Raises ListingError for a file that
+    cannot be read or lacks the columns.
     """
     names, stems = members_of(raw, None)
     image_names, image_stems = members_of(raw, "is_image")
     by_stem = IdLookup(image_stems)
-    url_ids = [table.url_ids for table in raw if table.url_ids is not None]
-    by_url = IdLookup(*url_ids) if url_ids else None
+    field_ids = [table.field_ids for table in raw if table.field_ids is not None]
+    by_field = IdLookup(*field_ids) if field_ids else None
     images, sidecars, documents = TextColumn(), TextColumn(), TextColumn()
+    matched, ways, example = 0, dict[str, None](), ""
     for file in files:
-        first = 0
+        first, chosen = 0, joined_on(file, on)
+        ways[chosen.words] = None
         for rows in _recaption_rows(file, caption_key):
-            keys = [str(row["key"]) if row.get("key") is not None else "" for row in rows]
-            at = by_stem.last(path_ids(keys))
-            missing = [key or _nowhere(file, str(first + number)) for number, key in enumerate(keys)]
-            if by_url is not None and "url" in rows[0]:
-                urls = [row["url"] if isinstance(row["url"], str) else "" for row in rows]
-                member = by_url.last(path_ids(urls))
-                found = (member != NOT_FOUND) & np.array([url != "" for url in urls])  # "": members without one
-                at[:] = NOT_FOUND
+            labels = [joined_value(chosen.field, row.get(chosen.column)) for row in rows]
+            if by_field is not None and chosen.field:
+                at = np.full(len(rows), NOT_FOUND, dtype=np.int64)
+                member = by_field.last(path_ids(labels))
+                found = (member != NOT_FOUND) & np.array([label != "" for label in labels])  # "": members without one
                 at[found] = by_stem.last(stems[member[found]])
                 sidecar_stems = iter(map(stem_of, take_text(names, member[found]).to_pylist()))
                 missing = [
-                    next(sidecar_stems) if known else _nowhere(file, url or str(first + number))
-                    for number, (known, url) in enumerate(zip(found.tolist(), urls, strict=True))
+                    next(sidecar_stems) if known else _nowhere(file, label or str(first + number))
+                    for number, (known, label) in enumerate(zip(found.tolist(), labels, strict=True))
                 ]
+            else:
+                keys = labels if chosen.column == "key" else [stem_of(label) for label in labels]
+                at = by_stem.last(path_ids(keys))
+                missing = [key or _nowhere(file, str(first + number)) for number, key in enumerate(keys)]
+            matched += int((at != NOT_FOUND).sum())
+            example = example or next(filter(None, labels), "")
             paths = [image or f"{key}.jpg" for image, key in zip(images_at(image_names, at), missing, strict=True)]
             images.add(paths)
             sidecars.add([f"{stem_of(path)}.json" for path in paths])
             for some in _documents(rows):
                 documents.add(some)
             first += len(rows)
-    return Listing(images.done(), sidecars.done(), documents.done())
+    listing = Listing(images.done(), sidecars.done(), documents.done())
+    words = f"by {', '.join(ways)}"
+    image = str(image_names[0].as_py()) if len(image_names) else ""
+    return Recaptions(listing, matched, words, example, image)
+
+
+def joined_on(file: str, on: str | None) -> On:
+    """What a file's rows are joined by. ``on``: ``url``, ``sha256`` or another field of the sidecars; ``FIELD=COLUMN``
+    where the file calls it otherwise; ``key`` or ``path``: the members' names. None: ``url`` where there is such a
+    column, else ``key``. Raises ListingError where the file has no such column."""
+    names = column_names(file)
+    if on is not None:
+        field, _, column = on.partition("=")
+        if not field:
+            raise OptionError("on", on, "give a field, such as url, or FIELD=COLUMN")
+        column = column or field
+        if column not in names:
+            raise ListingError(file, "columns", f"no column {column} to join by; found {', '.join(names)}")
+        return On(column, "" if field in _NAMES else field)
+    if "url" in names:
+        return On("url", "url")
+    for column in _NAMES:
+        if column in names:
+            return On(column, "")
+    need = "needed is url or key; or name a column with --on FIELD=COLUMN"
+    raise ListingError(file, "columns", f"found {', '.join(names)}; {need}")
+
+
+def wanted_field(files: Sequence[str], on: str | None) -> str:
+    """The field of the sidecars that recaptions are to be joined by; "" for none. Raises ListingError."""
+    fields = {chosen.field for chosen in (joined_on(file, on) for file in files)} - {""}
+    if len(fields) > 1:
+        raise SourceError(f"recaptions are joined by {' and '.join(sorted(fields))}: convert them one after another")
+    return next(iter(fields), "")
+
+
+def column_names(file: str) -> list[str]:
+    """The names of a file's columns. Raises ListingError."""
+    if _is_parquet(file):
+        return _names(file, _open(file))
+    with closing(open_bytes(file, NO_OPTIONS)) as handle:
+        first = next((some[0] for some in entries_of(handle) if some), None)
+    return list(map(str, first)) if isinstance(first, dict) else []
 
 
 def _documents(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
@@ -71,6 +165,8 @@ def _documents(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     size = 0
     for row in rows:
         document = json.dumps(row, ensure_ascii=False, default=str)
+        if not document.isascii():
+            document = document.encode("utf-8", "backslashreplace").decode()  # half an emoji stays an escape
         if size + len(document) > _MOST_CHARACTERS:
             yield some
             some, size = [], 0
@@ -85,33 +181,40 @@ def _nowhere(file: str, label: str) -> str:
     return label if "//" in label else f"{os.path.basename(file)}//{label}"
 
 
-def wants_urls(files: Sequence[str]) -> bool:
-    """Whether any of the recaptions is to be joined by url. Raises ListingError."""
-    return any("url" in _names(file, _open(file)) for file in files)
-
-
 def _recaption_rows(file: str, caption_key: str) -> Iterator[list[dict[str, Any]]]:
     """Rows as dicts, some at a time, the caption under ``re_caption``; columns of bytes are left out."""
-    parquet = _open(file)
-    names = _names(file, parquet)
+    names = column_names(file)
     wanted = AUTO_KEYS if caption_key == "auto" else (caption_key,)
     column = next((name for name in wanted if name in names), None)
-    if column is None or not {"url", "key"} & set(names):
-        need = f"{' or '.join(wanted)}, and url or key"
-        raise ListingError(file, "columns", f"found {', '.join(names)}; needed are {need}")
+    if column is None:
+        raise ListingError(file, "columns", f"found {', '.join(names)}; needed are {' or '.join(wanted)}")
+    rename = column != "re_caption" and caption_key == "auto"
+    found: Iterator[list[dict[str, Any]]] = _parquet_rows(file) if _is_parquet(file) else _text_rows(file)
+    for rows in found:
+        if rename:
+            for row in rows:
+                row["re_caption"] = row.pop(column, None)
+        if rows:
+            yield rows
+
+
+def _text_rows(file: str) -> Iterator[list[dict[str, Any]]]:
+    with closing(open_bytes(file, NO_OPTIONS)) as handle:
+        for rows in entries_of(handle):
+            if wrong := next((row for row in rows if not isinstance(row, dict)), None):
+                raise ListingError(file, "a row", f"{json.dumps(wrong)[:80]} is not an object")
+            yield rows
+
+
+def _parquet_rows(file: str) -> Iterator[list[dict[str, Any]]]:
+    parquet = _open(file)
     counts = [parquet.metadata.row_group(number).num_rows for number in range(parquet.metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) > os.path.getsize(file) + _FREE_ROWS:
         raise ListingError(file, "footer", f"claims {sum(counts):,} rows in {os.path.getsize(file):,} bytes")
     kept = [field.name for field in parquet.schema_arrow if not _holds_bytes(field.type)]
-    rename = column != "re_caption" and caption_key == "auto"
     try:
         for batch in parquet.iter_batches(TOGETHER, columns=kept):
-            rows: list[dict[str, Any]] = batch.to_pylist()
-            if rename:
-                for row in rows:
-                    row["re_caption"] = row.pop(column)
-            if rows:
-                yield rows
+            yield batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text that is no UTF-8, times beyond 9999
         raise ListingError(file, "columns", f"cannot be read: {error}") from None
 
@@ -122,9 +225,19 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return "binary" in str(kind)  # binary, large_binary, fixed_size_binary, views and dictionaries of them
 
 
+def _is_parquet(file: str) -> bool:
+    """Whether to read it as Parquet: what is not called as a text form of rows is."""
+    lower = file.lower()
+    return not any(f".{kind}" in os.path.basename(lower) for kind in ("json", "ndjson", "csv", "tsv"))
+
+
 def _open(file: str) -> pq.ParquetFile:
     try:
+        with open(file, "rb") as handle:
+            refuse_pointer(file, handle.read(64))
         return pq.ParquetFile(file)
+    except PermissionError as error:
+        raise SourceError(f"cannot read {shlex.quote(file)}: {error.strerror}") from None
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise ListingError(file, "footer", f"not a Parquet file: {error}") from None
 

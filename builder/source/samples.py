@@ -16,13 +16,14 @@ from builder.base.options import SamplePolicy
 from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
 from builder.base.storage import state_of
 from builder.base.urls import is_url
-from builder.source.captions import merge_recaption, read_annotation
+from builder.source.captions import merge_recaption, read_annotation, text_document
+from builder.source.endings import stem_of
 from builder.source.files import ByteFile, LocalFile
 from builder.source.glance import glance, shape_info
 from builder.source.images import judge, probe
 from builder.source.layout import Archive
 from builder.source.ranges import merge_ranges
-from builder.source.scan import open_archive, stem_of
+from builder.source.scan import open_archive
 
 CHUNK_BYTES = 2 << 20
 """Image bytes in memory at a time: enough that a chunk costs few system calls, little enough to stay in the caches
@@ -56,6 +57,7 @@ class Sample(NamedTuple):
     annotation_size: int
     image_time: int | None = None
     annotation_time: int | None = None
+    made: bool = False  # its annotation is in no file: it was put together, or made of a .txt
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,10 @@ class _ChunkReader:
             key = path if self.keeps_ending[row] else stem_of(path)
             try:
                 document = documents[row - first]
-                if self.recaptions[row] is not None:
+                made = bool(self.recaptions[row])
+                if document is not None and self.annotation_paths[row].lower().endswith(".txt"):
+                    document, made = text_document(document, policy.caption_key), True
+                if made and self.recaptions[row]:
                     document = merge_recaption(document, self.recaptions[row])
                 caption, annotation, bom = read_annotation(document or b"", policy.caption_key)
                 info = fine.get(shapes[row])
@@ -219,6 +224,7 @@ class _ChunkReader:
                     self.annotation_sizes[row],
                     image_time(row),
                     annotation_time(row),
+                    made,
                 )
             )
         return Chunk(buffer, samples, rejects)

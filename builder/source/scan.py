@@ -1,75 +1,52 @@
-"""Where every member of an archive lies, in columns of plain bytes.
-
-Nothing here needs numpy or pyarrow: scanners can be at work before those are imported (``plan/ahead.py``).
-``tables.py`` makes arrays of the columns.
-"""
+"""Look over an archive: where every member lies, as an :class:`ArchiveTable`."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 
+import numpy as np
 import xxhash
 
+from builder.base.arrays import string_array
 from builder.base.errors import SourceError
 from builder.base.names import is_utf8
 from builder.base.options import MAX_ANNOTATION_BYTES
 from builder.base.records import WHOLE, Damage, Member, TarScan
 from builder.base.urls import StorageOptions, is_url
-from builder.source.captions import excess
+from builder.source.captions import DIGESTS, excess
 from builder.source.compressed import compression_of, open_compressed
+from builder.source.endings import (
+    ANNOTATION_ENDINGS,
+    ARCHIVE,
+    COMPANION_MARKS,
+    IMAGE_ENDINGS,
+    SPLIT_PART,
+    is_companion,
+    kind_of,
+    stem_of,
+)
 from builder.source.files import ByteFile, LocalFile
 from builder.source.glance import Glances
+from builder.source.ids import path_ids
 from builder.source.layout import Archive
+from builder.source.places import cannot_read
+from builder.source.tables import ArchiveTable
 from builder.source.tar_headers import normal_name
 from builder.source.tars import scan_tar
-
-_TOGETHER = 1 << 16  # names hashed at a time: ``b"".join`` keeps all its pieces until its end
 
 _UINT32, _INT64 = "I", "q"
 assert array(_UINT32).itemsize == 4  # as wide as C's unsigned int, which is 4 bytes wherever Python runs today
 
-IMAGE_ENDINGS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".jp2",
-    ".jpe",
-    ".jfif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".tga",
-    ".ico",
-    ".icns",
-    ".apng",
-    ".mpo",
-    ".j2k",
-    ".j2c",
-    ".jpc",
-    ".jpf",
-    ".jpx",
-    ".dib",
-    ".pcx",
-    ".dds",
-    ".qoi",
-    ".heic",
-    ".heif",
-    ".jxl",
-)
-"""Members of raw/ that count as images when the listing does not name them: what Pillow reads, alone or with a
-plugin."""
+_AGAIN = ": its download was not finished. Download it again"
+
+_PLAIN = IMAGE_ENDINGS + ANNOTATION_ENDINGS
+
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +55,8 @@ class ScanRequest:
 
     archive: Archive
     names: bool = False  # the members' names, where there is no listing to take paths from
-    urls: bool = False  # the url field of JSON members, for recaptions joined by url
+    field: str = ""  # a field of JSON members, such as url, that recaptions are joined by
     shapes: bool = False  # width and height of images, as far as reading the headers shows them
-
-
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """Members of one archive, a column each, in archive order. The last of several equal names is the one that counts.
-
-    ``offsets`` and ``sizes`` are bytes in the archive. For a folder, offsets are those its files would have one behind
-    the other, in the order of their paths.
-    """
-
-    ids: bytes  # name_digests of the names
-    offsets: array[int]  # 32 bits where that is enough, else 64
-    sizes: array[int]  # the same
-    states: bytes
-    is_image: bytes  # 0 or 1
-    is_json: bytes
-    size: int  # of the archive, bytes, uncompressed
-    damage: tuple[Damage, ...]
-    compression: str | None
-    names: list[str] | None = None
-    stem_ids: bytes | None = None
-    url_ids: bytes | None = None  # of an empty string where a member has none
-    shapes: array[int] | None = None  # 32 bits, see source/glance.py: 0 where it was not to be seen
 
 
 def open_archive(archive: Archive, *, in_order: bool = True) -> ByteFile:
@@ -120,17 +74,28 @@ def open_bytes(path: str, storage: StorageOptions, *, size: int | None = None, i
             return RemoteFile(path, storage, size=size, kept=KEPT if in_order else KEPT_SMALL)
         return LocalFile(path)
     except OSError as error:
-        raise SourceError(f"cannot open {path}: {error.strerror or 'it is not there'}") from error
+        raise cannot_read(path, error) from error
 
 
 def open_with_compression(archive: Archive, *, in_order: bool = True) -> tuple[ByteFile, str | None]:
     """The archive's bytes, uncompressed, and how they are compressed where they lie. Raises SourceError."""
     file = open_bytes(archive.path, archive.storage, size=archive.size, in_order=in_order)
-    compression = compression_of(file.read_at(0, 16))
+    head = file.read_at(0, 64)
+    refuse_pointer(archive.path, head)
+    compression = compression_of(head)
     return (file, None) if compression is None else (open_compressed(file), compression)
 
 
-def scan_members(request: ScanRequest) -> Scanned:
+def refuse_pointer(path: str, head: bytes) -> None:
+    """Raises SourceError for a file of Git LFS that holds no more than where its content is."""
+    if head.startswith(_LFS):
+        folder = shlex.quote(os.path.dirname(path) or ".")
+        raise SourceError(
+            f"{shlex.quote(path)} is a Git LFS pointer, not the file itself: run git lfs pull in {folder}"
+        )
+
+
+def scan_archive(request: ScanRequest) -> ArchiveTable:
     """Find every member. Damage is noted, never raised; what cannot be opened at all is a SourceError."""
     archive = request.archive
     if archive.is_folder:
@@ -144,54 +109,50 @@ def scan_members(request: ScanRequest) -> Scanned:
 
 def scan_open(
     request: ScanRequest, file: ByteFile, compression: str | None, watch: Callable[[Member], None] | None = None
-) -> Scanned:
+) -> ArchiveTable:
     """The same for a tar that is open already. ``watch`` is told of each member as it is met, and may read of the
     file."""
     if not request.shapes or compression is not None:
         return _columns(request, scan_tar(file, watch), compression, file)
     glances = Glances(file)
     scan = scan_tar(glances, glances.watch)
-    shapes = array(_UINT32, glances.shapes(scan.members))
+    shapes = np.asarray(array(_UINT32, glances.shapes(scan.members)))
     return replace(_columns(request, scan, compression, file), shapes=shapes)
 
 
-def name_digests(names: Iterable[str]) -> bytes:
-    """xxh3-128 of each name's UTF-8 bytes, 16 bytes each, one behind the other."""
-    return digests_of(map(str.encode, names))
-
-
-def digests_of(documents: Iterable[bytes]) -> bytes:
-    """xxh3-128 of each, 16 bytes, one behind the other."""
-    digests, documents = bytearray(), iter(documents)
-    while some := b"".join(map(xxhash.xxh3_128_digest, islice(documents, _TOGETHER))):
-        digests += some
-    return bytes(digests)
-
-
-def stem_of(path: str) -> str:
-    """The path without its extension: the part behind the last dot of the last component, unless that dot leads it."""
-    stem, dot, ending = path.rpartition(".")
-    return stem if dot and "/" not in ending and stem and not stem.endswith("/") else path
-
-
-def _columns(request: ScanRequest, scan: TarScan, compression: str | None, file: ByteFile | None) -> Scanned:
+def _columns(request: ScanRequest, scan: TarScan, compression: str | None, file: ByteFile | None) -> ArchiveTable:
     members = scan.members
     places = _UINT32 if scan.size < 1 << 32 else _INT64
     names = [member.name for member in members]
+    lower = [name.lower() for name in names]
+    damage = scan.damage
+    if request.archive.unfinished:
+        damage += (Damage(scan.size, scan.size, f"a downloader's control file lies beside it{_AGAIN}"),)
+    is_image = np.frombuffer(bytes(name.endswith(IMAGE_ENDINGS) for name in lower), np.bool_)
+    is_json = np.frombuffer(bytes(name.endswith(".json") for name in lower), np.bool_)
+    is_text = np.frombuffer(bytes(name.endswith(".txt") for name in lower), np.bool_) if request.names else None
+    hidden = np.zeros(0, np.bool_)
+    joined = "\n".join(names)
+    if any(mark in joined for mark in COMPANION_MARKS):  # one search of all names: most tars have none
+        hidden = np.array([is_companion(name) for name in names], np.bool_)
+        is_image, is_json = is_image & ~hidden, is_json & ~hidden
+        is_text = None if is_text is None else is_text & ~hidden
     # From generators: a tar of a million tiny members costs enough without lists of what goes into the columns.
-    return Scanned(
-        ids=name_digests(names),
-        offsets=array(places, (member.offset for member in members)),
-        sizes=array(places, (member.size for member in members)),
-        states=bytes(member.state for member in members),
-        is_image=bytes(name.lower().endswith(IMAGE_ENDINGS) for name in names),
-        is_json=bytes(name.lower().endswith(".json") for name in names),
+    return ArchiveTable(
+        ids=path_ids(names),
+        offsets=np.asarray(array(places, (member.offset for member in members))),
+        sizes=np.asarray(array(places, (member.size for member in members))),
+        states=np.frombuffer(bytes(member.state for member in members), np.uint8),
+        is_image=is_image,
+        is_json=is_json,
         size=scan.size,
-        damage=scan.damage,
+        damage=damage,
         compression=compression,
-        names=names if request.names else None,
-        stem_ids=name_digests(map(stem_of, names)) if request.names else None,
-        url_ids=name_digests(_urls(request.archive, members, file)) if request.urls else None,
+        names=string_array(names) if request.names else None,
+        stem_ids=path_ids(map(stem_of, names)) if request.names else None,
+        field_ids=path_ids(_fields(request, members, file)) if request.field else None,
+        is_text=is_text,
+        hidden=int(hidden.sum()),
     )
 
 
@@ -199,10 +160,12 @@ def _scan_folder(archive: Archive) -> TarScan:
     members, offset = [], 0
     damage = []
     for name, size, _ in sorted(_files_of(archive)):
-        if normal_name(name) == name and is_utf8(name):
-            members.append(Member(name, offset, size))
-        else:
+        if normal_name(name) != name or not is_utf8(name):
             damage.append(Damage(offset, offset + size, f"the file name {os.fsencode(name)!r} cannot be a key"))
+        elif not name.lower().endswith(_PLAIN) and kind_of(name.rpartition("/")[2]) in (ARCHIVE, SPLIT_PART):
+            damage.append(Damage(offset, offset + size, f"{name} is an archive among single files, which is not read"))
+        else:
+            members.append(Member(name, offset, size))
         offset += size
     return TarScan(tuple(members), tuple(damage), offset)
 
@@ -229,7 +192,7 @@ def _files_of(archive: Archive) -> Iterator[tuple[str, int, int]]:
                 if not entry.name.startswith(".") and entry.is_file():
                     yield _state(entry, entry.name)
     except OSError as error:
-        raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
+        raise cannot_read(str(error.filename), error) from error
 
 
 def _walk_folder(path: str, prefix: str, around: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
@@ -251,26 +214,39 @@ def _state(entry: os.DirEntry[str], name: str) -> tuple[str, int, int]:
     return name, status.st_size, status.st_mtime_ns
 
 
-def _urls(archive: Archive, members: tuple[Member, ...], file: ByteFile | None) -> Iterator[str]:
-    """The ``url`` field of each JSON member; an empty string for all others."""
+def _fields(request: ScanRequest, members: tuple[Member, ...], file: ByteFile | None) -> Iterator[str]:
+    """The wanted field of each JSON member, as text; an empty string for all others."""
     for member in members:
-        url = None
+        value = None
         if member.name.endswith(".json") and member.state == WHOLE and member.size <= MAX_ANNOTATION_BYTES:
-            document = _read(archive, member, file)
+            document = _read(request.archive, member, file)
             try:
                 fields = None if excess(document) else json.loads(document)
-                url = fields.get("url") if isinstance(fields, dict) else None
+                value = fields.get(request.field) if isinstance(fields, dict) else None
             except (ValueError, RecursionError):
-                url = None  # the sample will be a counted reject when its document is read
-        yield url if isinstance(url, str) and is_utf8(url) else ""
+                value = None  # the sample will be a counted reject when its document is read
+        yield joined_value(request.field, value)
+
+
+def joined_value(field: str, value: object) -> str:
+    """What a field is joined by: text as it stands, digests in lower case, whole numbers in digits; "" for nothing."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    text = value.strip() if isinstance(value, str) and is_utf8(value) else ""
+    return text.lower() if field.lower() in DIGESTS else text
 
 
 def _read(archive: Archive, member: Member, file: ByteFile | None) -> bytes:
     if file is not None:
         return file.read_at(member.offset, member.size)
-    name = member.name.removeprefix(f"{archive.name}/") if archive.name else member.name
+    return read_member(archive.path, member.name.removeprefix(f"{archive.name}/") if archive.name else member.name)
+
+
+def read_member(root: str, name: str) -> bytes:
+    """An extracted file. Raises SourceError."""
+    path = os.path.join(root, name)
     try:
-        with open(os.path.join(archive.path, name), "rb") as handle:
+        with open(path, "rb") as handle:
             return handle.read()
     except OSError as error:
-        raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
+        raise cannot_read(path, error) from error

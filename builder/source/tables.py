@@ -10,20 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder.base.arrays import number_array, numbers_of, string_array, to_ipc
+from builder.base.arrays import number_array, numbers_of, to_ipc
 from builder.base.errors import DamagedFileError
 from builder.base.records import Damage
-from builder.source.listing import Ids, ids_of
-from builder.source.scan import Scanned, ScanRequest, scan_members
+from builder.source.ids import Ids
 
 _NUMBERS = {"offsets": np.int64, "sizes": np.int64, "states": np.uint8, "is_image": np.uint8, "is_json": np.uint8}
-_IDS = ("ids", "stem_ids", "url_ids")
+_IDS = ("ids", "stem_ids", "field_ids")
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveTable:
-    """The columns of :class:`Scanned`, of length n. ``offsets`` and ``sizes`` are uint32 where that is enough and else
-    int64: the tables of 6,000 tars are in memory at the same time."""
+    """Members of one archive, in archive order, columns of length n. On duplicate names the last wins.
+
+    ``offsets`` and ``sizes`` are bytes in the archive, uint32 where that is enough and else int64: the tables of 6,000
+    tars are in memory at the same time. For a folder, offsets are those its files would have one behind the other, in
+    the order of their paths. Companions of desktop systems (``._x.jpg``) are neither images nor JSON.
+    """
 
     ids: Ids
     offsets: npt.NDArray[np.integer]
@@ -36,36 +39,14 @@ class ArchiveTable:
     compression: str | None
     names: pa.StringArray | None = None
     stem_ids: Ids | None = None
-    url_ids: Ids | None = None  # zero rows where a member has no url
+    field_ids: Ids | None = None  # of a field of JSON members, as text; of "" where a member has none
     shapes: npt.NDArray[np.uint32] | None = None  # see source/glance.py: 0 where it was not to be seen
+    is_text: npt.NDArray[np.bool_] | None = None  # .txt, which may be a caption; noted with the names
+    hidden: int = 0  # companions among the members
 
     def without_names(self) -> ArchiveTable:
         """The same with nothing of the members' names, which is most of its memory."""
-        return replace(self, ids=np.zeros((0, 2), dtype="<u8"), names=None, stem_ids=None, url_ids=None)
-
-
-def scan_archive(request: ScanRequest) -> ArchiveTable:
-    """Find every member. Damage is noted, never raised; what cannot be opened at all is a SourceError."""
-    return table_of(scan_members(request))
-
-
-def table_of(scanned: Scanned) -> ArchiveTable:
-    """The columns as arrays over the same memory."""
-    return ArchiveTable(
-        ids=ids_of(scanned.ids),
-        offsets=np.asarray(scanned.offsets),
-        sizes=np.asarray(scanned.sizes),
-        states=np.frombuffer(scanned.states, np.uint8),
-        is_image=np.frombuffer(scanned.is_image, np.bool_),
-        is_json=np.frombuffer(scanned.is_json, np.bool_),
-        size=scanned.size,
-        damage=scanned.damage,
-        compression=scanned.compression,
-        names=None if scanned.names is None else string_array(scanned.names),
-        stem_ids=None if scanned.stem_ids is None else ids_of(scanned.stem_ids),
-        url_ids=None if scanned.url_ids is None else ids_of(scanned.url_ids),
-        shapes=None if scanned.shapes is None else np.asarray(scanned.shapes),
-    )
+        return replace(self, ids=np.zeros((0, 2), dtype="<u8"), names=None, stem_ids=None, field_ids=None)
 
 
 def table_to_ipc(table: ArchiveTable) -> bytes:
@@ -77,7 +58,10 @@ def table_to_ipc(table: ArchiveTable) -> bytes:
             columns |= {f"{name}.{half}": number_array(ids[:, half].astype(np.uint64)) for half in (0, 1)}
     if table.names is not None:
         columns["names"] = table.names
-    facts = {"size": table.size, "compression": table.compression, "damage": [asdict(place) for place in table.damage]}
+    if table.is_text is not None:
+        columns["is_text"] = number_array(table.is_text.astype(np.uint8))
+    facts = {name: getattr(table, name) for name in ("size", "compression", "hidden")}
+    facts["damage"] = [asdict(place) for place in table.damage]
     schema = pa.schema([(name, column.type) for name, column in columns.items()], {b"archive": json.dumps(facts)})
     return to_ipc(pa.RecordBatch.from_arrays(list(columns.values()), schema=schema))
 
@@ -100,7 +84,7 @@ def table_from_ipc(data: bytes, place: str) -> ArchiveTable:
             compression=facts["compression"],
             names=table.column("names").combine_chunks() if "names" in table.column_names else None,
             stem_ids=_ids(table, "stem_ids") if "stem_ids.0" in table.column_names else None,
-            url_ids=_ids(table, "url_ids") if "url_ids.0" in table.column_names else None,
+            field_ids=_ids(table, "field_ids") if "field_ids.0" in table.column_names else None,
         )
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(place, "scan", f"{error}; remove it to have it made again") from None

@@ -22,8 +22,8 @@ MAX_SHARED_NAME = 4096
 
 _ASCII = bytes(range(128))
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)(?:[ \0]|\Z)")
-_DECIMAL = re.compile(rb"[0-9]{1,20}")
-_RECORD = re.compile(rb"([0-9]{1,20}) ")
+_DECIMAL = re.compile(rb"0*([1-9][0-9]{0,19})?")  # some writers fill up with zeros
+_RECORD = re.compile(rb"0*([1-9][0-9]{0,19}) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def parse_pax(data: bytes) -> Pax:
     problems = []
     place, end = 0, len(data.rstrip(b"\0"))
     while place < end:
-        begin = _RECORD.match(data, place, place + 21)
+        begin = _RECORD.match(data, place)
         stop = place + int(begin[1]) if begin else 0
         if not begin or not begin.end() < stop <= len(data) or data[stop - 1] not in b"\n\0":
             problems.append(f"malformed pax record at byte {place} of an extended header")
@@ -167,7 +167,8 @@ def parse_pax(data: bytes) -> Pax:
         elif key == b"linkpath":
             link = text(value)
         elif key == b"size":
-            size = None if not value else int(value) if _DECIMAL.fullmatch(value) else -1
+            digits = _DECIMAL.fullmatch(value)
+            size = None if not value else int(digits[1] or 0) if digits else -1
         elif key.startswith(b"GNU.sparse."):
             sparse = True
             if key == b"GNU.sparse.name":

@@ -41,6 +41,8 @@ WINDOW = 256 << 10
 _SMALL = 2 << 10  # one header, or an extended one with its data and the header behind it
 _DENSE = 8 << 10  # bytes from header to header up to which reading through costs less than a read for each (~0.5 µs)
 _STEP = 8 << 10
+_MOST_ZEROS = (1 << 20) + 2 * BLOCK
+"""Bytes of zeros at the end of a tar. GNU tar fills up to 10 KiB, tapes are filled up to 1 MiB."""
 _FAR = 1 << 63  # beyond any size that passes
 
 _COMMON = Struct("100s24x11sc12x8sc100x8s80xB166x").unpack  # name, size, its end, checksum, kind, magic, prefix[0]
@@ -332,7 +334,7 @@ class _Walk:
             found.append(Damage(begin, at, "an extended header without a member"))
         zeros, at = at, self._after_zeros(at)
         if at < 0:
-            return found, -1
+            return found + self._unfilled(zeros, last), -1
         lone = at - zeros == BLOCK  # an end is two zero blocks or more; one is a header that was wiped out
         if parse_header(self.bytes_at(at, BLOCK)):
             if lone:
@@ -369,6 +371,19 @@ class _Walk:
                 return at + (self.base + other.start() - at) // BLOCK * BLOCK
             place = self.base + len(self.data)
         return -1
+
+    def _unfilled(self, zeros: int, last: Member | None) -> list[Member | Damage | Link]:
+        """Damage where far more zeros than an end needs follow: whoever made room for the file before it was downloaded
+        stopped on the way. The last member is cut then, if zeros are in its data as well."""
+        if self.end - zeros <= _MOST_ZEROS:
+            return []
+        words = f"{self.end - zeros:,} bytes of zeros up to the end: its download was not finished. Download it again"
+        found: list[Member | Damage | Link] = [Damage(zeros, self.end, words)]
+        if last is not None and last.size >= BLOCK and not self.streamed and last.state == WHOLE:
+            end = last.offset + last.size
+            if not _NONZERO.search(self.bytes_at(end - BLOCK, BLOCK)):
+                found.insert(0, Member(last.name, last.offset, last.size, CUT))
+        return found
 
     def _search(self, begin: int, look: int, problem: str) -> tuple[list[Member | Damage | Link], int]:
         """The next header from ``look`` on (-1: none); the damage reaches from ``begin`` to it, or to the end."""

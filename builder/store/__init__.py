@@ -1,1 +1,1 @@
-"""What lies in OUT: shards, receipts, index, manifest."""
+"""What lies in OUT: shards, receipts, index, manifest, card."""

@@ -83,7 +83,7 @@ def survey_again(
     manifest: Manifest, source: str, options: ConvertOptions, crew: Engine, *, quiet: bool = True
 ) -> tuple[Survey, list[str]]:
     """The source as it is now, and how it differs from the manifest. Raises SourceError."""
-    again = survey(recognise(source, options.recaptions), options, crew, quiet=quiet)
+    again = survey(recognise(source, options.recaptions, listing=options.listing), options, crew, quiet=quiet)
     now = {"listed": again.plan.listed, "unlisted": again.plan.unlisted, "shards": again.plan.shards}
     before = {name: manifest.totals.get(name) for name in now}
     facts = json.loads(json.dumps(describe(again)))

@@ -207,7 +207,7 @@ class Viewer:
         try:
             given = json.loads(request.body)
             fields = {name: str(given.get(name, "")) for name in ("search", "where", "filter", "sort")}
-            name = given["name"]
+            name = str.strip(given["name"])
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
             raise OptionError("selection", request.body[:60], "an object with name, search, where and filter") from None
         folder = self._facts.get("save")

@@ -113,7 +113,7 @@ class Result:
             return
         import pyarrow.compute as pc
 
-        for some, texts in captions(self._catalog.dataset, candidates):
+        for some, texts in captions(self._catalog.dataset, candidates, self._catalog.captions()):
             if self._cancelled:
                 raise Laion6mError("the search was given up for newer ones; search again")
             holds = np.ones(len(some), dtype=np.bool_)

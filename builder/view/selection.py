@@ -38,12 +38,12 @@ def select_command(path: str, query: Query) -> dict[str, Any]:
     return {"command": command, "note": "A selection keeps the dataset's order." if query.order else ""}
 
 
-def save_selection(dataset: Rows, query: Query, folder: str | None, name: Any) -> dict[str, Any]:
+def save_selection(dataset: Rows, query: Query, folder: str | None, name: str) -> dict[str, Any]:
     """Write what ``select`` would, as ``folder``/``name``. Raises OptionError where there is no folder to save into or
     ``name`` is none, OutputError where it is there already, SqlError, MissingExtraError."""
     if folder is None:
         raise OptionError("save", "off", "a folder, when the viewer is started: laion6m view DATASET --save FOLDER")
-    out = os.path.join(os.path.abspath(os.path.expanduser(folder)), check_split(str(name)))
+    out = os.path.join(os.path.abspath(os.path.expanduser(folder)), check_split(name))
     where = condition(query)
     rows = dataset.where(where) if where else dataset
     rows.save(out)

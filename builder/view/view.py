@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -50,6 +51,7 @@ def open_server(path: str, options: Options) -> Server:
     OptionError for an address that cannot be had, and what ``open_dataset`` raises."""
     dataset = open_dataset(path)
     catalog = Catalog(dataset, path)
+    threading.Thread(target=catalog.warm, daemon=True).start()
     results = Results(catalog, partial(_where, dataset))
     facts = _facts(path, dataset, options)
     viewer = Viewer(catalog, results, rejects_of(dataset, options.source), Groups(dataset), facts)

@@ -28,7 +28,7 @@ from builder.base.errors import (
     WorkerDiedError,
     WriteError,
 )
-from builder.mm.samples import SampleError, TooManyBadSamplesError
+from builder.mm.skips import SampleError, TooManyBadSamplesError
 
 TABLE: dict[type[Laion6mError], tuple[tuple[object, ...], list[str]]] = {
     # facts, and what the message has to hold: every fact, and the next step where there is one

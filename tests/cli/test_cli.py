@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.outputs import Ran, environment, output_bytes, run_command, start
 from tests.sources import Source, faults_of, make_source
 
 FIELDS = {"rows", "listed", "rejected", "unlisted", "shards", "image_bytes", "seconds", "out"}
+FIELDS |= {"unread", "replaced", "damage"}
 
 
 @pytest.fixture
@@ -101,8 +103,8 @@ def test_a_share_of_no_rejects_allows_none_and_needs_none(
     source: Source, tmp_path: Path, run: Callable[..., Ran]
 ) -> None:
     assert run("convert", source.path, tmp_path / "out", "--num-proc", 1, "--max-reject-ratio", "0").code == 0
-    (source.path / "data.json").write_text("[]")
-    assert run("convert", source.path, tmp_path / "empty", "--num-proc", 1, "--max-reject-ratio", "0").code == 0
+    (source.path / "data.json").write_text("[]")  # no rows are a failure, whatever the share
+    assert run("convert", source.path, tmp_path / "empty", "--num-proc", 1, "--max-reject-ratio", "1").code == 1
 
 
 def test_a_slice_with_too_many_rejects_does_not_claim_to_be_whole(tmp_path: Path, run: Callable[..., Ran]) -> None:
@@ -170,14 +172,14 @@ def no_tars(source: Path) -> None:
     ("spoil", "words"),
     [
         (lambda src: (src / "data.json").write_text(""), "the file is empty"),
-        (lambda src: (src / "data.json").write_text('{"image": 1}'), "found an object; expected a JSON list"),
+        (lambda src: (src / "data.json").write_text('{\n"image": 1}'), "found an object; expected a JSON list"),
         (lambda src: (src / "data.json").write_text('[{"image": 1, "annotation": "a"}]'), "'image' is 1, not a path"),
         (lambda src: (src / "data.json").write_text('[{"image": "a"}]'), "entry 0: has no 'annotation'"),
         (lambda src: (src / "data.json").write_text("[" * 9999), "nested too deeply"),
         (lambda src: (src / "data.json").write_bytes(b'[{"image": "\xff"}]'), "not UTF-8"),
         (cut_listing, "the list is cut off here"),
         (no_tars, "is not a source this tool knows"),
-        (lambda src: [(src / side).rename(src / f"x{side}") for side in ("raw", "captions")], "Expected raw/*.tar"),
+        (lambda src: [shutil.rmtree(src / side) for side in ("raw", "captions")], "Expected raw/*.tar"),
         (lambda src: src.rename(src.with_name("gone")), "src is not there"),
         (lambda src: (src.rename(src.with_name("gone")), src.write_text("")), "is not a folder"),
     ],
@@ -197,7 +199,7 @@ def test_a_source_that_cannot_be_used_is_exit_code_1_and_one_line(
     ("recaptions", "words"),
     [
         ("nowhere.parquet", "given as recaptions, is not there"),
-        ("src/data.json", "not a Parquet file"),
+        ("src/data.json", "columns: found image, annotation; needed are re_caption or caption"),
     ],
 )
 def test_recaptions_that_cannot_be_used_are_named(

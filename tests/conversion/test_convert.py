@@ -20,8 +20,8 @@ from builder.base import schema
 from builder.base.errors import SourceChangedError, SourceError
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.conversion import shard as shard_module
-from builder.conversion.build import Summary
 from builder.conversion.convert import convert
+from builder.conversion.summary import Summary
 from tests.outputs import ROOT, leftovers, make_large_source, output_bytes, read_rejects, read_rows
 from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
 
@@ -199,23 +199,22 @@ def test_a_whole_tar_without_members_damages_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow", "webdataset"])
-def test_an_empty_listing_is_an_empty_dataset(form: str, tmp_path: Path) -> None:
+def test_an_empty_listing_is_an_error_that_leaves_out_free(form: str, tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", shards=2)
+    listing = (source.path / "data.json").read_text()
     (source.path / "data.json").write_text("[]")
-    summary = run(source.path, tmp_path / "out", format=form)
-    assert (summary.totals.rows, summary.totals.listed, summary.totals.unlisted) == (0, 0, 16)
-    assert summary.complete
-    assert read_rows(tmp_path / "out") == []
-    assert read_rejects(tmp_path / "out") == []
-    assert len(list((tmp_path / "out" / "data").iterdir())) == 1
+    with pytest.raises(SourceError, match="gives no rows: 0 samples are listed"):
+        run(source.path, tmp_path / "out", format=form)
+    (source.path / "data.json").write_text(listing)
+    assert run(source.path, tmp_path / "out", format=form).totals.rows == 16
 
 
 def test_a_source_whose_samples_are_all_rejected_is_told_so(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", shards=1)
-    summary = run(source.path, tmp_path / "out", policy=SamplePolicy(caption_key="nowhere"))
-    assert summary.totals.rows == 0
-    assert summary.totals.rejected == {"caption_invalid": 8}
-    assert "nowhere" in summary.examples["caption_invalid"]
+    with pytest.raises(SourceError, match=r"gives no rows.*8 caption_invalid, such as .*nowhere"):
+        run(source.path, tmp_path / "out", policy=SamplePolicy(caption_key="nowhere"))
+    assert not list((tmp_path / "out/data").iterdir())
+    assert run(source.path, tmp_path / "out").totals.rows == 8  # another job than the one that came to nothing
 
 
 def test_rows_know_their_place_in_the_listing(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from builder.base.errors import IndexMismatchError, JobMismatchError, SourceChan
 from builder.base.options import ConvertOptions
 from builder.base.records import Member
 from builder.conversion import build as building
-from builder.conversion.build import Summary
 from builder.conversion.convert import convert
 from builder.conversion.index import index
-from builder.plan import survey
+from builder.conversion.summary import Summary
+from builder.plan import kept, survey
 from builder.read.opening import open_dataset
 from builder.source.glance import Glances
 from tests.outputs import leftovers, make_large_source, output_bytes, read_rejects
@@ -108,7 +108,7 @@ def test_a_plan_too_large_for_memory_is_kept_on_disk_and_changes_nothing(
     source = make_source(tmp_path / "src", shards=2, per_shard=3)
     saved: list[object] = []
     monkeypatch.setattr(building, "save_survey", lambda *given: (saved.append(given), save(*given)))
-    save = survey.save_survey
+    save = kept.save_survey
     found = []
     for few in (building._FEW, 5):
         monkeypatch.setattr(building, "_FEW", few)
@@ -242,11 +242,15 @@ def test_an_unwritable_out_is_named(tmp_path: Path) -> None:
         make_index(source, tmp_path / "out")
 
 
-def test_an_index_of_nothing_is_an_empty_one(tmp_path: Path) -> None:
+def test_an_index_of_nothing_is_an_error_that_leaves_out_free(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src")
+    listing = (source.path / "data.json").read_text()
     (source.path / "data.json").write_text("[]")
-    assert make_index(source, tmp_path / "out").totals.rows == 0
-    assert list(open_dataset(tmp_path / "out")) == []
+    with pytest.raises(SourceError, match="gives no rows: 0 samples are listed"):
+        make_index(source, tmp_path / "out")
+    assert not (tmp_path / "out/meta").exists()
+    (source.path / "data.json").write_text(listing)
+    assert make_index(source, tmp_path / "out").complete
 
 
 def test_a_conversion_may_follow_into_the_folder_of_an_index(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from builder.base.records import Totals
 from builder.base.words import size
-from builder.conversion.build import Summary
 from builder.conversion.report import describe_summary
+from builder.conversion.summary import Summary
 
 DONE = Summary(
     out="OUT",
@@ -89,6 +89,9 @@ def test_the_json_of_a_run_has_the_contracts_fields() -> None:
         "unlisted": 0,
         "shards": 4,
         "image_bytes": 1_500_000_000,
+        "unread": {},
+        "replaced": 0,
+        "damage": {},
         "seconds": 61.2,
         "out": "OUT",
     }

@@ -12,7 +12,7 @@ import pytest
 from builder.base.errors import ListingError
 from builder.base.records import Reason, SampleProblem
 from builder.conversion.convert import convert
-from builder.source import listing
+from builder.source import listing_json
 from builder.source.captions import MOST_VALUES, excess, merge_recaption, read_annotation
 from builder.source.listing import read_listing
 from builder.source.tars import scan_tar
@@ -71,8 +71,8 @@ def test_a_listing_may_have_blanks_before_its_commas(
     comma: bytes, stretch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long one was parsed as a whole for that: 80 bytes of memory for each 3 of JSON."""
-    monkeypatch.setattr(listing, "_STRETCH", stretch)
-    monkeypatch.setattr(listing, "_WHOLE", 2000)
+    monkeypatch.setattr(listing_json, "STRETCH", stretch)
+    monkeypatch.setattr(listing_json, "_WHOLE", 2000)
     found = read_listing([MemoryFile(b"[" + comma.join([ENTRY] * 200) + b"]")])
     assert len(found) == 200
     assert set(found.images.to_pylist()) == {"a/b.jpg"}

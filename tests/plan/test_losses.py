@@ -9,8 +9,9 @@ import pytest
 from builder.base.arrays import string_array
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
 from builder.base.records import CUT, SPARSE, WHOLE, Damage
+from builder.source.ids import path_ids
 from builder.source.layout import Archive, Layout
-from builder.source.listing import Listing, path_ids
+from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
 from tests.scanned import plan_of_tables
 

@@ -14,9 +14,10 @@ from builder.base.arrays import string_array
 from builder.base.records import CUT, SPARSE, WHOLE, Damage
 from builder.plan import plan as planning
 from builder.plan.plan import Cut, Plan, cut_shards
+from builder.source.endings import IMAGE_ENDINGS
+from builder.source.ids import path_ids
 from builder.source.layout import Archive, Layout
-from builder.source.listing import Listing, path_ids
-from builder.source.scan import IMAGE_ENDINGS
+from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
 from tests.scanned import plan_of_tables
 

@@ -10,7 +10,9 @@ import pytest
 from builder.base.errors import DamagedFileError, ListingError, SourceError
 from builder.base.options import ConvertOptions
 from builder.engines.local import SerialEngine
-from builder.plan.survey import Survey, describe_source, load_survey, save_survey, shard_rows, survey
+from builder.plan.identity import describe_source
+from builder.plan.kept import load_survey, save_survey
+from builder.plan.survey import Survey, shard_rows, survey
 from builder.source.layouts import recognise
 from builder.store.ledger import Ledger
 from builder.store.seals import file_digest, seal
@@ -47,7 +49,7 @@ def test_what_is_wrong_with_the_archives_comes_first(tmp_path: Path, monkeypatch
     layout = recognise(str(source.path))
     (source.path / "data.json").write_text("[")
     (source.path / "raw" / "00000.tar").unlink()
-    with pytest.raises(SourceError, match=r"cannot open .*00000\.tar"):
+    with pytest.raises(SourceError, match=r"cannot read .*00000\.tar"):
         survey(layout, ConvertOptions(), SerialEngine())
 
 

@@ -48,11 +48,11 @@ def layout(root: Path, *, flat: bool = False, captions: bool = False) -> Layout:
 @pytest.mark.parametrize(
     ("flat", "captions", "raw", "annotations", "found"),
     [
-        (True, False, ["a.jpg"], None, "no annotation (*.json) in its tars, and no data.json"),
+        (True, False, ["a.jpg"], None, "no annotation (*.json, *.txt) in its tars, and no data.json"),
         (True, False, ["a.json"], None, "annotations (*.json) but no image in its tars"),
         (True, False, ["a.jpg", "b.json"], None, None),
-        (False, False, ["0/a.jpg"], None, "no annotation (*.json) in raw/, and no data.json"),
-        (False, True, ["0/a.jpg"], ["0/a.txt"], "no annotation (*.json) in captions/, and no data.json"),
+        (False, False, ["0/a.jpg"], None, "no annotation (*.json, *.txt) in raw/, and no data.json"),
+        (False, True, ["0/a.jpg"], ["0/a.xml"], "no annotation (*.json, *.txt) in captions/, and no data.json"),
         (False, True, ["0/a.txt"], ["0/a.json"], None),  # counted, each as image_missing
         (False, True, ["0/a.jpg"], ["1/b.json"], None),
     ],

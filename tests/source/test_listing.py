@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.base.errors import ListingError
-from builder.source import listing
+from builder.source import listing_json
 from builder.source.files import LocalFile
-from builder.source.listing import Listing, column_ids, path_ids, read_listing
+from builder.source.ids import column_ids, path_ids
+from builder.source.listing import Listing, read_listing
 from tests.held import Held
 
 
@@ -41,10 +42,10 @@ def refused(text: str | bytes) -> tuple[str, str]:
     return caught.value.args[1], caught.value.args[2]
 
 
-@pytest.fixture(params=[listing._STRETCH, 64, 7], ids=["whole", "64 bytes", "7 bytes"])
+@pytest.fixture(params=[listing_json.STRETCH, 64, 7], ids=["whole", "64 bytes", "7 bytes"])
 def stretch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The same listing read in one piece, and in stretches that end anywhere."""
-    monkeypatch.setattr(listing, "_STRETCH", request.param)
+    monkeypatch.setattr(listing_json, "STRETCH", request.param)
     return int(request.param)
 
 
@@ -85,8 +86,8 @@ def test_other_keys_are_passed_over(stretch: int) -> None:
 def test_nested_fields_do_not_make_a_long_listing_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stretch that ends behind a nested object must not be given up for the rest of the file at once, which is read
     only up to a bound."""
-    monkeypatch.setattr(listing, "_STRETCH", 500)
-    monkeypatch.setattr(listing, "_WHOLE", 2000)
+    monkeypatch.setattr(listing_json, "STRETCH", 500)
+    monkeypatch.setattr(listing_json, "_WHOLE", 2000)
     entries = [
         entry(f"{i}.jpg", f"{i}.json", meta={"a": {"b": 1}, "c": {"d": "},"}, "e": "x" * (i % 7)}) for i in range(200)
     ]
@@ -169,8 +170,9 @@ def test_a_cut_in_a_later_stretch_has_its_place_in_the_file(length: int, stretch
         (b"", "byte 0", "empty"),
         (b" \n ", "byte 3", "blank"),
         (b"\xef\xbb\xbf", "byte 3", "blank"),
-        (b"{}", "byte 0", "an object"),
-        (b'\xef\xbb\xbf {"image": "a"}', "byte 4", "an object"),
+        (b"{}", "entry 0", "has no 'image'"),
+        (b'{\n "a": 1}', "byte 0", "found an object; expected"),
+        (b'\xef\xbb\xbf {"image": "a"}', "entry 0", "no 'annotation' and no caption"),
         (b"null", "byte 0", "null"),
         (b'"[]"', "byte 0", "expected a JSON list"),
         (b"\xff\xfe[\0]\0", "byte 0", "expected a JSON list"),  # UTF-16
@@ -240,7 +242,7 @@ def test_stretches_change_nothing(
     documents = [{"x": other, "image": image, "annotation": annotation} for image, annotation, other in entries]
     text = json.dumps(documents, indent=indent, ensure_ascii=ascii_only)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listing, "_STRETCH", size)
+        patch.setattr(listing_json, "STRETCH", size)
         found = read(text)
     assert found == read(text)
     assert len(found) == len(entries)
@@ -252,7 +254,7 @@ def test_memory_is_that_of_the_columns_not_of_the_objects(tmp_path: Path) -> Non
     path.write_text(json.dumps([entry(f"00000/{i:09d}.jpg", f"00000/{i:09d}.json") for i in range(count)]))
     file = LocalFile(str(path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listing, "_STRETCH", 1 << 16)
+        patch.setattr(listing_json, "STRETCH", 1 << 16)
         tracemalloc.start()
         try:
             found = read_listing([file])
@@ -273,8 +275,8 @@ def test_a_listing_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
             assert self.asked < 1 << 20, "read on and on"
             return b"[" + b" " * (length - 1) if offset == 0 else b" " * length
 
-    monkeypatch.setattr(listing, "_STRETCH", 1 << 10)
-    monkeypatch.setattr(listing, "_WHOLE", 1 << 16)
+    monkeypatch.setattr(listing_json, "STRETCH", 1 << 10)
+    monkeypatch.setattr(listing_json, "_WHOLE", 1 << 16)
     with pytest.raises(ListingError, match="no entry ends"):
         read_listing([Endless(b"")])
 

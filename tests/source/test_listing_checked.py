@@ -7,7 +7,7 @@ import json
 import pytest
 
 from builder.base.errors import ListingError
-from builder.source import listing
+from builder.source import listing_json
 from builder.source.listing import check_listing, read_listing
 from tests.held import Held
 
@@ -17,7 +17,7 @@ TEXT = json.dumps(ENTRIES).encode()
 
 @pytest.fixture(autouse=True)
 def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_STRETCH", 512)
+    monkeypatch.setattr(listing_json, "STRETCH", 512)
 
 
 WRONG = [

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from builder.base.arrays import string_array
 from builder.base.records import CUT, WHOLE
-from builder.source.listing import Ids, Listing, path_ids
+from builder.source.ids import Ids, path_ids
+from builder.source.listing import Listing
 from builder.source.pairs import (
     NOT_FOUND,
     Found,

@@ -13,7 +13,7 @@ import pytest
 
 from builder.base.errors import ListingError
 from builder.source.listing import Listing
-from builder.source.recaptions import listing_of_recaptions, wants_urls
+from builder.source.recaptions import listing_of_recaptions, wanted_field
 from builder.source.tables import ArchiveTable
 from tests.scanned import entries, scanned
 
@@ -32,7 +32,7 @@ def raw(tmp_path: Path) -> list[ArchiveTable]:
     """Two tars as img2dataset leaves them; 3 has no sidecar, and the sidecar of 4 no image."""
     first = {"1.jpg": b"i", "1.json": sidecar("http://1"), "1.txt": b"t", "2.webp": b"i", "2.json": sidecar("http://2")}
     second = {"3.jpg": b"i", "4.json": sidecar("http://4"), "5.jpg": b"i", "5.json": sidecar(None)}
-    return [scanned(tmp_path / "0.tar", first, urls=True), scanned(tmp_path / "1.tar", second, urls=True)]
+    return [scanned(tmp_path / "0.tar", first, field="url"), scanned(tmp_path / "1.tar", second, field="url")]
 
 
 def documents(listing: Listing) -> list[dict[str, Any]]:
@@ -42,14 +42,14 @@ def documents(listing: Listing) -> list[dict[str, Any]]:
 
 def test_recaptions_are_joined_by_key(tmp_path: Path, raw: list[ArchiveTable]) -> None:
     file = parquet(tmp_path / "r.parquet", {"key": ["3", "1", "9"], "re_caption": ["c", "a", "z"], "score": [1, 2, 3]})
-    listing = listing_of_recaptions([file], raw, "auto")
+    listing = listing_of_recaptions([file], raw, "auto").listing
     assert entries(listing) == [("3.jpg", "3.json"), ("1.jpg", "1.json"), ("9.jpg", "9.json")]
     assert documents(listing)[1] == {"key": "1", "re_caption": "a", "score": 2}
 
 
 def test_recaptions_are_joined_by_url(tmp_path: Path, raw: list[ArchiveTable]) -> None:
     file = parquet(tmp_path / "r.parquet", {"url": ["http://2", "http://1", "http://9"], "re_caption": ["b", "a", "z"]})
-    listing = listing_of_recaptions([file], raw, "auto")
+    listing = listing_of_recaptions([file], raw, "auto").listing
     assert entries(listing)[:2] == [("2.webp", "2.json"), ("1.jpg", "1.json")]
     assert "http://9" in entries(listing)[2][0]  # found nowhere: named as far as it has a name
     assert len(listing) == 3
@@ -60,7 +60,7 @@ def test_the_url_counts_where_there_are_both(tmp_path: Path, raw: list[ArchiveTa
     """Keys are numbers within one download: in another of the same list they are other images'. A recaption whose url
     leads nowhere must not come out with the image that happens to have its key, nor by way of its name."""
     columns = {"url": pa.array(["http://2", url], pa.string()), "key": ["1", "1"], "re_caption": ["b", "whose?"]}
-    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto")
+    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto").listing
     assert entries(listing)[0] == ("2.webp", "2.json")
     there = {name for table in raw if table.names is not None for name in table.names.to_pylist()}
     assert not there & set(entries(listing)[1])
@@ -73,7 +73,7 @@ def test_a_recaption_without_a_url_is_joined_with_nothing(
 ) -> None:
     """Members without a url of their own (images, texts) must not be what it is found at."""
     columns = {"url": pa.array(["http://1", url], pa.string()), "re_caption": ["a", "whose?"]}
-    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto")
+    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto").listing
     found = entries(listing)
     assert found[0] == ("1.jpg", "1.json")
     assert found[1][0] not in {"1.jpg", "2.webp", "3.jpg", "5.jpg"}
@@ -83,14 +83,14 @@ def test_recaptions_without_url_and_key_do_not_become_duplicates_of_each_other(
     tmp_path: Path, raw: list[ArchiveTable]
 ) -> None:
     columns = {"url": pa.array([None, None], pa.string()), "re_caption": ["a", "b"]}
-    images = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto").images.to_pylist()
+    images = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto").listing.images.to_pylist()
     assert len(set(images)) == 2
     assert all("r.parquet" in image for image in images)
 
 
 def test_a_sidecar_without_its_image_names_the_sample(tmp_path: Path, raw: list[ArchiveTable]) -> None:
     file = parquet(tmp_path / "r.parquet", {"url": ["http://4"], "re_caption": ["d"]})
-    assert entries(listing_of_recaptions([file], raw, "auto")) == [("4.jpg", "4.json")]
+    assert entries(listing_of_recaptions([file], raw, "auto").listing) == [("4.jpg", "4.json")]
 
 
 def test_files_of_recaptions_follow_one_another_each_joined_by_what_it_has(
@@ -103,9 +103,9 @@ def test_files_of_recaptions_follow_one_another_each_joined_by_what_it_has(
             tmp_path / "empty.parquet", {"url": pa.array([], pa.string()), "re_caption": pa.array([], pa.string())}
         ),
     ]
-    assert entries(listing_of_recaptions(files, raw, "auto")) == [("3.jpg", "3.json"), ("1.jpg", "1.json")]
-    assert wants_urls(files)
-    assert not wants_urls(files[:1])
+    assert entries(listing_of_recaptions(files, raw, "auto").listing) == [("3.jpg", "3.json"), ("1.jpg", "1.json")]
+    assert wanted_field(files, None)
+    assert not wanted_field(files[:1], None)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_recaption_s_columns_are_its_document(
     tmp_path: Path, raw: list[ArchiveTable], columns: dict[str, Any], caption_key: str, document: dict[str, Any]
 ) -> None:
     file = parquet(tmp_path / "r.parquet", {"key": ["1"], **columns})
-    assert documents(listing_of_recaptions([file], raw, caption_key)) == [document]
+    assert documents(listing_of_recaptions([file], raw, caption_key).listing) == [document]
 
 
 @pytest.mark.parametrize(
@@ -140,27 +140,27 @@ def test_columns_with_bytes_in_them_are_left_out(tmp_path: Path, raw: list[Archi
     """Recaptions that carry their images along: JSON has no bytes."""
     value: Any = {"bytes": b"xx"} if pa.types.is_struct(kind) else [b"xx"] if pa.types.is_list(kind) else b"xx"
     columns = {"key": ["1"], "image": pa.array([value], kind), "re_caption": ["a"]}
-    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto")
+    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto").listing
     assert documents(listing) == [{"key": "1", "re_caption": "a"}]
 
 
 def test_a_field_that_is_only_called_binary_is_kept(tmp_path: Path, raw: list[ArchiveTable]) -> None:
     columns = {"key": ["1"], "re_caption": ["a"], "x": pa.array([{"binary": "text"}])}
-    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto")
+    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto").listing
     assert documents(listing) == [{"key": "1", "re_caption": "a", "x": {"binary": "text"}}]
 
 
 def test_a_number_is_a_key_too(tmp_path: Path, raw: list[ArchiveTable]) -> None:
     file = parquet(tmp_path / "r.parquet", {"key": [3], "re_caption": ["c"]})
-    assert entries(listing_of_recaptions([file], raw, "auto")) == [("3.jpg", "3.json")]
+    assert entries(listing_of_recaptions([file], raw, "auto").listing) == [("3.jpg", "3.json")]
 
 
 @pytest.mark.parametrize(
     ("columns", "caption_key", "says"),
     [
-        ({"key": ["1"]}, "auto", "found key; needed are re_caption or caption, and url or key"),
-        ({"re_caption": ["a"]}, "auto", "found re_caption; needed are"),
-        ({"key": ["1"], "re_caption": ["a"]}, "text", "found key, re_caption; needed are text, and url or key"),
+        ({"key": ["1"]}, "auto", "found key; needed are re_caption or caption"),
+        ({"re_caption": ["a"]}, "auto", "found re_caption; needed is url or key"),
+        ({"key": ["1"], "re_caption": ["a"]}, "text", "found key, re_caption; needed are text"),
     ],
 )
 def test_missing_columns_are_named(
@@ -177,7 +177,7 @@ def test_missing_columns_are_named(
 def test_what_is_no_parquet_is_a_listing_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "r.parquet").write_bytes(content)
     with pytest.raises(ListingError, match="not a Parquet file"):
-        wants_urls([str(tmp_path / "r.parquet")])
+        wanted_field([str(tmp_path / "r.parquet")], None)
 
 
 def test_damage_inside_a_parquet_file_is_a_listing_error(tmp_path: Path, raw: list[ArchiveTable]) -> None:
@@ -193,4 +193,4 @@ def test_damage_inside_a_parquet_file_is_a_listing_error(tmp_path: Path, raw: li
 def test_without_archives_every_recaption_is_still_an_entry(tmp_path: Path) -> None:
     for name, value in (("key", "1"), ("url", "http://1")):
         file = parquet(tmp_path / "r.parquet", {name: [value], "re_caption": ["a"]})
-        assert len(listing_of_recaptions([file], [], "auto")) == 1
+        assert len(listing_of_recaptions([file], [], "auto").listing) == 1

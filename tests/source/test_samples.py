@@ -23,10 +23,9 @@ from builder.source.files import LocalFile
 from builder.source.implied import listing_of_annotations
 from builder.source.layouts import recognise
 from builder.source.listing import read_listing
-from builder.source.recaptions import listing_of_recaptions, wants_urls
+from builder.source.recaptions import listing_of_recaptions, wanted_field
 from builder.source.samples import Chunk, Sample, Stock, read_samples
-from builder.source.scan import ScanRequest
-from builder.source.tables import scan_archive
+from builder.source.scan import ScanRequest, scan_archive
 from tests.scanned import plan_of_tables
 from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
 
@@ -36,11 +35,11 @@ POLICY = SamplePolicy()
 def planned(path: Path, recaptions: tuple[str, ...] = ()) -> tuple[pa.RecordBatch, Stock]:
     """All rows of a source as planning gives them to one shard."""
     layout = recognise(str(path), recaptions)
-    urls = bool(recaptions) and wants_urls(recaptions)
-    raw = [scan_archive(ScanRequest(archive, True, urls)) for archive in layout.raw]
+    field = wanted_field(recaptions, None)
+    raw = [scan_archive(ScanRequest(archive, True, field)) for archive in layout.raw]
     captions = [scan_archive(ScanRequest(archive, True)) for archive in layout.captions] if layout.captions else raw
     if recaptions:
-        listing = listing_of_recaptions(recaptions, raw, "auto")
+        listing = listing_of_recaptions(recaptions, raw, "auto").listing
     elif layout.listing:
         listing = read_listing([LocalFile(name) for name in layout.listing])
     else:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from builder.base.errors import SourceError
 from builder.base.records import CUT, WHOLE
+from builder.source.endings import stem_of
+from builder.source.ids import path_ids
 from builder.source.layout import Archive
-from builder.source.listing import path_ids
-from builder.source.scan import ScanRequest, folder_state, open_archive, stem_of
-from builder.source.tables import ArchiveTable, scan_archive
+from builder.source.scan import ScanRequest, folder_state, open_archive, scan_archive
+from builder.source.tables import ArchiveTable
 from tests.scanned import archive
 
 
@@ -56,7 +57,7 @@ def test_members_become_columns(tmp_path: Path, kind: str) -> None:
     if kind == "tar.gz":
         path = tmp_path / "0.tar.gz"
         path.write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
-    table = scan_archive(ScanRequest(archive(path), names=True, urls=True))
+    table = scan_archive(ScanRequest(archive(path), names=True, field="url"))
     names = [name for name, _ in MEMBERS]
     assert table.names is not None
     assert table.names.to_pylist() == names
@@ -67,8 +68,8 @@ def test_members_become_columns(tmp_path: Path, kind: str) -> None:
     assert table.is_json.tolist() == [False, True, False, True, False]
     assert table.stem_ids is not None
     assert (table.stem_ids == path_ids(["0/a", "0/a", "0/b", "0/sub/c", "0/x"])).all()
-    assert table.url_ids is not None
-    assert (table.url_ids[1] == path_ids(["http://a"])[0]).all()
+    assert table.field_ids is not None
+    assert (table.field_ids[1] == path_ids(["http://a"])[0]).all()
     assert table.damage == ()
     assert table.compression == ("gzip" if kind == "tar.gz" else None)
     if kind != "folder":
@@ -87,7 +88,7 @@ def test_columns_have_the_types_that_pairing_counts_on(tmp_path: Path) -> None:
         table = scan_archive(ScanRequest(archive(path)))
         types = [column.dtype for column in (table.ids, table.offsets, table.sizes, table.states, table.is_image)]
         assert types == [np.dtype("<u8"), np.uint32, np.uint32, np.uint8, np.bool_]
-        assert table.names is table.stem_ids is table.url_ids is None  # nobody asked
+        assert table.names is table.stem_ids is table.field_ids is None  # nobody asked
         copy = pickle.loads(pickle.dumps(table))
         assert isinstance(copy, ArchiveTable)
         assert (copy.ids == table.ids).all()
@@ -98,7 +99,7 @@ def test_a_member_without_a_url_has_the_empty_one(tmp_path: Path) -> None:
         (b'{"url": "http://a"}', "http://a"),
         (b"\xef\xbb\xbf" + b'{"url": "http://bom"}', "http://bom"),
         (b'{"url": null}', ""),
-        (b'{"url": 5}', ""),
+        (b'{"url": 5}', "5"),
         (b'{"url": "\\ud83d"}', ""),  # no UTF-8 has it
         (b"[1]", ""),
         (b"not JSON", ""),
@@ -107,20 +108,20 @@ def test_a_member_without_a_url_has_the_empty_one(tmp_path: Path) -> None:
         (b"", ""),
     ]
     path = write_tar(tmp_path / "0.tar", [(f"{i}.json", data) for i, (data, _) in enumerate(documents)])
-    table = scan_archive(ScanRequest(archive(path), urls=True))
-    assert table.url_ids is not None
-    assert table.url_ids.tolist() == path_ids([url for _, url in documents]).tolist()
+    table = scan_archive(ScanRequest(archive(path), field="url"))
+    assert table.field_ids is not None
+    assert table.field_ids.tolist() == path_ids([url for _, url in documents]).tolist()
 
 
 def test_urls_of_loose_files_are_read_where_they_lie(tmp_path: Path) -> None:
     """Files of raw/ without a folder: raw/ itself stands for their tar, under an empty name."""
     write_folder(tmp_path / "raw", [("1.jpg", b"x"), ("1.json", b'{"url": "http://1"}')])
     loose = Archive("", str(tmp_path / "raw"), True, 0, 0)
-    table = scan_archive(ScanRequest(loose, names=True, urls=True))
+    table = scan_archive(ScanRequest(loose, names=True, field="url"))
     assert table.names is not None
-    assert table.url_ids is not None
+    assert table.field_ids is not None
     assert table.names.to_pylist() == ["1.jpg", "1.json"]
-    assert table.url_ids.tolist() == path_ids(["", "http://1"]).tolist()
+    assert table.field_ids.tolist() == path_ids(["", "http://1"]).tolist()
 
 
 def test_a_cut_tar_is_noted_and_scanned_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -465,14 +465,6 @@ def test_an_index_whose_tar_changed_names_the_rows(source: Source, tmp_path: Pat
     assert rows_named(check(tmp_path / "ix")) == rows
 
 
-def test_a_source_without_a_single_sound_sample_is_verified_too(tmp_path: Path) -> None:
-    made = make_source(tmp_path / "src", "card", shards=1, per_shard=2)
-    (made.path / "data.json").write_text('[{"image": "no.jpg", "annotation": "no.json"}]')
-    for form in FORMATS:
-        convert(str(made.path), str(tmp_path / form), ConvertOptions(format=form), num_proc=1, quiet=True)
-        assert check(tmp_path / form, source=str(made.path)).problems == ()
-
-
 def test_stretches_cover_the_file_once_and_hold_every_image_whole() -> None:
     rng = random.Random(7)
     for _ in range(50):

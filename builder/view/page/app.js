@@ -189,7 +189,7 @@ function toggle(button, box, draw) {
 
 // What is typed and pressed
 
-const typed = settled(140, () => go({ search: $("search").value }, { replace: true }));
+const typed = settled(100, () => go({ search: $("search").value }, { replace: true }));
 $("search").addEventListener("input", typed);
 $("query").addEventListener("submit", (event) => event.preventDefault());
 $("query").addEventListener("keydown", (event) => {

@@ -21,7 +21,8 @@ export async function drawRejects(sheet, state) {
       chips.replaceChildren(chip("", all, "all"), ...Object.entries(page.reasons).map(([name, number]) => chip(name, number, name)));
       list.replaceChildren();
     }
-    list.append(...page.rows.map(reject));
+    const pictured = page.rows.some((each) => each.picture);
+    list.append(...page.rows.map((each) => reject(each, pictured)));
     more(list, offset + page.rows.length, page.total, load);
   };
   sheet.replaceChildren(el("h2", {}, "Rejects"), chips, list);
@@ -29,13 +30,13 @@ export async function drawRejects(sheet, state) {
   if (!list.children.length) list.append(el("p", { class: "empty" }, "Every listed sample became a row, or this dataset does not say which did not."));
 }
 
-function reject(each) {
+function reject(each, pictured) {
   const card = el("article", { class: "card" });
   if (each.picture) {
     const image = el("img", { alt: `what the source has as ${each.key}`, src: `rejects/${each.number}`, loading: "lazy" });
     image.addEventListener("error", () => image.replaceWith(el("a", { class: "broken", href: `rejects/${each.number}` }, "no picture: download its bytes")));
     card.append(el("div", { class: "picture" }, image));
-  }
+  } else if (pictured) card.append(el("div", { class: "picture broken" }, "not at hand"));
   card.append(el("div", { class: "words" },
     el("b", { class: "reason" }, each.reason), el("p", {}, each.detail || ""),
     el("p", { class: "quiet" }, each.key || "", each.source ? ` · ${each.source}` : "")));

@@ -1,0 +1,171 @@
+"""The viewer and the report on a million rows: time to the first address, memory, searches, the report.
+
+    python benchmarks/view.py [--samples 1000000] [--scratch DIR] [--keep] [--browser]
+
+The dataset is an index over tars of tiny images (``scale_source.py``): captions of 360 bytes, 39 words each out of 512,
+then the sample's own number: a word of the 512 is common, a number is in one caption. Each search is asked for once,
+of a viewer that was started a second ago; the pages of the index are in memory.
+``--browser``: also the time until 60 pictures of a search are drawn by chromium (needs selenium).
+
+One JSON object on stdout; seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from scale_source import PER_TAR, make_source
+
+COMMAND = [sys.executable, "-m", "builder"]
+ROUNDS = 3
+
+
+class Viewer:
+    """A viewer in a process of its own."""
+
+    def __init__(self, dataset: str) -> None:
+        started = time.perf_counter()
+        command = [*COMMAND, "view", dataset, "--no-browser"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().split()[0]
+        self.opened = time.perf_counter() - started
+        self.place = urlsplit(self.url)
+        status, headers, _ = self.ask(f"/?{self.place.query}")
+        assert status == 200
+        self.cookie = headers["Set-Cookie"].split(";")[0]
+
+    def ask(self, path: str) -> tuple[int, Any, bytes]:
+        connection = http.client.HTTPConnection(self.place.hostname or "", self.place.port, timeout=120)
+        connection.request("GET", path, headers={"Cookie": getattr(self, "cookie", "")})
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+
+    def search(self, text: str, *, whole: bool = False) -> tuple[float, int]:
+        """Seconds until 60 hits are there (``whole``: until all are known), and how many."""
+        started = time.perf_counter()
+        while True:
+            page = json.loads(self.ask(f"/api/rows?limit=60&search={quote(text)}")[2])
+            if page["done"] or (len(page["rows"]) == 60 and not whole):
+                return time.perf_counter() - started, page["total"]
+
+    def memory(self) -> dict[str, float]:
+        """MB: of its own, and of files that are mapped."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            found = dict(re.findall(r"Rss(Anon|File):\s+(\d+)", status.read()))
+        return {"own": int(found["Anon"]) / 1e3, "mapped": int(found["File"]) / 1e3}
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def measure(dataset: str, samples: int) -> dict[str, Any]:
+    word = caption_of(dataset, 0).split()[0]
+    rare = f"{samples - 1:09d}"
+    found: dict[str, Any] = {"rows": samples}
+    searches = {"common_60_hits": (word, False), "rare_word": (rare, True), "common_all": (word, True)}
+    opened, memory, times = [], [], {name: [] for name in searches}
+    for _ in range(ROUNDS):
+        for name, (text, whole) in searches.items():
+            viewer = Viewer(dataset)
+            opened.append(viewer.opened)
+            memory.append(viewer.memory()["own"])
+            time.sleep(1)
+            seconds, total = viewer.search(text, whole=whole)
+            times[name].append(seconds)
+            found[f"{name}_total"] = total
+            viewer.close()
+    found |= {name: round(statistics.median(each), 4) for name, each in times.items()}
+    found |= {"address": round(statistics.median(opened), 3), "own_mb": round(max(memory))}
+    viewer = Viewer(dataset)
+    for name, path in (
+        ("first_rows", "/api/rows?limit=100"),
+        ("last_rows", f"/api/rows?limit=100&offset={samples - 100}"),
+        ("sorted", "/api/rows?limit=100&sort=-caption_length"),
+        ("filtered", "/api/rows?limit=100&filter=width:0:2"),
+        ("histogram_of_width", "/api/histograms/width"),
+        ("sql", f"/api/rows?limit=100&where={quote('width >= 1 and length(caption) > 200')}"),
+        ("phrases", "/api/phrases"),
+    ):
+        started = time.perf_counter()
+        while not json.loads(viewer.ask(path)[2]).get("done", True):
+            pass
+        found[name] = round(time.perf_counter() - started, 4)
+    found["own_mb_after_all"] = round(viewer.memory()["own"])
+    viewer.close()
+    started = time.perf_counter()
+    subprocess.run([*COMMAND, "report", dataset, f"{dataset}/report.html"], check=True, capture_output=True)
+    found["report"] = round(time.perf_counter() - started, 2)
+    found["report_mb"] = round(os.path.getsize(f"{dataset}/report.html") / 1e6, 2)
+    return found
+
+
+def caption_of(dataset: str, row: int) -> str:
+    from builder import open_dataset
+
+    return str(open_dataset(dataset)[row].caption)
+
+
+def pictures(dataset: str) -> float:
+    """Seconds from the last key of a search until 60 pictures of its hits are drawn."""
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=2200,2000"):
+        options.add_argument(argument)
+    word = caption_of(dataset, 0).split()[0]
+    viewer, browser = Viewer(dataset), webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    drawn = (
+        "return [...document.querySelectorAll('.tile')].filter(tile => tile.querySelector('mark')"
+        " && tile.querySelector('img')?.complete).length"
+    )
+    try:
+        browser.get(viewer.url)
+        time.sleep(1)
+        box = browser.find_element(By.ID, "search")
+        box.send_keys(word)
+        started = time.perf_counter()
+        while browser.execute_script(drawn) < 60:
+            time.sleep(0.01)
+        return time.perf_counter() - started
+    finally:
+        browser.quit()
+        viewer.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=1_000_000, help=f"a multiple of {PER_TAR:,}")
+    parser.add_argument("--scratch", default=None)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--browser", action="store_true")
+    arguments = parser.parse_args()
+    scratch = arguments.scratch or tempfile.mkdtemp(prefix="laion6m-view-")
+    source, dataset = os.path.join(scratch, "source"), os.path.join(scratch, "index")
+    if not os.path.exists(dataset):
+        make_source(source, arguments.samples)
+        subprocess.run([*COMMAND, "index", source, dataset, "--digest"], check=True, capture_output=True)
+    found = measure(dataset, arguments.samples)
+    if arguments.browser:
+        found["sixty_pictures"] = round(pictures(dataset), 3)
+    print(json.dumps(found, indent=1))
+    if not arguments.keep:
+        shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Arrays of columns (latents, embeddings) in samples and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from builder.base.errors import OptionError
+from builder.mm.batch import stack
+from builder.mm.tensors import from_array
+from builder.read.columns import Array, Column
+from builder.read.view import Rows
+
+TAKEN = {"pixel_values", "image_latents", "image_tokens", "input_ids", "attention_mask", "image_dir", "image_file",
+         "type"}  # fmt: skip
+"""Names of what samples and batches hold anyway."""
+
+
+class ArrayColumns:
+    """The arrays of a dataset's rows, by the names under which samples hold them. Picklable."""
+
+    def __init__(
+        self, rows: Rows, image_latents: str | None, arrays: Sequence[str], missing_ok: bool | Sequence[str]
+    ) -> None:
+        """``missing_ok``: True, or the columns in which a row may lack its array. Raises OptionError, SourceError,
+        DamagedFileError, IndexMismatchError."""
+        if isinstance(arrays, str):
+            raise OptionError("arrays", arrays, f"a list of columns: ({arrays!r},)")
+        columns = ([("image_latents", image_latents)] if image_latents is not None else []) + [(n, n) for n in arrays]
+        for name in arrays:
+            if name in TAKEN:
+                raise OptionError("arrays", name, "samples hold something else by that name; add the column by another")
+        optional = [name for _, name in columns] if missing_ok is True else list(missing_ok or ())
+        for name in optional:
+            if name not in [column for _, column in columns]:
+                raise OptionError("missing_ok", name, "is not among image_latents and arrays")
+        self.optional = frozenset(optional)
+        self._columns: dict[str, Column] = {}
+        for key, name in columns:
+            column = rows.reader._column(name)
+            if not isinstance(column, Column):
+                raise OptionError("arrays", name, "is a column of values, not of arrays")
+            self._columns[key] = column
+
+    def __bool__(self) -> bool:
+        return bool(self._columns)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._columns
+
+    def of(self, row: int) -> dict[str, Tensor | None]:
+        """The tensors of a reader's row; None where it has none and may. Raises ValueError where it may not."""
+        tensors: dict[str, Tensor | None] = {}
+        for key, column in self._columns.items():
+            array: Array | None = column[row]
+            if array is None and column.name not in self.optional:
+                raise ValueError(f"the row has no array in the column {column.name}; missing_ok=({column.name!r},)?")
+            tensors[key] = None if array is None else from_array(array)
+        return tensors
+
+
+def collate_arrays(name: str, arrays: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """A batch's arrays under ``name``: stacked where all have one shape. Where rows lack theirs, zeros stand for it and
+    ``name_mask`` (b, bool) says whose is there; where the first dimension differs, shorter ones are padded with zeros
+    at its end and ``name_mask`` (b n, bool) says where they are. Raises OptionError for other differences."""
+    there = [array for array in arrays if array is not None]
+    if not there:
+        return {f"{name}_mask": torch.zeros(len(arrays), dtype=torch.bool)}
+    shapes = {tuple(array.shape) for array in there}
+    if len(shapes) == 1:
+        if len(there) == len(arrays):
+            return {name: stack(there)}
+        blank = torch.zeros_like(there[0])
+        mask = torch.tensor([array is not None for array in arrays])
+        return {name: torch.stack([blank if array is None else array for array in arrays]), f"{name}_mask": mask}
+    if len({shape[1:] for shape in shapes}) > 1 or () in shapes:
+        found = " and ".join(map(str, sorted(shapes)))
+        raise OptionError("collate_fn", name, f"a batch has {found}, which differ in more than the first dimension")
+    blank = there[0][:0]
+    rows = [blank if array is None else array for array in arrays]
+    padded = pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return {name: padded, f"{name}_mask": torch.arange(padded.shape[1])[None, :] < lengths[:, None]}

@@ -1,0 +1,82 @@
+"""Which of several captions a sample gets, and the prompt made of it."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from builder.base.errors import OptionError
+from builder.mm.order import shares
+
+_TRIED = 500
+"""Rows after which a caption that none of them had is a misspelt name, most likely."""
+
+
+class CaptionChoice:
+    """Captions by weight: names of columns or of annotation fields. Picklable; each process counts by itself."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        """``weights``: name → any positive number. Raises OptionError."""
+        if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+            raise OptionError("captions", weights, "a dict of names and weights, like {'caption': 0.7, 'short': 0.3}")
+        shares([*weights.values()], 1 << 30)  # refuses what is no weight
+        self.weights = {name: float(weight) for name, weight in weights.items()}
+        self._found = dict.fromkeys(self.weights, 0)
+        self._tried = 0
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.weights
+
+    def choose(self, text_of: Callable[[str], Any]) -> str:
+        """One of the captions that the row has. Of a list of strings, one of these.
+
+        Draws once from ``random`` where there is more than one name, and once more for a list; never with one name, as
+        upstream draws nothing for its caption. Raises ValueError for a row with none of them.
+        """
+        found = {name: text for name in self.weights if (text := _usable(text_of(name)))}
+        self._count(found)
+        if not found:
+            raise ValueError(f"the row has none of the captions {', '.join(self.weights)}")
+        if len(self.weights) == 1:
+            (texts,) = found.values()
+        else:
+            (name,) = random.choices(list(found), [self.weights[name] for name in found])
+            texts = found[name]
+        return texts[0] if len(texts) == 1 else random.choice(texts)
+
+    def _count(self, found: Mapping[str, Any]) -> None:
+        if self._tried >= _TRIED:
+            return
+        self._tried += 1
+        for name in found:
+            self._found[name] += 1
+        never = [name for name, count in self._found.items() if not count]
+        if self._tried == _TRIED and never:
+            warnings.warn(
+                f"captions: none of {_TRIED} rows had {', '.join(never)}; is it the name of a column or of a field?",
+                stacklevel=2,
+            )
+
+
+def _usable(value: Any) -> list[str]:
+    """The texts of a value: a string, or a list of them. Blank ones are as if they were not there."""
+    texts = value if isinstance(value, list) else [value]
+    return [text for text in texts if isinstance(text, str) and text.strip()]
+
+
+def make_prompt(template: Mapping[str, Any], caption: str, unconditional: float) -> str:
+    """The caption in upstream's template, or with probability ``unconditional`` the template without one. Draws once
+    from ``random``. Raises OptionError for a template that cannot be used."""
+    try:
+        if random.uniform(0, 1) < unconditional:
+            prompt = template["CFG"]
+        else:
+            prompt = template["GENERATION"].format(input=caption.strip())
+        prompt = template["INSTRUCTION"].format(input=prompt)
+        if template.get("IMG_START_TOKEN_FOR_GENERATION", True):
+            prompt += template["IMG_START_TOKEN"]
+    except (KeyError, IndexError, ValueError) as error:  # not the sample's: its text is only put in
+        raise OptionError("prompt_template", list(template), f"cannot be used: {error!r}") from error
+    return str(prompt)

@@ -1,0 +1,175 @@
+"""What a file's name says of it: tar, image, annotation, listing, unfinished download, a desktop's companion file."""
+
+from __future__ import annotations
+
+import re
+
+TAR_ENDINGS = (
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tbz2",
+    ".tar.xz",
+    ".txz",
+    ".tar.zst",
+    ".tzst",
+    ".tar.z",
+    ".tar.lz4",
+)
+
+IMAGE_ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".jp2",
+    ".jpe",
+    ".jfif",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".tga",
+    ".ico",
+    ".icns",
+    ".apng",
+    ".mpo",
+    ".j2k",
+    ".j2c",
+    ".jpc",
+    ".jpf",
+    ".jpx",
+    ".dib",
+    ".pcx",
+    ".dds",
+    ".qoi",
+    ".heic",
+    ".heif",
+    ".jxl",
+)
+"""Members of raw/ that count as images when the listing does not name them: what Pillow reads, alone or with a
+plugin."""
+
+ANNOTATION_ENDINGS = (".json", ".txt")
+TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
+LISTING_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+PACKED_ENDINGS = ("", ".gz", ".zst", ".bz2", ".xz")
+"""How a listing may be compressed."""
+
+ARCHIVE, SPLIT_PART, UNFINISHED, LISTING = "archive", "split_part", "unfinished", "listing"
+TABLE, IMAGE, EXTRACTED, FOLDER, FILE, HIDDEN = "table", "image", "extracted", "folder", "file", "hidden"
+TROUBLE = frozenset((ARCHIVE, SPLIT_PART, UNFINISHED, LISTING))
+"""Kinds that hold samples, or may: whoever passes them over has to say so and does not end with exit code 0."""
+
+WAYS_OUT = {
+    ARCHIVE: "Make a tar of what is in it: tars and folders in raw/ are what is read.",
+    SPLIT_PART: "Join the parts first: cat NAME.tar.part-* > NAME.tar.",
+    UNFINISHED: "Finish its download, or remove it.",
+    LISTING: "Name the one to be read with --listing, or pass it over with --no-listing.",
+}
+"""What to do about files of a kind."""
+
+_UNFINISHED = re.compile(
+    r"\.(incomplete|part|partial|filepart|aria2|aria2__temp|st|crdownload|opdownload|download|gstmp|tmp|temp|!qb|!ut"
+    r"|bc!|xltd|td|dtapart|wkdownload)$|^\..+\.[a-z0-9_-]{6}$"  # the last: rsync's .NAME.Ab12Cd
+)
+_PACKED = re.compile(
+    r"\.(zip|zipx|7z|rar|tlz|lz|lzo|lzma|br|gpg|age|enc|cpio|iso|squashfs|sqfs|sqsh|wim|cab|tb2|tz2|tbz|taz|jar)$"
+)
+_TAR_INSIDE = re.compile(r"\.t(ar|gz|bz2|xz|zst)(?![a-z])")
+_SPLIT = re.compile(
+    r"(\.t(ar|gz|bz2|xz|zst)(\.\w{1,4})?|\.zip|\.7z|\.rar)[._-]?(part|chunk|vol)?[._-]?([a-z]{2}|[a-z]{3}|\d{1,5})$"
+    r"|\.part\d+\.rar$|\.[zr]\d\d$|^x[a-z]{2}$"  # the last: what `split` calls parts unless it is told
+)
+_BESIDE = (".md5", ".sha256", ".sha", ".txt", ".idx", ".index", ".json", ".csv", ".log", ".md")
+"""Of files that stand beside a tar and tell of it: 00000.tar.md5."""
+
+
+def stem_of(path: str) -> str:
+    """The path without its extension: the part behind the last dot of the last component, unless that dot leads it."""
+    stem, dot, ending = path.rpartition(".")
+    return stem if dot and "/" not in ending and stem and not stem.endswith("/") else path
+
+
+def without_ending(name: str) -> str:
+    """A tar's name without the ending that makes it one."""
+    return name[: -max(len(ending) for ending in TAR_ENDINGS if name.lower().endswith(ending))]
+
+
+COMPANION_MARKS = ("._", ".DS_Store", "__MACOSX", ".ipynb_checkpoints")
+"""One of these is in the path of every companion."""
+
+
+def is_companion(path: str) -> bool:
+    """Whether a desktop system put this file beside another: ``._NAME``, ``.DS_Store``, what lies in ``__MACOSX`` or
+    ``.ipynb_checkpoints``. It is no image and no annotation, whatever its ending."""
+    name = path.rpartition("/")[2]
+    if name.startswith("._") or name == ".DS_Store":
+        return True
+    return "__MACOSX" in path.split("/") or ".ipynb_checkpoints" in path.split("/")
+
+
+def is_tar(name: str) -> bool:
+    return name.lower().endswith(TAR_ENDINGS)
+
+
+def kind_of(name: str) -> str:
+    """What a file that is not read is counted as."""
+    lower = name.lower()
+    if is_companion(name):
+        return HIDDEN
+    if _UNFINISHED.search(lower):
+        return UNFINISHED if not lower.startswith(".") or ".t" in lower or ".json" in lower else HIDDEN
+    if lower.startswith("."):
+        return HIDDEN
+    if lower.endswith(TAR_ENDINGS) or _PACKED.search(lower):
+        return ARCHIVE
+    if lower.endswith(_BESIDE):
+        return FILE
+    if _SPLIT.search(lower):
+        return SPLIT_PART
+    if lower.endswith(TABLE_ENDINGS):
+        return TABLE
+    if lower.endswith(IMAGE_ENDINGS):
+        return IMAGE
+    return ARCHIVE if _TAR_INSIDE.search(lower) else FILE
+
+
+def kind_of_content(head: bytes) -> str:
+    """What the first 512 bytes of a file of no known name say: an archive, or just a file."""
+    magics = (
+        b"PK\x03\x04",
+        b"7z\xbc\xaf\x27\x1c",
+        b"Rar!\x1a\x07",
+        b"\x1f\x8b\x08",
+        b"BZh",
+        b"\xfd7zXZ\0",
+        b"\x28\xb5\x2f\xfd",
+    )
+    return ARCHIVE if head[257:262] == b"ustar" or head.startswith(magics) else FILE
+
+
+def is_listing_name(name: str) -> bool:
+    """Whether a file of that name at the top of a source is its listing: ``data.json``, ``data.jsonl.gz``, …"""
+    lower = name.lower()
+    return lower in _LISTINGS
+
+
+def listing_rank(name: str) -> int:
+    """Of several listings the one with the lowest rank is read."""
+    return _LISTINGS.index(name.lower())
+
+
+_LISTINGS = [f"data{ending}{packed}" for ending in LISTING_ENDINGS for packed in PACKED_ENDINGS]
+
+
+def may_be_listing(name: str) -> bool:
+    """Whether a file of another name has the ending of a listing."""
+    lower = name.lower()
+    return lower.endswith(tuple(ending + packed for ending in LISTING_ENDINGS for packed in PACKED_ENDINGS))

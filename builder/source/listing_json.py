@@ -1,0 +1,189 @@
+"""JSON lists and JSON lines as lists of entries, a stretch at a time.
+
+430 MB of JSON with 6 million objects in it would be gigabytes as one list of dicts. A stretch ends between two entries.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from builder.base.errors import ListingError
+from builder.source.files import ByteFile
+
+STRETCH = 128 << 10  # bytes parsed at a time: 2,000 entries, for 2 ms in which no other thread gets a turn
+_WHOLE = 8 << 20
+"""Bytes within which an entry has to end, and which are parsed at once to find the place of an error: three bytes of
+JSON can become 80 in memory."""
+_FORMS = 'a JSON list of {"image": …, "annotation": …}, or such an object on each line'
+_HEAD = 4 << 10  # bytes in which a list, or a first line, begins
+_TRIES = 1000  # braces looked at for a comma behind them: in a listing it is one of the last few
+_COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+_COMMA_BEHIND = re.compile(_COMMA.pattern.encode())
+
+
+def json_stretches(file: ByteFile) -> Iterator[list[Any]]:
+    """The entries of a JSON list, or of JSON lines (an object in each). Raises ListingError with the file and byte."""
+    head = file.read_at(0, _HEAD).removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")
+    return _lines(file) if head.startswith(b"{") else _stretches(file)
+
+
+def ends_well(file: ByteFile, size: int) -> list[Any] | None:
+    """The entries of the last stretch of a JSON list, from behind one of them on; None where it does not end as a list
+    does. Where a string looks like the end of an entry it may say so by mistake."""
+    _, comma, tail = file.read_at(max(0, size - STRETCH), STRETCH).partition(b"},")
+    try:
+        return _parse(b"[" + tail, file.name, 0) if comma else None
+    except ListingError:
+        return None
+
+
+def _lines(file: ByteFile) -> Iterator[list[Any]]:
+    pending, base, offset = b"", 0, 0
+    while block := file.read_at(offset, STRETCH):
+        offset += len(block)
+        pending += block
+        whole, newline, rest = pending.rpartition(b"\n")
+        if newline:
+            yield _of_lines(whole, file.name, base)
+            base += len(whole) + 1
+            pending = rest
+        elif len(pending) > _WHOLE:
+            raise ListingError(file.name, f"after byte {base}", _endless())
+    if pending.strip():
+        yield _of_lines(pending, file.name, base)
+
+
+def _of_lines(text: bytes, name: str, base: int) -> list[Any]:
+    text = text.removeprefix(codecs.BOM_UTF8) if base == 0 else text
+    lines = [line for line in text.split(b"\n") if line.strip()]
+    try:
+        found: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(found) == len(lines):
+            return found
+    except (ValueError, RecursionError):
+        pass
+    entries, place = [], base
+    for line in text.split(b"\n"):
+        if line.strip():
+            try:
+                entries.append(_value(line, name, place))
+            except ListingError:
+                if entries or base:
+                    raise
+                raise ListingError(name, f"byte {place}", f"found an object; expected {_FORMS}") from None
+        place += len(line) + 1
+    return entries
+
+
+def _stretches(file: ByteFile) -> Iterator[list[Any]]:
+    """Lists of entries. A stretch is cut behind the last ``}`` before a comma; that it parses proves that the cut lay
+    between two entries, as any other place leaves a string or an object open."""
+    pending, base, offset = b"", 0, 0  # base: the file offset of pending's first byte
+    opened = False
+    while block := file.read_at(offset, STRETCH):
+        offset += len(block)
+        pending += block
+        if not opened:
+            start = _opening(pending, file.name)
+            pending, base, opened = pending[start:], start, True
+        cut, used = _last_entry(pending)
+        if cut < 0:
+            if len(pending) > _WHOLE:
+                raise ListingError(file.name, f"after byte {base - 1}", _endless())
+            continue
+        try:
+            entries = json.loads((b"[" + pending[:cut] + b"]").decode())
+        except (ValueError, RecursionError):
+            entries, used = _one_by_one(pending[:used])
+            if not entries:
+                yield from _the_rest_at_once(file, base)
+                return
+        yield entries
+        pending, base = pending[used:], base + used
+    if not opened:
+        raise ListingError(file.name, "byte 0", "the file is empty; expected a JSON list")
+    yield _parse(b"[" + pending, file.name, base - 1)
+
+
+def _last_entry(pending: bytes) -> tuple[int, int]:
+    """Where the last ``}`` with a comma behind it ends, and where that comma does; -1 and -1 where there is none."""
+    at = pending.rfind(b"},")
+    if at >= 0:
+        return at + 1, at + 2
+    at = len(pending)
+    for _ in range(_TRIES):
+        at = pending.rfind(b"}", 0, at)
+        if at < 0:
+            break
+        if comma := _COMMA_BEHIND.match(pending, at + 1):
+            return at + 1, comma.end()
+    return -1, -1
+
+
+def _one_by_one(data: bytes) -> tuple[list[Any], int]:
+    """The entries that have a comma behind them, and how many bytes they take: slower, but sure where an entry ends
+    that has objects, or ``},`` in a string, inside."""
+    decode, entries, used = json.JSONDecoder().raw_decode, [], 0
+    try:
+        text = data.decode()
+        at = len(text) - len(text.lstrip(" \t\r\n"))
+        while True:
+            entry, at = decode(text, at)
+            comma = _COMMA.match(text, at)
+            if comma is None:
+                break
+            entries.append(entry)
+            at = used = comma.end()
+    except (ValueError, RecursionError):  # the last entry goes on behind the cut; if it does not, it comes first next
+        pass
+    return entries, len(text[:used].encode()) if used else 0
+
+
+def _opening(head: bytes, name: str) -> int:
+    """The offset behind the list's opening bracket."""
+    text = head.removeprefix(codecs.BOM_UTF8)
+    body = text.lstrip(b" \t\r\n")
+    start = len(head) - len(body)
+    if body.startswith(b"["):
+        return start + 1
+    if not body:
+        raise ListingError(name, f"byte {start}", "the file is blank; expected a JSON list")
+    what = repr(body[:20].decode("utf-8", "replace"))
+    raise ListingError(name, f"byte {start}", f"found {what}; expected {_FORMS}")
+
+
+def _the_rest_at_once(file: ByteFile, base: int) -> Iterator[list[Any]]:
+    """From entry start ``base`` to the end in one go: gives the exact place of an error, or the entries where the cut
+    had fallen into a string."""
+    data = file.read_at(base, _WHOLE)
+    ends = not file.read_at(base + len(data), 1)
+    yield _parse(b"[" + data, file.name, base - 1, "the list is cut off here" if ends else _endless())
+
+
+def _endless() -> str:
+    return f"no entry ends within {_WHOLE:,} bytes"
+
+
+def _parse(text: bytes, name: str, base: int, cut_off: str = "the list is cut off here") -> list[Any]:
+    value: list[Any] = _value(text, name, base, cut_off)
+    return value
+
+
+def _value(text: bytes, name: str, base: int, cut_off: str = "the line is cut off here") -> Any:
+    try:
+        return json.loads(text.decode())
+    except UnicodeDecodeError as error:
+        problem = cut_off if error.reason == "unexpected end of data" else "not UTF-8"
+        raise ListingError(name, f"byte {base + error.start}", problem) from None
+    except RecursionError:
+        raise ListingError(name, f"after byte {base}", "nested too deeply") from None
+    except json.JSONDecodeError as error:
+        place = base + len(error.doc[: error.pos].encode())
+        at_end = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
+        raise ListingError(name, f"byte {place}", cut_off if at_end else error.msg) from None
+    except ValueError as error:  # a number of more digits than Python turns into one
+        raise ListingError(name, f"after byte {base}", str(error)) from None

@@ -1,0 +1,166 @@
+"""What lies in a folder of a source, on this machine or behind a URL: one way to ask for both."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from builder.base.errors import SourceError
+from builder.base.urls import StorageOptions, is_url, join
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file or folder. ``name``: as text that can be written down; ``path``: to open it by. ``size`` and ``version``
+    as :class:`Archive` has them, None where nobody has asked yet."""
+
+    name: str
+    path: str
+    is_folder: bool
+    size: int | None = None
+    version: int | None = None
+
+
+class Place(Protocol):
+    """Where a source lies."""
+
+    root: str
+    remote: bool
+
+    def entries(self, path: str, most: int | None = None) -> list[Item]:
+        """What lies directly in a folder, by name; of more than ``most``, any so many. Raises SourceError."""
+
+    def looked_at(self, item: Item) -> Item:
+        """The same with size and version. Raises SourceError for what is no file that can be read."""
+
+    def head(self, item: Item, length: int) -> bytes:
+        """Its first bytes; none where it cannot be read."""
+
+    def has(self, name: str) -> bool:
+        """Whether a file of that name lies below the root."""
+
+
+def place_of(path: str, storage: StorageOptions) -> Place:
+    """Raises SourceError where there is nothing."""
+    if is_url(path):
+        return RemotePlace(path.rstrip("/"), storage)
+    return LocalPlace(path)
+
+
+class LocalPlace:
+    """A folder of this machine."""
+
+    remote = False
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def entries(self, path: str, most: int | None = None) -> list[Item]:
+        try:
+            with os.scandir(path) as found:
+                entries = list(islice(found, most))
+        except OSError as error:
+            raise cannot_read(path, error) from error
+        entries.sort(key=lambda entry: os.fsencode(entry.name))
+        return [Item(_text(entry.name), entry.path, _is_folder(entry)) for entry in entries]
+
+    def looked_at(self, item: Item) -> Item:
+        if not (item.is_folder or os.path.isfile(item.path)):  # a link to nowhere, or a pipe that would never answer
+            raise SourceError(f"{shlex.quote(item.path)} is no file that can be read")
+        try:
+            status = os.stat(item.path)
+        except OSError as error:
+            raise cannot_read(item.path, error) from error
+        return Item(item.name, item.path, item.is_folder, 0 if item.is_folder else status.st_size, status.st_mtime_ns)
+
+    def head(self, item: Item, length: int) -> bytes:
+        try:
+            if not os.path.isfile(item.path):
+                return b""
+            with open(item.path, "rb") as handle:
+                return handle.read(length)
+        except OSError:
+            return b""
+
+    def has(self, name: str) -> bool:
+        return os.path.exists(os.path.join(self.root, name))
+
+
+class RemotePlace:
+    """A folder behind a URL."""
+
+    remote = True
+
+    def __init__(self, root: str, options: StorageOptions) -> None:
+        from builder.base.storage import Storage
+
+        self.root = root
+        self._storage = Storage(options)
+
+    def entries(self, path: str, most: int | None = None) -> list[Item]:
+        found = [
+            Item(entry.name, join(path, entry.name), entry.is_folder, entry.size, entry.version)
+            for entry in self._storage.entries(path)
+        ]
+        return sorted(found, key=lambda item: item.name.encode())
+
+    def looked_at(self, item: Item) -> Item:
+        if item.size is None and not item.is_folder:  # a listing in HTML has names alone
+            entry = self._storage.look(item.path)
+            if entry.size is None:
+                raise SourceError(f"{item.path}: the server does not say how long it is. Download it first.")
+            return Item(item.name, item.path, False, entry.size, entry.version)
+        return item
+
+    def head(self, item: Item, length: int) -> bytes:
+        from builder.base.storage import read_range
+
+        try:
+            end = min(length, self.looked_at(item).size or 0)
+            return self._storage.ask(item.path, lambda system, path: read_range(system, path, 0, end)) if end else b""
+        except (SourceError, OSError):
+            return b""
+
+    def has(self, name: str) -> bool:
+        folder, _, leaf = name.rpartition("/")
+        return any(item.name == leaf for item in self.entries(join(self.root, folder) if folder else self.root))
+
+
+def cannot_read(path: str, error: OSError) -> SourceError:
+    """What to say of a file or folder of a source that the system does not let us read."""
+    reason = error.strerror or "it is not there"
+    return SourceError(f"cannot read {shlex.quote(os.fsdecode(path))}: {reason}")
+
+
+def files_below(place: Place, path: str, deepest: int, most: int) -> Iterator[Item]:
+    """Files below a folder, ``deepest`` levels down, of at most ``most`` folders. What cannot be read is left out."""
+    waiting = [(path, 0)]
+    looked = 0
+    while waiting and looked < most:
+        here, depth = waiting.pop(0)
+        looked += 1
+        try:
+            items = place.entries(here)
+        except SourceError:
+            continue
+        for item in items:
+            if not item.is_folder:
+                yield item
+            elif depth < deepest:
+                waiting.append((item.path, depth + 1))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _text(name: str) -> str:
+    """A file's name as text that goes into tables and JSON."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,229 @@
+"""raw/ and captions/: their archives, and what else lies in a source, counted by kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from builder.base.errors import LayoutError
+from builder.base.names import DATA, META, WORK
+from builder.base.urls import StorageOptions, join
+from builder.source.endings import (
+    ARCHIVE,
+    EXTRACTED,
+    FILE,
+    FOLDER,
+    HIDDEN,
+    IMAGE_ENDINGS,
+    LISTING,
+    SPLIT_PART,
+    TROUBLE,
+    UNFINISHED,
+    WAYS_OUT,
+    is_companion,
+    is_tar,
+    kind_of,
+    kind_of_content,
+    may_be_listing,
+    without_ending,
+)
+from builder.source.layout import EXPECTED, Archive, Unread
+from builder.source.places import Item, Place, files_below
+
+_PEEK = 64
+"""Entries of a folder that show what it holds. An extracted source has thousands of folders with a thousand files
+each."""
+_DEEPEST = 6  # levels of folders that tars are looked for in
+_FAR_FOLDERS = 64  # folders behind a URL that are looked into: each is a request
+_PROSE = ("readme", "license", "licence", "notice", "changelog", "authors", "citation", "about")
+_CONTROL = (".aria2", ".st")  # files that a downloader keeps beside the one it fills
+_HUB_CACHE = ".cache/huggingface/download"
+_HEADS = 64  # files of no known kind whose first bytes are read
+_KNOWN = (
+    ".md",
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".log",
+    ".py",
+    ".sh",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".pdf",
+    ".ipynb",
+)
+
+
+class Looking:
+    """Looks through a source and counts what is not read."""
+
+    def __init__(self, place: Place, storage: StorageOptions) -> None:
+        self.place, self._storage = place, storage
+        self.candidates: list[Item] = []  # files that look like listings and are not called data.json
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
+        self._folders_left = _FAR_FOLDERS
+        self._heads_left = _HEADS
+
+    def unread(self) -> tuple[Unread, ...]:
+        """What was counted, by kind."""
+        return tuple(Unread(kind, count, self._examples[kind]) for kind, count in sorted(self._counts.items()))
+
+    def note(self, kind: str, path: str) -> None:
+        """Count a file or folder that is not read."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        shown = path[len(self.place.root) :].lstrip("/") if path.startswith(self.place.root) else path
+        self._examples.setdefault(kind, os.fsencode(shown).decode("utf-8", "backslashreplace"))
+
+    def archives(self, root: str, endings: tuple[str, ...], items: Sequence[Item] | None = None) -> tuple[Archive, ...]:
+        """Tars of a side, in subfolders too, and folders of files with one of these ``endings``, by name. A folder
+        beside a tar of its name is what that tar left when it was extracted: the tar is the original. So are single
+        files beside tars; else these are a folder too. ``items``: what lies at the top of a source without raw/, where
+        single files are none."""
+        top = items is not None
+        found = self._archives(self.place.entries(root) if items is None else items, endings, "", root, top=top)
+        return tuple(sorted(found, key=lambda archive: os.fsencode(archive.name)))
+
+    def _archives(
+        self, items: Sequence[Item], endings: tuple[str, ...], prefix: str, root: str, *, top: bool = False
+    ) -> list[Archive]:
+        tars = [i for i in items if not i.is_folder and is_tar(i.name) and not i.name.startswith(".")]
+        there = {item.name for item in items}
+        stems = {without_ending(item.name) for item in tars}
+        found = [self._tar(item, prefix, there) for item in tars]
+        for item in items:
+            if item.is_folder:
+                if item.name.startswith(".") or is_companion(item.name):
+                    self.note(HIDDEN, item.path)
+                elif item.name in stems:
+                    self.note(EXTRACTED, item.path)
+                else:
+                    found += self._folder(item, endings, prefix, top=top)
+        loose = [item for item in items if not item.is_folder and item not in tars]
+        if not (tars or prefix or top) and any(_wanted(item, endings) for item in loose):
+            found.append(Archive("", root, True, 0, 0))
+            loose = [item for item in loose if kind_of(item.name) in TROUBLE]
+        for item in loose:
+            self.note_file(item)
+        return found
+
+    def _tar(self, item: Item, prefix: str, there: set[str]) -> Archive:
+        unfinished = any(item.name + ending in there for ending in _CONTROL)
+        item = self.place.looked_at(item)
+        size, version = item.size or 0, item.version or 0
+        return Archive(prefix + item.name, item.path, False, size, version, self._storage, unfinished)
+
+    def _folder(self, item: Item, endings: tuple[str, ...], prefix: str, *, top: bool = False) -> list[Archive]:
+        """The archives that a folder is, or holds; counted where it is none."""
+        far = self.place.remote
+        if far:
+            self._folders_left -= 1
+        if prefix.count("/") >= _DEEPEST or (far and self._folders_left < 0):
+            self.note(ARCHIVE if far else FOLDER, item.path)
+            return []
+        inside = self.place.entries(item.path, _PEEK)
+        whole = self._as_folder(item, prefix)
+        if any(_wanted(each, endings) for each in inside):
+            pairs = any(_wanted(each, IMAGE_ENDINGS) for each in inside) and any(
+                each.name.lower().endswith((".json", ".txt")) for each in inside
+            )
+            if far or (top and not pairs):
+                self.note(ARCHIVE if far else FOLDER, item.path)
+                return []
+            return [whole]
+        if top and any(each.is_folder and each.name == "raw" for each in inside):
+            self.note_folder(item)  # another source
+            return []
+        if len(inside) == _PEEK:
+            inside = self.place.entries(item.path)
+        below = Looking(self.place, self._storage)
+        below._folders_left = self._folders_left
+        found = below._archives(inside, endings, f"{prefix}{item.name}/", item.path, top=top)
+        self._folders_left = below._folders_left
+        if found and all(archive.is_folder for archive in found):
+            return [whole]  # folders of folders of files: one walk reads them all
+        for each in below.unread():
+            if found or each.kind in TROUBLE:
+                self._counts[each.kind] = self._counts.get(each.kind, 0) + each.count
+                self._examples.setdefault(each.kind, each.example)
+        if not found and not any(each.kind in TROUBLE for each in below.unread()):
+            self.note(FOLDER, item.path)
+        return found
+
+    def _as_folder(self, item: Item, prefix: str) -> Archive:
+        version = 0 if self.place.remote else self.place.looked_at(item).version or 0
+        return Archive(prefix + item.name, item.path, True, 0, version, self._storage)
+
+    def note_file(self, item: Item) -> None:
+        """Count a file by its name; where that says nothing, by its first bytes."""
+        kind = kind_of(item.name)
+        lower = item.name.lower()
+        if kind == FILE and may_be_listing(item.name) and looks_like_listing(self._head(item, 4096)):
+            kind = LISTING
+            self.candidates.append(item)
+        elif kind == FILE and not lower.endswith(_KNOWN) and not lower.startswith(_PROSE):
+            kind = kind_of_content(self._head(item, 512))
+        self.note(kind, item.path)
+
+    def _head(self, item: Item, length: int) -> bytes:
+        self._heads_left -= 1
+        return self.place.head(item, length) if self._heads_left >= 0 and not self.place.remote else b""
+
+    def note_folder(self, item: Item) -> None:
+        """Count a folder that no part of a source is; archives in it one by one."""
+        kinds = [(kind_of(each.name), each.path) for each in files_below(self.place, item.path, 3, 200)]
+        troubles = [(kind, path) for kind, path in kinds if kind in TROUBLE]
+        for kind, path in troubles:
+            self.note(kind, path)
+        if not troubles:
+            self.note(FOLDER, item.path)
+
+    def note_rest(self, top: Iterable[Item], read: set[str]) -> None:
+        """Count what lies in SOURCE beside raw/, captions/ and what this tool made. ``read``: paths that are read."""
+        for item in top:
+            if item.path in read or item.name in (META, DATA, WORK):
+                continue
+            if item.is_folder and (item.name.startswith(".") or is_companion(item.name)):
+                self.note(HIDDEN, item.path)
+            elif item.is_folder:
+                self.note_folder(item)
+            else:
+                self.note_file(item)
+
+    def note_hub_cache(self) -> None:
+        """Count downloads that huggingface_hub began here and has not finished."""
+        cache = join(self.place.root, _HUB_CACHE)
+        if not self.place.remote and os.path.isdir(cache):
+            for item in files_below(self.place, cache, 3, 200):
+                if kind_of(item.name) == UNFINISHED:
+                    self.note(UNFINISHED, item.path)
+
+    def refuse_unreadable(self, path: str) -> None:
+        """Raises LayoutError where a source has archives, and only such as are not read."""
+        for kind in (ARCHIVE, SPLIT_PART, UNFINISHED):
+            example = self._examples.get(kind, "")
+            if example and not is_tar(example):
+                found = f"{self._counts[kind]:,} × {kind}, such as {example}"
+                raise LayoutError(path, found, f"{WAYS_OUT[kind]} {EXPECTED}")
+
+
+def looks_like_listing(head: bytes) -> bool:
+    """Whether a file that begins like this lists images with their captions."""
+    first = head.split(b"\n", 1)[0].lower()
+    if first.lstrip().startswith((b"[", b"{")):
+        text = head.lower()
+        image = any(f'"{name}"'.encode() in text for name in ("image", "file_name", "image_path"))
+        caption = any(
+            f'"{name}"'.encode() in text for name in ("annotation", "caption", "re_caption", "conversations", "text")
+        )
+        return image and caption
+    fields = first.replace(b"\t", b",").replace(b'"', b"").split(b",")
+    return bool({b"image", b"file_name", b"image_path", b"path"} & set(fields)) and any(b"caption" in f for f in fields)
+
+
+def _wanted(item: Item, endings: tuple[str, ...]) -> bool:
+    lower = item.name.lower()
+    return not (item.is_folder or is_companion(item.name)) and lower.endswith(endings) and not lower.startswith(_PROSE)

@@ -1,0 +1,343 @@
+"""What the page asks for: rows, one row, histograms, rejects, duplicates, selections. Over every kind of dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from builder import open_dataset
+from builder.conversion.convert import convert
+from builder.conversion.index import index
+from builder.curate.add_column import add_column
+from builder.view.query import Query
+from builder.view.selection import condition
+from tests.sources import make_source
+from tests.view.conftest import Visit, Visitor
+
+HOSTILE = [
+    "<script>document.title='pwned'</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</title></style></textarea><svg onload=alert(1)>",
+    "{{7*7}} ${7*7} <%= 7*7 %>",
+    "\u202egpj.exe\u202c \u0000 \ufeff 👩‍👩‍👧‍👦 𝕊𝕦𝕣𝕣",
+]
+
+
+def get(visitor: Visitor, path: str, **given: object) -> Any:
+    reply = visitor.ask(f"{path}?{urlencode(given)}")
+    assert reply.status == 200, reply.body
+    return reply.json
+
+
+def rows(visitor: Visitor, **given: object) -> Any:
+    """Of /api/rows, asked for until all are found."""
+    while not (page := get(visitor, "/api/rows", limit=500, **given))["done"]:
+        pass
+    return page
+
+
+@pytest.fixture(scope="module")
+def kinds(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo's rows, by every way to them."""
+    folder = tmp_path_factory.mktemp("kinds")
+    out, source = demo_folder / "out", demo_folder / "source"
+    index(str(source), str(folder / "index"), digest=True, quiet=True)
+    convert(str(source), str(folder / "arrow"), format="arrow", num_proc=1, quiet=True)
+    open_dataset(out)[:].save(folder / "selection")
+    table = pq.read_table(out / "data" / "train-00000-of-00001.parquet").select(["image", "caption"])
+    (folder / "foreign").mkdir()
+    pq.write_table(table, folder / "foreign" / "some.parquet")  # compressed, with a dictionary: as pyarrow does
+    return {"parquet": out} | {name: folder / name for name in ("index", "arrow", "selection", "foreign")}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "index", "arrow", "selection", "foreign"])
+@pytest.mark.filterwarnings("ignore:.*compressed or dictionary-encoded")
+def test_every_kind_of_dataset_can_be_looked_at(kind: str, kinds: dict[str, Path], visit: Visit) -> None:
+    visitor = visit(kinds[kind])
+    dataset = get(visitor, "/api/dataset")
+    assert dataset["rows"] == 291
+    page = rows(visitor, search="golden")
+    assert page["total"] == len([row for row in rows(visitor)["rows"] if "golden" in row["caption"].lower()]) > 10
+    row = page["rows"][0]["row"]
+    assert "golden" in get(visitor, f"/api/rows/{row}")["caption"].lower()
+    assert visitor.ask(f"/images/{row}").body == open_dataset(kinds[kind])[row].image
+    assert visitor.ask(f"/thumbnails/{row}").headers["Content-Type"] in ("image/jpeg", "image/png")
+    assert sum(get(visitor, "/api/histograms/width")["counts"]) == 291
+    assert get(visitor, "/api/phrases")["openings"][0]["text"].endswith("rings on")
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ("RINGS", lambda caption: True),
+        ("red tall", lambda caption: "red" in caption and "tall" in caption),
+        ('"wide apart"', lambda caption: "wide apart" in caption),
+        ('"wide apart" teal square', lambda caption: False),
+        ("a.b", lambda caption: False),
+        ("(", lambda caption: False),
+        ('"', lambda caption: True),
+        ("   ", lambda caption: True),
+        ("ééé", lambda caption: False),
+    ],
+)
+def test_words_are_searched_in_any_case_and_all_must_occur(
+    search: str, expected: Callable[[str], bool], visitor: Visitor
+) -> None:
+    found = rows(visitor, search=search)
+    assert [row["row"] for row in found["rows"]] == [
+        row["row"] for row in rows(visitor)["rows"] if expected(row["caption"].lower())
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"where": "width > height"},
+        {"where": "width > height and caption like '%Teal%'", "search": "apart"},
+        {"where": "length(caption) > 90 -- so"},
+        {"filter": "width:100:130"},
+        {"filter": "width::100;height:80:"},
+        {"filter": "megapixels:0.0092160000000000002:;caption_words:10:"},
+        {"filter": "ratio:1.3333333333333333:", "search": "red"},
+        {"filter": "caption_length:90:95", "search": "it's"},
+        {"filter": "size:2000:4000", "search": "Red wide"},
+    ],
+)
+def test_the_command_that_is_shown_selects_the_rows_that_are_shown(given: dict[str, str], visitor: Visitor) -> None:
+    pytest.importorskip("duckdb")
+    shown = [row["row"] for row in rows(visitor, **given)["rows"]]
+    dataset = open_dataset(get(visitor, "/api/dataset")["path"])
+    assert shown == dataset.where(condition(Query.parse(given))).rows.tolist()
+    assert "laion6m select" in get(visitor, "/api/selection", **given)["command"]
+
+
+@pytest.mark.parametrize("order", ["width", "-width", "caption_length", "-ratio", "random"])
+def test_orders_hold_every_row_once(order: str, visitor: Visitor) -> None:
+    found = rows(visitor, sort=order)["rows"]
+    assert sorted(row["row"] for row in found) == list(range(291))
+    if order.endswith("width"):
+        widths = [row["width"] for row in found]
+        assert widths == sorted(widths, reverse=order[0] == "-")
+    if order == "random":
+        assert found == rows(visitor, sort=order)["rows"] != rows(visitor)["rows"]
+
+
+def test_pages_of_a_search_hold_each_hit_once(visitor: Visitor) -> None:
+    whole = [row["row"] for row in rows(visitor, search="red")["rows"]]
+    pages = [get(visitor, "/api/rows", search="red", offset=offset, limit=7)["rows"] for offset in range(0, 70, 7)]
+    assert [row["row"] for page in pages for row in page] == whole
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "width >",
+        "nothing = 1",
+        "1; drop table dataset",
+        "key in (select filename from glob('/etc/*'))",
+        "key in (select content from read_text('/etc/passwd'))",
+        "caption = getenv('HOME')",
+        "true; copy (select 1) to '/tmp/laion6m-was-here'",
+        "true) or (true; attach '/etc/passwd' as x",
+        "width > (select sum(range) from range(10)) union select 1",
+        "'",
+        "\x00",
+    ],
+)
+def test_a_condition_that_is_none_or_reaches_out_is_told_in_words(where: str, visitor: Visitor) -> None:
+    pytest.importorskip("duckdb")
+    reply = visitor.ask(f"/api/rows?{urlencode({'where': where})}")
+    assert reply.status == 400
+    assert reply.json["error"].startswith("error: ")
+    assert "Traceback" not in reply.json["error"]
+    assert rows(visitor)["total"] == 291
+
+
+def test_a_condition_that_never_ends_is_ended(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("duckdb")
+    monkeypatch.setattr("builder.view.view._SQL_SECONDS", 0.5)
+    where = "(select count(*) from range(1000000000) a, range(1000000) b where a.range % 7 = b.range % 5) > 0"
+    reply = visitor.ask(f"/api/rows?{urlencode({'where': where})}")
+    while reply.status == 200 and not reply.json["done"]:
+        reply = visitor.ask(f"/api/rows?{urlencode({'where': where})}")
+    assert reply.status == 400
+    assert "ended after 0.5 seconds" in reply.json["error"]
+
+
+def test_without_duckdb_the_error_says_what_to_install(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
+    reply = visitor.ask("/api/rows?where=width+%3E+1")
+    assert reply.status == 400
+    assert "pip install 'laion6m[sql]'" in reply.json["error"]
+
+
+@pytest.mark.parametrize("caption", HOSTILE)
+def test_hostile_captions_travel_as_json_and_nothing_else(caption: str, tmp_path: Path, visit: Visit) -> None:
+    folder = foreign(tmp_path, [caption])
+    visitor = visit(folder)
+    reply = visitor.ask("/api/rows")
+    assert reply.json["rows"][0]["caption"] == caption
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    words = caption.split()[0].replace('"', "")
+    assert rows(visitor, search=words)["total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", 200),
+        (b"<!doctype html><script>alert(1)</script>", 200),
+        (b"GIF89a/*<script>*/=1;", 200),
+        (b"%PDF-1.7", 200),
+        (b"", 200),
+    ],
+)
+def test_what_is_no_image_of_the_list_is_a_download(data: bytes, status: int, tmp_path: Path, visit: Visit) -> None:
+    visitor = visit(foreign(tmp_path, ["x"], [data]))
+    reply = visitor.ask("/images/0")
+    assert (reply.status, reply.body) == (status, data)
+    assert "sandbox" in reply.headers["Content-Security-Policy"]
+    if data.startswith(b"GIF89a"):
+        assert reply.headers["Content-Type"] == "image/gif", "which a browser does not run"
+    else:
+        assert reply.headers["Content-Type"] == "application/octet-stream"
+        assert reply.headers["Content-Disposition"].startswith("attachment")
+    refused = visitor.ask("/thumbnails/0")
+    assert refused.status == 415
+    assert refused.json["error"]
+
+
+def foreign(folder: Path, captions: list[str], images: list[bytes] | None = None) -> Path:
+    """Somebody else's Parquet file, images as they are given."""
+    from builder.jobs.demo_images import draw
+
+    images = images or [draw(number)[0] for number, _ in enumerate(captions)]
+    pictures = [{"bytes": data, "path": f"{number}.jpg"} for number, data in enumerate(images)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(pictures, kind), "caption": captions})
+    (folder / "data").mkdir(exist_ok=True)
+    options: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+    pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet", **options)
+    return folder
+
+
+def test_one_row_has_all_there_is_to_say_of_it(demo_folder: Path, visit: Visit, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source")
+    convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
+    reader = open_dataset(tmp_path / "out")
+    keys = reader.columns("key").column(0).to_pylist()
+    pq.write_table(pa.table({"key": keys, "score": [0.5] * len(keys)}), tmp_path / "scores.parquet")
+    add_column(str(tmp_path / "out"), "score", str(tmp_path / "scores.parquet"))
+    visitor = visit(tmp_path / "out")
+    row = get(visitor, "/api/rows/1")
+    assert row["columns"] == {"score": 0.5}
+    assert row["annotation"] == json.loads(reader[1].annotation)
+    with open(tmp_path / "out" / row["place"]["file"], "rb") as file:
+        file.seek(row["place"]["offset"])
+        assert file.read(row["place"]["size"]) == reader[1].image
+    assert "score" in [each["name"] for each in get(visitor, "/api/dataset")["measures"]]
+    assert rows(visitor, filter="score:0.6:")["total"] == 0
+
+
+def test_rejects_are_shown_by_reason_with_their_bytes_where_the_source_is(demo_folder: Path, visit: Visit) -> None:
+    visitor = visit(demo_folder / "out", source=str(demo_folder / "source"))
+    found = get(visitor, "/api/rejects")
+    assert (found["total"], sum(found["reasons"].values())) == (10, 10)
+    cut = get(visitor, "/api/rejects", reason="image_truncated")["rows"]
+    assert [each["reason"] for each in cut] == ["image_truncated"] * 2
+    assert all(each["picture"] for each in cut)
+    assert visitor.ask(f"/rejects/{cut[0]['number']}").headers["Content-Type"] == "image/jpeg"
+    page = next(each for each in found["rows"] if each["reason"] == "image_unreadable")
+    reply = visitor.ask(f"/rejects/{page['number']}")
+    assert reply.body.startswith(b"<html>")
+    assert reply.headers["Content-Type"] == "application/octet-stream"
+    without = visit(demo_folder / "out")
+    assert not any(each["picture"] for each in get(without, "/api/rejects")["rows"])
+    assert without.ask("/rejects/0").status == 404
+
+
+def test_equal_images_are_a_group_without_anybody_having_looked_for_them(visitor: Visitor) -> None:
+    found = get(visitor, "/api/duplicates", limit=3)
+    assert found["total"] > 3
+    group = found["groups"][0]
+    assert [each["kept"] for each in group] == [True] + [False] * (len(group) - 1)
+    images = {visitor.ask(f"/images/{each['row']}").body for each in group}
+    assert len(images) == 1 < len(group)
+    assert get(visitor, f"/api/rows/{group[-1]['row']}/similar") == group
+    assert "laion6m duplicates" in found["note"]
+
+
+def save(visitor: Visitor, given: object, **headers: str) -> Any:
+    sent = {"Origin": f"http://{visitor.host}", "Content_Type": "application/json"} | headers
+    return visitor.ask("/api/selections", "POST", json.dumps(given).encode(), **sent)
+
+
+def test_a_selection_is_saved_where_the_command_line_says_and_nowhere_else(
+    demo_folder: Path, visit: Visit, tmp_path: Path
+) -> None:
+    pytest.importorskip("duckdb")
+    assert save(visit(demo_folder / "out"), {"name": "red", "search": "red"}).status == 400
+    visitor = visit(demo_folder / "out", save=str(tmp_path / "saved"))
+    reply = save(visitor, {"name": "red", "search": "red", "filter": "width:90:", "where": "height > 50"})
+    assert reply.status == 200, reply.body
+    saved = open_dataset(tmp_path / "saved" / "red")
+    shown = rows(visitor, search="red", filter="width:90:", where="height > 50")
+    assert len(saved) == reply.json["rows"] == shown["total"] > 0
+    assert [sample.row for sample in saved] == [row["row"] for row in shown["rows"]]
+    assert save(visitor, {"name": "red", "search": "red"}).status == 400, "it is there already"
+    for name in ("../out", "/tmp/x", "", ".", "..", "a/b", "a\0b", None, 7.5, ["x"]):
+        assert save(visitor, {"name": name}).status == 400
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["red"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content_Length": "9999999"}, 413),
+    ],
+)
+def test_only_the_page_itself_may_save(
+    headers: dict[str, str], status: int, demo_folder: Path, visit: Visit, tmp_path: Path
+) -> None:
+    visitor = visit(demo_folder / "out", save=str(tmp_path / "saved"))
+    assert save(visitor, {"name": "red"}, **headers).status == status
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b"[" * 50_000, b'{"search": "x"}', b"\xff"])
+def test_what_is_no_query_is_not_saved(body: bytes, demo_folder: Path, visit: Visit, tmp_path: Path) -> None:
+    visitor = visit(demo_folder / "out", save=str(tmp_path / "saved"))
+    headers = {"Origin": f"http://{visitor.host}", "Content_Type": "application/json"}
+    assert visitor.ask("/api/selections", "POST", body, **headers).status == 400
+
+
+def test_a_dataset_without_a_row_can_be_looked_at(tmp_path: Path, visit: Visit) -> None:
+    visitor = visit(foreign(tmp_path, []))
+    assert rows(visitor)["total"] == rows(visitor, search="x", sort="-width")["total"] == 0
+    assert get(visitor, "/api/histograms/width")["counts"] == []
+    assert get(visitor, "/api/phrases")["sampled"] == 0
+    assert get(visitor, "/api/duplicates")["groups"] == []
+
+
+def test_an_image_that_is_not_what_was_indexed_is_told_in_words(
+    demo_folder: Path, visit: Visit, tmp_path: Path
+) -> None:
+    folder = foreign(tmp_path, ["one", "two"])
+    visitor = visit(folder)
+    shard = folder / "data" / "train-00000-of-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    reply = visitor.ask("/images/0")
+    assert reply.status == 409
+    assert "train-00000-of-00001.parquet" in reply.json["error"]
