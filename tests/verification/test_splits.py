@@ -15,10 +15,10 @@ import pytest
 from builder import info, open_dataset, verify
 from builder.base import schema
 from builder.conversion.convert import convert
+from builder.curate import arrays as columns
 from builder.curate.add_column import add_column
 from builder.hub import captions_only
 from builder.hub.items import Digests
-from builder.jobs import add_column as columns
 from builder.source.files import LocalFile
 from builder.store import parquet, rejects
 from builder.store.footers import missed_by_splits
