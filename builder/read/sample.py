@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from builder.read.index import IndexBatch
     from builder.read.reader import Reader
+
+_VALUES = ("image", "key", "caption", "width", "height", "annotation")
+"""What a sample is as a mapping, as datasets and torch's default collate see it."""
 
 _OWN = ("key", "path", "image", "caption", "width", "height", "size", "position", "digest", "annotation",
         "annotation_path", "row")  # fmt: skip
@@ -19,6 +23,9 @@ class Sample:
     ``key``: "00000/000000012" · ``path``: with its extension, as listed · ``image``: the file's bytes · ``caption`` ·
     ``width``, ``height``: pixels as stored · ``annotation``: the JSON text · ``annotation_path`` · ``row``: its
     number in the Reader · ``position``: its place in the listing.
+
+    A mapping of these too: ``sample["caption"]``, ``dict(sample)``, and torch's ``DataLoader`` makes batches of lists
+    and tensors without a ``collate_fn``.
     """
 
     __slots__ = ("_at", "_batch", "_image", "_reader", "row")
@@ -94,6 +101,37 @@ class Sample:
             raise KeyError(name)
         return document[name]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(_VALUES)
+
+    def __len__(self) -> int:
+        return len(_VALUES)
+
+    def keys(self) -> tuple[str, ...]:
+        return _VALUES
+
+    def to_dict(self) -> dict[str, Any]:
+        """image (bytes), key, caption, width, height, annotation (JSON text), and the added columns."""
+        return {name: self[name] for name in (*_VALUES, *self._reader.added_columns())}
+
+    @property
+    def pil(self) -> Any:
+        """The image as ``PIL.Image.Image``: the first frame as decoded, in its own mode, not turned by EXIF. Raises
+        DamagedFileError where it cannot be decoded."""
+        from builder.read.shown import picture
+
+        return picture(self)
+
+    def show(self) -> None:
+        """Open the image in the system's viewer."""
+        self.pil.show(self.key)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: picture, caption, facts."""
+        from builder.read.shown import sample_html
+
+        return sample_html(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A sample travels as its reader's paths, its number and, where it has been read, its image."""
         return self._reader._pickled(self.row, self._image)
@@ -101,3 +139,6 @@ class Sample:
     def __repr__(self) -> str:
         image = f"{self.width}x{self.height}, {self.size:,} bytes"
         return f"Sample({self.row}, key={self.key!r}, {image}, caption={self.caption[:40]!r})"
+
+
+Mapping.register(Sample)  # not a base class: equality by value would read images

@@ -186,6 +186,12 @@ class Rows(Sequence[Sample]):
 
         return reader_dataset(self)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: counts and a small gallery."""
+        from builder.read.shown import rows_html
+
+        return rows_html(self)
+
     @property
     def identity(self) -> str:
         """16 hex digits, others where the rows are of other files, or are other rows of them."""
