@@ -10,7 +10,6 @@ it, all but the hooks works with torch alone. See docs/training.md.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from builder.base.errors import MissingExtraError
@@ -23,6 +22,7 @@ except ImportError as error:
 from builder.mm.bucket_sampler import AspectRatioBatchSampler
 from builder.mm.collate import CollateConcat, collate_func_gen, collate_func_gen_latents, collate_func_gen_tokens
 from builder.mm.dataset import CaptionDataset
+from builder.mm.engine import has_mmengine, mmengine
 from builder.mm.samplers import EpochSampler, InfiniteSampler, MixtureSampler
 from builder.mm.tensors import normalize_pixels
 
@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
 def _register() -> None:
     """Enter everything into mmengine's registries. Its InfiniteSampler keeps its name; ours is
     ResumableInfiniteSampler."""
-    registry, hooks = import_module("mmengine.registry"), import_module("builder.mm.hooks")
+    registry, hooks = mmengine("registry"), import_module("builder.mm.hooks")
     registry.DATASETS.register_module(module=CaptionDataset)
     registry.DATA_SAMPLERS.register_module(name="ResumableInfiniteSampler", module=InfiniteSampler)
     for sampler in (EpochSampler, MixtureSampler, AspectRatioBatchSampler):
@@ -62,5 +62,5 @@ def _register() -> None:
         registry.HOOKS.register_module(module=getattr(hooks, hook))
 
 
-if find_spec("mmengine") is not None:
+if has_mmengine():
     _register()

@@ -6,8 +6,6 @@ import os
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +20,7 @@ from builder.mm.batch import Batch, tokenizes_batches
 from builder.mm.buckets import Buckets
 from builder.mm.captions import CaptionChoice
 from builder.mm.checks import no_text, one_of
+from builder.mm.engine import has_mmengine, mmengine
 from builder.mm.loading import DataSample, SampleLoading
 from builder.mm.samples import Entries, RowPath, find_image, path_in
 from builder.mm.skips import BAD_SAMPLE, CONFIGURATION, OWN_WORDS, SKIPS_ALLOWED, SampleError, Skips, problem_of
@@ -29,8 +28,8 @@ from builder.mm.tensors import build
 
 if TYPE_CHECKING:
     _Base = Dataset[DataSample]
-elif find_spec("mmengine") is not None:
-    _Base = import_module("mmengine.dataset").BaseDataset  # its ConcatDataset takes objects of nothing else
+elif has_mmengine():
+    _Base = mmengine("dataset").BaseDataset  # its ConcatDataset takes objects of nothing else
 else:
     _Base = Dataset
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from builder.base.errors import MissingExtraError, OptionError
+from builder.mm.engine import mmengine
 from builder.mm.samplers import EpochSampler, Resumable
 from builder.mm.tensors import normalize_pixels
 
 try:
-    Hook: Any = import_module("mmengine.hooks").Hook
+    Hook: Any = mmengine("hooks").Hook
 except ImportError as error:
     raise MissingExtraError("builder.mm's hooks", "mmengine", "mm") from error
 

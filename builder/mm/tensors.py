@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from builder.base.errors import DamagedFileError, MissingExtraError, OptionError
+from builder.mm.engine import mmengine
 from builder.read.columns import Array
 
 
@@ -74,7 +74,7 @@ def look_up(name: str) -> Any:
     """What mmengine's registry of functions knows by this name, or what can be imported by it. Raises
     MissingExtraError without mmengine, LookupError for a name that is neither."""
     try:
-        functions = import_module("mmengine.registry").FUNCTIONS
+        functions = mmengine("registry").FUNCTIONS
     except ImportError as error:
         raise MissingExtraError(f"type={name!r}, a name,", "mmengine", "mm") from error
     try:

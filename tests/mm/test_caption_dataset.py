@@ -818,3 +818,9 @@ def test_tensors_survive_as_bytes(tensor: Any) -> None:
     again = from_array(to_array(tensor))
     assert again.dtype == tensor.dtype
     assert torch.equal(again, tensor)
+
+
+@pytest.mark.parametrize("kind", [SampleError, TooManyBadSamplesError])
+def test_an_error_made_of_a_message_alone_says_that_message(kind: Any) -> None:
+    """As torch's loader makes them of what a worker raised."""
+    assert str(kind("Caught it in a worker.")) == "Caught it in a worker."

@@ -1,0 +1,20 @@
+"""mmengine, where it is installed."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+
+def has_mmengine() -> bool:
+    return find_spec("mmengine") is not None
+
+
+def mmengine(module: str) -> Any:
+    """``mmengine.<module>``. Its imports use much that torch and setuptools have deprecated, which is nobody's business
+    here. Raises ImportError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return import_module(f"mmengine.{module}")
