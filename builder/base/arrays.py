@@ -77,6 +77,13 @@ def text_fits(column: pa.Array, size: int | None = None) -> bool:
     return bool(offsets[0] >= 0 and (offsets[1:] >= offsets[:-1]).all() and offsets[-1] <= size)
 
 
+def bools_of(array: pa.BooleanArray) -> np.ndarray:
+    """An array of bools without nulls → numpy. (``to_numpy`` may import pandas.)"""
+    first = array.offset
+    bits = np.frombuffer(array.buffers()[1] or b"", dtype=np.uint8)
+    return np.unpackbits(bits, bitorder="little")[first : first + len(array)].view(np.bool_)
+
+
 class TextColumn:
     """A column of strings that grows, in as few arrays of at most MOST_TEXT bytes as it fills. Nothing is in memory
     twice: what is put into it grows in place and becomes the column."""

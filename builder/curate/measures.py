@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder.base.arrays import chunks_of, numbers_of, take_text
+from builder.base.arrays import bools_of, chunks_of, numbers_of, take_text
 from builder.base.errors import OptionError
 from builder.read.view import Rows
 
@@ -85,8 +85,17 @@ def measure(dataset: Rows, name: str) -> Numbers:
     column = _added(dataset, name) if name in dataset.added_columns() else None
     if column is None:
         raise OptionError("measure", name, f"one of {', '.join(measures(dataset))}")
-    numbers = [np.asarray(chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)) for chunk in column.chunks]
-    return np.concatenate([np.zeros(0, dtype=np.float64), *numbers])
+    return np.concatenate([np.zeros(0, dtype=np.float64), *map(_with_gaps, column.chunks)])
+
+
+def _with_gaps(array: pa.Array) -> Numbers:
+    """Numbers as float64, NaN for null."""
+    kind = np.dtype(array.type.to_pandas_dtype())
+    data = np.frombuffer(array.buffers()[1], dtype=kind)[array.offset : array.offset + len(array)]
+    values = data.astype(np.float64)
+    if array.null_count:
+        values[~bools_of(array.is_valid())] = np.nan
+    return values
 
 
 def _added(dataset: Rows, name: str) -> pa.ChunkedArray | None:

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pyarrow as pa
 
+from builder.base.arrays import bools_of
 from builder.curate.measures import Positions
 from builder.curate.split import DUPLICATE_OF, group_hashes
 from builder.read.view import Rows
@@ -65,7 +66,8 @@ class Groups:
 
 def _looking_alike(dataset: Rows) -> tuple[Positions, Positions]:
     groups = group_hashes(dataset.reader)[np.asarray(dataset.rows, dtype=np.int64)]
-    others = dataset.column(DUPLICATE_OF).is_valid().to_numpy(zero_copy_only=False)
+    named = [bools_of(chunk.is_valid()) for chunk in dataset.column(DUPLICATE_OF).chunks]
+    others = np.concatenate([np.zeros(0, np.bool_), *named])
     order = np.lexsort((np.arange(len(groups)), others, groups))  # the one to keep names no other
     return in_groups(order, groups[order][1:] == groups[order][:-1])
 

@@ -8,9 +8,11 @@ import threading
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from builder.base import schema
+from builder.base.arrays import number_array
 from builder.base.errors import DamagedFileError
 from builder.store.footers import check_claims
 
@@ -66,7 +68,7 @@ class Rejects:
         import pyarrow.compute as pc
 
         table = self.table()
-        numbers = pa.array(range(len(table)), pa.int64())
+        numbers = number_array(np.arange(len(table)))
         if reason:
             numbers = numbers.filter(pc.equal(table.column("reason"), reason))
         shown = numbers.slice(offset, limit).to_pylist()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from builder.base.arrays import bools_of
 from builder.base.errors import Laion6mError
 from builder.curate.measures import SCAN_ROWS, Numbers, Positions, captions
 from builder.view.catalog import Catalog
@@ -118,8 +119,7 @@ class Result:
                 raise Laion6mError("the search was given up for newer ones; search again")
             holds = np.ones(len(some), dtype=np.bool_)
             for term in self._query.terms:
-                found = pc.match_substring(texts, term, ignore_case=True)
-                holds &= pc.fill_null(found, False).to_numpy(zero_copy_only=False)
+                holds &= bools_of(pc.match_substring(texts, term, ignore_case=True))
             yield some[holds]
 
     def _ordered(self, positions: Positions) -> Positions:
