@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.view.test_view_api import HOSTILE, foreign
 
 from builder.view.report import report
 from tests.view.conftest import Visit
+from tests.view.test_view_api import HOSTILE, foreign
 
 selenium = pytest.importorskip("selenium", reason="the page is tested with selenium, in chromium")
 DRIVER = shutil.which("chromedriver")
