@@ -43,6 +43,9 @@ _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplemented
 _FINAL_NAMES = {"BadZipFile", "ReadError"}  # of zipfile and tarfile, which most runs do not import
 """Answers that asking again does not change."""
 
+_PASSING = (408, 425, 429)
+"""Statuses below 500 that may pass: too slow, too early, too many requests."""
+
 _NO_ACCESS = {
     "ClientAuthenticationError",
     "CredentialRetrievalError",
@@ -174,7 +177,9 @@ def persist(url: str, attempt: Callable[[], Answer], pause: float | None = None)
             problem = error
             if _access_refused(error):
                 raise SourceError(f"{url}: {_said(error)}{_how_to_give_access(url)}") from error
-            if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
+            status = status_of(error)
+            final = status is not None and 400 <= status < 500 and status not in _PASSING
+            if final or isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
                 raise SourceError(f"{url}: {_said(error)}") from error
     raise SourceError(f"{url}: {_said(problem)} (tried {TRIES} times)") from problem
 
@@ -186,8 +191,7 @@ def _said(error: Exception | None) -> str:
 def _access_refused(error: BaseException) -> bool:
     """Whether credentials are missing, or do not do, by what was raised and what that came of."""
     for each in _causes(error):
-        status = getattr(each, "status", getattr(getattr(each, "response", None), "status_code", None))
-        if status in (401, 403) or any(kind.__name__ in _NO_ACCESS for kind in type(each).__mro__):
+        if _status(each) in (401, 403) or any(kind.__name__ in _NO_ACCESS for kind in type(each).__mro__):
             return True
     return False
 
@@ -200,6 +204,20 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that an error, or what it came of, tells of; None where there is none."""
+    return next(filter(None, map(_status, _causes(error))), None)
+
+
+def _status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # botocore
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:  # requests, httpx; aiohttp
+        status = getattr(response, "status_code", None) or getattr(error, "status", None)
+    return status if isinstance(status, int) and status else None
+
+
 def _how_to_give_access(url: str) -> str:
     schemes = (link.partition("://")[0] for link in Chain.of(url).links)
     how = next((_ACCESS[scheme] for scheme in schemes if scheme in _ACCESS), None)
@@ -210,9 +228,8 @@ def _network_failed(error: FileNotFoundError) -> bool:
     """fsspec's HTTP file system says "not found" whatever went wrong (HTTPFileSystem._info); the cause tells: aiohttp's
     error with a status that may pass, or one without a status, of the connection."""
     cause = error.__cause__
-    status = getattr(cause, "status", None)
-    if isinstance(status, int) and status:
-        return status >= 500 or status in (408, 425, 429)
+    if status := status_of(cause):
+        return status >= 500 or status in _PASSING
     return isinstance(cause, TimeoutError | ConnectionError) or type(cause).__module__.startswith("aiohttp")
 
 

@@ -100,9 +100,16 @@ class StorageOptions:
 def options_for(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What a file system is opened with, of options for all or by scheme."""
     mine = options.get(scheme)
-    if isinstance(mine, Mapping):
-        return dict(mine)
-    return {name: each for name, each in options.items() if name not in _SCHEMES}
+    if not isinstance(mine, Mapping):
+        mine = {name: each for name, each in options.items() if name not in _SCHEMES}
+    return {name: _stripped(value) for name, value in mine.items()}
+
+
+def _stripped(value: Any) -> Any:
+    """Without blanks around text: a token read from a file ends in a newline, which no header may hold."""
+    if isinstance(value, str):
+        return value.strip()
+    return {name: _stripped(each) for name, each in value.items()} if type(value) is dict else value
 
 
 NO_OPTIONS = StorageOptions()

@@ -7,23 +7,30 @@ from itertools import groupby
 from operator import itemgetter
 
 from builder.read.handles import Handles
-from builder.read.threads import in_threads
+from builder.read.threads import in_threads, one_by_one
 from builder.source.ranges import Read, merge_ranges
 
 Wanted = tuple[int, int, int, int]
 """File, offset, size, and the number under which its bytes are wanted."""
 
-_MOST = 16 << 20  # bytes of one read that serves several rows
+_MOST = 4 << 20
+"""Bytes of one read that serves several rows. More in one request would not come faster than in several at a time."""
 
 
 def read_together(files: Handles, wanted: list[Wanted], images: list[bytes | None]) -> None:
     """Read what is wanted, each into ``images`` at its number. Sorts ``wanted``. Raises IndexMismatchError,
     SourceError."""
     wanted.sort()
-    if files.storage.gap < 0:
-        in_threads(partial(_read, files, images), wanted, files.storage.threads)
-    else:
-        in_threads(partial(_read_merged, files, images), _merged(wanted, files.storage.gap), files.storage.threads)
+    storage = files.storage
+    if storage.gap < 0:
+        in_threads(partial(_read, files, images), wanted, storage.threads)
+        return
+    one_by_one(partial(_open, files), sorted({each[0] for each in wanted}), storage.threads)  # each once
+    one_by_one(partial(_read_merged, files, images), _merged(wanted, storage.gap), storage.threads)
+
+
+def _open(files: Handles, number: int) -> None:
+    files.get(number)
 
 
 def _read(files: Handles, images: list[bytes | None], wanted: list[Wanted]) -> None:
@@ -46,8 +53,8 @@ def _merged(wanted: list[Wanted], gap: int) -> list[tuple[Read, list[Wanted]]]:
     return work
 
 
-def _read_merged(files: Handles, images: list[bytes | None], work: list[tuple[Read, list[Wanted]]]) -> None:
-    for (start, end, _), wanted in work:
-        data = files.read(wanted[0][0], start, end - start)
-        for _, offset, size, number in wanted:
-            images[number] = data[offset - start : offset - start + size]  # bytes: all of it is data itself
+def _read_merged(files: Handles, images: list[bytes | None], work: tuple[Read, list[Wanted]]) -> None:
+    (start, end, _), wanted = work
+    data = files.read(wanted[0][0], start, end - start)
+    for _, offset, size, number in wanted:
+        images[number] = data[offset - start : offset - start + size]  # bytes: all of it is data itself

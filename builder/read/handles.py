@@ -220,6 +220,8 @@ class Handles:
         try:
             handle.check()
         except ChangedFileError:
+            if self._prove is None:
+                raise
             handle = self._again(number, handle)
         return handle
 
@@ -231,6 +233,8 @@ class Handles:
         try:
             data = handle.read_at(offset, size)
         except ChangedFileError:
+            if self._prove is None:
+                raise
             handle = self._again(number, handle)
             data = handle.read_at(offset, size)
         while len(data) != size:  # network storage may give a part at a time

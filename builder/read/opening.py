@@ -43,11 +43,14 @@ def open_dataset(
     if not isinstance(path, str | os.PathLike):
         folder, files = _named_files(path)
     elif is_url(folder := path_of(path)):
-        from builder.read.remote import RemoteStorage, fetch_index  # with fsspec, which local reading does not need
+        from builder.read.remote import RemoteStorage, fetch_index, pinned  # with fsspec
 
         _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
         storage = RemoteStorage(storage_options)
-        return Reader(fetch_index(folder, storage), folder, path_or_none(source), storage)
+        place = pinned(folder, storage)
+        if not is_url(place):
+            return open_dataset(place, source, missing=missing)
+        return Reader(fetch_index(place, storage), place, path_or_none(source), storage)
     elif os.path.isfile(folder):
         folder, files = _named_files([folder])
     else:

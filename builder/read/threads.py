@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
@@ -38,6 +38,28 @@ def in_threads(work: Callable[[list[Item]], None], items: list[Item], threads: i
         wait(futures)
     for future in futures:
         future.result()
+
+
+def one_by_one(work: Callable[[Item], None], items: Sequence[Item], threads: int) -> None:
+    """Call ``work`` on each item, in up to ``threads`` threads at a time, this one included: each takes the next item
+    when it is done with one. The first error is raised when all have stopped, which they do at an error."""
+    left = iter(items)  # a list's iterator gives each item to one thread
+    failed: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            for item in left:
+                work(item)
+                if failed:
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failed.append(error)
+
+    futures = [_pool(os.getpid()).submit(take) for _ in range(min(threads, len(items)) - 1)]
+    take()
+    wait(futures)
+    if failed:
+        raise failed[0]
 
 
 class ForkLock:

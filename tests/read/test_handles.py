@@ -109,11 +109,11 @@ def restore_time(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (overwrite, "other bytes were written"),
-        (os.utime, "other bytes were written"),  # that nothing else was done, nobody can know
-        (restore_time, "300 bytes, 100 when it was indexed"),
-        (lambda path: os.truncate(path, 50), "50 bytes, 100 when it was indexed"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "101 bytes, 100 when it was indexed"),
+        (overwrite, "it was written to"),
+        (os.utime, "it was written to"),  # that nothing else was done, nobody can know
+        (restore_time, "300 bytes, 100 when it was opened"),
+        (lambda path: os.truncate(path, 50), "50 bytes, 100 when it was opened"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "101 bytes, 100 when it was opened"),
         (replace, None),
         (Path.unlink, None),
         (lambda path: path.chmod(0o400), None),

@@ -17,7 +17,7 @@ from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
 from tests.hub.client import client_env, run_ok
 from tests.hub.server import HubServer
-from tests.servers import FileServer, s3_server
+from tests.servers import FileServer, s3, s3_server
 from tests.sources import make_source
 
 
@@ -156,8 +156,76 @@ def test_an_s3_bucket_reads_like_a_folder_also_after_pickling_and_fork(converted
         child.start()
         child.join(60)
         assert child.exitcode == 0
-        with pytest.raises(SourceError, match="has no"):
-            open_dataset("s3://bucket/nothing", storage_options=options)
+        for place, words in (("bucket/nothing", "there is nothing of that name"), ("buckets/a", "no bucket buckets")):
+            with pytest.raises(SourceError, match=f"s3://{place}: {words}|s3://{place}: there is {words}"):
+                open_dataset(f"s3://{place}", storage_options=options)
+
+
+def test_a_new_version_in_the_bucket_never_gives_its_images(converted: Path) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    pytest.importorskip("moto.server")
+    local = open_dataset(converted)
+    with s3("versions") as server:
+        system = s3fs.S3FileSystem(**server.options, skip_instance_cache=True)
+        for name in ("data", "meta"):
+            system.put(str(converted / name), "versions/dataset/", recursive=True)
+        far = open_dataset("s3://versions/dataset", storage_options=server.options)
+        assert far[3].image == local[3].image
+        [shard] = (converted / "data").iterdir()
+        place = f"versions/dataset/data/{shard.name}"
+        data = shard.read_bytes()
+        for change, words in (
+            (lambda: system.pipe_file(place, bytes(255 - byte for byte in data)), "it is another one now"),
+            (lambda: system.pipe_file(place, data[:100]), "it is (another one|shorter) now"),
+            (lambda: system.rm_file(place), "it is gone"),
+        ):
+            change()
+            for touch in (lambda: far[3].image, lambda: far[[5, 1]], lambda: list(far[:3])):
+                server.weather.requests.clear()
+                with pytest.raises(IndexMismatchError, match=f"{shard.name}.*{words}"):
+                    touch()
+                assert len(server.weather.requests) <= 3, "an answer that stays is not asked for again"
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_a_new_version_on_a_web_server_never_gives_its_images(states: bool, converted: Path, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    local = open_dataset(converted)
+    for name in ("meta", "data"):
+        shutil.copytree(converted / name, tmp_path / "copy" / name)
+    [shard] = (tmp_path / "copy" / "data").iterdir()
+    data = shard.read_bytes()
+    with FileServer(tmp_path / "copy") as server:
+        server.states = states
+        far = open_dataset(server.url)
+        assert far[3].image == local[3].image
+        changes = [lambda: shard.write_bytes(data + b"x"), lambda: shard.write_bytes(data[:100]), shard.unlink]
+        if states:  # a server that says nothing of a file but its size hides a change that keeps the size
+            changes.insert(0, lambda: shard.write_bytes(bytes(255 - byte for byte in data)))
+        for change in changes:
+            change()
+            for touch in (lambda: far[3].image, lambda: far[[5, 1]]):
+                server.requests.clear()
+                with pytest.raises(IndexMismatchError, match="was changed while the dataset was open"):
+                    touch()
+                assert len(server.requests) <= 2
+
+
+def test_another_store_is_asked_again_after_each_answer(converted: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    system.put(str(converted), "/versions", recursive=True)
+    far = open_dataset("memory://versions")
+    local = open_dataset(converted)
+    assert [sample.image for sample in far] == [sample.image for sample in local]
+    [shard] = (converted / "data").iterdir()
+    system.pipe_file(f"/versions/data/{shard.name}", bytes(255 - byte for byte in shard.read_bytes()))
+    for touch in (lambda: far[3].image, lambda: far[[5, 1]]):
+        with pytest.raises(IndexMismatchError, match="it is another one now"):
+            touch()
+    system.rm("/versions", recursive=True)
+    with pytest.raises(IndexMismatchError, match="it is gone"):
+        far[3].image  # noqa: B018
 
 
 def _compare(far: object, local: object) -> None:

@@ -1,0 +1,216 @@
+"""Files of the Hub's repositories: which commit a branch is, where a file's bytes are, what the local cache holds.
+
+This wing's door to huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
+
+from builder.base import schema
+from builder.base.errors import ChangedFileError, SourceError
+from builder.base.storage import persist
+from builder.read.threads import ForkLock
+
+Answer = TypeVar("Answer")
+
+_KINDS = {"datasets": "dataset", "spaces": "space", "models": "model"}
+_URL = re.compile(
+    r"hf://(?:(?P<kind>datasets|spaces|models)/)?(?!buckets/)(?P<repo>[^/@]+(?:/[^/@]+)?)"
+    r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?P<path>/.*)?"
+)
+_REFUSED = (400, 401, 403, 404, 410)
+"""What object stores answer to an address that is too old."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubPlace:
+    """A folder or file of a repository. ``kind``: "datasets", "spaces" or "models"; ``path``: "" or "/…"."""
+
+    kind: str
+    repo: str
+    revision: str
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> HubPlace | None:
+        """None for what is in no repository, such as ``hf://buckets/…``."""
+        match = _URL.fullmatch(url)
+        if match is None:
+            return None
+        return cls(match["kind"] or "models", match["repo"], unquote(match["revision"] or "main"), match["path"] or "")
+
+    @property
+    def url(self) -> str:
+        return f"hf://{self.kind}/{self.repo}@{quote(self.revision, safe='')}{self.path}"
+
+
+def pinned(url: str, options: Mapping[str, Any]) -> str:
+    """The same place at the commit that its branch has now. Raises SourceError: there is no such repository, no such
+    branch, no right to read it."""
+    place = HubPlace.of(url)
+    if place is None or re.fullmatch("[0-9a-f]{40}", place.revision):
+        return url
+    api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
+    kind, revision = _KINDS[place.kind], place.revision
+    found = _ask(url, place, options, lambda: api.repo_info(place.repo, repo_type=kind, revision=revision))
+    return replace(place, revision=found.sha or place.revision).url
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def cached(url: str) -> str:
+    """The folder in the Hub's local cache that holds what was downloaded of a place. Raises SourceError."""
+    place = HubPlace.of(url)
+    try:
+        if place is None:
+            raise SourceError(f"{url}: it is in no repository, so the Hub's cache does not hold it")
+        folder = snapshot_download(
+            place.repo,
+            repo_type=_KINDS[place.kind],
+            revision=place.revision,
+            local_files_only=True,
+            allow_patterns=[f"{place.path}/{schema.INDEX}".lstrip("/")],  # all that must be there
+        )
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise SourceError(
+            f"{url}: the Hub's cache ({constants.HF_HUB_CACHE}) has nothing of it, and HF_HUB_OFFLINE is set. "
+            f"Unset it, or download the dataset first: hf download {place.repo if place else ''} --repo-type dataset"
+        ) from error
+    return f"{folder}{place.path}"
+
+
+class HubFile:
+    """One file of a repository at a commit. The address of its bytes is asked for once, and again when it is too old.
+    Thread-safe: every read is a request of its own, over connections that are kept."""
+
+    mtime_ns = None
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        """Raises SourceError."""
+        place = HubPlace.of(url)
+        assert place is not None
+        self.name, self._place, self._options = url, place, options
+        self._url = hf_hub_url(
+            place.repo,
+            place.path.lstrip("/"),
+            repo_type=_KINDS[place.kind],
+            revision=place.revision,
+            endpoint=options.get("endpoint"),
+        )
+        self._lock = ForkLock()
+        self._address: str | None = None
+        size = _ask(url, place, options, self._resolve)
+        if size is None:
+            raise SourceError(f"{url}: the Hub does not say how long it is")
+        self.size: int = size
+
+    @property
+    def state(self) -> object:
+        return self._place.revision, self.size
+
+    def check(self) -> None:
+        """A commit does not change."""
+
+    def close(self) -> None:
+        """Connections are shared, and stay."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Raises SourceError; ChangedFileError where the file is no longer there."""
+        if not length:
+            return b""
+        return _ask(self.name, self._place, self._options, lambda: self._range(offset, length), opened=True)
+
+    def _resolve(self) -> int | None:
+        """Look up the address. Returns the file's size in bytes."""
+        with self._lock:
+            found = get_hf_file_metadata(self._url, token=self._options.get("token"))
+            self._address = found.location
+        return found.size
+
+    def _range(self, offset: int, length: int) -> bytes:
+        for last in (False, True):
+            if self._address is None:
+                self._resolve()
+            address = self._address or self._url
+            headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+            if urlsplit(address).netloc == urlsplit(self._url).netloc:  # object stores get no token
+                headers |= build_hf_headers(token=self._options.get("token"))
+            answer = get_session().get(address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            if answer.status_code not in _REFUSED or last:
+                break
+            self._address = None
+        if answer.status_code == 416:
+            raise ChangedFileError(self.name, f"it has no bytes {offset:,} to {offset + length:,}")
+        if answer.status_code == 200:
+            raise NotImplementedError("the server answers a request for a range with the whole file")
+        answer.raise_for_status()
+        data: bytes = answer.content
+        if len(data) != length:
+            raise EOFError(f"{len(data):,} of {length:,} bytes came")
+        return data
+
+
+def _ask(
+    url: str, place: HubPlace, options: Mapping[str, Any], what: Callable[[], Answer], *, opened: bool = False
+) -> Answer:
+    """Ask the Hub, and ask again where the network fails. Raises SourceError in words of its own; ChangedFileError
+    where the file was there when it was ``opened``."""
+
+    def asked() -> Answer:
+        try:
+            return what()
+        except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
+            said = _words(place, options, error)
+            if opened:
+                raise ChangedFileError(url, said) from error
+            raise SourceError(f"{url}: {said}") from None
+
+    return persist(url, asked)
+
+
+def _words(place: HubPlace, options: Mapping[str, Any], error: Exception) -> str:
+    """What is not there, and what to do."""
+    page = f"{options.get('endpoint') or constants.ENDPOINT}/{'' if place.kind == 'models' else f'{place.kind}/'}"
+    if isinstance(error, GatedRepoError):
+        return f"the repository is gated. Ask for access at {page}{place.repo}, and give a token that has it"
+    if isinstance(error, RepositoryNotFoundError):
+        if options.get("token") or get_token():
+            return f"there is no repository {place.repo} in {place.kind}, or this token may not read it"
+        return (
+            f"there is no repository {place.repo} in {place.kind}, or it is private. Check the name; for a private one "
+            'run hf auth login, or give storage_options={"token": …}'
+        )
+    if isinstance(error, RevisionNotFoundError):
+        there = _revisions(place, options)
+        return f"the repository has no branch, tag or commit {place.revision!r}{there}"
+    if isinstance(error, HFValidationError):
+        return f"{place.repo!r} is no name of a repository: give hf://datasets/USER/NAME"
+    return "the repository has no such file"
+
+
+def _revisions(place: HubPlace, options: Mapping[str, Any]) -> str:
+    try:
+        api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
+        refs = api.list_repo_refs(place.repo, repo_type=_KINDS[place.kind])
+    except Exception:  # noqa: BLE001 - only to say more
+        return ""
+    return f"; it has {', '.join(ref.name for ref in [*refs.branches, *refs.tags][:8])}"
