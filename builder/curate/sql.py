@@ -46,7 +46,7 @@ _SANDBOX = {
 _NEEDED = ("enable_external_access", "lock_configuration")
 _TABLE, _ROW, _CHOSEN = "dataset", "row number", "is chosen"  # no added column can have a name with a blank in it
 _ONE = "expected one condition, as it stands after WHERE, and nothing else"
-_WATCHED = 0.1  # seconds between looks at whether Ctrl-C was pressed
+_AGAIN = 0.1  # seconds
 
 
 class SqlError(Laion6mError, ValueError):
@@ -234,32 +234,34 @@ class _Connection:
         self._connection.register(_TABLE, empty)
         self._run(condition, f"SELECT 1 FROM {_TABLE} WHERE (\n{condition}\n)", lambda result: result.fetchall())
 
+    def _interrupt(self, ended: threading.Event) -> None:
+        """End the query that runs. Asked for more than once: one that has not begun yet does not hear it."""
+        while not ended.is_set():
+            self._connection.interrupt()
+            ended.wait(_AGAIN)
+
     def _run(self, condition: str, query: str, fetch: Callable[[Any], Any], timeout: float | None = None) -> Any:
         """Run a query and fetch its rows in a thread of its own. This one waits for it, and for Ctrl-C, which not
         every DuckDB hears."""
         outcome: list[Any] = []
+        ended = threading.Event()  # not Thread.join: interrupted, that takes a thread for ended that is not
 
         def work() -> None:
             try:
                 outcome.append(fetch(self._connection.execute(query)))
             except Exception as error:  # noqa: BLE001 - it is raised where the query was asked for
                 outcome.append(error)
+            ended.set()
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        waited = 0.0
+        threading.Thread(target=work, daemon=True).start()
         try:
-            while thread.is_alive():
-                thread.join(_WATCHED)
-                waited += _WATCHED
-                if timeout is not None and waited >= timeout and thread.is_alive():
-                    self._connection.interrupt()
-                    thread.join()
-                    raise SqlError(condition, f"ended after {timeout:g} seconds")
+            late = not ended.wait(timeout)
         except BaseException:
-            self._connection.interrupt()
-            thread.join()
+            self._interrupt(ended)
             raise
+        if late:
+            self._interrupt(ended)
+            raise SqlError(condition, f"ended after {timeout:g} seconds")
         if isinstance(outcome[0], self._duckdb.Error):
             raise SqlError(condition, _one_line(str(outcome[0])))
         if isinstance(outcome[0], Exception):
