@@ -13,12 +13,16 @@ EXAMPLE = "laion6m convert data/laion6m OUT --num-proc 8"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="folder or URL with raw/*.tar, captions/*.tar, data.json")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="source (raw/*.tar, captions/*.tar, data.json) or selection; a folder or URL"
+    )
     parser.add_argument("out", metavar="OUT", help="folder or URL to make; run again, it goes on where it stopped")
     parser.add_argument(
         "--format", choices=["parquet", "arrow", "webdataset"], default="parquet", help="of the shards (parquet)"
     )
     parser.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="of each file in data/ (500MB)")
+    parser.add_argument("--keys", metavar="FILE", help="only samples that FILE names: keys, paths, urls, sha256, phash")
+    parser.add_argument("--without", metavar="FILE", help="no sample that FILE names, as of a takedown list")
     add_storage(parser)
     add_policy(parser)
     add_slice(parser)
@@ -30,6 +34,8 @@ def declare(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.push_to is not None:
+        if arguments.keys or arguments.without:
+            raise OptionError("push_to", arguments.push_to, "convert with --keys or --without first, then push")
         return _convert_and_push(arguments)
     for name in ("delete_pushed", "public", "revision", "token"):
         if getattr(arguments, name):
@@ -48,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         address=arguments.address,
         storage_options=arguments.storage_options,
+        keys=arguments.keys,
+        without=arguments.without,
     )
     show(arguments, summary.to_json(), describe_summary(summary))
     return verdict(arguments.max_reject_ratio, summary)

@@ -14,6 +14,7 @@ import builder
 from builder.base import schema
 from builder.base.arrays import to_ipc
 from builder.base.errors import InterruptedRunError, SourceChangedError, SourceError
+from builder.base.names import SELECTION
 from builder.base.options import ConvertOptions, Slice
 from builder.base.records import Totals
 from builder.base.urls import StorageOptions, is_url, join
@@ -326,6 +327,14 @@ class _Job:
             suffix = schema.SUFFIXES[self.options.format]
             for receipt in (receipt for each in passed.values() for receipt in each.receipts):
                 self.ledger.folder.remove(schema.ShardName(receipt.number, thought, suffix).path)
+
+
+def is_dataset(source: str) -> bool:
+    """Whether a folder is a selection or a converted folder, and no source of tars (which may have an index, too)."""
+    if is_url(source) or os.path.isdir(os.path.join(source, "raw")):
+        return False
+    there = [os.path.exists(os.path.join(source, name)) for name in (SELECTION, schema.INDEX)]
+    return there[0] or (there[1] and os.path.isdir(os.path.join(source, schema.DATA)))
 
 
 def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:

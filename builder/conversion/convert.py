@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from builder.base.options import ConvertOptions, OptionFields, Slice, options_by_name
 from builder.base.paths import StrPath, path_of
 from builder.base.urls import StorageOptions
-from builder.conversion.build import Kind, build, refuse_overlap
+from builder.conversion.build import Kind, build, is_dataset, refuse_overlap
 from builder.conversion.finish import finish_dataset
 from builder.conversion.shard import write_shard
 from builder.conversion.summary import Summary
@@ -32,32 +32,34 @@ def convert(
     address: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    keys: StrPath | None = None,
+    without: StrPath | None = None,
     **named: Unpack[OptionFields],
 ) -> Summary:
-    """Convert a source into the folder OUT, or go on where an earlier run stopped.
+    """Convert a source, a selection or a converted folder into OUT, or go on where an earlier run stopped.
 
     ``source``, ``out``: folders, or URLs that fsspec knows (``s3://``, ``gs://``, ``hf://datasets/…``; a source also
     ``https://``). ``storage_options`` open them: of one file system, or by scheme (``{"s3": {…}, "hf": {…}}``).
     Options go by name (``convert("SRC", "OUT", min_side=512)``), or as ``options``; names win.
     ``start`` (inclusive), ``end`` (exclusive; -1: all): the sorted raw tars of this run, so that many runs can share
     the work. ``num_proc``: processes (default: the cores of this machine). ``engine``: "local", or "ray" for a cluster
-    at ``address`` (without: one made here). ``quiet``: no progress on stderr.
+    at ``address`` (without: one made here). ``quiet``: no progress on stderr. ``keys``, ``without``: files that name
+    the samples to take or to leave out, as for :func:`select`.
 
     The bytes of OUT depend on the source and the options alone. Raises SourceError, OutputError, OptionError,
     WorkerDiedError, InterruptedRunError; TypeError for an option that does not exist.
     """
     source, out = path_of(source), path_of(out)
+    options, part, crew = options_by_name(options, named), Slice(start, end), EngineChoice(engine, num_proc, address)
+    storage = StorageOptions.of(storage_options)
+    if keys is not None or without is not None or is_dataset(source):
+        from builder.conversion.selected import convert_selected
+
+        return convert_selected(
+            source, out, options, keys=keys, without=without, part=part, engine=crew, storage=storage, quiet=quiet
+        )
     refuse_overlap(source, out)
-    return build(
-        CONVERT,
-        source,
-        out,
-        options_by_name(options, named),
-        part=Slice(start, end),
-        engine=EngineChoice(engine, num_proc, address),
-        storage=StorageOptions.of(storage_options),
-        quiet=quiet,
-    )
+    return build(CONVERT, source, out, options, part=part, engine=crew, storage=storage, quiet=quiet)
 
 
 def _stands(ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:

@@ -59,8 +59,22 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
     """Write meta/ and README.md for a complete set of shards. Each call writes the same bytes. The owner's text in an
     existing README.md stays. Raises OutputError if that text cannot be told apart."""
     totals = tally(survey, receipts.values(), planned_rejects=True)
+    finish_shards(ledger, receipts, options, totals, [survey.plan.rejects], describe(survey))
+    return totals
+
+
+def finish_shards(
+    ledger: Ledger,
+    receipts: dict[int, Receipt],
+    options: ConvertOptions,
+    totals: Totals,
+    rejects: Iterable[pa.Table],
+    source: dict[str, Any],
+) -> None:
+    """The same of any complete set of shards. ``rejects``: those that no receipt has; ``source``: as the manifest has
+    it."""
     suffix = schema.SUFFIXES[options.format]
-    names = {number: schema.ShardName(number, survey.plan.shards, suffix) for number in receipts}
+    names = {number: schema.ShardName(number, len(receipts), suffix) for number in receipts}
     ordered = [receipts[number] for number in sorted(receipts)]
     files = {names[r.number].path: {"size": r.size, "xxh3_128": r.digest} for r in ordered}
     kind = "tar" if options.format == "webdataset" else options.format
@@ -69,7 +83,7 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
     index = ledger.folder.create(schema.INDEX)
     digest = write_index(index, "", indexed, lambda: map(ledger.index_part, numbers), totals.rows)
     files[schema.INDEX] = {"size": index.position, "xxh3_128": digest}
-    files[schema.REJECTS] = note_rejects(ledger, chain([survey.plan.rejects], map(ledger.rejects_part, numbers)))
+    files[schema.REJECTS] = note_rejects(ledger, chain(rejects, map(ledger.rejects_part, numbers)))
     versions = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
     facts = totals_json(totals)
     text = sum(int(numbers_of(ledger.index_part(number).column("annotation_size")).sum()) for number in numbers)
@@ -93,13 +107,12 @@ def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt],
         kind=options.format,
         versions=versions,
         options=options.to_json(),
-        source=describe(survey),
+        source=source,
         totals={**facts, "formats": dict(sorted(formats.items())), "animated": sum(r.animated for r in ordered)},
         files=files,
     )
     write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
     ledger.clear_temporary()
-    return totals
 
 
 def _card_that_is_there(ledger: Ledger) -> bytes | None:

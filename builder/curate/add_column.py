@@ -111,7 +111,7 @@ def describe_column(summary: ColumnSummary) -> str:
 
 def _field(reader: Reader, name: str, field: str, *, quiet: bool) -> tuple[pa.ChunkedArray, int]:
     """A field of all annotations, typed, and how many values are not of that type. Raises SourceError."""
-    progress = Progress(f"column {name}", len(reader), 0, quiet=quiet)
+    progress = Progress("reading annotations", len(reader), 0, quiet=quiet)
     values = []
     try:
         for (value,) in fields(reader, [field], range(len(reader))):

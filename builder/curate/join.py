@@ -51,7 +51,7 @@ def names_of(reader: Reader, on: str, *, quiet: bool = True) -> pa.ChunkedArray:
     annotations do. Where no annotation has a sha256, that of the image files' bytes, all of which are read."""
     if on in ("key", "path"):
         return reader._index.table([on]).column(0)
-    progress = Progress(f"annotations ({on})", len(reader), 0, quiet=quiet)
+    progress = Progress("reading annotations", len(reader), 0, quiet=quiet)
     values: list[bytes | None] = []
     try:
         for (value,) in fields(reader, [on], range(len(reader))):
@@ -69,7 +69,7 @@ def names_of(reader: Reader, on: str, *, quiet: bool = True) -> pa.ChunkedArray:
 
 
 def _digests(reader: Reader, quiet: bool) -> list[bytes | None]:
-    progress = Progress("sha256 of images", len(reader), 0, quiet=quiet)
+    progress = Progress("reading images", len(reader), 0, quiet=quiet)
     digests: list[bytes | None] = []
     try:
         for sample in reader:

@@ -52,7 +52,7 @@ def check_selection(out: str, *, decode: bool, crew: Engine, quiet: bool) -> tup
         rows = open_dataset(out, missing="ignore")
     except Laion6mError as error:
         return count, [*found, Finding(out, str(error).rstrip("."), SELECT_AGAIN)], 0
-    progress = Progress("verify", len(rows), 0, quiet=quiet)
+    progress = Progress("verifying", len(rows), 0, quiet=quiet)
     try:
         for findings in crew.run(_check_rows, _checks(out, rows, decode), progress.update):
             found += findings

@@ -1,0 +1,312 @@
+"""convert a selection: rows of a dataset as shards of their own. Bytes are copied by range, no image is decoded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from builder.base import schema
+from builder.base.arrays import number_array, numbers_of
+from builder.base.errors import DamagedFileError, InterruptedRunError, OptionError, SourceError
+from builder.base.options import ConvertOptions, SamplePolicy, Slice
+from builder.base.paths import StrPath
+from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
+from builder.base.urls import StorageOptions, is_url
+from builder.conversion.build import is_dataset, job_of, refuse_overlap
+from builder.conversion.finish import add_up, examples_of, finish_shards
+from builder.conversion.index import index
+from builder.conversion.shard import NewShard
+from builder.conversion.summary import Summary
+from builder.curate.columns import write_column
+from builder.curate.select import choose
+from builder.curate.selection import identity_of
+from builder.engines.choose import make_engine
+from builder.engines.contract import EngineChoice, Report
+from builder.engines.progress import Progress
+from builder.plan.plan import FRAMING
+from builder.read.columns import Values
+from builder.read.groups import NoColumnError
+from builder.read.opening import open_dataset
+from builder.read.sample import Sample
+from builder.read.view import Rows, View
+from builder.source.images import probe
+from builder.source.samples import Chunk
+from builder.source.samples import Sample as SourceSample
+from builder.store.folders import Folder, LocalFolder, open_folder
+from builder.store.ledger import Ledger, Receipt
+from builder.store.output import make_folder
+
+_AT_ONCE = 64  # rows read together
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """One shard of ``shards``: ``rows``, and the place of each in the new dataset's listing."""
+
+    out: Folder
+    number: int
+    shards: int
+    rows: View
+    positions: npt.NDArray[np.int64]
+    options: ConvertOptions
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"shard {self.number} of {self.shards}"
+
+
+def convert_selected(
+    source: str,
+    out: str,
+    options: ConvertOptions,
+    *,
+    keys: StrPath | None,
+    without: StrPath | None,
+    part: Slice,
+    engine: EngineChoice,
+    storage: StorageOptions,
+    quiet: bool,
+) -> Summary:
+    """Convert a selection or a converted folder into OUT, or go on where an earlier run stopped. Raises OptionError for
+    options that choose samples of a source; otherwise as ``convert`` does."""
+    if part != Slice():
+        raise OptionError("start", part.start, f"selected rows of {source} are converted as a whole: select a part")
+    if is_dataset(source):
+        if options.policy != SamplePolicy() or options.recaptions:
+            raise OptionError("options", "samples", f"the rows of {source} are chosen already; laion6m select does it")
+        whole, lost = open_dataset(source), _Lost(schema.REJECT_ROW.empty_table(), None)
+    else:
+        whole, lost = _indexed(source, out, options, engine, quiet)
+    rows, _ = choose(whole, keys=keys, without=without, quiet=quiet)
+    _refuse_inside(out, source, rows.folder)
+    return convert_rows(rows, out, options, lost, engine=engine, storage=storage, quiet=quiet)
+
+
+def _refuse_inside(out: str, *folders: str) -> None:
+    """Raises SourceError where OUT is one of the folders that are read, or lies in one."""
+    target = out if is_url(out) else os.path.realpath(out)
+    for folder in folders:
+        place = folder if is_url(folder) else os.path.realpath(folder)
+        if f"{target}/".startswith(f"{place}/"):
+            raise SourceError(f"{out} lies in {folder}, which is read. Choose an OUT outside of it.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """What a source lists that is no row of its index: ``rejects`` (REJECT_ROW), and what indexing it came upon; None
+    of a dataset."""
+
+    rejects: pa.Table
+    indexed: Summary | None
+
+
+def _indexed(source: str, out: str, options: ConvertOptions, engine: EngineChoice, quiet: bool) -> tuple[Rows, _Lost]:
+    """The rows of a source of tars: an index of it, kept in OUT's bookkeeping while this is at work."""
+    if is_url(out) or is_url(source):
+        raise OptionError("keys", source, "a list goes with a source and an OUT on this machine, or with a dataset")
+    refuse_overlap(source, out)
+    place = os.path.join(out, schema.WORK, "index")
+    made = index(
+        source, place, replace(options, format="parquet"), num_proc=engine.num_proc, engine=engine.name, quiet=quiet
+    )
+    rejects = pq.read_table(os.path.join(place, schema.REJECTS)).cast(schema.REJECT_ROW)
+    return open_dataset(place), _Lost(rejects, made)
+
+
+def convert_rows(
+    rows: Rows,
+    out: str,
+    options: ConvertOptions,
+    lost: _Lost,
+    *,
+    engine: EngineChoice,
+    storage: StorageOptions,
+    quiet: bool,
+) -> Summary:
+    """Write rows as a dataset of their own, with the columns that were added to theirs. The bytes of OUT depend on the
+    rows and ``options`` alone. Raises OutputError, DamagedFileError, IndexMismatchError, InterruptedRunError."""
+    started = time.monotonic()
+    if not len(rows):
+        raise SourceError(f"no row of {rows.folder} is selected")
+    folder = open_folder(out, storage)
+    if isinstance(folder, LocalFolder):
+        make_folder(out)
+    ledger = Ledger(folder)
+    source = {"layout": "selection", "dataset": identity_of(rows.reader), "rows": rows.identity, "of": len(rows.reader)}
+    steps = [{"condition": step.condition, "rows": step.rows} for step in rows.steps]
+    with ledger.locked(0, 1):
+        with ledger.guarded():
+            ledger.begin(job_of(source, options))
+        positions, rejects = _positions(rows, lost.rejects)
+        units = _units(rows, positions, folder, options)
+        receipts = _standing(ledger, options, len(units))
+        pending = [unit for unit in units if unit.number not in receipts]
+        progress = _progress(rows, pending, quiet)
+        try:
+            with make_engine(engine) as crew:
+                for receipt in crew.run(_write_shard, pending, progress.update):
+                    receipts[receipt.number] = receipt
+        except KeyboardInterrupt:
+            raise InterruptedRunError(len(_standing(ledger, options, len(units))), len(units)) from None
+        finally:
+            progress.finish()
+        indexed = lost.indexed
+        damage = indexed.damage if indexed else {}
+        counts = Counter(rejects.column("reason").to_pylist())
+        totals = add_up(receipts.values(), counts, indexed.totals.unlisted if indexed else 0)
+        finish_shards(ledger, receipts, options, totals, [rejects], {**source, "funnel": steps, "damaged": damage})
+        examples = examples_of([rejects, *(ledger.rejects_part(number) for number in sorted(receipts))])
+        shutil.rmtree(os.path.join(out, schema.WORK, "index"), ignore_errors=True)
+        if isinstance(folder, LocalFolder) and totals.rows == len(rows):
+            _carry_columns(rows, out)
+    seconds = time.monotonic() - started
+    did = len(pending)
+    summary = Summary(out, totals, examples, damage, complete=True, did=did, missing=0, seconds=seconds)
+    if indexed is None:
+        return summary
+    unread, examples_unread, notes = indexed.unread, indexed.examples_unread, indexed.notes
+    return replace(summary, unread=unread, examples_unread=examples_unread, replaced=indexed.replaced, notes=notes)
+
+
+def _positions(rows: Rows, rejects: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Table]:
+    """Places in the new dataset's listing, of rows and rejects together: in the order that they had."""
+    mine = rows.reader._index.column("position")[np.asarray(rows.rows, dtype=np.int64)]
+    both = np.concatenate([mine, numbers_of(rejects.column("position"))])
+    places = np.empty(len(both), dtype=np.int64)
+    places[np.argsort(both, kind="stable")] = np.arange(len(both))
+    theirs = number_array(places[len(mine) :])
+    return places[: len(mine)], rejects.set_column(0, rejects.schema.field(0), theirs)
+
+
+def _units(rows: Rows, positions: npt.NDArray[np.int64], out: Folder, options: ConvertOptions) -> list[_Unit]:
+    """Shards of up to the wanted size, in the order of the rows."""
+    numbers = np.asarray(rows.rows, dtype=np.int64)
+    places = rows.reader._index
+    images = np.maximum(places.column("size")[numbers], 0)
+    sizes = np.cumsum(images + places.column("annotation_size")[numbers])
+    room = int(options.max_shard_size * FRAMING)
+    cuts = [0]
+    while cuts[-1] < len(numbers):
+        before = int(sizes[cuts[-1] - 1]) if cuts[-1] else 0
+        cuts.append(max(cuts[-1] + 1, int(np.searchsorted(sizes, before + room, side="right"))))
+    return [
+        _Unit(out, number, len(cuts) - 1, View(rows.reader, numbers[first:end]), positions[first:end], options)
+        for number, (first, end) in enumerate(pairwise(cuts))
+    ]
+
+
+def _standing(ledger: Ledger, options: ConvertOptions, shards: int) -> dict[int, Receipt]:
+    """Receipts of shards that are there with the size they were given."""
+    sizes = ledger.folder.sizes(schema.DATA)
+    suffix = schema.SUFFIXES[options.format]
+    return {
+        number: receipt
+        for number, receipt in ledger.receipts().items()
+        if sizes.get(str(schema.ShardName(number, shards, suffix))) == receipt.size
+    }
+
+
+def _progress(rows: Rows, pending: list[_Unit], quiet: bool) -> Progress:
+    sizes = rows.reader._index.column("size")
+    size = sum(int(np.maximum(sizes[unit.rows.rows], 0).sum()) for unit in pending)
+    return Progress("converting", sum(len(unit.rows) for unit in pending), size, quiet=quiet)
+
+
+def _write_shard(unit: _Unit, report: Report) -> Receipt:
+    """Make one shard. Leaves nothing under a final name unless it is whole."""
+    shard = NewShard(unit.out, unit.number, unit.shards, unit.options)
+    try:
+        for chunk in _chunks(unit):
+            shard.take(chunk, report)
+        made = shard.finish()
+    except BaseException:
+        shard.abort()
+        raise
+    Ledger(unit.out).write_receipt(*made)
+    return made[0]
+
+
+def _chunks(unit: _Unit) -> Iterator[Chunk]:
+    """The rows with their images, some at a time. A row whose dataset has no image for it is a reject."""
+    for first in range(0, len(unit.rows), _AT_ONCE):
+        samples: list[SourceSample] = []
+        rejects: list[Reject] = []
+        images: list[bytes] = []
+        start = 0
+        rows = range(first, min(first + _AT_ONCE, len(unit.rows)))
+        for sample, position in zip(unit.rows[list(rows)], unit.positions[first:].tolist(), strict=False):
+            if sample.size < 0:
+                rejects.append(Reject(position, sample.key, Reason.IMAGE_MISSING, "the dataset has no image here"))
+                continue
+            image = sample.image
+            samples.append(_source_sample(sample, position, image, start))
+            images.append(image)
+            start += len(image)
+        yield Chunk(b"".join(images), samples, rejects)
+
+
+def _source_sample(sample: Sample, position: int, image: bytes, start: int) -> SourceSample:
+    if sample.digest is not None and xxhash.xxh3_128_digest(image) != sample.digest:
+        raise DamagedFileError(sample._reader.folder, f"image {sample.key}", "not the bytes that were indexed")
+    annotation = _annotation(sample)
+    return SourceSample(
+        position=position,
+        key=sample.key,
+        path=sample.path,
+        annotation_path=sample.annotation_path,
+        start=start,
+        end=start + len(image),
+        caption=sample.caption,
+        annotation=annotation,
+        bom=False,
+        info=_info(sample, image),
+        archive=0,
+        offset=0,
+        annotation_archive=0,
+        annotation_offset=0,
+        annotation_size=len(annotation),
+    )
+
+
+def _annotation(sample: Sample) -> bytes:
+    """The document; of a dataset that has captions only, one of the caption."""
+    try:
+        return sample.annotation.encode()
+    except NoColumnError:
+        return json.dumps({"caption": sample.caption}, ensure_ascii=False).encode()
+
+
+def _info(sample: Sample, image: bytes) -> ImageInfo:
+    """Format and frames by the image's header; its size as the dataset has it."""
+    try:
+        info = probe(image)
+    except SampleProblem:  # a format that this machine's Pillow does not know
+        return ImageInfo("", sample.width, sample.height, 1, True)
+    return ImageInfo(info.format, sample.width, sample.height, info.frames, info.complete)
+
+
+def _carry_columns(rows: Rows, out: str) -> None:
+    """The added columns of these rows, beside their new shards."""
+    left = []
+    for name in rows.added_columns():
+        if isinstance(rows.reader._column(name), Values):
+            write_column(out, name, rows.column(name), replace=True)
+        else:
+            left.append(name)
+    if left:
+        again = f"laion6m add-column {out} {left[0]} --from FOLDER"
+        warnings.warn(f"columns of arrays are not carried over: {', '.join(left)}. {again}", stacklevel=3)
