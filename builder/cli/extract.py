@@ -22,6 +22,7 @@ def declare(parser: Parser) -> None:
         help="raw/ and captions/ as in a source (card), images with metadata.jsonl, or images with .txt",
     )
     add_slice(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are in OUT already")
     add_workers(parser)
 
 
@@ -37,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         address=arguments.address,
         start=arguments.start,
         end=arguments.end,
+        overwrite=arguments.overwrite,
     )
     show(arguments, result.to_json(), describe_extraction(result))
     return FAILED if result.failed else DONE

@@ -4,8 +4,9 @@
     index → rows → pieces → files
 
 A tar is cut into pieces of members, so that one large tar keeps all processes busy, and no two pieces write the same
-file. What is there already is written again, not skipped: a file of the right size may still be cut inside or be of
-another source, and telling that costs a read, which is most of the work. ``--start`` is how to go on after a stop.
+file. Nothing that is there is written over, unless ``overwrite`` says so: then it is written again, not skipped. A file
+of the right size may still be cut inside or be of another source, and telling that costs a read, which is most of the
+work. ``--start`` is how to go on after a stop.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from builder.base.urls import refuse_url
 from builder.base.words import duration
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
+from builder.jobs.existing import Listing
 from builder.jobs.extract_files import (
     CAPTION,
     FORMS,
@@ -37,6 +39,7 @@ from builder.jobs.extract_files import (
     LISTED,
     OTHER,
     PER_FILE,
+    Place,
     Tally,
     cut_evenly,
     target,
@@ -50,7 +53,6 @@ from builder.source.layouts import recognise
 from builder.source.pairs import IdLookup
 from builder.source.scan import ScanRequest, open_archive, scan_archive
 from builder.source.tables import ArchiveTable
-from builder.store.tree import Tree
 
 _BLOCK = 8 << 20  # bytes of a member in memory at a time
 
@@ -87,7 +89,7 @@ class Extraction:
 class _Members:
     """Members of one archive to be written into ``side`` (raw or captions), by ascending offset."""
 
-    out: str
+    place: Place
     side: str
     root: str
     archive: Archive
@@ -108,6 +110,7 @@ def extract(
     address: str | None = None,
     start: int = 0,
     end: int = -1,
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> Extraction:
     """Write a source's or a dataset's samples as files.
@@ -122,8 +125,9 @@ def extract(
     metadata.jsonl with key, caption, width, height and the added columns of values. "captions": KEY.jpg and KEY.txt,
     the caption in one line.
 
-    Names that would leave OUT, and members that are not whole, are counted, named and left out. Raises SourceError,
-    OptionError, WriteError.
+    Nothing in OUT is written over unless ``overwrite`` says so: files that are there, a listing that says something
+    else, or a source of its own are an OutputError before anything is written. Names that would leave OUT, and members
+    that are not whole, are counted, named and left out. Raises SourceError, OptionError, OutputError.
     """
     started = time.monotonic()
     path, out = path_of(path), path_of(out)
@@ -134,17 +138,17 @@ def extract(
         raise OptionError("as", form, f"one of {', '.join(FORMS)}")
     layout = _layout(path, form)
     _refuse_overlap(path, out)
-    with make_engine(EngineChoice(engine, num_proc, address)) as crew, Tree(out) as tree:
+    files = Place(out, overwrite)
+    with make_engine(EngineChoice(engine, num_proc, address)) as crew:
         workers = num_proc or default_num_proc()
         if layout is None:
             from builder.jobs.extract_rows import extract_rows  # 40 ms that a source's tars do without
             from builder.read.opening import open_dataset
 
             rows = open_dataset(path)
-            tally = extract_rows(rows, out, form, part, crew, tree, workers=workers, quiet=quiet)
+            tally = extract_rows(rows, files, form, part, crew, workers=workers, quiet=quiet)
         else:
-            tally = _extract_archives(layout, out, part, crew, workers, quiet)
-            _copy_listing(layout, tree, tally)
+            tally = _extract_archives(layout, files, part, crew, workers, quiet)
     return Extraction(
         out=out,
         files=sum(tally.counts),
@@ -199,21 +203,24 @@ def _refuse_overlap(path: str, out: str) -> None:
         raise SourceError(f"{out} lies in {path}, which is read from. Choose an OUT outside of it.")
 
 
-def _extract_archives(layout: Layout, out: str, part: Slice, crew: Engine, workers: int, quiet: bool) -> Tally:
+def _extract_archives(layout: Layout, place: Place, part: Slice, crew: Engine, workers: int, quiet: bool) -> Tally:
     whole = Tally([0, 0, 0])
     raw = [layout.raw[number] for number in part.of(len(layout.raw))]
     captions = [layout.captions[number] for number in captions_of(part, len(layout.raw), len(layout.captions))]
     tables = _scan([*raw, *captions], crew)
     sides = [
-        _Side(out, "raw", layout.raw_root, raw, tables[: len(raw)]),
-        _Side(out, "captions", layout.captions_root, captions, tables[len(raw) :]),
+        _Side(place, "raw", layout.raw_root, raw, tables[: len(raw)]),
+        _Side(place, "captions", layout.captions_root, captions, tables[len(raw) :]),
     ]
+    place.refuse_existing(chain.from_iterable(side.paths() for side in sides), _listing_files(layout))
     for side in sides:
         for failure in side.damage():
             whole.fail(failure)
     files, size = sum(side.files for side in sides), sum(side.bytes for side in sides)
     tasks = (piece for side in sides for piece in side.pieces(workers))
-    return work_through(crew, _write_members, tasks, whole, files, size, quiet)
+    work_through(crew, _write_members, tasks, whole, files, size, quiet)
+    write_listing(place, _listing_files(layout), whole)
+    return whole
 
 
 def captions_of(part: Slice, raws: int, captions: int) -> range:
@@ -242,8 +249,8 @@ def _unheard(files: int, size: int) -> None:
 class _Side:
     """All members of raw/ or captions/, names as Arrow strings until a piece of them is on its way."""
 
-    def __init__(self, out: str, side: str, root: str, archives: list[Archive], tables: list[ArchiveTable]) -> None:
-        self._out, self._side, self._root, self._archives, self._tables = out, side, root, archives, tables
+    def __init__(self, place: Place, side: str, root: str, archives: list[Archive], tables: list[ArchiveTable]) -> None:
+        self._place, self._side, self._root, self._archives, self._tables = place, side, root, archives, tables
         last = IdLookup(*(table.ids for table in tables)).effective()
         edges = np.cumsum([0, *(len(table.sizes) for table in tables)])
         self._taken = [np.flatnonzero(last[lo:hi]) for lo, hi in pairwise(edges)]
@@ -255,6 +262,12 @@ class _Side:
         for archive, table in zip(self._archives, self._tables, strict=True):
             for place in table.damage:
                 yield f"{self._side}/{archive.name}, bytes {place.offset:,} to {place.end:,}: {place.problem}"
+
+    def paths(self) -> Iterator[str]:
+        """Of all files that are to be written, below OUT."""
+        for table, taken in zip(self._tables, self._taken, strict=True):
+            names = [] if table.names is None else table.names.to_pylist()
+            yield from (f"{self._side}/{names[row]}" for row in taken.tolist())
 
     def pieces(self, workers: int) -> Iterator[_Members]:
         """The work, an archive at a time."""
@@ -270,7 +283,7 @@ class _Side:
                 rows = mine[lo:hi]
                 lists = (column[rows].tolist() for column in columns)
                 piece = [names[row] for row in rows.tolist()]
-                yield _Members(self._out, self._side, self._root, archive, piece, *lists)
+                yield _Members(self._place, self._side, self._root, archive, piece, *lists)
 
 
 def _write_members(task: _Members, report: Report) -> Tally:
@@ -278,7 +291,7 @@ def _write_members(task: _Members, report: Report) -> Tally:
     tally = Tally([0, 0, 0])
     file = None if task.archive.is_folder else open_archive(task.archive)
     try:
-        with Tree(task.out) as tree:
+        with task.place.tree() as tree:
             members = zip(task.names, task.offsets, task.sizes, task.states, task.kinds, strict=True)
             for name, offset, size, state, kind in members:
                 report(1, size)
@@ -314,8 +327,9 @@ def _file_blocks(path: str, size: int) -> Iterator[bytes]:
         file.close()
 
 
-def _copy_listing(layout: Layout, tree: Tree, tally: Tally) -> None:
-    folder = os.path.join(layout.root, "data.json")
+def _listing_files(layout: Layout) -> Iterator[Listing]:
+    """The source's own, name by name."""
+    folder = os.path.isdir(os.path.join(layout.root, "data.json"))
     for path in layout.listing:
-        name = f"data.json/{os.path.basename(path)}" if os.path.isdir(folder) else "data.json"
-        write_listing(tree, name, _file_blocks(path, os.path.getsize(path)), tally)
+        name = f"data.json/{os.path.basename(path)}" if folder else os.path.basename(path)
+        yield name, _file_blocks(path, os.path.getsize(path))

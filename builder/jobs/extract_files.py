@@ -13,6 +13,7 @@ import numpy.typing as npt
 from builder.base.words import printable
 from builder.engines.contract import Engine
 from builder.engines.progress import Progress
+from builder.jobs.existing import Listing, refuse_existing
 from builder.store.tree import NameRefusedError, Tree
 
 FORMS = ("card", "imagefolder", "captions")
@@ -22,6 +23,22 @@ IMAGE, CAPTION, OTHER = 0, 1, 2
 _PIECE = (4 << 20, 256 << 20)  # least and most weight of a piece of work
 
 Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The folder that files go to, and whether they may replace what is there."""
+
+    out: str
+    overwrite: bool
+
+    def tree(self) -> Tree:
+        return Tree(self.out, replace=self.overwrite)
+
+    def refuse_existing(self, files: Iterable[str], listing: Iterable[Listing]) -> None:
+        """Raises OutputError where something is there that may not be replaced."""
+        if not self.overwrite:
+            refuse_existing(self.out, files, listing)
 
 
 @dataclass(slots=True)
@@ -60,8 +77,14 @@ def write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int, tally: Tall
         tally.fail(f"{error.args[0]}: {error.args[1]}")
 
 
-def write_listing(tree: Tree, name: str, blocks: Iterable[bytes], tally: Tally) -> None:
-    """Neither image nor caption, so it counts only where it cannot be written."""
+def write_listing(place: Place, listing: Iterable[Listing], tally: Tally) -> None:
+    """Neither images nor captions, so they count only where they cannot be written."""
+    with place.tree() as tree:
+        for name, blocks in listing:
+            _write_whole(tree, name, blocks, tally)
+
+
+def _write_whole(tree: Tree, name: str, blocks: Iterable[bytes], tally: Tally) -> None:
     try:
         tree.write(name, blocks, whole=True)
     except NameRefusedError as error:

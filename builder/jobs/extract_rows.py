@@ -20,10 +20,12 @@ from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.options import Slice
 from builder.engines.contract import Engine, Report
+from builder.jobs.existing import Listing
 from builder.jobs.extract_files import (
     CAPTION,
     IMAGE,
     PER_FILE,
+    Place,
     Tally,
     cut_evenly,
     target,
@@ -36,7 +38,6 @@ from builder.read.sample import Sample
 from builder.read.view import Rows, View
 from builder.source.ids import path_ids
 from builder.source.pairs import IdLookup
-from builder.store.tree import Tree
 
 _BOM = b"\xef\xbb\xbf"
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -48,7 +49,7 @@ class _Piece:
     """Rows to be written. ``first``: the number of the first among all. ``repeated``: those whose annotation a later
     row writes."""
 
-    out: str
+    place: Place
     form: str
     rows: Rows
     first: int
@@ -61,7 +62,7 @@ class _Piece:
 
 
 def extract_rows(
-    whole: Rows, out: str, form: str, part: Slice, crew: Engine, tree: Tree, *, workers: int, quiet: bool
+    whole: Rows, place: Place, form: str, part: Slice, crew: Engine, *, workers: int, quiet: bool
 ) -> Tally:
     """Write the rows of a Reader or View, of its shards ``part``, then the listing of all rows."""
     index = whole.reader._index
@@ -77,21 +78,39 @@ def extract_rows(
     sizes = np.maximum(index.column("size")[numbers], 0) + index.column("annotation_size")[numbers]
     repeated = np.flatnonzero(~last)
     tasks = [
-        _Piece(out, form, rows[lo:hi], lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist()))
+        _Piece(place, form, rows[lo:hi], lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist()))
         for lo, hi in cut_evenly(sizes + 2 * PER_FILE, target(int(sizes.sum()), workers))
     ]
+    place.refuse_existing(_names_of(rows, form), _listing_files(whole, form))
     tally = work_through(crew, _write_piece, tasks, Tally([0, 0, 0]), len(rows), int(sizes.sum()), quiet)
-    if form == "card":
-        write_listing(tree, "data.json", _listing_of(whole), tally)
-    elif form == "imagefolder":
-        write_listing(tree, "metadata.jsonl", _metadata_of(whole), tally)
+    write_listing(place, _listing_files(whole, form), tally)
     return tally
+
+
+def _names_of(rows: Rows, form: str) -> Iterator[str]:
+    """Of all files that are to be written, as :func:`_files_of` names them."""
+    table = rows.columns("key", "path", "annotation_path")
+    keys, paths, documents = (table.column(name).to_pylist() for name in table.column_names)
+    if form == "card":
+        yield from (f"raw/{path}" for path in paths)
+        yield from (f"captions/{path}" for path in documents)
+        return
+    yield from map(image_name, keys, paths)
+    if form == "captions":
+        yield from (f"{key}.txt" for key in keys)
+
+
+def _listing_files(rows: Rows, form: str) -> list[Listing]:
+    """What there is once for all rows."""
+    if form == "card":
+        return [("data.json", _listing_of(rows))]
+    return [("metadata.jsonl", _metadata_of(rows))] if form == "imagefolder" else []
 
 
 def _write_piece(task: _Piece, report: Report) -> Tally:
     """Raises IndexMismatchError, DamagedFileError, WriteError."""
     tally = Tally([0, 0, 0])
-    with Tree(task.out) as tree:
+    with task.place.tree() as tree:
         for number, sample in enumerate(task.rows):
             for name, blocks, kind in _files_of(sample, task.form, number in task.repeated):
                 write(tree, name, blocks, kind, tally)

@@ -21,7 +21,7 @@ _OF_THE_NAME = {
     errno.ELOOP: "a symbolic link is where it has a folder",
     errno.EISDIR: "a folder is in its place",
     errno.EPERM: "what is in its place cannot be replaced",
-    errno.EEXIST: "another process puts something in its place",
+    errno.EEXIST: "another file is in its place",
     errno.EILSEQ: "this file system does not allow its characters",
     errno.EINVAL: "this file system does not allow it",
 }
@@ -36,9 +36,10 @@ class Tree:
     """A folder to write into. Every part of a path is opened by itself, from its parent on, without following links, so
     that a link planted there (or by another process meanwhile) is met, never followed. Not thread-safe."""
 
-    def __init__(self, root: str) -> None:
-        """``root`` is made, and may itself be a link: it is the user's own word. Raises WriteError."""
-        self.root = root
+    def __init__(self, root: str, *, replace: bool = True) -> None:
+        """``root`` is made, and may itself be a link: it is the user's own word. ``replace``: write over files that are
+        there. Raises WriteError."""
+        self.root, self._replace = root, replace
         make_folder(root)
         self._folders: OrderedDict[str, int] = OrderedDict()
         try:
@@ -55,10 +56,11 @@ class Tree:
         os.close(self._root)
 
     def write(self, name: str, blocks: Iterable[bytes | memoryview], *, whole: bool = False) -> int:
-        """Write a file, in place of any that is there; returns its size in bytes.
+        """Write a file, in place of one that is there where that is allowed; returns its size in bytes.
 
-        ``whole``: it gets its name only when it is whole. Raises NameRefusedError for names that would leave the folder
-        or that the system does not take, WriteError where the system refuses to write at all.
+        ``whole``: it gets its name only when it is whole, and replaces what has it. Raises NameRefusedError for names
+        that would leave the folder or that the system does not take, WriteError where the system refuses to write at
+        all.
         """
         parts = name.split("/")
         if "\0" in name:
@@ -72,7 +74,7 @@ class Tree:
         leaf = f"{parts[-1]}.part" if whole else parts[-1]
         try:
             folder = self._folder("/".join(parts[:-1]))
-            size = _write(folder, leaf, blocks)
+            size = _write(folder, leaf, blocks, replace=self._replace or whole)
             if whole:
                 _rename(folder, leaf, parts[-1])
         except OSError as error:
@@ -101,8 +103,8 @@ class Tree:
         return handle
 
 
-def _write(folder: int, leaf: str, blocks: Iterable[bytes | memoryview]) -> int:
-    handle = _create(folder, leaf)
+def _write(folder: int, leaf: str, blocks: Iterable[bytes | memoryview], *, replace: bool) -> int:
+    handle = _create(folder, leaf, replace=replace)
     size = 0
     try:
         try:
@@ -129,11 +131,13 @@ def _rename(folder: int, leaf: str, final: str) -> None:
         raise
 
 
-def _create(folder: int, leaf: str) -> int:
+def _create(folder: int, leaf: str, *, replace: bool) -> int:
     """A new file. What is there is unlinked, not written into: it may be a link to a file elsewhere."""
     try:
         return os.open(leaf, _FILE, 0o666, dir_fd=folder)
     except FileExistsError:
+        if not replace:
+            raise
         with suppress(FileNotFoundError):
             os.unlink(leaf, dir_fd=folder)
     return os.open(leaf, _FILE, 0o666, dir_fd=folder)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.base.errors import OptionError, SourceError
+from builder.base.errors import OptionError, OutputError, SourceError
 from builder.base.options import ConvertOptions, Slice
 from builder.conversion.convert import convert
 from builder.conversion.index import index
@@ -232,7 +232,7 @@ def test_links_that_lie_in_the_folder_are_never_followed(tmp_path: Path, what: s
     planted = tmp_path / "out" / what
     planted.parent.mkdir(parents=True)
     planted.symlink_to(outside / "0.jpg" if what.endswith("jpg") else outside)
-    result = run(tmp_path / "src", tmp_path / "out")
+    result = run(tmp_path / "src", tmp_path / "out", overwrite=True)
     assert files(outside) == {"0.jpg": b"precious"}
     if what.endswith("jpg"):  # a link in the file's own place is replaced by the file
         assert result.failed == 0
@@ -248,7 +248,7 @@ def test_a_file_that_is_there_is_replaced_not_written_into(tmp_path: Path) -> No
     elsewhere.write_bytes(b"precious")
     (tmp_path / "out/raw/00000").mkdir(parents=True)
     os.link(elsewhere, tmp_path / "out/raw/00000/0.jpg")
-    assert run(tmp_path / "src", tmp_path / "out").failed == 0
+    assert run(tmp_path / "src", tmp_path / "out", overwrite=True).failed == 0
     assert elsewhere.read_bytes() == b"precious"
     assert (tmp_path / "out/raw/00000/0.jpg").read_bytes() == b"image"
 
@@ -340,8 +340,88 @@ def test_a_second_run_writes_the_same_again(tmp_path: Path) -> None:
     before = files(tmp_path / "out")
     victim = tmp_path / "out/raw" / made.paths[next(iter(made.rows))]
     victim.write_bytes(bytes(victim.stat().st_size))  # of the right size, but not the right file
-    run(made.path, tmp_path / "out", num_proc=2)
+    run(made.path, tmp_path / "out", num_proc=2, overwrite=True)
     assert files(tmp_path / "out") == before
+
+
+@pytest.fixture(params=["source", "converted", "index"])
+def extractable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """What extract takes."""
+    made = make_source(tmp_path / "src", "card", per_shard=3)
+    out = tmp_path / "made"
+    if request.param == "converted":
+        convert(str(made.path), str(out), num_proc=1, quiet=True)
+    elif request.param == "index":
+        index(str(made.path), str(out), num_proc=1, quiet=True)
+    return made.path if request.param == "source" else out
+
+
+def test_nothing_that_is_there_is_written_over(extractable: Path, tmp_path: Path) -> None:
+    """And nothing else is written."""
+    out = tmp_path / "out"
+    planted = ["captions/00001/000000004.json", "raw/00000/000000001.jpg", "raw/00000/000000002.jpg"]
+    for name in planted:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / planted[0]).write_bytes(b"mine")
+    (out / planted[1]).symlink_to("/nowhere")
+    (out / planted[2]).write_bytes(b"mine")
+    before = files(out)
+    with pytest.raises(OutputError) as caught:
+        run(extractable, out)
+    assert all(name in str(caught.value) for name in planted)
+    assert "--overwrite" in str(caught.value)
+    assert files(out) == before
+    assert run(extractable, out, overwrite=True).failed == 0
+    assert not set(planted) & {name for name, data in files(out).items() if data == b"mine" or data[:2] == b"->"}
+
+
+def test_the_first_three_names_are_given(tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "card", per_shard=5)
+    run(made.path, tmp_path / "out")
+    (tmp_path / "out/data.json").unlink()
+    with pytest.raises(OutputError) as caught:
+        run(made.path, tmp_path / "out")
+    named = [name for name in files(tmp_path / "out") if name in str(caught.value)]
+    assert len(named) == 3
+    assert all(name.startswith("raw/00000/") for name in named)
+
+
+def test_a_data_json_of_others_is_not_replaced(extractable: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "data.json").write_text("[]")
+    with pytest.raises(OutputError, match=r"data\.json"):
+        run(extractable, out)
+    assert files(out) == {"data.json": b"[]"}
+
+
+def test_a_source_of_others_is_not_added_to(extractable: Path, tmp_path: Path) -> None:
+    other = make_source(tmp_path / "other", "no_listing", per_shard=2)
+    before = files(other.path)
+    with pytest.raises(OutputError, match=r"holds a source of its own \(.*00000\.tar"):
+        run(extractable, other.path)
+    assert files(other.path) == before
+
+
+def test_slices_share_an_out_and_its_listing(extractable: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run(extractable, whole)
+    count = 1 if (extractable / "data").exists() else 3
+    for number in range(count):
+        run(extractable, out, start=number, end=number + 1)
+    assert files(out) == files(whole)
+
+
+def test_what_appears_while_files_are_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look before is not the last word: another process may be at the same folder."""
+    made = make_source(tmp_path / "src", "card", per_shard=2)
+    victim = tmp_path / "out/raw" / made.paths[next(iter(made.rows))]
+    victim.parent.mkdir(parents=True)
+    monkeypatch.setattr(extract_files, "refuse_existing", lambda *_: victim.write_bytes(b"mine"))
+    result = run(made.path, tmp_path / "out")
+    assert victim.read_bytes() == b"mine"
+    assert (result.failed, result.images) == (1, len(made.rows) - 1)
+    assert "another file is in its place" in result.failures[0]
 
 
 @pytest.mark.parametrize("inside", ["", "raw", "captions/deeper", "data.json"])
@@ -517,3 +597,21 @@ def test_forms_of_rows_need_rows(tmp_path: Path) -> None:
     assert extract(source.path, tmp_path / "folder", form="captions", num_proc=1, quiet=True).captions == 3
     with pytest.raises(OptionError, match="imagefolder"):
         extract(source.path, tmp_path / "folder", form="webdataset", quiet=True)
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "captions"])
+def test_other_forms_write_over_nothing_either(form: str, tmp_path: Path) -> None:
+    made = make_source(tmp_path / "src", "card", per_shard=2)
+    convert(str(made.path), str(tmp_path / "made"), num_proc=1, quiet=True)
+    run(tmp_path / "made", tmp_path / "out", form=form)
+    before = files(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"00000/000000000\.jpg"):
+        run(tmp_path / "made", tmp_path / "out", form=form)
+    for name in before:
+        if name.endswith(".jpg"):
+            (tmp_path / "out" / name).unlink()
+    if form == "captions":
+        with pytest.raises(OutputError, match=r"00000/000000000\.txt"):
+            run(tmp_path / "made", tmp_path / "out", form=form)
+    run(tmp_path / "made", tmp_path / "out", form=form, overwrite=True)
+    assert files(tmp_path / "out") == before
