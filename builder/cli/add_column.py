@@ -29,6 +29,7 @@ def declare(parser: Parser) -> None:
         choices=["key", "path", "url", "sha256"],
         help="what joins the files' rows to the dataset's (default: the first of these that the file has)",
     )
+    parser.add_argument("--missing-ok", action="store_true", help="rows may have no array: those are null")
     add_processes(parser)
 
 
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.source or None,
         field=arguments.field,
         on=arguments.on,
+        missing_ok=arguments.missing_ok,
         num_proc=arguments.num_proc,
     )
     show(arguments, summary.to_json(), describe_column(summary))

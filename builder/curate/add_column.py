@@ -34,6 +34,7 @@ def add_column(
     *,
     field: str | None = None,
     on: str | None = None,
+    missing_ok: bool = False,
     num_proc: int | None = None,
     engine: str = "local",
     quiet: bool = False,
@@ -42,7 +43,8 @@ def add_column(
 
     ``source``: a folder of arrays by image path (``<image path>.pt``, ``.npy``, ``.safetensors``, one for every row);
     or Parquet, CSV or JSON lines files whose values are joined by ``on`` ("key", "path", "url" or "sha256"; unless
-    given, by what the files have). ``field``: instead, a field of the annotations. Rows without a value are null.
+    given, by what the files have). ``field``: instead, a field of the annotations. Rows without a value are null;
+    rows without an array are an error unless ``missing_ok``.
 
     Raises SourceError (nothing matches, a file cannot be read), OutputError (there is such a column), OptionError,
     JobMismatchError, LockedError, MissingExtraError (.pt files need torch), InterruptedRunError.
@@ -60,7 +62,9 @@ def add_column(
     if field is None and len(places) == 1 and os.path.isdir(places[0]):
         tables = tables_in(places[0])
         if not tables:
-            return add_arrays(folder, name, places[0], num_proc=num_proc, engine=engine, quiet=quiet)
+            return add_arrays(
+                folder, name, places[0], missing_ok=missing_ok, num_proc=num_proc, engine=engine, quiet=quiet
+            )
         places = tables
     reader = open_dataset(folder).reader
     if field is not None:

@@ -29,22 +29,28 @@ class Finder:
     """The array of an image path, from a file of one of the known kinds. The kind that was there last is tried
     first."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: str, *, missing_ok: bool = False) -> None:
+        """``missing_ok``: an image may have none."""
+        self._folder, self._missing_ok = folder, missing_ok
         self._kinds: list[tuple[str, Callable[[str], Array]]] = [
             (".pt", _load_pt),
             (".npy", _load_npy),
             (".safetensors", _load_safetensors),
         ]
 
-    def __call__(self, image: str) -> Array:
-        """Raises SourceError."""
+    def __call__(self, image: str) -> Array | None:
+        """None where there is none and may be. Raises SourceError."""
         for place, (ending, load) in enumerate(self._kinds):
             path = os.path.join(self._folder, *image.split("/")) + ending
             if os.path.exists(path):
                 self._kinds.insert(0, self._kinds.pop(place))
                 return _loaded(load, path)
-        raise SourceError(f"{self._folder} has no {image}.pt, .npy or .safetensors; a column needs one for every row")
+        if self._missing_ok:
+            return None
+        raise SourceError(
+            f"{self._folder} has no {image}.pt, .npy or .safetensors; a column needs one for every row. If some rows "
+            "are to have none: --missing-ok"
+        )
 
 
 def _loaded(load: Callable[[str], Array], path: str) -> Array:

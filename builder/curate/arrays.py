@@ -19,6 +19,7 @@ from builder.base.errors import (
     DamagedFileError,
     InterruptedRunError,
     JobMismatchError,
+    SourceError,
 )
 from builder.base.options import GROUP_BYTES, PAGE_BYTES
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile, ShardName
@@ -53,13 +54,21 @@ class _Unit:
     shard: ShardName
     first: int
     end: int
+    missing_ok: bool
 
 
 def add_arrays(
-    path: str, name: str, folder: str, *, num_proc: int | None = None, engine: str = "local", quiet: bool = False
+    path: str,
+    name: str,
+    folder: str,
+    *,
+    missing_ok: bool = False,
+    num_proc: int | None = None,
+    engine: str = "local",
+    quiet: bool = False,
 ) -> ColumnSummary:
     """Pack ``<folder>/<image path>.pt``, ``.npy`` or ``.safetensors`` of every row of a converted folder (or of one
-    that ``laion6m index`` made) into a column; go on where an earlier run stopped.
+    that ``laion6m index`` made) into a column; go on where an earlier run stopped. ``missing_ok``: rows may have none.
 
     Raises SourceError (a file is missing or holds no single array), OutputError (there is such a column already),
     JobMismatchError, LockedError, OptionError, MissingExtraError (.pt files need torch), InterruptedRunError.
@@ -73,13 +82,14 @@ def add_arrays(
     cuts = shard_cuts(index.column("file"))
     names = [ShardName(number, len(cuts) - 1) for number in range(len(cuts) - 1)]
     units = [
-        _Unit(path, name, os.path.abspath(folder), shard, *rows)
+        _Unit(path, name, os.path.abspath(folder), shard, *rows, missing_ok)
         for shard, rows in zip(names, pairwise(cuts), strict=True)
     ]
     digest = index_digest(path)
+    job = {"index": digest, "folder": os.path.abspath(folder), **({"missing": "ok"} if missing_ok else {})}
     with Ledger(work_path(path, name)).locked(0, 1):
         refuse_made(path, name)  # by the run that was waited for
-        _begin(path, name, {"index": digest, "folder": os.path.abspath(folder)})
+        _begin(path, name, job)
         pending = [unit for unit in units if not _is_done(unit)]
         progress = Progress(f"column {name}", sum(unit.end - unit.first for unit in pending), 0, quiet=quiet)
         try:
@@ -90,9 +100,14 @@ def add_arrays(
             raise InterruptedRunError(sum(map(_is_done, units)), len(units)) from None
         finally:
             progress.finish()
+        missing = sum(_read_part(unit).column("dtype").null_count for unit in units)
+        if cuts[-1] and missing == cuts[-1]:
+            raise SourceError(f"{folder} has no .pt, .npy or .safetensors file for any of the {missing:,} images")
         size = _write_index(path, name, digest, units)
         shutil.rmtree(work_path(path, name))
-    return ColumnSummary(path, name, cuts[-1], len(units), size, time.monotonic() - started)
+    matched = cuts[-1] - missing if missing_ok else None
+    seconds = time.monotonic() - started
+    return ColumnSummary(path, name, cuts[-1], len(units), size, seconds, matched=matched, missing=missing)
 
 
 def _part(unit: _Unit) -> str:
@@ -128,12 +143,12 @@ def _write_shard(unit: _Unit, report: Report) -> int:
     index = Index(os.path.join(unit.root, schema.INDEX), unit.root)
     final = os.path.join(unit.root, shard_path(unit.name, unit.shard))
     temporary = work_path(unit.root, unit.name, f"{unit.shard.number:05d}.tmp")
-    kinds: list[tuple[str, tuple[int, ...]]] = []
+    kinds: list[tuple[str, list[int]] | tuple[None, None]] = []
     file = OutputFile(temporary)
     try:
         with _parquet(file, unit.name) as writer:
             for keys, arrays in _groups(index, unit, report):
-                kinds += [(array.dtype, array.shape) for array in arrays]
+                kinds += [(array.dtype, list(array.shape)) if array else (None, None) for array in arrays]
                 writer.write_table(_table(unit.name, keys, arrays))
         digest = file.close()
     except BaseException:
@@ -146,29 +161,30 @@ def _write_shard(unit: _Unit, report: Report) -> int:
     size, footer = footer_digest(made)
     make_folder(os.path.dirname(final))
     publish(temporary, final)
-    columns = [ranges.offsets, ranges.lengths, [dtype for dtype, _ in kinds], [list(shape) for _, shape in kinds]]
+    columns = [ranges.offsets, ranges.lengths, [dtype for dtype, _ in kinds], [shape for _, shape in kinds]]
     check = json.dumps({"size": size, "footer": footer}).encode()
     part = pa.table(columns, schema=COLUMN_ROW.with_metadata({b"check": check, b"digest": digest.encode()}))
     write_file(_part(unit), [memoryview(to_ipc(part))])
     return unit.shard.number
 
 
-def _groups(index: Index, unit: _Unit, report: Report) -> Iterator[tuple[list[str], list[Array]]]:
+def _groups(index: Index, unit: _Unit, report: Report) -> Iterator[tuple[list[str], list[Array | None]]]:
     """The shard's keys and arrays, a row group at a time: as much as stays under GROUP_BYTES."""
     keys: list[str] = []
-    arrays: list[Array] = []
+    arrays: list[Array | None] = []
     size = 0
-    find = Finder(unit.folder)
+    find = Finder(unit.folder, missing_ok=unit.missing_ok)
     for row in range(unit.first, unit.end):
         batch, at = index.place(row)
         array = find(batch.text("path", at))
-        report(1, len(array.data))
-        if arrays and size + len(array.data) > GROUP_BYTES:
+        length = len(array.data) if array else 0
+        report(1, length)
+        if arrays and size + length > GROUP_BYTES:
             yield keys, arrays
             keys, arrays, size = [], [], 0
         keys.append(batch.text("key", at))
         arrays.append(array)
-        size += len(array.data)
+        size += length
     yield keys, arrays
 
 
@@ -187,11 +203,12 @@ def _parquet(file: OutputFile, name: str) -> pq.ParquetWriter:
     )
 
 
-def _table(name: str, keys: Sequence[str], arrays: Sequence[Array]) -> pa.Table:
+def _table(name: str, keys: Sequence[str], arrays: Sequence[Array | None]) -> pa.Table:
+    """A row without an array has no bytes, and null for dtype and shape."""
     fields = [
-        pa.array([array.data for array in arrays], pa.binary()),
-        pa.array([array.dtype for array in arrays], pa.string()),
-        pa.array([array.shape for array in arrays], pa.list_(pa.int32())),
+        pa.array([array.data if array else b"" for array in arrays], pa.binary()),
+        pa.array([array.dtype if array else None for array in arrays], pa.string()),
+        pa.array([array.shape if array else None for array in arrays], pa.list_(pa.int32())),
     ]
     column = pa.StructArray.from_arrays(fields, names=["data", "dtype", "shape"])
     return pa.table({"key": pa.array(keys, pa.string()), name: column})

@@ -38,7 +38,7 @@ COLUMN_ROW = pa.schema(
     [
         ("offset", pa.int64()),  # of the array's first byte in its file
         ("size", pa.int64()),  # bytes
-        ("dtype", pa.string()),
+        ("dtype", pa.string()),  # null, and so the shape: the row has no array
         ("shape", pa.list_(pa.int32())),
     ]
 )
@@ -100,8 +100,9 @@ class ColumnHeader:
         return ColumnHeader(str(document["name"]), int(document["rows"]), str(document["index"]), files)
 
 
-class Column(Sequence[Array]):
-    """Random access to the arrays of a column. Deterministic, picklable (as paths), fork- and thread-safe."""
+class Column(Sequence["Array | None"]):
+    """Random access to the arrays of a column; None for a row without one. Deterministic, picklable (as paths), fork-
+    and thread-safe."""
 
     def __init__(self, root: str, name: str, storage: Storage | None = None) -> None:
         """``root``: the folder that holds ``meta``. Raises SourceError, DamagedFileError, and IndexMismatchError
@@ -122,13 +123,16 @@ class Column(Sequence[Array]):
     def __len__(self) -> int:
         return self.header.rows
 
-    def __getitem__(self, row: int) -> Array:  # type: ignore[override]
-        """Raises IndexError, DamagedFileError, IndexMismatchError."""
+    def __getitem__(self, row: int) -> Array | None:  # type: ignore[override]
+        """The array of a row from 0 to len - 1; None for one without. Raises IndexError, DamagedFileError,
+        IndexMismatchError."""
         if not 0 <= row < len(self):
             raise IndexError(row)
         batch = self._reader.get_batch(row // INDEX_BATCH_ROWS)
         at = row % INDEX_BATCH_ROWS
         offset, size, dtype, shape = (column[at].as_py() for column in batch.columns)
+        if dtype is None and size == 0:
+            return None
         data = self._files.read(bisect_right(self._ends, row), offset, size)
         try:
             return Array(data, dtype, tuple(shape))
@@ -168,7 +172,7 @@ class Values:
         return self._batches[row // INDEX_BATCH_ROWS][row % INDEX_BATCH_ROWS].as_py()
 
 
-class ArraysOf(Sequence[Array]):
+class ArraysOf(Sequence["Array | None"]):
     """The arrays of some rows of a column, in their order."""
 
     def __init__(self, column: Column, rows: range | npt.NDArray[np.int64]) -> None:
@@ -177,7 +181,7 @@ class ArraysOf(Sequence[Array]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, row: int) -> Array:  # type: ignore[override]
+    def __getitem__(self, row: int) -> Array | None:  # type: ignore[override]
         return self._column[int(self._rows[row])]
 
 
