@@ -10,6 +10,7 @@
         - JobMismatchError      OUT holds another job: other options, another source
         - LockedError           another process is writing into OUT
         - WriteError            the disk refused (full, read-only, failing)
+    - AccessError           this user may not read a file or folder
       x IndexMismatchError      an index no longer fits the files it points into
         - ChangedFileError      a file was changed while it was open
         - RemovedShardError     a shard was removed here once the Hub had it
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from typing import TypeGuard
 
 
@@ -116,6 +118,14 @@ class WriteError(OutputError):
         return f"cannot write {path}: {reason}. What was finished is kept: {first}, then run the same command to go on."
 
 
+class AccessError(OutputError):
+    """The system does not let this user read what is there: it is neither lost nor damaged. Args: path, reason."""
+
+    def _words(self) -> str:
+        path, reason = self.args
+        return f"cannot read {shlex.quote(path)}: {reason}. Ask its owner for access, or run as a user who has it."
+
+
 class IndexMismatchError(Laion6mError):
     """An index points into files that are not as they were. Args: path, what differs."""
 
@@ -198,6 +208,12 @@ class HubError(Laion6mError):
     def _words(self) -> str:
         tried, said, way_on = self.args
         return f"{tried}: {said}. {way_on}"
+
+
+def refuse_denied(path: str, error: BaseException) -> None:
+    """Raises AccessError where all that is wrong is a permission. For places that take an error for damage."""
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+        raise AccessError(path, os.strerror(error.errno)) from error
 
 
 def too_many_open(error: BaseException | None) -> TypeGuard[OSError]:

@@ -11,6 +11,7 @@ import argparse
 import atexit
 import gc
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -124,10 +125,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         discard_stdout()
         return FAILED
     except (OSError, ImportError) as error:  # at whatever file, a module's among them, the limit was met
-        if not out_of_files(str(error)) and not _is_lost(error):
-            raise
-        fail(str(error) if out_of_files(str(error)) else _LOST, as_json=as_json)
+        fail(_words_of(error), as_json=as_json)
         return FAILED
+
+
+def _words_of(error: OSError | ImportError) -> str:
+    """What the system said, in one line. Raises the error again where that would not help anybody."""
+    if out_of_files(str(error)):
+        return str(error)
+    if _is_lost(error):
+        return _LOST
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"cannot use {shlex.quote(os.fsdecode(error.filename))}: {error.strerror}"
+    raise error
 
 
 _LOST = "the working directory has been deleted. Go to one that is there (cd), or give absolute paths."

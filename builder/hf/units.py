@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.arrays import binary_array, from_ipc, number_array, to_ipc, utf8_array
-from builder.base.errors import DamagedFileError, SourceError
+from builder.base.errors import DamagedFileError, SourceError, refuse_denied
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.records import ImageInfo
 from builder.engines.local import SerialEngine
@@ -226,6 +226,7 @@ def plan_shards(paths: tuple[str, ...]) -> Planned:
                 units += [ShardUnit(path, group) for group in range(file.num_row_groups)]
                 rows += file.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
+            refuse_denied(path, error)
             raise DamagedFileError(path, "footer", str(error)) from error
     return Planned(units, None, rows or None, Counter())
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from builder.base.errors import DamagedFileError
+from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.names import PLAN
 from builder.plan.plan import BATCH_ROWS, Plan
 from builder.plan.survey import Survey
@@ -73,6 +73,7 @@ def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
     except FileNotFoundError:
         return None  # somebody tidied up: it is made again
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        refuse_denied(ledger.place(PLAN), error)
         raise DamagedFileError(ledger.place(PLAN), "plan", f"{error}; remove it to have it made again") from None
     plan = Plan(
         rows=rows.replace_schema_metadata(None),

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from builder.base import schema
 from builder.base.arrays import text_fits
-from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError
+from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError, refuse_denied
 from builder.base.names import SELECTION
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.base.urls import is_url
@@ -200,6 +200,7 @@ def _open(root: str, name: str, storage: Storage | None) -> tuple[str, Any, Colu
         there = ", ".join(columns_of(root)) or "none"
         raise SourceError(f"{root} has no column {name} (it has: {there}); laion6m add-column makes one") from None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        refuse_denied(path, error)
         raise DamagedFileError(path, "header", f"not the index of a column: {error}") from None
     kind = reader.schema
     known = kind.remove_metadata().equals(COLUMN_ROW) or (kind.names == [name] and is_column_type(kind.types[0]))

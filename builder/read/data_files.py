@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError, SourceError
+from builder.base.errors import DamagedFileError, SourceError, refuse_denied
 
 _SPLIT_FILE = re.compile(r"(\w+(?:\.\w+)*)-\d{5,}-of-(\d{5,})")
 _SPLITS = {
@@ -48,6 +48,7 @@ def _saved_files(folder: str) -> list[str] | None:
             return None  # of somebody else
         names = [str(each["filename"]) for each in document["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        refuse_denied(state, error)
         raise DamagedFileError(state, "JSON", error) from None
     if any(os.path.isabs(name) or ".." in name.split("/") for name in names):
         raise DamagedFileError(state, "_data_files", "a file lies outside of its folder")

@@ -140,12 +140,13 @@ def gif_frames(buffer: Buffer, start: int, end: int) -> tuple[int, bool]:
 
 # WebP: RFC 9649, section 2; libwebp src/demux/demux.c and src/dec/webp_dec.c, which Pillow asks when it opens one.
 
-_WEBP_STILL = ~0x3C  # VP8X flags a still image may have: ICC profile, alpha, EXIF, XMP
+_WEBP_FLAGS = 0x3E  # of VP8X: ICC profile, alpha, EXIF, XMP, animation
+_WEBP_ANIMATION, _WEBP_ALPHA = 0x02, 0x10
 _WEBP_METADATA = (b"ICCP", b"EXIF", b"XMP ")
 
 
 def webp_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
-    """Width and height of a still image whose chunks fill the RIFF exactly. Animations are left to Pillow."""
+    """Width and height of an image, or of an animation's canvas, whose chunks fill the RIFF exactly."""
     if end - start < 30:
         return None
     stop = start + 8 + _u32le(buffer, start + 4)[0]
@@ -153,8 +154,10 @@ def webp_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
         return None
     position = start + 12
     canvas = size = None
+    flags = 0
     if buffer[start + 15] == 0x58:  # VP8X
-        if _u32le(buffer, start + 16)[0] != 10 or buffer[start + 20] & _WEBP_STILL:
+        flags = buffer[start + 20]
+        if _u32le(buffer, start + 16)[0] != 10 or flags & ~_WEBP_FLAGS:
             return None
         # Two 24-bit numbers, each one less than the side it gives.
         canvas = (_u32le(buffer, start + 23)[0] >> 8) + 1, (_u32le(buffer, start + 26)[0] >> 8) + 1
@@ -165,12 +168,18 @@ def webp_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
         position = payload + length + (length & 1)
         if position > stop:
             return None
-        if kind == b"VP8 " and size is None:
+        if kind == b"VP8 " and size is None and not flags & _WEBP_ANIMATION:
             size = _vp8_size(buffer, payload, length)
-        elif kind == b"VP8L" and size is None:
+        elif kind == b"VP8L" and size is None and not flags & _WEBP_ANIMATION:
             size = _vp8l_size(buffer, payload, length)
-        elif canvas is None or kind not in _WEBP_METADATA:
-            return None  # alpha in a chunk of its own among them
+        elif kind == b"ANMF" and canvas is not None and flags & _WEBP_ANIMATION:
+            size = canvas if _fits_canvas(buffer, payload, length, canvas) else None
+        elif canvas is None or not (
+            kind in _WEBP_METADATA
+            or (kind == b"ALPH" and flags & _WEBP_ALPHA and size is None and length > 1)
+            or (kind == b"ANIM" and flags & _WEBP_ANIMATION and length == 6)
+        ):
+            return None
         else:
             continue
         if size is None:
@@ -178,6 +187,40 @@ def webp_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
     if position != stop or size is None or (canvas or size) != size:
         return None
     return size
+
+
+def _fits_canvas(buffer: Buffer, payload: int, length: int, canvas: tuple[int, int]) -> bool:
+    """Whether a frame of an animation has a picture in it, of the size it states, and lies on the canvas."""
+    if length < 24:
+        return False
+    at = [(_u32le(buffer, payload + place)[0] & 0xFFFFFF) for place in (0, 3, 6, 9)]
+    x, y, width, height = 2 * at[0], 2 * at[1], at[2] + 1, at[3] + 1
+    position, stop = payload + 16, payload + length
+    while position + 8 <= stop:
+        kind, size = _riff_chunk(buffer, position)
+        inside = position + 8
+        position = inside + size + (size & 1)
+        if position > stop:
+            return False
+        if kind in (b"VP8 ", b"VP8L"):
+            read = _vp8_size if kind == b"VP8 " else _vp8l_size
+            on_canvas = x + width <= canvas[0] and y + height <= canvas[1]
+            return position == stop and on_canvas and read(buffer, inside, size) == (width, height)
+        if kind != b"ALPH":
+            return False
+    return False
+
+
+def webp_frames(buffer: Buffer, start: int, end: int) -> int:
+    """Frames of a WebP that ``webp_header`` is sure of."""
+    if buffer[start + 15] != 0x58 or not buffer[start + 20] & _WEBP_ANIMATION:
+        return 1
+    frames, position = 0, start + 30
+    while position + 8 <= end:
+        kind, length = _riff_chunk(buffer, position)
+        frames += kind == b"ANMF"
+        position += 8 + length + (length & 1)
+    return max(1, frames)
 
 
 def _vp8_size(buffer: Buffer, payload: int, length: int) -> tuple[int, int] | None:
@@ -208,6 +251,13 @@ HEADERS = {"PNG": png_header, "GIF": gif_header, "WEBP": webp_header}
 """By Pillow's name of the format: the function that reads a size, or is not sure."""
 
 
+def frames(form: str, buffer: Buffer, start: int, end: int) -> int:
+    """Frames of an image whose header was read here."""
+    if form == "GIF":
+        return gif_frames(buffer, start, end)[0]
+    return webp_frames(buffer, start, end) if form == "WEBP" else 1
+
+
 def recognise(buffer: Buffer, start: int, end: int) -> str:
     """The key of ``HEADERS`` whose signature the bytes bear, or ""."""
     if buffer.startswith(PNG_MAGIC, start, end):
@@ -215,6 +265,24 @@ def recognise(buffer: Buffer, start: int, end: int) -> str:
     if buffer.startswith(b"RIFF", start, end) and buffer.startswith(b"WEBP", start + 8, end):
         return "WEBP"
     return "GIF" if buffer.startswith((b"GIF87a", b"GIF89a"), start, end) else ""
+
+
+def other_format(head: bytes) -> str:
+    """What bytes are that are no image of ours, by the first 512 of them; "" where nobody knows."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer (git lfs pull fetches the image)"
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        return "HEIC" if brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1") else "a video (MP4)"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return "JPEG XL"
+    if b"<svg" in text and text.startswith(b"<"):
+        return "SVG"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) or (b"<html" in text and text[:1] == b"<"):
+        return "HTML"
+    known = {b"%pdf-": "PDF", b"pk\x03\x04": "ZIP", b"<?xml": "XML", b"\x1f\x8b": "gzip", b"{": "JSON"}
+    return next((name for magic, name in known.items() if text.startswith(magic)), "")
 
 
 def tiff_pages(buffer: Buffer, start: int, end: int) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from builder.base.errors import too_many_open
 from builder.base.records import ImageInfo, Reason, SampleProblem
 from builder.source import image_formats, jpegs
+from builder.source.avif import is_avif, is_cut, read_avif
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -48,6 +49,18 @@ _UNDECODED = {
     "MPEG": "is only recognised by Pillow, never decoded",
 }
 
+_FIRST = ("BMP", "DIB", "GIF", "JPEG", "PPM", "PNG")
+"""Formats whose plugins Pillow imports first."""
+
+FORMATS = (
+    *_FIRST,
+    *("BLP", "BUFR", "CUR", "PCX", "DCX", "DDS", "EPS", "FITS", "FLI", "FTEX", "GBR", "GRIB", "HDF5", "JPEG2000"),
+    *("ICNS", "ICO", "IM", "IMT", "IPTC", "MCIDAS", "MPEG", "TIFF", "MSP", "PCD", "PIXAR", "PSD", "QOI", "SGI"),
+    *("SPIDER", "SUN", "TGA", "WEBP", "WMF", "XBM", "XPM", "XVTHUMB", "AVIF"),
+)
+"""What Pillow is asked for, in its own order: what every version reads, and what it only recognises. AVIF is read by
+source/avif.py and only decoded by Pillow. Plugins of other packages (HEIC, JPEG XL) make no rows anywhere."""
+
 _DETAIL_LENGTH = 200  # characters of a message that a report keeps
 
 
@@ -65,12 +78,27 @@ def probe(buffer: bytes | bytearray, start: int = 0, end: int | None = None) -> 
         width, height, scan, sure = jpegs.read_header(buffer, start, end)
         if sure and width * height <= PILLOW_PIXEL_LIMIT:
             return ImageInfo("JPEG", width, height, 1, jpegs.is_complete(buffer, scan, end))
+    elif is_avif(buffer, start, end):
+        return _probe_avif(buffer, start, end)
     elif form := image_formats.recognise(buffer, start, end):
         size = image_formats.HEADERS[form](buffer, start, end)
-        if size and size[0] * size[1] <= PILLOW_PIXEL_LIMIT and (form != "WEBP" or _webp()):
-            frames = image_formats.gif_frames(buffer, start, end)[0] if form == "GIF" else 1
+        if size and size[0] * size[1] <= PILLOW_PIXEL_LIMIT:
+            frames = image_formats.frames(form, buffer, start, end)
             return ImageInfo(form, *size, frames, _has_end(form, buffer, start, end))
     return probe_with_pillow(buffer, start, end)
+
+
+def _probe_avif(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
+    """Never asks Pillow, which has an AVIF decoder or not: rows must not depend on it."""
+    avif = read_avif(buffer, start, end)
+    if avif is None and is_cut(buffer, start, end):
+        raise SampleProblem(Reason.IMAGE_TRUNCATED, f"AVIF of {end - start} bytes, cut before its size can be read")
+    if avif is None:
+        raise SampleProblem(Reason.IMAGE_UNREADABLE, f"AVIF of {end - start} bytes whose boxes do not tell its size")
+    if avif.width * avif.height > PILLOW_PIXEL_LIMIT:
+        detail = f"{avif.width} x {avif.height} pixels, more than {PILLOW_PIXEL_LIMIT}"
+        raise SampleProblem(Reason.IMAGE_TOO_LARGE, detail)
+    return ImageInfo("AVIF", *avif)
 
 
 def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
@@ -117,6 +145,9 @@ def decode(data: bytes) -> tuple[int, int]:
             size = image.size
             image.load()
     except SampleProblem as problem:
+        if is_avif(data, 0, len(data)) and not _has("avif"):
+            detail = f"this Pillow ({_version()}) has no AVIF decoder to check it with: pip install -U pillow"
+            raise SampleProblem(Reason.IMAGE_UNREADABLE, detail) from problem
         raise _cut_or_not(problem, data) from problem
     return size
 
@@ -175,7 +206,7 @@ def opened(file: BytesIO) -> Iterator[ImageFile]:
     """
     pillow, plugins = _pillow()
     try:
-        with _pillow_as_shipped(plugins), pillow.open(file) as image:
+        with _pillow_as_shipped(plugins), _open(pillow, file) as image:
             if isinstance(image, plugins.StubImageFile):
                 raise SampleProblem(
                     Reason.IMAGE_UNREADABLE, f"{image.format} is only recognised by Pillow, never decoded"
@@ -191,13 +222,24 @@ def opened(file: BytesIO) -> Iterator[ImageFile]:
     except MemoryError as error:  # raised for sizes a header claims; no header is believed beyond the limits above
         raise SampleProblem(Reason.IMAGE_TOO_LARGE, "more memory than there is") from error
     except pillow.UnidentifiedImageError as error:  # its message names an address in memory: not the same twice
-        head = file.getvalue()[:8].hex(" ")
-        detail = f"no known format, begins with {head}" if head else "empty"
+        head = file.getvalue()[:512]
+        named = image_formats.other_format(head)
+        detail = f"no known format, begins with {head[:8].hex(' ')}" if head else "empty"
+        detail = f"{named}, which is not among the formats that make rows" if named else detail
         raise SampleProblem(Reason.IMAGE_UNREADABLE, detail) from error
     except _REFUSALS as error:
         if too_many_open(error):
             raise  # from a plugin that Pillow was importing: another image would fare no better
         raise SampleProblem(Reason.IMAGE_UNREADABLE, _words(error)) from error
+
+
+def _open(pillow: Any, file: BytesIO) -> Any:
+    """``PIL.Image.open`` of FORMATS alone, whatever plugins this process has."""
+    try:
+        return pillow.open(file, formats=_FIRST)
+    except pillow.UnidentifiedImageError:
+        pillow.init()  # imports all plugins
+        return pillow.open(file, formats=[form for form in FORMATS if form in pillow.OPEN])
 
 
 @contextmanager
@@ -222,11 +264,19 @@ def _pillow() -> tuple[Any, Any]:
 
 
 @cache
-def _webp() -> bool:
-    """Whether this Pillow was built with WebP."""
+def _has(feature: str) -> bool:
+    """Whether this Pillow was built with a decoder."""
     from PIL import features
 
-    return bool(features.check("webp"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one that this version does not know
+        return bool(features.check(feature))
+
+
+def _version() -> str:
+    import PIL
+
+    return str(PIL.__version__)
 
 
 def _frames(image: ImageFile, buffer: bytes | bytearray, start: int, end: int) -> int:

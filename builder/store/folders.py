@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from builder.base import schema
-from builder.base.errors import WriteError
+from builder.base.errors import WriteError, refuse_denied
 from builder.base.paths import path_of
 from builder.base.urls import StorageOptions, is_url
 from builder.store.output import NewFile, OutputFile, make_folder, write_whole
@@ -67,6 +67,9 @@ class LocalFolder:
                 return handle.read()
         except FileNotFoundError:
             return None
+        except PermissionError as error:
+            refuse_denied(self.path(name), error)
+            raise
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         return [self.read(name) for name in names]
@@ -77,6 +80,9 @@ class LocalFolder:
                 return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        except PermissionError as error:
+            refuse_denied(self.path(name), error)
+            raise
 
     def local(self, name: str) -> str:
         return self.path(name)

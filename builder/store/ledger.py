@@ -31,7 +31,7 @@ import xxhash
 
 from builder.base import schema
 from builder.base.arrays import ipc_buffer
-from builder.base.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
+from builder.base.errors import DamagedFileError, JobMismatchError, LockedError, WriteError, refuse_denied
 from builder.base.names import PLAN
 from builder.base.urls import join
 from builder.store.folders import Folder, LocalFolder, open_folder, write
@@ -221,6 +221,7 @@ class Ledger:
                 self._proved.add(path)
             return pa.ipc.open_stream(data).read_all()
         except (pa.ArrowException, OSError) as error:
+            refuse_denied(path, error)
             receipt = self.place("receipts", f"{number}.json")
             raise DamagedFileError(path, what, f"{error}; remove {receipt} to do its shard again") from None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError
+from builder.base.errors import DamagedFileError, refuse_denied
 from builder.store.seals import checksum
 
 MANIFEST_VERSION = 1
@@ -65,6 +65,9 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
             document["totals"],
             document["files"],
         )
+    except PermissionError as error:
+        refuse_denied(path, error)
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(path, "manifest", f"cannot be read: {error}") from None
     if noted != checksum(document):

@@ -11,7 +11,7 @@ import os
 import xxhash
 
 from builder.base import schema
-from builder.base.errors import OutputError
+from builder.base.errors import OutputError, refuse_denied
 from builder.base.words import printable
 from builder.store.card import restore_card
 from builder.store.card_merge import generated_part, take_apart
@@ -29,6 +29,7 @@ def check_card(out: str, manifest: Manifest) -> tuple[list[Finding], list[str]]:
         with open(os.path.join(out, schema.CARD), "rb") as handle:
             card = handle.read()
     except OSError as error:
+        refuse_denied(os.path.join(out, schema.CARD), error)
         return [Finding(schema.CARD, f"cannot be read: {error.strerror}")], []
     mine = xxhash.xxh3_128_hexdigest(manifest.to_json())
     pushed = [each for each in PushRecords(out).cards(schema.CARD).values() if each.manifest == mine]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError, Laion6mError
+from builder.base.errors import DamagedFileError, Laion6mError, refuse_denied
 from builder.base.records import Reason
 from builder.base.words import printable
 from builder.conversion.index_rows import index_rows, rows_not_utf8
@@ -75,6 +75,7 @@ def check_file(task: FileCheck, report: Report) -> list[Finding]:
             digest.update(file.read_at(offset, _BLOCK))
         file.close()
     except OSError as error:
+        refuse_denied(os.path.join(task.out, task.name), error)
         findings.add(f"cannot be read: {error.strerror}")
         return findings.found
     report(0, size)
@@ -102,6 +103,7 @@ def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
             found.append(Finding(f"{place}.arrow", printable(str(error)), _ADD_AGAIN))
             continue
         except (OSError, ValueError) as error:
+            refuse_denied(f"{place}.json", error)
             found.append(Finding(f"{place}.json", printable(f"no checksums: {error}"), _ADD_AGAIN))
             continue
         first = 0
@@ -231,6 +233,7 @@ def check_rejects(out: str, manifest: Manifest, accounts: Accounts) -> tuple[pa.
         rejects = pq.read_table(path)
         rejects.validate(full=True)
     except (pa.ArrowException, DamagedFileError, UnicodeDecodeError, OSError) as error:
+        refuse_denied(path, error)
         findings.add(f"cannot be read: {error}")
         return None, findings.found
     if not rejects.schema.remove_metadata().equals(schema.REJECT_ROW):
@@ -302,6 +305,7 @@ def _read_index(path: str, rows: int) -> tuple[dict[str, npt.NDArray[Any]], npt.
                 keys = batch.column("key").cast(pa.binary()).to_pylist()
                 hashes.append(np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys)))
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        refuse_denied(path, error)
         raise DamagedFileError(path, "batches", str(error)) from None
     joined = {name: np.concatenate([np.zeros(0, kinds[name]), *parts]) for name, parts in columns.items()}
     if len(joined["position"]) != rows:

@@ -21,7 +21,7 @@ import xxhash
 
 from builder.base import schema
 from builder.base.arrays import binary_array
-from builder.base.errors import DamagedFileError
+from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.records import SampleProblem
 from builder.conversion.index_rows import index_rows
 from builder.engines.contract import Report
@@ -70,6 +70,7 @@ def check_shard(task: ShardCheck, report: Report) -> list[Finding]:
     try:
         file = LocalFile(path)
     except OSError as error:
+        refuse_denied(path, error)
         plain.add(f"cannot be opened: {error.strerror}; its {task.file.rows:,} rows are lost")
         return plain.found
     try:
