@@ -25,7 +25,8 @@ from builder.conversion.summary import Summary, examples_of_unread
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress, announce
-from builder.plan.identity import describe_folders, describe_source
+from builder.plan.copies import adopt_copies
+from builder.plan.identity import describe_folders, describe_jobs, describe_source
 from builder.plan.kept import load_survey, save_survey
 from builder.plan.plan import cuts_of
 from builder.plan.survey import Survey, shard_rows, survey
@@ -131,7 +132,9 @@ class _Job:
             if not self.kind.lasting:
                 ledger.clear()
             source = describe_source(self.layout)
-            ledger.begin(job_of(source | {"files": self.folders} if self.folders else source, self.options))
+            job = job_of(source | {"files": self.folders} if self.folders else source, self.options)
+            adopt_copies(ledger, job, self.layout, self.options, self.crew)
+            ledger.begin(job, describe_jobs)
             plan = load_survey(self.layout, ledger)
             if plan is None and not self.layout.is_remote:
                 plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, quiet=self.quiet)

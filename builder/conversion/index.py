@@ -25,6 +25,7 @@ from builder.conversion.shard import Unit, index_part, make_receipt, reject_batc
 from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice, Report
 from builder.plan.survey import Survey
+from builder.source.files import whole_time
 from builder.source.layout import Archive
 from builder.source.samples import Sample, read_samples
 from builder.store.folders import write
@@ -175,4 +176,4 @@ def _indexed(archive: Archive, root: str) -> schema.IndexedFile:
     path = os.path.relpath(archive.path, root).replace(os.sep, "/")
     if archive.is_folder:
         return schema.IndexedFile(path, "folder", 0, {"offset": "mtime_ns"})
-    return schema.IndexedFile(path, "tar", 0, {"size": archive.size, "mtime_ns": archive.version})
+    return schema.IndexedFile(path, "tar", 0, {"size": archive.size, "mtime_ns": whole_time(archive.version)})

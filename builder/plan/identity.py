@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from builder.base.storage import state_of
+from builder.base.urls import is_url
 from builder.engines.contract import Engine, Report
 from builder.engines.progress import Progress
 from builder.source.layout import Archive, Layout
 from builder.source.scan import folder_state
+from builder.store.ledger import describe_differences
+from builder.store.seals import file_digest
 
 
 def describe_source(layout: Layout) -> dict[str, Any]:
@@ -40,6 +43,58 @@ def describe_folders(layout: Layout, engine: Engine, *, quiet: bool = True) -> d
                 states[name] = state
                 progress.update(1)
     return dict(sorted(states.items()))
+
+
+def listing_digests(layout: Layout) -> dict[str, str]:
+    """xxh3-128 of the files of the listing and of the recaptions, hex; none behind URLs."""
+    files = [path for path in (*layout.listing, *layout.recaptions) if not is_url(path)]
+    return {os.path.basename(path): file_digest(path) for path in files}
+
+
+def times_alone_differ(noted: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two jobs differ in nothing but when files of the source were modified, as after a copy that did not keep
+    that."""
+    return noted != now and _timeless(noted) == _timeless(now)
+
+
+def _timeless(job: dict[str, Any]) -> dict[str, Any]:
+    source = dict(job.get("source", {}))
+    for side in ("raw", "captions"):
+        source[side] = {name: facts[:1] for name, facts in source.get(side, {}).items()}
+    for kind in ("listing", "recaptions"):
+        source[kind] = [facts[:2] for facts in source.get(kind, [])]
+    source["files"] = sorted(source.get("files", {}))
+    return {**job, "source": source}
+
+
+def differing_archives(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """In words, how many archives and listings have other contents; none where all are the same."""
+    other = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return [f"{len(other):,} files of the source have other contents, such as {other[0]}"] if other else []
+
+
+def describe_jobs(noted: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two jobs, in words; of a source which files are gone, new or others, not their times."""
+    before, after = noted.get("source", {}), now.get("source", {})
+    found: list[str] = []
+    for side in ("raw", "captions"):
+        old, new = before.get(side, {}), after.get(side, {})
+        gone, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
+        other = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+        for names, words in ((gone, "gone"), (added, "new"), (other, "changed")):
+            if names:
+                found.append(f"{len(names):,} of {side}/ are {words}, such as {names[0]}")
+    for kind in ("listing", "recaptions"):
+        if before.get(kind) != after.get(kind):
+            names = [[each[0] for each in facts.get(kind, [])] for facts in (before, after)]
+            was, is_now = (", ".join(each) or "none" for each in names)
+            found.append(f"the {kind} was {was}, is {is_now}" if was != is_now else f"the {kind} was changed: {was}")
+    if before.get("files") != after.get("files") and not found:
+        found.append("files in the folders of the source were changed, added or removed")
+    if before.get("layout") != after.get("layout"):
+        found.append(f"the source's layout was {before.get('layout')}, is {after.get('layout')}")
+    rest = [{**job, "source": None} for job in (noted, now)]
+    return found + describe_differences(*rest)
 
 
 def _folder_state(task: tuple[str, Archive], report: Report) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.names import PLAN
+from builder.plan.identity import listing_digests
 from builder.plan.plan import BATCH_ROWS, Plan
 from builder.plan.survey import Survey
 from builder.source.layout import Layout
@@ -33,6 +34,7 @@ def save_survey(survey: Survey, ledger: Ledger) -> None:
         "hidden": survey.hidden,
         "notes": survey.notes,
         "read_as": survey.read_as,
+        "contents": survey.contents | listing_digests(survey.layout),
     }
     schema = plan.rows.slice(0, 0).schema.with_metadata({b"plan": json.dumps(facts).encode()})
     stretches = (plan.rows.slice(first, BATCH_ROWS) for first in range(0, len(plan.rows), BATCH_ROWS))
@@ -93,4 +95,5 @@ def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
         facts["hidden"],
         tuple(facts["notes"]),
         facts["read_as"],
+        facts["contents"],
     )

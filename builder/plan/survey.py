@@ -25,7 +25,7 @@ from builder.source.listing import Listing, read_listing
 from builder.source.pairs import join
 from builder.source.samples import Stock
 from builder.source.scan import ScanRequest, open_bytes, refuse_pointer, scan_archive
-from builder.source.tables import ArchiveTable
+from builder.source.tables import ArchiveTable, content_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Survey:
     """A planned source. ``damage``: archive name → what is wrong with it, for archives that are not sound.
     ``digests``: of each shard's planned rows (conversion/one_pass.py), for a source behind a URL. ``replaced``: members
     that a later one of the same name took the place of; ``hidden``: companions of desktop systems among the members.
-    ``notes``: sentences on how the source was read; ``read_as``: the same for the manifest."""
+    ``notes``: sentences on how the source was read; ``read_as``: the same for the manifest. ``contents``: archive →
+    digest of its members, by which a copy of it is known (plan/identity.py)."""
 
     layout: Layout
     plan: Plan
@@ -44,6 +45,7 @@ class Survey:
     hidden: int = 0
     notes: tuple[str, ...] = ()
     read_as: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
     @property
     def unread(self) -> dict[str, int]:
@@ -77,6 +79,7 @@ def plan_survey(
     """Plan with the tables of all raw archives, then all captions archives. ``listing_read``: gives what data.json
     lists, where somebody has read it. ``engine``: scans once more where the listing writes paths in another way. Raises
     SourceError, ListingError."""
+    contents = {} if layout.is_remote else {name: content_digest(each) for name, each in labelled(layout, scanned)}
     notes = [_subfolders(layout)] if _subfolders(layout) else []
     read_as: dict[str, str] = {}
     if not layout.listing and names_repeat(scanned[: len(layout.raw)], layout.raw):
@@ -116,17 +119,18 @@ def plan_survey(
     plan = plan_joined(layout, listing, joined, *_sides(layout, scanned), options.max_shard_size)
     if listing.recaptions is not None:
         refuse_contradicted(layout, plan)
-    labelled = _labelled(layout, scanned)
+    tables = labelled(layout, scanned)
     return Survey(
         layout=layout,
         plan=plan,
-        damage={name: list(map(_place, table.damage)) for name, table in labelled if table.damage},
-        compressed=tuple(name for name, table in labelled if table.compression),
+        damage={name: list(map(_place, table.damage)) for name, table in tables if table.damage},
+        compressed=tuple(name for name, table in tables if table.compression),
         digests=rows_digests(plan.rows, plan.bounds) if layout.is_remote else (),
         replaced=joined.replaced,
         hidden=sum(table.hidden for table in scanned),
         notes=tuple(notes),
         read_as=read_as,
+        contents=contents,
     )
 
 
@@ -213,7 +217,8 @@ def _subfolders(layout: Layout) -> str:
     return f"tars in subfolders are read: {len(inside):,}, such as {inside[0]}" if inside else ""
 
 
-def _labelled(layout: Layout, tables: Sequence[ArchiveTable]) -> list[tuple[str, ArchiveTable]]:
+def labelled(layout: Layout, tables: Sequence[ArchiveTable]) -> list[tuple[str, ArchiveTable]]:
+    """Each archive's table under its name below SOURCE."""
     names = [f"raw/{archive.name}" for archive in layout.raw]
     names += [f"captions/{archive.name}" for archive in layout.captions]
     return list(zip(names, tables, strict=True))

@@ -20,11 +20,12 @@ from builder.base.errors import (
     IndexMismatchError,
     RemovedShardError,
     SourceError,
+    refuse_denied,
     too_many_open,
 )
 from builder.base.schema import IndexedFile
 from builder.read.threads import ForkLock
-from builder.source.files import ByteFile, LocalFile
+from builder.source.files import ByteFile, LocalFile, whole_time
 
 MOST_OPEN = 128
 """Of thousands of shards: far below the 1,024 descriptors that processes are commonly allowed."""
@@ -294,6 +295,8 @@ class Handles:
             request_failed = error.__cause__ is not None and not isinstance(self.storage, LocalStorage)
             if request_failed or too_many_open(error.__cause__):
                 raise  # of the file itself that says nothing
+            if error.__cause__ is not None:
+                refuse_denied(path, error.__cause__)
             raise IndexMismatchError(path, str(error).removeprefix(f"{path}: ")) from error
         return handle
 
@@ -306,7 +309,7 @@ def describe_difference(handle: Handle, check: dict[str, Any]) -> str | None:
         return f"{handle.size:,} bytes, {size:,} when it was indexed{pointer}"
     if footer is not None and footer != parquet_footer_digest(handle):
         return "its footer is another one"
-    if mtime is not None and handle.mtime_ns is not None and mtime != handle.mtime_ns:
+    if mtime is not None and handle.mtime_ns is not None and mtime != whole_time(handle.mtime_ns):
         return "it was modified since it was indexed"
     return None
 

@@ -26,6 +26,11 @@ class ByteFile(Protocol):
         """Give the handle back; a closed file reads no more."""
 
 
+def whole_time(ns: int) -> int:
+    """A modification time in ns as tables hold it: 64 bits, which end in 2262. A later one is the last of them."""
+    return max(-(1 << 63), min(ns, (1 << 63) - 1))
+
+
 class LocalFile:
     """A file on this machine, read with ``pread``: no seek position, no map that a truncated file could turn into
     SIGBUS."""
@@ -36,7 +41,7 @@ class LocalFile:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for its other end
         status = os.fstat(self._fd)
         self.size: int | None = status.st_size
-        self.mtime_ns = status.st_mtime_ns
+        self.mtime_ns = whole_time(status.st_mtime_ns)
 
     def fileno(self) -> int:
         return self._fd

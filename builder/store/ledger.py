@@ -21,7 +21,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -39,6 +39,10 @@ from builder.store.output import NewFile, make_folder
 from builder.store.seals import seal, unseal
 
 _PATIENCE = 10.0  # seconds a lock may stay held: workers of a killed run notice within one that they are orphans
+
+
+Describe = Callable[[dict[str, Any], dict[str, Any]], list[str]]
+"""Two jobs → what differs, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +101,23 @@ class Ledger:
         """A file of the bookkeeping; None where there is none."""
         return self.folder.read(f"{schema.WORK}/{name}")
 
-    def begin(self, job: dict[str, Any]) -> None:
-        """Note what the job is, or raise JobMismatchError where another one was begun here. One that came to nothing
-        (its listing could not be read) does not count: the way out of that is to mend the source."""
+    def begin(self, job: dict[str, Any], describe: Describe | None = None) -> None:
+        """Note what the job is, or raise JobMismatchError where another one was begun here, with what ``describe`` says
+        of the two. One that came to nothing (its listing could not be read) does not count: the way out of that is to
+        mend the source."""
         noted = self.job
         if noted is None and self.folder.sizes(schema.DATA):
             raise JobMismatchError(self.out, ["it holds data/ that no job of this tool left"])
-        differences = [] if noted is None else describe_differences(noted, json.loads(json.dumps(job)))
+        describe = describe or describe_differences
+        differences = [] if noted is None else describe(noted, json.loads(json.dumps(job)))
         if differences and not self._came_to_nothing():
             raise JobMismatchError(self.out, differences)
         if noted is None or differences:
             self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
+
+    def adopt(self, job: dict[str, Any]) -> None:
+        """Note the job anew: it is the same, but files of its source have other times."""
+        self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
 
     def _came_to_nothing(self) -> bool:
         """Whether the job left nothing and nobody is at it, which only locks can tell."""

@@ -240,6 +240,8 @@ class _Run:
             options = options_of(self.manifest, source, recaptions)
             again, differences = survey_again(self.manifest, source, options, crew, quiet=self.quiet)
         except (SourceError, DamagedFileError) as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise  # that says nothing of the source
             findings.add(f"nothing to compare with: {error}".rstrip("."))
             self.findings += findings.found
             return
