@@ -54,6 +54,10 @@ def listing_digests(layout: Layout) -> dict[str, str]:
 def times_alone_differ(noted: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether two jobs differ in nothing but when files of the source were modified, as after a copy that did not keep
     that."""
+    before, after = (job.get("source", {}).get("files", {}) for job in (noted, now))
+    some_kept = any(before.get(name) == state for name, state in after.items())
+    if before != after and some_kept:
+        return False  # a copy has other times everywhere: here a file was written to
     return noted != now and _timeless(noted) == _timeless(now)
 
 
@@ -89,8 +93,10 @@ def describe_jobs(noted: dict[str, Any], now: dict[str, Any]) -> list[str]:
             names = [[each[0] for each in facts.get(kind, [])] for facts in (before, after)]
             was, is_now = (", ".join(each) or "none" for each in names)
             found.append(f"the {kind} was {was}, is {is_now}" if was != is_now else f"the {kind} was changed: {was}")
-    if before.get("files") != after.get("files") and not found:
-        found.append("files in the folders of the source were changed, added or removed")
+    old, new = before.get("files", {}), after.get("files", {})
+    folders = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if folders:
+        found.append(f"files in {len(folders):,} folders were changed, added or removed, such as {folders[0]}")
     if before.get("layout") != after.get("layout"):
         found.append(f"the source's layout was {before.get('layout')}, is {after.get('layout')}")
     rest = [{**job, "source": None} for job in (noted, now)]

@@ -9,6 +9,7 @@ import pytest
 
 from builder.base import errors
 from builder.base.errors import (
+    AccessError,
     ChangedFileError,
     ClusterError,
     DamagedFileError,
@@ -42,6 +43,7 @@ TABLE: dict[type[Laion6mError], tuple[tuple[object, ...], list[str]]] = {
     JobMismatchError: (("OUT", ["a was 1, is 2", "b is new"]), ["OUT", "a was 1, is 2", "b is new", "another OUT"]),
     LockedError: (("OUT", "process 7 on here"), ["OUT", "process 7 on here", "Wait"]),
     WriteError: (("OUT/x", "No space left"), ["OUT/x", "No space left", "same command"]),
+    AccessError: (("OUT/my data", "Permission denied"), ["'OUT/my data'", "Permission denied", "owner"]),
     IndexMismatchError: (("data/a.parquet", "9 bytes, not 8"), ["data/a.parquet", "9 bytes, not 8", "source="]),
     ChangedFileError: (("data/a.parquet", "9 bytes, not 8"), ["data/a.parquet", "9 bytes, not 8", "Open the dataset"]),
     RemovedShardError: (
