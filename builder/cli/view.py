@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
-from builder.cli.output import DONE, say
+from builder.cli.output import DONE, say, write
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m view OUT"
@@ -27,9 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def announce(server: Server) -> None:
         facts = {"url": server.url, "dataset": arguments.dataset}
-        text = json.dumps(facts) if arguments.json else f"{server.url}  (Ctrl-C ends it)"
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        write(json.dumps(facts) if arguments.json else f"{server.url}  (Ctrl-C ends it)")
 
     options = Options(arguments.host, arguments.port, arguments.source, arguments.save, not arguments.no_browser)
     view(arguments.dataset, options, show=announce, say=say)

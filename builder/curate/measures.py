@@ -63,8 +63,7 @@ _NO_MEASURES = ("phash",)  # numbers by type only
 
 def measures(dataset: Rows) -> dict[str, tuple[str, str]]:
     """What ``measure`` knows of a dataset: name → label, unit. MEASURES, then its added columns of numbers."""
-    added = {name: (name, "") for name in dataset.added_columns() if name not in _NO_MEASURES and _added(dataset, name)}
-    return {**MEASURES, **added}
+    return {**MEASURES, **{name: (name, "") for name in dataset.added_columns() if _holds_numbers(dataset, name)}}
 
 
 def measure(dataset: Rows, name: str) -> Numbers:
@@ -82,10 +81,9 @@ def measure(dataset: Rows, name: str) -> Numbers:
     }
     if name in known:
         return known[name]()
-    column = _added(dataset, name) if name in dataset.added_columns() else None
-    if column is None:
+    if name not in measures(dataset):
         raise OptionError("measure", name, f"one of {', '.join(measures(dataset))}")
-    return np.concatenate([np.zeros(0, dtype=np.float64), *map(_with_gaps, column.chunks)])
+    return np.concatenate([np.zeros(0, dtype=np.float64), *map(_with_gaps, dataset.column(name).chunks)])
 
 
 def _with_gaps(array: pa.Array) -> Numbers:
@@ -98,13 +96,10 @@ def _with_gaps(array: pa.Array) -> Numbers:
     return values
 
 
-def _added(dataset: Rows, name: str) -> pa.ChunkedArray | None:
-    """An added column, if it holds numbers."""
-    column = dataset.column(name)
-    numeric = isinstance(column, pa.ChunkedArray) and (
-        pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    )
-    return column if numeric else None
+def _holds_numbers(dataset: Rows, name: str) -> bool:
+    kind = getattr(dataset.reader.column(name), "type", None)  # a column of arrays has none
+    numeric = kind is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    return bool(numeric) and name not in _NO_MEASURES
 
 
 def captions(
@@ -178,11 +173,14 @@ def histogram(name: str, values: Numbers, label: str = "", unit: str = "") -> Hi
 
 def bar_edges(low: float, high: float, *, whole: bool) -> npt.NDArray[np.float64]:
     """Round numbers around ``low`` to ``high``, evenly apart. ``whole``: of whole numbers, at least 1 apart."""
-    step = _round_step((high - low) / _BARS or (0.0 if whole else abs(low) / 10) or 1.0)
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high)):  # all values alike
+        span = 0.0 if whole else abs(low)
+    step = _round_step(max(span / _BARS, 1e-9)) if span else 1.0
     if whole:
         step = max(1.0, float(round(step)))
-    first, last = math.floor(low / step), math.floor(high / step) + 1
-    return np.round(np.arange(first, last + 1) * step, 12)
+    first, last = (math.floor(each / step + 1e-9) for each in (low, high))  # 2.4 / 0.1 is a little under 24
+    return np.round(np.arange(first, last + 2) * step, 12)
 
 
 def bar_counts(values: Numbers, edges: npt.NDArray[np.float64] | list[float]) -> npt.NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ class _Pictures:
 
     rows: Rows
     wanted: bool
-    left: int = _PICTURES
+    left: int = field(default_factory=lambda: _PICTURES)
     kept: dict[int, Tile] = field(default_factory=dict)
 
     def row(self, row: int) -> Tile:
@@ -166,7 +166,9 @@ class _Pictures:
                 source = ""
             note = f"{sample.width} × {sample.height}, {in_words(max(sample.size, 0))} · {sample.key}"
             self.kept[row] = Tile(source, sample.caption, note)
-        return self.kept[row]
+            return self.kept[row]
+        tile = self.kept[row]  # is in the file once more
+        return tile if self._fits(tile.source) else replace(tile, source="")
 
     def reject(self, rejects: Rejects, each: dict[str, Any]) -> Tile:
         data = rejects.image(each["number"]) if self.wanted and each["picture"] else None
@@ -179,7 +181,10 @@ class _Pictures:
         except SampleProblem:
             return ""
         text = f"data:{made.media_type};base64,{base64.b64encode(made.data).decode()}"
-        if len(text) > min(self.left, 200_000):  # a transparent picture is a PNG, which may be large
-            return ""
-        self.left -= len(text)
-        return text
+        return text if self._fits(text) else ""
+
+    def _fits(self, text: str) -> bool:
+        """Takes the room, if there is as much. A transparent picture is a PNG, which may be large."""
+        fits = len(text) <= min(self.left, 200_000)
+        self.left -= len(text) if fits else 0
+        return fits
