@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from builder.base.arrays import number_array, to_ipc
+from builder.base.arrays import number_array, numbers_of, to_ipc
 from builder.base.errors import DamagedFileError, IndexMismatchError, OutputError, SourceError, WriteError
 from builder.base.names import ROWS, SELECTION
 from builder.base.records import Step
@@ -184,9 +184,10 @@ def _unpacked(path: str, selection: Selection) -> npt.NDArray[np.int64]:
             raise DamagedFileError(path, "checksum", f"not the one that {SELECTION} notes")
         with open(path, "rb") as file:
             table = pa.ipc.open_stream(file.read()).read_all()
-        values = np.concatenate([np.zeros(0, np.uint8), *(chunk.to_numpy() for chunk in table.column(0).chunks)])
+        values = numbers_of(table.column(0))
         if table.column_names == ["bits"]:
-            numbers = np.flatnonzero(np.unpackbits(values.astype(np.uint8), bitorder="little", count=selection.of))
+            bits = np.unpackbits(values.astype(np.uint8, copy=False), bitorder="little", count=selection.of)
+            numbers = np.flatnonzero(bits.view(np.bool_))
         else:
             numbers = values.astype(np.int64)
     except OSError as error:

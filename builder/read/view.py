@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -211,8 +211,23 @@ class View(Rows):
     ) -> None:
         """``rows``: numbers from 0 to ``len(reader)``, exclusive. ``steps``: how they were chosen."""
         self._reader, self._steps = reader, steps
-        self._rows = rows if isinstance(rows, range) else np.asarray(rows, dtype=np.int64)
+        numbers = rows if isinstance(rows, range) else np.ascontiguousarray(rows, dtype=np.int64)
+        self._rows: range | npt.NDArray[np.int64] = numbers
+        self._each = (
+            numbers if isinstance(numbers, range) else memoryview(cast(Any, numbers))
+        )  # whose items are Python's ints
         self._sorted: npt.NDArray[np.int64] | None = None
+
+    @overload
+    def __getitem__(self, row: RowNumber) -> Sample: ...
+    @overload
+    def __getitem__(self, row: slice) -> View: ...
+    @overload
+    def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
+    def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
+        if type(row) is int and 0 <= row < len(self._each):  # what most rows are asked for with
+            return self._reader._sample(self._each[row])
+        return super().__getitem__(row)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return View, (self._reader, self._rows, self._steps)
