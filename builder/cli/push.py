@@ -15,6 +15,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("out", metavar="DATASET", help="a folder that convert made")
     parser.add_argument("repo_id", metavar="REPO_ID", help="user/name")
     parser.add_argument("--captions-only", action="store_true", help="everything but the image bytes")
+    parser.add_argument("--without-columns", action="store_true", help="leave out what add-column added")
     parser.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
     parser.add_argument("--verify-only", action="store_true", help="compare with what the Hub states, change nothing")
     parser.add_argument("--num-proc", type=positive, metavar="N", help="files sent at a time (4)")
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.repo_id,
         public=arguments.public,
         captions_only=arguments.captions_only,
+        without_columns=arguments.without_columns,
         revision=arguments.revision,
         create_pr=arguments.create_pr,
         num_proc=arguments.num_proc,

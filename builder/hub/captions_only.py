@@ -20,8 +20,8 @@ from builder.base.errors import DamagedFileError, OutputError
 from builder.engines.choose import make_engine
 from builder.engines.contract import EngineChoice, Report
 from builder.engines.progress import Progress
-from builder.hub.items import Digests, Item, not_as_converted
-from builder.hub.parcel import Parcel, is_shard, local_item
+from builder.hub.items import Digests, Item, local_item, not_as_converted
+from builder.hub.parcel import Parcel, is_shard
 from builder.store.card import Facts
 from builder.store.manifest import Manifest
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish

@@ -37,6 +37,14 @@ def bytes_item(path: str, data: bytes) -> Item:
     return Item(path, len(data), data=data, sha256=hashlib.sha256(data).hexdigest())
 
 
+def local_item(path: str, file: str, digest: str, *, checked: bool = False) -> Item:
+    """Raises OutputError."""
+    try:
+        return Item(path, os.path.getsize(file), file=file, digest=digest, checked=checked)
+    except OSError as error:
+        raise OutputError(f"cannot read {file}: {error.strerror}") from error
+
+
 def not_as_converted(file: str) -> OutputError:
     return OutputError(
         f"{file} differs from the file that was converted. Delete it, and run the same laion6m convert again."

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, OutputError
-from builder.hub.items import Item
+from builder.hub.columns import column_items, is_column_file
+from builder.hub.items import Item, local_item
 from builder.read.index import Index
 from builder.store.card import Facts, features_of
 from builder.store.manifest import Manifest
@@ -36,8 +37,9 @@ class Parcel:
         return int(self.facts.totals["rows"])
 
 
-def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str) -> Parcel:
+def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str, *, columns: bool = True) -> Parcel:
     """Everything of a converted folder. Shards that were deleted after a push to ``repo`` need not be here.
+    ``columns``: with the added ones.
 
     Raises OutputError if a file is missing or the number of rows contradicts the manifest; DamagedFileError.
     """
@@ -51,6 +53,8 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str) -> Pa
             mark = records.mark(name.number, repo, revision) if name else None
             items[path] = _item(out, path, noted["xxh3_128"], mark)
     items[schema.MANIFEST] = _item(out, schema.MANIFEST, "", None)
+    added, kinds = column_items(out) if columns else ({}, {})
+    items |= added
     index = Index(os.path.join(out, schema.INDEX), out)
     rows = sum(_rows(items[file.path], file.rows) for file in index.header.files)
     if rows != manifest.totals["rows"]:
@@ -66,6 +70,7 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str) -> Pa
         num_bytes=manifest.totals["image_bytes"] + 2 * text,
         download_size=sum(item.size for item in items.values() if is_shard(item.path)),
         features=features_of(manifest.options),
+        columns=kinds,
     )
     return Parcel(items, facts, os.path.join(out, schema.CARD))
 
@@ -75,20 +80,12 @@ def is_shard(path: str) -> bool:
 
 
 def is_ours(path: str) -> bool:
-    """Whether a push may write or remove this file of a repository: meta/ and the split's shards, which the card's
-    pattern matches."""
-    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST):
+    """Whether a push may write or remove this file of a repository: meta/, added columns, and the split's shards, which
+    the card's pattern matches."""
+    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST) or is_column_file(path):
         return True
     folder, _, name = path.rpartition("/")
     return folder == schema.DATA and name.startswith(f"{schema.SPLIT}-") and name.endswith(_SUFFIXES)
-
-
-def local_item(path: str, file: str, digest: str, *, checked: bool = False) -> Item:
-    """Raises OutputError."""
-    try:
-        return Item(path, os.path.getsize(file), file=file, digest=digest, checked=checked)
-    except OSError as error:
-        raise OutputError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _item(out: str, path: str, digest: str, mark: PushedMark | None) -> Item:

@@ -25,6 +25,7 @@ from builder.hub.publisher import Publisher, Wanted
 from builder.hub.push_card import CardKeeper, rows_of
 from builder.hub.transfer import Transfer
 from builder.hub.uploads import Uploads
+from builder.read.columns import columns_of
 from builder.store.card import make_card
 from builder.store.card_merge import Own, generated_part
 from builder.store.ledger import Ledger
@@ -80,6 +81,7 @@ def push(
     *,
     public: bool = False,
     captions_only: bool = False,
+    without_columns: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
     num_proc: int | None = None,
@@ -90,10 +92,10 @@ def push(
     """Upload a converted folder, and check the result. Run it again to upload only changes, or to go on after a stop.
 
     ``repo_id``: USER/NAME, or NAME for the token's owner. ``public``: make a new repository public; an existing one
-    stays as it is. ``captions_only``: leave out the image bytes. ``revision``: the branch (main); made if it is
-    missing. ``create_pr``: open a pull request instead. ``num_proc``: files sent at a time (4). ``token``: use it
-    instead of the one that huggingface_hub finds. ``verify_only``: compare and change nothing. ``quiet``: write nothing
-    to stderr.
+    stays as it is. ``captions_only``: leave out the image bytes, and added columns. ``without_columns``: leave out
+    added columns. ``revision``: the branch (main); made if it is missing. ``create_pr``: open a pull request instead.
+    ``num_proc``: files sent at a time (4). ``token``: use it instead of the one that huggingface_hub finds.
+    ``verify_only``: compare and change nothing. ``quiet``: write nothing to stderr.
 
     Raises HubError, SourceError, OutputError, DamagedFileError, OptionError, InterruptedRunError.
     """
@@ -110,9 +112,12 @@ def push(
     if captions_only:
         parcel = captions_parcel(out, manifest, digests_in(out), num_proc, quiet=quiet)
     else:
-        parcel = dataset_parcel(out, manifest, repo_id, branch)
+        parcel = dataset_parcel(out, manifest, repo_id, branch, columns=not without_columns)
     with quiet_client(quiet):
         session = Session(out, repo_id, branch, create_pr, token, quiet)
+        left_out = columns_of(out) if captions_only or without_columns else []
+        if left_out:
+            session.meter.say(f"Left out: the columns {', '.join(left_out)}.")
         if verify_only:
             return session.verify(parcel, num_proc or THREADS)
         session.open(public)

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError, SourceError
+from builder.base.errors import DamagedFileError, IndexMismatchError, SourceError
 from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.records import Member, Reason
 from builder.base.urls import NO_OPTIONS, refuse_url
 from builder.base.words import printable
 from builder.base.words import size as in_words
 from builder.conversion.finish import examples_of
+from builder.read.columns import Column, columns_of, open_any
 from builder.read.handles import Handles
 from builder.read.index import Index
 from builder.read.missing import missing_files
@@ -108,6 +109,7 @@ def _made(path: str, manifest: Manifest) -> Info:
     if manifest.kind == "index":
         missing += _missing_tars(path)
     present = [name for name in shards if sizes[name] is not None and name not in cut]
+    columns = {name: _column_kind(path, name) for name in columns_of(path)}
     note = None
     if manifest.kind == "parquet" and splits_note(path, present[:1]):  # all are made alike
         note = splits_note(path, present)
@@ -121,6 +123,7 @@ def _made(path: str, manifest: Manifest) -> Info:
         "missing": missing,
         "cut": cut,
         "away": away,
+        "columns": columns,
     } | ({"note": note} if note else {})
     what = "an index over tars" if manifest.kind == "index" else f"a dataset in {manifest.kind.capitalize()} shards"
     lines = [
@@ -131,6 +134,8 @@ def _made(path: str, manifest: Manifest) -> Info:
         lines.append(
             f"shards    {len(shards):>13,} of {in_words(min(shards.values()))} to {in_words(max(shards.values()))}"
         )
+    if columns:
+        lines.append(f"columns   {', '.join(f'{name} ({kind})' for name, kind in columns.items())}")
     if formats := totals.get("formats"):
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(formats.items(), key=lambda item: -item[1]))
         lines.append(f"formats   {counts}" + (f"; {totals['animated']:,} animated" if totals.get("animated") else ""))
@@ -174,6 +179,17 @@ def _made(path: str, manifest: Manifest) -> Info:
     elif manifest.kind in schema.SUFFIXES and not away:
         following.append(f"laion6m push {path} USER/NAME")
     return Info(path, manifest.kind, facts, tuple(lines), tuple(following))
+
+
+def _column_kind(path: str, name: str) -> str:
+    """What the rows of an added column hold, or why it cannot be read."""
+    try:
+        column = open_any(path, name)
+    except IndexMismatchError:
+        return "made for another conversion"
+    except (SourceError, DamagedFileError):
+        return "damaged"
+    return "array" if isinstance(column, Column) else str(column.column.type)
 
 
 def _size_of(path: str) -> int | None:

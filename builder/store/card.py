@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from builder.base import schema
@@ -19,6 +20,8 @@ from builder.store.card_merge import (
     Card,
     Own,
     agree,
+    column_config,
+    column_files,
     compose,
     made_metadata,
     own_part,
@@ -51,7 +54,8 @@ _SIZES = (
 class Facts:
     """What a card is made from. ``totals``, ``options``, ``versions``: as the manifest has them. ``num_bytes``: of the
     rows as Arrow holds them, about; ``download_size``: of the files in data/. ``features``: as
-    ``datasets.Features.to_dict`` gives them. ``images``: whether the image bytes are there."""
+    ``datasets.Features.to_dict`` gives them. ``images``: whether the image bytes are there. ``columns``: added ones by
+    name, each with what its rows hold; every one is a configuration of its own."""
 
     totals: dict[str, Any]
     options: dict[str, Any]
@@ -60,6 +64,7 @@ class Facts:
     download_size: int
     features: dict[str, Any]
     images: bool = True
+    columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def suffix(self) -> str:
@@ -118,7 +123,7 @@ def _metadata(facts: Facts) -> dict[str, str]:
     return {
         "size_categories": f"size_categories:\n- {size}\n",
         "dataset_info": _dataset_info(facts),
-        "configs": _configs(facts.suffix),
+        "configs": _configs(facts.suffix, facts.columns),
     }
 
 
@@ -134,13 +139,22 @@ def _dataset_info(facts: Facts) -> str:
 """
 
 
-def _configs(suffix: str) -> str:
-    return f"""configs:
+def _configs(suffix: str, columns: Iterable[str] = ()) -> str:
+    default = f"""configs:
 - config_name: {CONFIG}
   data_files:
   - split: {schema.SPLIT}
     path: {schema.DATA}/{schema.SPLIT}-*{suffix}
 """
+    added = [
+        f"""- config_name: {column_config(name)}
+  data_files:
+  - split: {schema.SPLIT}
+    path: {column_files(name)}
+"""
+        for name in sorted(columns)
+    ]
+    return default + "".join(added)
 
 
 def _feature(name: str, spec: dict[str, Any]) -> str:
@@ -165,7 +179,7 @@ Images: [dclure/laion-aesthetics-12m-umap](https://huggingface.co/datasets/dclur
 
 {table}
 
-{_loading(facts, repo)}
+{_loading(facts, repo)}{_columns(facts, repo)}
 ## How it was made
 
 {code("laion6m convert SOURCE OUT" + _arguments(facts.options))} with {", ".join(f"{name} {version}" for name, version in facts.versions.items())}: caption from {code(facts.options["policy"]["caption_key"])}, {_limits(facts.options["policy"])}.{_made(facts)}
@@ -262,6 +276,28 @@ dataset = CaptionDataset(data_path="FOLDER", image_size=512)
 ```
 """)
     return "".join(parts)
+
+
+def _columns(facts: Facts, repo: str) -> str:
+    if not facts.columns:
+        return ""
+    name = min(facts.columns)
+    rows = "\n".join(f"| `{each}` | {kind} |" for each, kind in sorted(facts.columns.items()))
+    return f"""
+## Columns
+
+Beside the images lie columns that were added later, one value or array for each row, in the order of the rows. Each is a configuration of its own.
+
+| column | a row holds |
+|---|---|
+{rows}
+
+```python
+load_dataset("{repo}", "{column_config(name)}", split="{schema.SPLIT}")     # key and {name}
+
+open_dataset("hf://datasets/{repo}")[12]["{name}"]                          # with the image and its caption
+```
+"""
 
 
 def _limits(policy: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from builder.base.errors import OutputError
+from builder.base.schema import SPLIT
 
 FACTS = ("size_categories", "dataset_info", "configs")
 """Metadata that follow from the data: written anew each time."""
@@ -154,8 +155,20 @@ def _entries(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return found if len(found) == len(entries) else []
 
 
+def column_config(name: str) -> str:
+    """The configuration that an added column is in a repository."""
+    return name if name != CONFIG else f"column_{name}"
+
+
+def column_files(name: str) -> str:
+    """The pattern of an added column's files."""
+    return f"columns/{name}/{SPLIT}-*.parquet"
+
+
 def _is_owners(entry: dict[str, Any]) -> bool:
-    return str(entry.get("config_name", CONFIG)) != CONFIG
+    name = str(entry.get("config_name", CONFIG))
+    column = name.removeprefix("column_") if name == f"column_{CONFIG}" else name
+    return name != CONFIG and entry.get("data_files") != [{"split": SPLIT, "path": column_files(column)}]
 
 
 def _joined(key: str, made: str, own: str) -> str:
