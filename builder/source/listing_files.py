@@ -42,8 +42,9 @@ def choose_listing(
     items = list(top)
     candidates = [item for item in items if is_listing_name(item.name)]
     if not candidates and raw_root != place.root:
-        items = place.entries(raw_root)
-        candidates = [item for item in items if not item.is_folder and is_listing_name(item.name)]
+        inside = place.entries(raw_root)
+        items += inside
+        candidates = [item for item in inside if not item.is_folder and is_listing_name(item.name)]
     candidates.sort(key=lambda item: listing_rank(item.name))
     if not read or wanted is False:
         for item in candidates:

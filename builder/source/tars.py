@@ -43,6 +43,7 @@ _DENSE = 8 << 10  # bytes from header to header up to which reading through cost
 _STEP = 8 << 10
 _MOST_ZEROS = (1 << 20) + 2 * BLOCK
 """Bytes of zeros at the end of a tar. GNU tar fills up to 10 KiB, tapes are filled up to 1 MiB."""
+_NO_END = 16  # bytes of zeros that no image and no text ends in
 _FAR = 1 << 63  # beyond any size that passes
 
 _COMMON = Struct("100s24x11sc12x8sc100x8s80xB166x").unpack  # name, size, its end, checksum, kind, magic, prefix[0]
@@ -379,9 +380,9 @@ class _Walk:
             return []
         words = f"{self.end - zeros:,} bytes of zeros up to the end: its download was not finished. Download it again"
         found: list[Member | Damage | Link] = [Damage(zeros, self.end, words)]
-        if last is not None and last.size >= BLOCK and not self.streamed and last.state == WHOLE:
-            end = last.offset + last.size
-            if not _NONZERO.search(self.bytes_at(end - BLOCK, BLOCK)):
+        if last is not None and last.size >= _NO_END and last.state == WHOLE and not self.streamed:
+            end = self.bytes_at(last.offset + last.size - _NO_END, _NO_END)
+            if not _NONZERO.search(end):
                 found.insert(0, Member(last.name, last.offset, last.size, CUT))
         return found
 

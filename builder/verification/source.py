@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,7 @@ def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()
         names = [str(name) for name in noted["recaptions"]]
         policy = SamplePolicy(**noted["policy"])
         options = ConvertOptions(noted["format"], policy, int(noted["max_shard_size"]))
+        on, listing = noted.get("on"), noted.get("listing")
     except (KeyError, TypeError, ValueError, OptionError) as error:
         raise DamagedFileError(schema.MANIFEST, "options", f"are none of this version's: {error!r}") from None
     if recaptions and sorted(map(os.path.basename, recaptions)) != sorted(names):
@@ -76,7 +77,9 @@ def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()
             f"OUT was made with recaptions {', '.join(names) or 'none'}, given are {', '.join(recaptions)}"
         )
     found = recaptions or tuple(_find(name, source) for name in names)
-    return ConvertOptions(options.format, policy, options.max_shard_size, found)
+    if isinstance(listing, str):
+        listing = _find(listing, source, "listing")
+    return replace(options, recaptions=found, on=on, listing=listing)
 
 
 def survey_again(
@@ -244,9 +247,9 @@ def _reject_findings(problem: str, named: list[str], count: int) -> list[Finding
     return [Finding(schema.REJECTS, f"{problem}: {', '.join(named)}{more}", OTHER_SOURCE)]
 
 
-def _find(name: str, source: str) -> str:
+def _find(name: str, source: str, what: str = "recaptions") -> str:
     for folder in (source, os.path.dirname(os.path.abspath(source))):
         path = os.path.join(folder, name)
-        if os.path.isfile(path):
+        if os.path.exists(path):
             return path
     raise SourceError(f"the recaption file {name} is neither in {source} nor beside it. Name it with --recaptions.")
