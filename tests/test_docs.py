@@ -25,7 +25,7 @@ def examples(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sql")
-    source = make_source(folder / "source", faults=("blank_caption",))
+    source = make_source(folder / "source", faults=("blank_caption", "surrogate"))
     convert(str(source.path), str(folder / "out"), num_proc=1, quiet=True)
     return folder / "out"
 
@@ -41,8 +41,20 @@ def test_duckdb_answers_each_query_of_the_page(query: str, converted: Path, monk
     assert answer or ">= 1024" in query, "small images are all there are in this source"
 
 
+def test_an_annotation_that_duckdb_does_not_take_costs_the_query_its_own_score_only(
+    converted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(converted)
+    [query] = [each for each in examples("sql") if "AESTHETIC_SCORE" in each]
+    bad = "SELECT count(*) FROM 'data/*.parquet' WHERE NOT json_valid(annotation)"
+    assert duckdb.sql(bad).fetchall() == [(1,)], "the source no longer has such an annotation"
+    scores = duckdb.sql(query.replace("LIMIT 10", "")).fetchall()
+    assert len(scores) == duckdb.sql("SELECT count(*) FROM 'data/*.parquet'").fetchall()[0][0]
+    assert sum(score is not None for _, score in scores) > len(scores) // 2
+
+
 @pytest.mark.parametrize("code", examples("python"))
-def test_polars_runs_each_example_of_the_page(
+def test_polars_and_pandas_run_each_example_of_the_page(
     code: str, converted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(converted)
