@@ -24,6 +24,7 @@ from builder.read.columns import (
     check_name,
     column_checksums,
     column_index,
+    columns_of,
     index_digest,
     is_column_type,
 )
@@ -192,9 +193,11 @@ def work_path(root: str, name: str, *rest: str) -> str:
 
 
 def refuse_made(root: str, name: str) -> None:
-    """Raises OutputError where there is such a column."""
-    final = column_index(root, name)
-    if os.path.exists(final):
-        raise OutputError(
-            f"{shlex.quote(root)} has a column {name} already: choose another name, or remove {shlex.quote(final)}"
-        )
+    """Raises OutputError where there is such a column, or one that differs in upper and lower case only: SQL does not
+    tell them apart."""
+    for there in columns_of(root):
+        if there.lower() == name.lower():
+            raise OutputError(
+                f"{shlex.quote(root)} has a column {there} already: choose another name, or remove "
+                f"{shlex.quote(column_index(root, there))}"
+            )
