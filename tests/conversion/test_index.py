@@ -201,7 +201,8 @@ def test_compressed_tars_are_refused_with_the_reason_and_a_way_on(side: str, tmp
     with pytest.raises(SourceError) as caught:
         make_index(source, tmp_path / "out")
     message = str(caught.value)
-    assert f"{side}/00000.tar.gz, {side}/00001.tar.gz, {side}/00002.tar.gz: an index cannot point into compressed tars" in message
+    names = ", ".join(f"{side}/0000{number}.tar.gz" for number in range(3))
+    assert f"{names}: an index cannot point into compressed tars" in message
     assert "laion6m convert" in message
     assert not (tmp_path / "out" / "meta").exists()
 
