@@ -150,7 +150,7 @@ class InMemory:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if environ["REQUEST_METHOD"] != "GET" or environ.get("QUERY_STRING") or not path.endswith(".tar"):
+        if environ["REQUEST_METHOD"] != "GET" or environ.get("QUERY_STRING") or not path.endswith((".tar", ".parquet")):
             answer: Iterable[bytes] = self._app(environ, start_response)
             return answer
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", environ.pop("HTTP_RANGE", ""))

@@ -24,6 +24,9 @@ Answer = TypeVar("Answer")
 TRIES = 5
 _PAUSE = 0.5  # seconds before the second try; doubled each time
 
+_CONNECTIONS = 64
+"""To one store, in each process."""
+
 _EXTRAS = {
     "s3": ("s3fs", "s3"),
     "s3a": ("s3fs", "s3"),
@@ -115,9 +118,15 @@ class Storage:
     def _arguments(self, chain: Chain) -> dict[str, Any]:
         """Of ``url_to_fs``: those of one file system, or by scheme for each link of a chain."""
         if len(chain.links) == 1:
-            return {**self.options.for_scheme(chain.scheme), "skip_instance_cache": True}
+            return self._options(chain.scheme)
         schemes = [link.partition("://")[0] if "://" in link or link.isalpha() else "file" for link in chain.links]
-        return {each: {**self.options.for_scheme(each), "skip_instance_cache": True} for each in schemes}
+        return {each: self._options(each) for each in schemes}
+
+    def _options(self, scheme: str) -> dict[str, Any]:
+        given = {**self.options.for_scheme(scheme), "skip_instance_cache": True}
+        if scheme in ("s3", "s3a"):  # botocore has 10, which is what a batch of reads would wait for
+            given["config_kwargs"] = {"max_pool_connections": _CONNECTIONS, **given.get("config_kwargs", {})}
+        return given
 
     def ask(self, url: str, what: Callable[[Any, str], Answer], pause: float | None = None) -> Answer:
         """``what(system, path)``, asked again where the network fails, with growing pauses.
