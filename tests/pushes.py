@@ -117,7 +117,7 @@ def there(hub: HubServer, repo: str = REPO, revision: str = "main") -> dict[str,
 
 def here(out: Path) -> dict[str, bytes]:
     """All files of OUT that are to be pushed."""
-    paths = (path for path in out.rglob("*") if path.is_file() and ".laion6m" not in path.parts)
+    paths = (path for path in out.rglob("*") if path.is_file() and not {".laion6m", ".gitignore"} & {*path.parts})
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(paths)}
 
 

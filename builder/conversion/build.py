@@ -135,6 +135,8 @@ class _Job:
             job = job_of(source | {"files": self.folders} if self.folders else source, self.options)
             adopt_copies(ledger, job, self.layout, self.options, self.crew)
             ledger.begin(job, describe_jobs)
+            if self.kind.lasting:
+                ledger.keep_apart()
             plan = load_survey(self.layout, ledger)
             if plan is None and not self.layout.is_remote:
                 plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, quiet=self.quiet)

@@ -151,6 +151,7 @@ def convert_rows(
     with ledger.locked(0, 1):
         with ledger.guarded():
             ledger.begin(job_of(source, options))
+            ledger.keep_apart()
         positions, rejects = _positions(rows, lost.rejects)
         units = _units(rows, positions, folder, options)
         receipts = _standing(ledger, options, len(units))

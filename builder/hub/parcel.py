@@ -80,9 +80,11 @@ def is_shard(path: str) -> bool:
 
 
 def is_ours(path: str) -> bool:
-    """Whether a push may write or remove this file of a repository: meta/, added columns, and the split's shards, which
-    the card's pattern matches."""
+    """Whether a push may write or remove this file of a repository: meta/, added columns, the split's shards, which the
+    card's pattern matches, and bookkeeping that ``hf upload`` or git brought there."""
     if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST) or is_column_file(path):
+        return True
+    if path.startswith(f"{schema.WORK}/"):
         return True
     folder, _, name = path.rpartition("/")
     return folder == schema.DATA and name.startswith(f"{schema.SPLIT}-") and name.endswith(_SUFFIXES)

@@ -74,6 +74,9 @@ class Passed:
     parts: tuple[dict[str, str], ...]
 
 
+_IGNORED = ".gitignore"
+
+
 class Ledger:
     """The bookkeeping folder of one OUT."""
 
@@ -114,6 +117,11 @@ class Ledger:
             raise JobMismatchError(self.out, differences)
         if noted is None or differences:
             self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
+
+    def keep_apart(self) -> None:
+        """Have git and ``hf upload`` pass over the bookkeeping, unless OUT has a .gitignore already."""
+        if self.folder.read(_IGNORED) is None:
+            write(self.folder, _IGNORED, [f"/{schema.WORK}/\n".encode()])
 
     def adopt(self, job: dict[str, Any]) -> None:
         """Note the job anew: it is the same, but files of its source have other times."""

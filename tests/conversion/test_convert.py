@@ -121,7 +121,7 @@ def test_the_manifest_knows_every_file(tmp_path: Path) -> None:
         for path, entry in manifest["files"].items():
             data = (out / path).read_bytes()
             assert entry == {"size": len(data), "xxh3_128": xxhash.xxh3_128_hexdigest(data)}
-        assert set(manifest["files"]) | {schema.MANIFEST} == set(output_bytes(out))
+        assert set(manifest["files"]) | {schema.MANIFEST, ".gitignore"} == set(output_bytes(out))
         assert manifest["totals"]["rows"] == summary.totals.rows
         assert sum(manifest["totals"]["formats"].values()) == summary.totals.rows
         assert manifest["kind"] == form

@@ -178,3 +178,31 @@ def dedented(code: str) -> str:
     from textwrap import dedent
 
     return dedent(code)
+
+
+UPLOAD = """
+    import sys
+    from huggingface_hub import HfApi
+    HfApi().create_repo("user/laion6m", repo_type="dataset", exist_ok=True)
+    HfApi().upload_folder(repo_id="user/laion6m", repo_type="dataset", folder_path=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_an_upload_of_the_folder_and_a_later_push_leave_no_bookkeeping(
+    ignored: bool, hub: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``hf upload OUT`` does as the .gitignore says; what was uploaded from an OUT without one, a push removes."""
+    assert (out / ".laion6m" / "receipts").is_dir()
+    if not ignored:
+        (out / ".gitignore").unlink()
+    run_ok(hub, ["-c", dedented(UPLOAD), str(out)])
+    files = hub.store.repo(REPO).commit("main").files
+    assert "data/train-00000-of-00003.parquet" in files
+    assert any(path.startswith(".laion6m/") for path in files) is not ignored
+    with monkeypatch.context() as patched:
+        push_here(hub, patched)
+        push(str(out), REPO, quiet=True)
+        assert push(str(out), REPO, verify_only=True, quiet=True).problems == ()
+    files = hub.store.repo(REPO).commit("main").files
+    assert not any(path.startswith(".laion6m/") for path in files)
