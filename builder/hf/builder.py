@@ -23,8 +23,8 @@ from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from builder import __version__
 from builder.base import schema
 from builder.base.errors import OptionError, SourceError
-from builder.base.options import MAX_PIXELS, SamplePolicy
-from builder.base.paths import StrPath, path_or_none, paths_of
+from builder.base.options import MAX_PIXELS, ConvertOptions, SamplePolicy
+from builder.base.paths import StrPath, path_of, path_or_none, paths_of
 from builder.hf.rows import reader_dataset
 from builder.hf.source import (
     ConvertedFolder,
@@ -51,7 +51,9 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
     """Options of the builder, given to ``load_dataset`` by name. The first four choose samples as
     :class:`builder.SamplePolicy` says.
 
-    ``recaptions``: Parquet files whose rows carry the captions, joined by ``url`` or ``key`` (img2dataset layout).
+    ``recaptions``: files whose rows carry the captions (Parquet, JSON lines, CSV), or folders of them, joined ``on`` a
+    field of the images' sidecars, by default ``url``, else by their names. ``listing``: a file to be read as data.json;
+    False: none.
     ``hub_revision``: branch, tag or commit of the Hub repository, where there is no data_dir.
     """
 
@@ -60,6 +62,8 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
     min_side: int | None = None
     max_pixels: int = MAX_PIXELS
     recaptions: StrPath | Sequence[StrPath] = ()
+    on: str | None = None
+    listing: StrPath | bool | None = None
     hub_revision: str = "main"
     hub_token: str | bool | None = field(default=None, repr=False)  # load_dataset(token=…)
     source: Source | None = field(default=None, init=False, repr=False)
@@ -69,16 +73,24 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
         return SamplePolicy(self.caption_key, self.max_aspect_ratio, self.min_side, self.max_pixels)
 
     @property
-    def recaption_files(self) -> tuple[str, ...]:
-        return tuple(map(os.path.abspath, paths_of(self.recaptions)))
+    def options(self) -> ConvertOptions:
+        """The same as for a conversion; paths are absolute, as a stream outlives a change of the working directory."""
+        listing = self.listing
+        return ConvertOptions(
+            policy=self.policy,
+            recaptions=tuple(map(os.path.abspath, paths_of(self.recaptions))),
+            on=self.on,
+            listing=listing if listing is None or isinstance(listing, bool) else os.path.abspath(path_of(listing)),
+        )
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
         """The name of the cache folder: what the rows depend on, and nothing else, decides it. Looks at the source."""
-        self.source = find_source(self.data_dir, self.recaption_files, self.policy, self.hub_revision, self.hub_token)
+        self.source = find_source(self.data_dir, self.options, self.hub_revision, self.hub_token)
         facts = {
             "source": self.source.fingerprint(),
             "policy": [self.caption_key, self.max_aspect_ratio, self.min_side, self.max_pixels],
             "version": __version__,
+            **({"on": self.on} if self.on else {}),
         }
         digest = xxhash.xxh3_64_hexdigest(json.dumps(facts, sort_keys=True).encode("utf-8", "surrogateescape"))
         return str(super().create_config_id({"source": digest}, custom_features))
@@ -135,12 +147,12 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if isinstance(source, SelectedRows):
             return plan_rows(source.rows)
         if isinstance(source, LocalSource):
-            return plan_layout(source.layout, config.policy, config.recaption_files)
+            return plan_layout(source.layout, config.options)
         assert isinstance(source, HubSource)
         files = list_files(source, config.hub_token)
         if not streaming:
             paths = dl_manager.download([source.url(name) for name in files.all])
-            return plan_layout(downloaded_layout(source, files, paths), config.policy, ())
+            return plan_layout(downloaded_layout(source, files, paths), config.options)
         raw, captions = ({n.rpartition("/")[2]: source.url(n) for n in side} for side in (files.raw, files.captions))
         return plan_pairs(raw, captions, {} if config.hub_token is None else {"token": config.hub_token})
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from builder.base import schema
 from builder.base.errors import HubError, LayoutError, OptionError, SourceError
 from builder.base.names import SELECTION
-from builder.base.options import SamplePolicy
+from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.paths import path_of
 from builder.base.urls import is_url
 from builder.plan.identity import describe_source
@@ -95,9 +95,7 @@ class HubSource:
         return f"hf://datasets/{self.repository}@{self.commit}/{path}"
 
 
-def find_source(
-    data_dir: str | None, recaptions: tuple[str, ...], policy: SamplePolicy, revision: str, token: str | bool | None
-) -> Source:
+def find_source(data_dir: str | None, options: ConvertOptions, revision: str, token: str | bool | None) -> Source:
     """Look at ``data_dir``, or at data/laion6m, or ask the Hub for the commit. Raises SourceError,
     OptionError, HubError."""
     if data_dir is None and not os.path.isdir(DEFAULT_FOLDER):
@@ -106,14 +104,14 @@ def find_source(
     if not is_url(folder):
         folder = os.path.abspath(folder)  # a stream outlives a change of the working directory
     if not is_url(folder) and os.path.exists(os.path.join(folder, SELECTION)):
-        _refuse_policy(folder, policy, recaptions)
+        _refuse_policy(folder, options.policy, options.recaptions)
         return SelectedRows(open_dataset(folder))
     shards = _shards(folder)
     if shards and not os.path.isdir(os.path.join(folder, "raw")):
-        _refuse_other_policy(folder, policy, recaptions)
+        _refuse_other_policy(folder, options)
         return ConvertedFolder(folder, shards)
     try:
-        return LocalSource(recognise(folder, recaptions))
+        return LocalSource(recognise(folder, options.recaptions, listing=options.listing))
     except LayoutError as error:
         raise _of_index(folder, error) from None
 
@@ -207,10 +205,12 @@ def _of_index(folder: str, error: LayoutError) -> SourceError:
     )
 
 
-def _refuse_other_policy(folder: str, policy: SamplePolicy, recaptions: tuple[str, ...]) -> None:
+def _refuse_other_policy(folder: str, options: ConvertOptions) -> None:
     """A converted folder has had its samples chosen. Options that ask for others must not be passed over."""
-    if recaptions:
-        raise OptionError("recaptions", list(recaptions), f"{folder} is converted already; give them to convert")
+    policy = options.policy
+    for name in ("recaptions", "listing"):
+        if given := getattr(options, name):
+            raise OptionError(name, given, f"{folder} is converted already; give it to convert")
     if policy == SamplePolicy():
         return
     made_with = SamplePolicy(**read_manifest(folder).options["policy"])

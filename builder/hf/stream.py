@@ -19,7 +19,7 @@ from builder.base.records import WHOLE, Damage, Member, Reason, SampleProblem
 from builder.hf.units import Planned, RowBatch, Unit
 from builder.source.captions import read_annotation
 from builder.source.compressed import compression_of, open_compressed
-from builder.source.endings import IMAGE_ENDINGS, stem_of
+from builder.source.endings import IMAGE_ENDINGS, is_companion, stem_of
 from builder.source.files import ByteFile
 from builder.source.images import judge, probe
 from builder.source.remote import RemoteFile
@@ -46,7 +46,8 @@ class PairUnit:
             damage: list[Damage] = []
             for member in _members(raw, damage):
                 stem = stem_of(member.name)
-                if stem not in documents or not member.name.lower().endswith(IMAGE_ENDINGS):
+                is_image = member.name.lower().endswith(IMAGE_ENDINGS) and not is_companion(member.name)
+                if stem not in documents or not is_image:
                     continue
                 document = documents.pop(stem)
                 try:
@@ -100,7 +101,7 @@ def _documents(file: ByteFile) -> dict[str, bytes | SampleProblem]:
     documents: dict[str, bytes | SampleProblem] = {}
     damage: list[Damage] = []
     for member in _members(file, damage):
-        if member.name.lower().endswith(".json"):
+        if member.name.lower().endswith(".json") and not is_companion(member.name):
             try:
                 document: bytes | SampleProblem = _read(file, member, MAX_ANNOTATION_BYTES, Reason.CAPTION_INVALID)
             except SampleProblem as problem:

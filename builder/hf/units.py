@@ -24,6 +24,7 @@ from builder.base.records import ImageInfo
 from builder.engines.local import SerialEngine
 from builder.plan.survey import shard_rows, survey
 from builder.read.view import Rows
+from builder.source.endings import TROUBLE
 from builder.source.layout import Layout
 from builder.source.samples import Stock, read_samples
 
@@ -131,9 +132,9 @@ def _planned_unit(rows: bytes, stock: Stock) -> PlannedUnit:
     return PlannedUnit(from_ipc(rows), stock)
 
 
-def plan_layout(layout: Layout, policy: SamplePolicy, recaptions: tuple[str, ...]) -> Planned:
+def plan_layout(layout: Layout, options: ConvertOptions) -> Planned:
     """Scan a local source and cut its rows into units. Raises SourceError, ListingError."""
-    found = survey(layout, ConvertOptions(policy=policy, recaptions=recaptions), SerialEngine())
+    found = survey(layout, options, SerialEngine())
     plan = found.plan
     sizes = _plain(plan.rows, "size") + _plain(plan.rows, "annotation_size")
     room = min(UNIT_BYTES, max(_TINY, int(sizes.sum()) // MANY_UNITS))
@@ -148,8 +149,10 @@ def plan_layout(layout: Layout, policy: SamplePolicy, recaptions: tuple[str, ...
             for first, last in itertools.pairwise(edges)
             if last > first
         ]
-    remarks = tuple(f"{name} is damaged: {places[0]}" for name, places in found.damage.items())
-    return Planned(units, plan.listed, len(plan.rows), _counts(plan.rejects), remarks)
+    remarks = [f"{name} is damaged: {places[0]}" for name, places in found.damage.items()]
+    remarks += [f"not read: {n.count:,} × {n.kind}, such as {n.example}" for n in layout.unread if n.kind in TROUBLE]
+    remarks += [*found.notes] if found.read_as or layout.recaptions else []
+    return Planned(units, plan.listed, len(plan.rows), _counts(plan.rejects), tuple(remarks))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from builder.read.handles import Handles
 from builder.read.index import Index
 from builder.read.missing import missing_files
 from builder.source.compressed import compression_of
+from builder.source.endings import WAYS_OUT
 from builder.source.files import LocalFile
 from builder.source.layout import Archive, Layout
 from builder.source.layouts import meant_instead, recognise
@@ -277,6 +278,7 @@ def _source(path: str, layout: Layout) -> Info:
         "listed_about": entries,
         "samples": sample,
         "problems": problems,
+        "unread": {each.kind: each.count for each in layout.unread},
     }
     lines = [
         f"{path} is a source in the {layout.kind} layout",
@@ -290,6 +292,9 @@ def _source(path: str, layout: Layout) -> Info:
         ),
     ]
     lines += [f"problem   {problem}" for problem in problems]
+    for each in layout.unread:
+        words = f"{each.count:,} × {each.kind}, such as {each.example}. {WAYS_OUT.get(each.kind, '')}".rstrip()
+        lines.append(f"not read  {words}")
     if sample:
         lines.append(f"samples   {', '.join(sample)} …")
     unmatched = sorted({a.name for a in raw} ^ {a.name for a in captions}) if captions else []

@@ -332,6 +332,12 @@ def _arguments(options: dict[str, Any]) -> str:
         ("--max-shard-size", options["max_shard_size"], 500_000_000),
     ]
     words = "".join(f" {name} {shlex.quote(str(value))}" for name, value, default in given if value != default)
+    if options.get("on"):
+        words += f" --on {shlex.quote(options['on'])}"
+    if options.get("listing") is False:
+        words += " --no-listing"
+    elif options.get("listing"):
+        words += f" --listing {shlex.quote(options['listing'])}"
     names = "".join(f" {shlex.quote(name)}" for name in options["recaptions"])
     return f"{words} --recaptions{names}" if names else words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -303,7 +304,7 @@ def test_a_folder_in_the_usual_place_is_taken(
 
 def test_a_pickled_unit_holds_its_own_rows_only(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf_units, "_TINY", 1)
-    units = hf_units.plan_layout(recognise(str(source.path)), SamplePolicy(), ()).units
+    units = hf_units.plan_layout(recognise(str(source.path)), ConvertOptions()).units
     assert len(units) > 10
     keys: list[str] = []
     lost: Counter[str] = Counter()
@@ -333,3 +334,13 @@ def test_what_is_sent_to_each_process_does_not_grow_with_the_source(tmp_path: Pa
         built._split_generators(datasets.StreamingDownloadManager())
         sizes.append(len(pickle.dumps(built._planned)))
     assert sizes[1] < sizes[0] + 100
+
+
+def test_a_listing_and_what_recaptions_are_joined_by_can_be_given(load: Callable[..., Any], tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    few = json.loads((source.path / "data.json").read_text())[:5]
+    (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, few)))
+    assert load(source.path, listing=str(tmp_path / "few.jsonl")).num_rows == 5
+    assert load(source.path, listing=False).num_rows == len(source.rows)
+    flat = make_source(tmp_path / "flat", "img2dataset")
+    assert load(flat.path, recaptions=flat.recaptions, on="url").num_rows == len(flat.rows)
