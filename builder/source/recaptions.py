@@ -90,7 +90,7 @@ def listing_of_recaptions(
     for file in files:
         first, chosen = 0, joined_on(file, on)
         ways[chosen.words] = None
-        for rows in _recaption_rows(file, caption_key):
+        for rows in _recaption_rows(file, caption_key, chosen.column):
             labels = [joined_value(chosen.field, row.get(chosen.column)) for row in rows]
             if by_field is not None and chosen.field:
                 at = np.full(len(rows), NOT_FOUND, dtype=np.int64)
@@ -181,16 +181,16 @@ def _nowhere(file: str, label: str) -> str:
     return label if "//" in label else f"{os.path.basename(file)}//{label}"
 
 
-def _recaption_rows(file: str, caption_key: str) -> Iterator[list[dict[str, Any]]]:
-    """Rows as dicts, some at a time, the caption under ``re_caption``; columns of bytes are left out."""
+def _recaption_rows(file: str, caption_key: str, join: str) -> Iterator[list[dict[str, Any]]]:
+    """Rows as dicts, some at a time, the caption under ``re_caption``; columns of bytes are left out, unless the writer
+    marks no text as text."""
     names = column_names(file)
     wanted = AUTO_KEYS if caption_key == "auto" else (caption_key,)
     column = next((name for name in wanted if name in names), None)
     if column is None:
         raise ListingError(file, "columns", f"found {', '.join(names)}; needed are {' or '.join(wanted)}")
     rename = column != "re_caption" and caption_key == "auto"
-    found: Iterator[list[dict[str, Any]]] = _parquet_rows(file) if _is_parquet(file) else _text_rows(file)
-    for rows in found:
+    for rows in _parquet_rows(file, {column, join}) if _is_parquet(file) else _text_rows(file):
         if rename:
             for row in rows:
                 row["re_caption"] = row.pop(column, None)
@@ -206,17 +206,37 @@ def _text_rows(file: str) -> Iterator[list[dict[str, Any]]]:
             yield rows
 
 
-def _parquet_rows(file: str) -> Iterator[list[dict[str, Any]]]:
+def _parquet_rows(file: str, needed: set[str]) -> Iterator[list[dict[str, Any]]]:
+    """``needed``: columns of text. Where one of them is of bytes, the writer marks no text (ClickHouse's String, Hive):
+    then columns of bytes are text where their first value is."""
     parquet = _open(file)
     counts = [parquet.metadata.row_group(number).num_rows for number in range(parquet.metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) > os.path.getsize(file) + _FREE_ROWS:
         raise ListingError(file, "footer", f"claims {sum(counts):,} rows in {os.path.getsize(file):,} bytes")
-    kept = [field.name for field in parquet.schema_arrow if not _holds_bytes(field.type)]
+    fields = parquet.schema_arrow
+    unmarked = {field.name for field in fields if field.type in (pa.binary(), pa.large_binary())}
     try:
+        text = {name for name in unmarked if name in needed or _is_text(parquet, name)} if unmarked & needed else set()
+        kept = [field.name for field in fields if field.name in text or not _holds_bytes(field.type)]
         for batch in parquet.iter_batches(TOGETHER, columns=kept):
-            yield batch.to_pylist()
+            rows: list[dict[str, Any]] = batch.to_pylist()
+            for row in rows if text else ():
+                row.update((name, row[name].decode()) for name in text if row[name] is not None)
+            yield rows
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text that is no UTF-8, times beyond 9999
         raise ListingError(file, "columns", f"cannot be read: {error}") from None
+
+
+def _is_text(parquet: pq.ParquetFile, name: str) -> bool:
+    """Whether the first value that is there is UTF-8."""
+    for batch in parquet.iter_batches(16, columns=[name]):
+        for value in filter(None, batch.column(0).to_pylist()):
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                return False
+            return True
+    return False
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

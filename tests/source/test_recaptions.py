@@ -144,6 +144,29 @@ def test_columns_with_bytes_in_them_are_left_out(tmp_path: Path, raw: list[Archi
     assert documents(listing) == [{"key": "1", "re_caption": "a"}]
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()], ids=str)
+@pytest.mark.parametrize("joined", ["key", "url"])
+def test_text_that_is_not_marked_as_text_is_text(
+    tmp_path: Path, raw: list[ArchiveTable], kind: pa.DataType, joined: str
+) -> None:
+    """As ClickHouse's String and Hive write it. What is no text stays out, as where text is marked."""
+    columns = {
+        joined: pa.array([b"1"], kind),
+        "re_caption": pa.array(["ä caption".encode()], kind),
+        "source": pa.array([None], kind),
+        "model": pa.array([b"InternVL"], kind),
+        "image": pa.array([b"\xff\xd8"], kind),
+    }
+    listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto").listing
+    assert documents(listing) == [{joined: "1", "re_caption": "ä caption", "model": "InternVL"}]
+
+
+def test_a_caption_of_bytes_that_is_no_text_is_an_error(tmp_path: Path, raw: list[ArchiveTable]) -> None:
+    columns = {"key": ["1"], "re_caption": pa.array([b"\xff"], pa.binary())}
+    with pytest.raises(ListingError, match="utf-8"):
+        listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto")
+
+
 def test_a_field_that_is_only_called_binary_is_kept(tmp_path: Path, raw: list[ArchiveTable]) -> None:
     columns = {"key": ["1"], "re_caption": ["a"], "x": pa.array([{"binary": "text"}])}
     listing = listing_of_recaptions([parquet(tmp_path / "r.parquet", columns)], raw, "auto").listing
