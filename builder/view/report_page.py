@@ -62,7 +62,7 @@ def _made(report: Report) -> str:
     steps = "".join(f"<div><dt>{name}</dt><dd>{drawn}</dd></div>" for name, drawn in zip(named, bars, strict=True))
     made = report.facts["made"]
     facts = [*made["versions"].items(), *made["options"].get("policy", {}).items()] if made else []
-    said = " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts)
+    said = " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts if value is not None)
     return f'<dl class="funnel">{steps}</dl><p class="quiet">{escape(said)}</p>'
 
 
