@@ -72,6 +72,28 @@ def statistics(dataset: Rows) -> Statistics:
     return Statistics(len(dataset), int(sizes[sizes > 0].sum()), tuple(made), phrases(dataset))
 
 
+def describe_statistics(found: Statistics) -> str:
+    """A section of a dataset card, in Markdown. Of captions it quotes words and no marks: nothing in it is code."""
+    lines = ["## Statistics", "", "| | median | 5 % to 95 % | least | most |", "|---|---:|---:|---:|---:|"]
+    for bars in found.histograms:
+        if bars.counts:
+            name = f"{bars.label}, {bars.unit}" if bars.unit else bars.label
+            low, middle, high, least, most = map(_number, (bars.p5, bars.median, bars.p95, bars.minimum, bars.maximum))
+            lines.append(f"| {name} | {middle} | {low} to {high} | {least} | {most} |")
+    for title, some in (
+        ("How captions begin", found.phrases.openings),
+        ("Phrases in captions", found.phrases.frequent),
+    ):
+        if some:
+            quoted = " · ".join(f"“{each.text}” {each.share:.1%}" for each in some[:8])
+            lines += ["", f"{title} (of {found.phrases.sampled:,}, evenly spaced): {quoted}"]
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{round(value):,}" if value == round(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
 def phrases(dataset: Rows, sampled: int = SAMPLED) -> Phrases:
     """Of up to ``sampled`` captions, evenly spaced over the dataset: the same ones every time."""
     rows = len(dataset)

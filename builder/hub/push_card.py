@@ -9,8 +9,10 @@ from dataclasses import asdict
 import xxhash
 
 from builder.base import schema
-from builder.base.errors import HubError, OutputError, WriteError
+from builder.base.errors import HubError, Laion6mError, OutputError, WriteError
+from builder.curate.statistics import describe_statistics, statistics
 from builder.hub.parcel import Parcel
+from builder.read.reader import Reader
 from builder.store.card import make_card, make_interim_card
 from builder.store.card_merge import Own, generated_part, made_metadata, own_part, take_apart
 from builder.store.ledger import Ledger
@@ -22,7 +24,8 @@ class CardKeeper:
     """Keeps the owner's text: what they wrote here or on the Hub since the last push."""
 
     def __init__(self, ledger: Ledger, repo: str, revision: str, parcel: Parcel) -> None:
-        self._repo, self._revision, self._parcel = repo, revision, parcel
+        self._repo, self._revision, self._parcel, self._out = repo, revision, parcel, ledger.out
+        self._statistics: str | None = None  # not computed yet
         self._records = PushRecords(ledger.folder)
         self._manifest = ledger.folder.read(schema.MANIFEST) or b""
         self._place = os.path.relpath(parcel.card, ledger.out).replace(os.sep, "/")
@@ -38,7 +41,9 @@ class CardKeeper:
 
     def wanted(self, there: bytes | None) -> bytes:
         """The new card. ``there``: the present one on the Hub. Raises HubError if both have been edited."""
-        return make_card(self._parcel.facts, self._own(there), self._repo)
+        if self._statistics is None:
+            self._statistics = statistics_of(self._out)
+        return make_card(self._parcel.facts, self._own(there), self._repo, self._statistics)
 
     def interim(self, there: bytes | None) -> bytes | None:
         """The present card without sizes and counts, which do not hold yet."""
@@ -70,6 +75,15 @@ class CardKeeper:
             f"its text was edited both on the Hub and in {self._parcel.card}",
             "Copy what you want to keep from one into the other, and push again.",
         )
+
+
+def statistics_of(out: str) -> str:
+    """The card's section of statistics: of the index alone, so that shards may have been removed. "" where it cannot
+    be read: what is wrong with it is for verify to say."""
+    try:
+        return describe_statistics(statistics(Reader(os.path.join(out, *schema.INDEX.split("/")), out)))
+    except (Laion6mError, OSError):
+        return ""
 
 
 def interim_card(there: bytes | None, repo: str, suffix: str) -> bytes | None:

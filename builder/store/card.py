@@ -27,6 +27,7 @@ from builder.store.card_merge import (
     own_part,
     take_apart,
     unnamed,
+    with_statistics,
 )
 
 _MEANING = {
@@ -91,9 +92,9 @@ def features_of(options: dict[str, Any]) -> dict[str, Any]:
     return {} if options["format"] == "webdataset" else schema.FEATURES
 
 
-def make_card(facts: Facts, own: Own, repo: str) -> bytes:
-    """A card for a repository ("user/name")."""
-    return compose(_metadata(facts), _body(facts, repo), own, repo)
+def make_card(facts: Facts, own: Own, repo: str, statistics: str = "") -> bytes:
+    """A card for a repository ("user/name"). ``statistics``: a section in Markdown; "" for none."""
+    return compose(_metadata(facts), with_statistics(_body(facts, repo), statistics), own, repo)
 
 
 def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], versions: dict[str, str]) -> bytes | None:

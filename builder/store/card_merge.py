@@ -36,6 +36,8 @@ PLACEHOLDER = "OWNER/NAME"
 _BEGIN = "<!-- laion6m:begin {repo} (made by the tool, and replaced up to laion6m:end; write above or below) -->"
 _END = "<!-- laion6m:end -->"
 _INSIDE = re.compile(r"^<!-- laion6m:begin (\S+) [^>]*-->\n(.*?)^<!-- laion6m:end -->$\n?", re.DOTALL | re.MULTILINE)
+_STATISTICS = "<!-- laion6m:statistics -->\n{text}\n<!-- laion6m:statistics-end -->"
+_MARKED_STATISTICS = re.compile(_STATISTICS.format(text=".*?"), re.DOTALL)
 _MARKER = re.compile(r"<!-- laion6m:(?:begin|end)\b")
 _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _KEY = re.compile(r"([A-Za-z_][\w.-]*) *:(?=\s)")
@@ -115,9 +117,16 @@ def generated_part(card: bytes) -> bytes:
     return f"{document}\n{unnamed(parts)}".encode("utf-8", "surrogateescape")
 
 
+def with_statistics(body: str, text: str) -> str:
+    """The made text of a pushed card: with statistics (Markdown), which ``unnamed`` takes out again."""
+    return f"{body.strip()}\n\n{_STATISTICS.format(text=text.strip())}" if text else body
+
+
 def unnamed(card: Card) -> str:
     """The made text, as it is in a card that has not been pushed. Empty where there is none."""
     body = card.inside or ""
+    if _MARKED_STATISTICS.search(body):
+        body = _MARKED_STATISTICS.sub("", body).strip() + "\n"
     for name in named(card.repo):
         body = body.replace(name, name.replace(card.repo, PLACEHOLDER))
     return body

@@ -212,7 +212,7 @@ export class Gallery {
 /** The part of a long caption that holds the first hit. */
 function excerpt(caption, terms) {
   const at = Math.min(...terms.map((term) => caption.toLowerCase().indexOf(term.toLowerCase())).filter((found) => found >= 0));
-  if (!(at > 60) || at === Infinity) return caption.slice(0, 400);
+  if (!(at > 90) || at === Infinity) return caption.slice(0, 400);
   const start = caption.lastIndexOf(" ", at - 30);
   return `…${caption.slice(start < 0 ? at - 30 : start, at + 400)}`;
 }
