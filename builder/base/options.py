@@ -99,6 +99,8 @@ class ConvertOptions:
     recaptions call it otherwise, ``key``; None: ``url`` where they have one, else ``key``."""
     listing: str | bool | None = None
     """A file to be read as data.json; False: read none; None: the one that is there."""
+    limit: int | None = None
+    """Samples, at most: the first of the plan. None: all."""
 
     def __post_init__(self) -> None:
         if self.format not in ("parquet", "arrow", "webdataset"):
@@ -109,6 +111,10 @@ class ConvertOptions:
         object.__setattr__(self, "recaptions", paths_of(self.recaptions))
         if self.on is not None and (not self.on or not self.recaptions):
             raise OptionError("on", self.on, "goes with recaptions: a field of the sidecars, or FIELD=COLUMN")
+        if self.limit is not None:
+            check_number("limit", self.limit, "1 or more", Integral)
+            if self.limit < 1:
+                raise OptionError("limit", self.limit, "1 or more")
         if self.listing is True:
             raise OptionError("listing", True, "give a file, or False for none")
         if self.listing is not None and self.listing is not False:
@@ -119,7 +125,7 @@ class ConvertOptions:
         document = {**asdict(self), "recaptions": [os.path.basename(path.rstrip("/")) for path in self.recaptions]}
         if isinstance(self.listing, str):
             document["listing"] = os.path.basename(self.listing.rstrip("/"))
-        for name in ("on", "listing"):  # most folders have neither: their manifests stay as they were
+        for name in ("on", "listing", "limit"):  # most folders have neither: their manifests stay as they were
             if document[name] is None:
                 del document[name]
         return document
@@ -133,6 +139,7 @@ class OptionFields(TypedDict, total=False):
     recaptions: StrPath | Iterable[StrPath]
     on: str | None
     listing: StrPath | bool | None
+    limit: int | None
     caption_key: str
     max_aspect_ratio: float
     min_side: int | None
@@ -167,8 +174,14 @@ class Slice:
             raise OptionError("end", self.end, f"-1, or {self.start} (start) or more")
 
     def of(self, count: int) -> range:
-        """The numbers of the tars taken, of ``count``."""
+        """The numbers of the tars taken, of ``count``; none of a slice behind the last."""
         return range(min(self.start, count), count if self.end == -1 else min(self.end, count))
+
+    def require(self, count: int, what: str = "raw tars") -> None:
+        """Raises OptionError where the slice begins behind the last of ``count``."""
+        if self.start and self.start >= count:
+            there = f"{count:,} {what}, numbered 0 to {count - 1}" if count else f"no {what}"
+            raise OptionError("start", self.start, f"there are {there}")
 
 
 def default_num_proc() -> int:

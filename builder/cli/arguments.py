@@ -112,6 +112,7 @@ def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOption
         ),
         max_shard_size=parse_size(getattr(arguments, "max_shard_size", 500_000_000)),
         recaptions=tuple(arguments.recaptions),
+        limit=getattr(arguments, "limit", None),
         on=arguments.on,
         listing=False if arguments.no_listing else arguments.listing,
     )

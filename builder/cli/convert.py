@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from builder.base.errors import OptionError
-from builder.cli.arguments import add_hub, add_policy, add_slice, add_storage, add_workers, convert_options
-from builder.cli.output import show, verdict
+from builder.cli.arguments import add_hub, add_policy, add_slice, add_storage, add_workers, convert_options, positive
+from builder.cli.output import DONE, show, verdict
 from builder.cli.parser import Parser
 
-EXAMPLE = "laion6m convert data/laion6m OUT --num-proc 8"
+EXAMPLE = "laion6m convert data/laion6m OUT --dry-run\nlaion6m convert data/laion6m OUT --num-proc 8"
 
 
 def declare(parser: Parser) -> None:
@@ -23,6 +23,8 @@ def declare(parser: Parser) -> None:
     parser.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="of each file in data/ (500MB)")
     parser.add_argument("--keys", metavar="FILE", help="only samples that FILE names: keys, paths, urls, sha256, phash")
     parser.add_argument("--without", metavar="FILE", help="no sample that FILE names, as of a takedown list")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N samples, as a dataset to try")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would make, need and take; write nothing")
     add_storage(parser)
     add_policy(parser)
     add_slice(parser)
@@ -33,6 +35,8 @@ def declare(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        return _preview(arguments)
     if arguments.push_to is not None:
         if arguments.keys or arguments.without:
             raise OptionError("push_to", arguments.push_to, "convert with --keys or --without first, then push")
@@ -59,6 +63,24 @@ def run(arguments: argparse.Namespace) -> int:
     )
     show(arguments, summary.to_json(), describe_summary(summary))
     return verdict(arguments.max_reject_ratio, summary)
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    if arguments.keys or arguments.without:
+        raise OptionError("dry_run", True, "goes without --keys and --without: laion6m select says what they leave")
+    from builder.conversion.preview import describe_preview, preview
+
+    found = preview(
+        arguments.source,
+        arguments.out,
+        convert_options(arguments, arguments.format),
+        start=arguments.start,
+        end=arguments.end,
+        num_proc=arguments.num_proc,
+        storage_options=arguments.storage_options,
+    )
+    show(arguments, found.to_json(), describe_preview(found))
+    return DONE
 
 
 def _convert_and_push(arguments: argparse.Namespace) -> int:

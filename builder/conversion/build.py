@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -13,15 +13,16 @@ import pyarrow as pa
 import builder
 from builder.base import schema
 from builder.base.arrays import to_ipc
-from builder.base.errors import InterruptedRunError, SourceChangedError, SourceError
+from builder.base.errors import InterruptedRunError, Laion6mError, OptionError, SourceChangedError, SourceError
 from builder.base.names import SELECTION
 from builder.base.options import ConvertOptions, Slice
 from builder.base.records import Totals
 from builder.base.urls import StorageOptions, is_url, join
+from builder.conversion.before import bytes_of, refuse_caption_key, refuse_full_disk
 from builder.conversion.finish import add_up, examples_of, tally
 from builder.conversion.report import no_rows
 from builder.conversion.shard import Unit
-from builder.conversion.summary import Summary, examples_of_unread
+from builder.conversion.summary import Summary, examples_of_unread, slice_notes
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress, announce
@@ -97,12 +98,23 @@ def build(
     with make_engine(engine) as crew:  # first of all: connections to a source do not outlive a fork
         with Progress("finding", quiet=quiet):
             layout = recognise(source, options.recaptions, storage, listing=options.listing)
+        if layout.is_remote and options.limit is not None:
+            raise OptionError("limit", options.limit, "goes with a source on this machine")
+        part.require(len(layout.raw))
+        taken = part.of(len(layout.raw))
+        fresh = isinstance(folder, LocalFolder) and not os.path.lexists(out)
         if isinstance(folder, LocalFolder):
             make_folder(out)
         job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet)
-        taken = job.taken
-        with job.ledger.locked(taken.start, max(taken.start + 1, taken.stop)):
-            return job.run(started)
+        try:
+            with job.ledger.locked(taken.start, max(taken.start + 1, taken.stop)):
+                return job.run(started)
+        except InterruptedRunError:
+            raise
+        except Laion6mError:
+            if fresh:
+                job.ledger.discard()
+            raise
 
 
 class _Job:
@@ -123,6 +135,7 @@ class _Job:
         self.taken = part.of(len(layout.raw))
         # An index notes of each file when it was modified, and is made anew each time.
         self.folders = describe_folders(layout, crew, quiet=quiet) if kind.lasting else {}
+        self.read_images = self.read_bytes = 0
         self._put: set[int] = set()  # shards that the outlet has been handed
 
     def run(self, started: float) -> Summary:
@@ -143,6 +156,7 @@ class _Job:
                 self.kind.accept(plan)
                 if not len(plan.plan.rows):
                     self._refuse_no_rows(plan, {})
+                refuse_caption_key(plan, self.options)
                 if self.layout.recaptions or plan.read_as:
                     announce(plan.notes, quiet=self.quiet)
                 if self.kind.lasting or len(plan.plan.rows) > _FEW:
@@ -179,6 +193,8 @@ class _Job:
         mine = [number for number, owner in enumerate(plan.plan.owners) if part == Slice() or owner in self.taken]
         receipts = self._receipts(plan, passed)
         pending = [number for number in mine if number not in receipts]
+        if kind.lasting and kind.outlet is None and isinstance(ledger.folder, LocalFolder):
+            refuse_full_disk(ledger.out, bytes_of(plan.plan, pending))
         progress = _progress(kind.stage, plan, mine, pending, self.quiet)
         units = (self._unit(plan, number) for number in _as_there_is_room(pending, kind.outlet))
         try:
@@ -196,6 +212,7 @@ class _Job:
             raise InterruptedRunError(sum(number in receipts for number in mine), len(mine)) from None
         finally:
             progress.finish()
+            self._count(progress)
         with ledger.guarded():
             if part != Slice():  # other slices may have finished meanwhile
                 receipts = self._receipts(plan, passed)
@@ -222,8 +239,17 @@ class _Job:
             unread=plan.unread,
             examples_unread=examples_of_unread(self.layout.unread),
             replaced=plan.replaced,
-            notes=plan.notes,
+            notes=(*plan.notes, *self._slice_notes(plan.plan.owners)),
+            read_images=self.read_images,
+            read_bytes=self.read_bytes,
         )
+
+    def _count(self, progress: Progress) -> None:
+        self.read_images += progress.images
+        self.read_bytes += progress.bytes
+
+    def _slice_notes(self, owners: Sequence[int]) -> tuple[str, ...]:
+        return slice_notes(self.part, [archive.name for archive in self.layout.raw], owners)
 
     def _refuse_no_rows(self, plan: Survey, receipts: dict[int, Receipt]) -> NoReturn:
         """Raises SourceError: no sample is a row. Nothing of the job stays, so that OUT is free for the next try."""
@@ -305,6 +331,7 @@ class _Job:
             raise InterruptedRunError(len(self._put), len(cuts_of(self.layout, self.options))) from None
         finally:
             progress.finish()
+            self._count(progress)
 
     def _partial(self, passed: dict[int, Passed], did: int, started: float) -> Summary:
         """Of a slice, while nobody has read all of the source: what will be found missing or twice is not known."""
@@ -321,6 +348,9 @@ class _Job:
             did=did,
             missing=shards - len(there),
             seconds=time.monotonic() - started,
+            notes=self._slice_notes([cut.first for cut in cuts]),
+            read_images=self.read_images,
+            read_bytes=self.read_bytes,
             unread={each.kind: each.count for each in self.layout.unread},
             examples_unread=examples_of_unread(self.layout.unread),
         )
@@ -340,22 +370,6 @@ def is_dataset(source: str) -> bool:
         return False
     there = [os.path.exists(os.path.join(source, name)) for name in (SELECTION, schema.INDEX)]
     return there[0] or (there[1] and os.path.isdir(os.path.join(source, schema.DATA)))
-
-
-def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
-    """Raises SourceError where OUT lies in a part of the source that is read or has an index in it, links followed, or
-    is the source itself (which ``beside`` allows)."""
-    if is_url(source) or is_url(out):
-        read = tuple(f"{join(source, name)}/" for name in ("raw", "captions", "data.json", schema.META))
-        if source.rstrip("/") == out.rstrip("/") or f"{out}/".startswith(read):
-            raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
-        return
-    target = os.path.realpath(out)
-    parts = [os.path.realpath(os.path.join(source, name)) for name in ("raw", "captions", "data.json", schema.META)]
-    within = any(target == part or target.startswith(part + os.sep) for part in parts)
-    converted = target == os.path.realpath(os.path.join(source, schema.DATA))  # with an index's meta/ beside it
-    if within or converted or (target == os.path.realpath(source) and not beside):
-        raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
 
 
 def job_of(source: dict[str, Any], options: ConvertOptions) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from builder.base.options import ConvertOptions, OptionFields, Slice, options_by_name
 from builder.base.paths import StrPath, path_of
 from builder.base.urls import StorageOptions
-from builder.conversion.build import Kind, build, is_dataset, refuse_overlap
+from builder.conversion.before import refuse_overlap
+from builder.conversion.build import Kind, build, is_dataset
 from builder.conversion.finish import finish_dataset
 from builder.conversion.shard import write_shard
 from builder.conversion.summary import Summary

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import TYPE_CHECKING
 
 from builder.base.records import Totals
@@ -17,14 +19,12 @@ def describe_summary(summary: Summary) -> str:
     """Rows, rejects by reason with an example of each, bytes, rate, and what to do next."""
     totals = summary.totals
     seconds = max(summary.seconds, 1e-9)
+    rate = f"{summary.read_images / seconds:,.0f} images/s, {summary.read_bytes / seconds / 1e6:,.0f} MB/s"
+    nothing = "all of it was there already" if totals.shards else "nothing to make"
     lines = [
         f"{totals.rows:,} rows of {totals.listed:,} listed samples in {totals.shards:,} shards, "
-        f"{size(totals.image_bytes)} of images, {duration(summary.seconds)}"
-        + (
-            f" ({totals.rows / seconds:,.0f} images/s, {totals.image_bytes / seconds / 1e6:,.0f} MB/s)"
-            if summary.did
-            else ": all of it was there already"
-        )
+        f"{size(totals.image_bytes)} of images",
+        f"{duration(summary.seconds)}: {rate if summary.did else nothing}",
     ]
     if totals.rejected:
         lines.append(f"{sum(totals.rejected.values()):,} rejected:")
@@ -43,9 +43,10 @@ def describe_summary(summary: Summary) -> str:
     if len(summary.damage) > 5:
         lines.append(f"damaged: {len(summary.damage) - 5} more archives, see meta/manifest.json")
     if summary.complete:
+        reading = f"from builder import open_dataset; print(open_dataset({json.dumps(summary.out)})[0])"
         lines += [
-            f"next: laion6m verify {summary.out}",
-            f"      python -c 'from builder import open_dataset; print(open_dataset(\"{summary.out}\")[0])'",
+            f"next: laion6m verify {shlex.quote(summary.out)}",
+            f"      python -c {shlex.quote(reading)}",
         ]
     else:
         lines.append(

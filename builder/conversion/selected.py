@@ -25,7 +25,8 @@ from builder.base.options import ConvertOptions, SamplePolicy, Slice
 from builder.base.paths import StrPath
 from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
 from builder.base.urls import StorageOptions, is_url
-from builder.conversion.build import is_dataset, job_of, refuse_overlap
+from builder.conversion.before import refuse_overlap
+from builder.conversion.build import is_dataset, job_of
 from builder.conversion.finish import add_up, examples_of, finish_shards
 from builder.conversion.index import index
 from builder.conversion.shard import NewShard
@@ -92,6 +93,8 @@ def convert_selected(
     else:
         whole, lost = _indexed(source, out, options, engine, quiet)
     rows, _ = choose(whole, keys=keys, without=without, quiet=quiet)
+    if options.limit is not None:
+        rows = rows[: options.limit]
     _refuse_inside(out, source, rows.folder)
     return convert_rows(rows, out, options, lost, engine=engine, storage=storage, quiet=quiet)
 
@@ -121,7 +124,12 @@ def _indexed(source: str, out: str, options: ConvertOptions, engine: EngineChoic
     refuse_overlap(source, out)
     place = os.path.join(out, schema.WORK, "index")
     made = index(
-        source, place, replace(options, format="parquet"), num_proc=engine.num_proc, engine=engine.name, quiet=quiet
+        source,
+        place,
+        replace(options, format="parquet", limit=None),
+        num_proc=engine.num_proc,
+        engine=engine.name,
+        quiet=quiet,
     )
     rejects = pq.read_table(os.path.join(place, schema.REJECTS)).cast(schema.REJECT_ROW)
     return open_dataset(place), _Lost(rejects, made)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from builder.base.options import Slice
 from builder.base.records import Totals
 from builder.conversion.finish import totals_json
 from builder.source.endings import TROUBLE
@@ -13,11 +16,14 @@ from builder.source.layout import Unread
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did. ``totals`` are of the slice that was asked for; ``complete``: OUT is whole. ``did``: shards
-    made by this run (the others were there); ``missing``: shards still to do. ``damage``: archive → what is wrong
-    with it. ``unread``: files and folders of the source that are not read, by kind; ``examples_unread``: one of each
-    kind. ``replaced``: members that a later one of the same name took the place of. ``notes``: sentences on how the
-    source was read."""
+    """What a run did.
+
+    ``totals`` are of the slice that was asked for; ``complete``: OUT is whole. ``did``: shards made by this run (the
+    others were there); ``missing``: shards still to do. ``damage``: archive → what is wrong with it. ``unread``: files
+    and folders of the source that are not read, by kind; ``examples_unread``: one of each kind. ``replaced``: members
+    that a later one of the same name took the place of. ``notes``: sentences on how the source was read, and on what a
+    slice made. ``read_images``, ``read_bytes``: by this run.
+    """
 
     out: str
     totals: Totals
@@ -31,6 +37,8 @@ class Summary:
     examples_unread: dict[str, str] = field(default_factory=dict)
     replaced: int = 0
     notes: tuple[str, ...] = ()
+    read_images: int = 0
+    read_bytes: int = 0
 
     @property
     def trouble(self) -> tuple[str, ...]:
@@ -55,3 +63,29 @@ class Summary:
 
 def examples_of_unread(unread: tuple[Unread, ...]) -> dict[str, str]:
     return {each.kind: each.example for each in unread}
+
+
+def slice_notes(part: Slice, tars: Sequence[str], owners: Sequence[int]) -> tuple[str, ...]:
+    """Which shards a slice made, and which it left to another, in words. ``tars``: names of the raw tars; ``owners``:
+    the tar with which each shard begins."""
+    if part == Slice():
+        return ()
+    taken = part.of(len(tars))
+    mine = [shard for shard, owner in enumerate(owners) if owner in taken]
+    what = f"tars {taken.start} to {taken.stop - 1}" if len(taken) > 1 else f"tar {taken.start}"
+    made = f"{_span(mine)} of {len(owners):,}" if mine else f"none of the {len(owners):,} shards"
+    notes = [f"this slice, {what} of {len(tars):,}, makes {made}"]
+    shared = "tars that fit together share a shard (--max-shard-size)"
+    shard = bisect_right(owners, taken.start) - 1
+    if taken and owners[shard] < taken.start:
+        tar, first = tars[taken.start], tars[owners[shard]]
+        notes.append(f"{tar} lies in shard {shard}, which is left to the slice with {first}: {shared}")
+    if mine:
+        end = owners[mine[-1] + 1] if mine[-1] + 1 < len(owners) else len(tars)
+        if end > taken.stop:
+            notes.append(f"shard {mine[-1]} holds {tars[end - 1]} too, which is behind the slice: {shared}")
+    return tuple(notes)
+
+
+def _span(shards: list[int]) -> str:
+    return f"shard {shards[0]}" if len(shards) == 1 else f"shards {shards[0]} to {shards[-1]}"

@@ -14,7 +14,8 @@ from builder.base.errors import HubError, InterruptedRunError, OptionError, Outp
 from builder.base.options import ConvertOptions, Slice
 from builder.base.paths import StrPath, path_of
 from builder.base.urls import StorageOptions, is_url
-from builder.conversion.build import build, refuse_overlap
+from builder.conversion.before import refuse_overlap
+from builder.conversion.build import build
 from builder.conversion.convert import CONVERT
 from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice

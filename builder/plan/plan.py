@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -169,6 +169,22 @@ def plan_joined(
         rejects=losses.table(np.flatnonzero(~good), duplicate, image_ok, small_enough, annotation_ok),
         unlisted=joined.unlisted,
         listed=len(listing),
+    )
+
+
+def first_samples(plan: Plan, count: int) -> Plan:
+    """The plan of its first ``count`` samples only: rows in output order, then those that are known to be lost."""
+    assert isinstance(plan.rows, PlannedRows)
+    rows = min(count, len(plan.rows))
+    shards = max(1, sum(first < rows for first in plan.bounds[:-1]))
+    rejects = plan.rejects.slice(0, count - rows)
+    return replace(
+        plan,
+        rows=replace(plan.rows, order=plan.rows.order[:rows]),
+        bounds=(*plan.bounds[:shards], rows),
+        owners=plan.owners[:shards],
+        rejects=rejects,
+        listed=rows + rejects.num_rows,
     )
 
 

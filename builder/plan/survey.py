@@ -16,7 +16,7 @@ from builder.engines.contract import Engine, Report
 from builder.engines.local import SerialEngine
 from builder.engines.progress import Progress
 from builder.plan.evidence import refuse_contradicted
-from builder.plan.plan import Plan, plan_joined, rows_digests
+from builder.plan.plan import Plan, first_samples, plan_joined, rows_digests
 from builder.plan.spelling import respelled
 from builder.source.endings import HIDDEN
 from builder.source.implied import listing_of_annotations, names_repeat, refuse_unpaired, under_tars
@@ -117,6 +117,8 @@ def plan_survey(
         read_as["listed_paths"] = words
     scanned = [table.without_names() for table in scanned]  # of 6 million samples 0.2 GB, and more without a listing
     plan = plan_joined(layout, listing, joined, *_sides(layout, scanned), options.max_shard_size)
+    if options.limit is not None:
+        plan = first_samples(plan, options.limit)
     if listing.recaptions is not None:
         refuse_contradicted(layout, plan)
     tables = labelled(layout, scanned)
@@ -173,19 +175,24 @@ def scans_wanted(layout: Layout, options: ConvertOptions) -> tuple[bool, str]:
 
 def shard_rows(survey: Survey, number: int) -> tuple[pa.Table, Stock]:
     """The planned rows of one shard, and the archives they lie in."""
-    plan, layout = survey.plan, survey.layout
+    plan = survey.plan
     rows = plan.rows.slice(plan.bounds[number], plan.bounds[number + 1] - plan.bounds[number]).combine_chunks()
+    return rows, stock_of(survey, rows)
+
+
+def stock_of(survey: Survey, rows: pa.Table | pa.RecordBatch) -> Stock:
+    """The archives that planned rows lie in."""
+    layout = survey.layout
     used = {
         name: set(numbers_of(rows.column(name)).tolist()) - {-1}  # np.unique imports numpy.ma, 15 ms
         for name in ("archive", "annotation_archive")
     }
-    stock = Stock(
+    return Stock(
         layout.raw_root,
         layout.captions_root,
         {number: layout.raw[number] for number in sorted(used["archive"])},
         {number: layout.annotations[number] for number in sorted(used["annotation_archive"])},
     )
-    return rows, stock
 
 
 def _scan(request: ScanRequest, report: Report) -> tuple[ScanRequest, ArchiveTable]:

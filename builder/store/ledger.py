@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -127,10 +128,19 @@ class Ledger:
         """Note the job anew: it is the same, but files of its source have other times."""
         self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
 
+    def discard(self) -> None:
+        """Remove a folder in which a job was begun that made nothing, if nobody else is at it."""
+        if isinstance(self.folder, LocalFolder) and self._made_nothing():
+            shutil.rmtree(self.path(), ignore_errors=True)
+            for name in (schema.DATA, schema.META, ""):
+                with suppress(OSError):  # it is not there, or somebody put something into it meanwhile
+                    os.rmdir(os.path.join(self.out, name))
+
     def _came_to_nothing(self) -> bool:
         """Whether the job left nothing and nobody is at it, which only locks can tell."""
-        if not isinstance(self.folder, LocalFolder) or self.read(PLAN) is not None:
-            return False
+        return isinstance(self.folder, LocalFolder) and self.read(PLAN) is None and self._made_nothing()
+
+    def _made_nothing(self) -> bool:
         kept = (schema.DATA, *(f"{schema.WORK}/{name}" for name in ("receipts", "passed", "scans", "pushed")))
         return not any(map(self.folder.sizes, kept)) and self._overlapping(0, sys.maxsize) is None
 

@@ -250,7 +250,7 @@ def check_rejects(out: str, manifest: Manifest, accounts: Accounts) -> tuple[pa.
         findings.add("is not in the order of the listing")
     found = findings.found
     if accounts.usable:
-        found = found + _check_positions(out, accounts.positions, positions)
+        found = found + _check_positions(out, accounts.positions, positions, some="limit" in manifest.options)
     return rejects if ascending else None, found
 
 
@@ -274,8 +274,13 @@ def key_of(out: str, row: int) -> str:
     return str(index_rows(os.path.join(out, schema.INDEX), row, 1).column("key")[0].as_py())
 
 
-def _check_positions(out: str, rows: Int64s, rejects: Int64s) -> list[Finding]:
+def _check_positions(out: str, rows: Int64s, rejects: Int64s, *, some: bool) -> list[Finding]:
+    """``some``: of the listing, some entries only, each once (--limit); else all of them."""
     findings = Findings(schema.INDEX, MAKE_META, 0, lambda row: key_of(out, row))
+    if some:
+        both = np.concatenate([rows, rejects])
+        ranks = np.where(both < 0, -1, np.unique(both, return_inverse=True)[1])
+        rows, rejects = ranks[: len(rows)], ranks[len(rows) :]
     count = len(rows) + len(rejects)
     inside, among = (rows >= 0) & (rows < count), (rejects >= 0) & (rejects < count)
     times = np.bincount(rows[inside], minlength=count) + np.bincount(rejects[among], minlength=count)

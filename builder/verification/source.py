@@ -68,7 +68,7 @@ def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()
         noted = manifest.options
         names = [str(name) for name in noted["recaptions"]]
         policy = SamplePolicy(**noted["policy"])
-        options = ConvertOptions(noted["format"], policy, int(noted["max_shard_size"]))
+        options = ConvertOptions(noted["format"], policy, int(noted["max_shard_size"]), limit=noted.get("limit"))
         on, listing = noted.get("on"), noted.get("listing")
     except (KeyError, TypeError, ValueError, OptionError) as error:
         raise DamagedFileError(schema.MANIFEST, "options", f"are none of this version's: {error!r}") from None
@@ -97,7 +97,7 @@ def match_rows(again: Survey, positions: Int64s) -> npt.NDArray[np.bool_] | None
     """Which planned rows are rows of the index, whose ``positions`` are given; None where the index has rows that are
     not planned, or has them in another order."""
     planned = again.plan.rows.column("position").to_numpy()
-    marks = np.zeros(again.plan.listed, dtype=np.bool_)
+    marks = np.zeros(int(planned.max(initial=-1)) + 1, dtype=np.bool_)
     if len(positions) and not 0 <= positions.min() <= positions.max() < len(marks):
         return None
     marks[positions] = True

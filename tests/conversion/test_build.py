@@ -218,17 +218,35 @@ def test_a_slice_names_its_shards_as_the_whole_does(source: Path, whole: dict[st
     assert output_bytes(out) == whole
 
 
-@pytest.mark.parametrize("part", [Slice(2, 2), Slice(99), Slice(0, 0)])
+@pytest.mark.parametrize("part", [Slice(2, 2), Slice(0, 0)])
 def test_a_slice_of_nothing_does_nothing(part: Slice, source: Path, tmp_path: Path) -> None:
     summary = run(source, tmp_path / "out", part)
     assert (summary.did, summary.totals.rows, summary.totals.listed, summary.complete) == (0, 0, 0, False)
 
 
+def test_a_slice_behind_the_last_tar_is_an_error_and_leaves_no_out(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"start=99: there are .* raw tars, numbered 0 to"):
+        run(source, tmp_path / "out", Slice(99))
+    assert not (tmp_path / "out").exists()
+
+
 def test_small_tars_that_share_a_shard_belong_to_the_slice_of_the_first(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src")
     out = tmp_path / "out"
-    assert run(source.path, out, Slice(1, 3)).did == 0
-    assert run(source.path, out, Slice(0, 1)).complete
+    left = run(source.path, out, Slice(1, 3))
+    assert left.did == 0
+    assert left.notes == (
+        "this slice, tars 1 to 2 of 3, makes none of the 1 shards",
+        "00001.tar lies in shard 0, which is left to the slice with 00000.tar: "
+        "tars that fit together share a shard (--max-shard-size)",
+    )
+    made = run(source.path, out, Slice(0, 1))
+    assert made.complete
+    assert made.notes == (
+        "this slice, tar 0 of 3, makes shard 0 of 1",
+        "shard 0 holds 00002.tar too, which is behind the slice: "
+        "tars that fit together share a shard (--max-shard-size)",
+    )
     assert [row.key for row in read_rows(out)] == list(source.rows)
 
 

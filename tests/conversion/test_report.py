@@ -18,6 +18,8 @@ DONE = Summary(
     did=4,
     missing=0,
     seconds=61.2,
+    read_images=976,
+    read_bytes=750_000_000,
 )
 
 
@@ -37,7 +39,8 @@ def test_a_size_has_three_digits_and_a_unit(count: int, text: str) -> None:
 
 def test_a_whole_run_is_summed_up_with_what_to_do_next() -> None:
     assert describe_summary(DONE).splitlines() == [
-        "1,952 rows of 1,952 listed samples in 4 shards, 1.50 GB of images, 1 min 1 s (32 images/s, 25 MB/s)",
+        "1,952 rows of 1,952 listed samples in 4 shards, 1.50 GB of images",
+        "1 min 1 s: 16 images/s, 12 MB/s",  # of this run: half of it was there
         "none rejected",
         "next: laion6m verify OUT",
         "      python -c 'from builder import open_dataset; print(open_dataset(\"OUT\")[0])'",
@@ -49,7 +52,7 @@ def test_rejects_are_told_by_reason_most_first_each_with_an_example() -> None:
     examples = {"image_missing": "a: a.jpg is not there (0.tar)", "caption_invalid": "b: caption is blank (0.tar)"}
     lines = describe_summary(replace(DONE, totals=totals, examples=examples)).splitlines()
     assert lines[0].startswith("1,952 rows of 1,984 listed samples")
-    assert lines[1:5] == [
+    assert lines[2:6] == [
         "32 rejected:",
         "         30  caption_invalid   e.g. b: caption is blank (0.tar)",
         "          2  image_missing     e.g. a: a.jpg is not there (0.tar)",
@@ -68,7 +71,7 @@ def test_damaged_archives_are_named_the_first_few_of_them() -> None:
 
 
 def test_a_run_that_found_all_done_says_so() -> None:
-    assert describe_summary(replace(DONE, did=0)).splitlines()[0].endswith("1 min 1 s: all of it was there already")
+    assert describe_summary(replace(DONE, did=0)).splitlines()[1].endswith("1 min 1 s: all of it was there already")
 
 
 def test_a_slice_says_how_to_finish() -> None:
@@ -78,7 +81,7 @@ def test_a_slice_says_how_to_finish() -> None:
 
 
 def test_a_run_of_no_time_at_all_divides_by_nothing() -> None:
-    assert "0 s" in describe_summary(replace(DONE, seconds=0.0)).splitlines()[0]
+    assert "0 s" in describe_summary(replace(DONE, seconds=0.0)).splitlines()[1]
 
 
 def test_the_json_of_a_run_has_the_contracts_fields() -> None:

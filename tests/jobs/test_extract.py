@@ -135,7 +135,6 @@ def test_data_json_of_rows_is_in_the_order_of_the_listing(tmp_path: Path) -> Non
         (2, -1, [2, 3]),
         (0, 0, []),
         (3, 99, [3]),
-        (9, -1, []),
     ],
 )
 @pytest.mark.parametrize("kind", ["source", "index"])

@@ -1,0 +1,87 @@
+"""What is looked at before the work begins: where OUT lies, whether the caption's field is there, room on the disk."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+
+from builder.base import schema
+from builder.base.arrays import numbers_of
+from builder.base.errors import OptionError, OutputError, SourceError
+from builder.base.options import ConvertOptions
+from builder.base.records import Reason
+from builder.base.urls import is_url, join
+from builder.base.words import size as in_words
+from builder.plan.plan import Plan
+from builder.plan.survey import Survey, stock_of
+from builder.source.samples import read_samples
+
+_LOOKED_AT = 1000  # annotations
+_ENOUGH = 100
+"""Annotations that must lack the usual fields before a conversion stops without being told which field to look for."""
+
+
+def refuse_caption_key(survey: Survey, options: ConvertOptions) -> None:
+    """Raises OptionError where none of the first annotations has the caption's field: all would be rejected."""
+    policy = options.policy
+    missing, example = 0, ""
+    for batch in survey.plan.rows.slice(0, _LOOKED_AT).combine_chunks().to_batches():
+        for chunk in read_samples(batch, stock_of(survey, batch), policy, with_images=False):
+            if chunk.samples:
+                return
+            for reject in chunk.rejects:
+                if reject.reason is not Reason.CAPTION_INVALID:
+                    return  # its caption was read
+                if reject.detail.startswith("no field "):
+                    missing, example = missing + 1, reject.detail
+    if missing >= (_ENOUGH if policy.caption_key == "auto" else 1):
+        found = f"none of the first {missing:,} annotations has it ({example})"
+        raise OptionError("caption_key", policy.caption_key, f"{found}. Name the caption's field: --caption-key NAME")
+
+
+def bytes_of(plan: Plan, shards: list[int], names: tuple[str, ...] = ("size", "annotation_size")) -> int:
+    """Bytes of the images and annotations in shards: what these take on disk, about."""
+    columns = [numbers_of(plan.rows.column(name)) for name in names]
+    return sum(
+        int(column[plan.bounds[number] : plan.bounds[number + 1]].clip(0).sum())
+        for column in columns
+        for number in shards
+    )
+
+
+def free_bytes(out: str) -> int | None:
+    """Room on the file system on which OUT is or will be; None where it cannot be told."""
+    place = os.path.abspath(out)
+    while not os.path.exists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    try:
+        return shutil.disk_usage(place).free
+    except OSError:
+        return None
+
+
+def refuse_full_disk(out: str, needed: int) -> None:
+    """Raises OutputError where ``needed`` bytes do not fit on OUT's file system."""
+    free = free_bytes(out)
+    if free is not None and needed > free:
+        raise OutputError(
+            f"{shlex.quote(out)} needs {in_words(needed)}, and its file system has {in_words(free)} free. Make room, "
+            "choose another OUT, or push the shards as they are made: --push-to USER/NAME --delete-pushed."
+        )
+
+
+def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
+    """Raises SourceError where OUT lies in a part of the source that is read or has an index in it, links followed, or
+    is the source itself (which ``beside`` allows)."""
+    if is_url(source) or is_url(out):
+        read = tuple(f"{join(source, name)}/" for name in ("raw", "captions", "data.json", schema.META))
+        if source.rstrip("/") == out.rstrip("/") or f"{out}/".startswith(read):
+            raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
+        return
+    target = os.path.realpath(out)
+    parts = [os.path.realpath(os.path.join(source, name)) for name in ("raw", "captions", "data.json", schema.META)]
+    within = any(target == part or target.startswith(part + os.sep) for part in parts)
+    converted = target == os.path.realpath(os.path.join(source, schema.DATA))  # with an index's meta/ beside it
+    if within or converted or (target == os.path.realpath(source) and not beside):
+        raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
