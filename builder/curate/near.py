@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from builder.base.records import SampleProblem
 from builder.curate.fingerprint_rows import Table
-from builder.curate.fingerprints import FULL, MIRROR, PLAIN, distances
+from builder.curate.fingerprints import FULL, MIRROR, PLAIN, Words, popcount
 from builder.curate.groups import groups_of, joined_groups
 from builder.curate.pairs import Numbers, Pairs, joined, pairs_by_round, plan_rounds
 from builder.curate.pixels import LOOK, alike
@@ -24,6 +24,7 @@ from builder.source.images import thumbnail
 
 MOST_DISTANCE = 16  # of 64 bits; two pictures that have nothing to do with each other differ in 13 and more
 _CHUNK = 16  # rounds of a task
+_MOST_DOUBTS = 1 << 20  # pairs in memory before those found twice are dropped
 _LOOKS = 64  # pairs of a task
 _TRIES = 3  # pairs looked at for two groups to become one
 _SURE, _DOUBT = 4.0, 6.4  # times the distance, of 256 bits
@@ -31,6 +32,15 @@ _LESS_SURE, _LESS_DOUBT = 40, 72  # at most: of photographs the nearest two diff
 _COLOUR, _GREY = 8, 2  # halved levels by which colours differ; up to which a picture is black and white
 
 Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Prints:
+    """FINGERPRINT by its fields, each by itself in memory."""
+
+    words: Words
+    colour: npt.NDArray[np.int8]
+    state: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +92,9 @@ def same_bits(prints: Table, rows: Numbers) -> tuple[Numbers, Pairs]:
     """Of rows with the same 256 bits the first, and pairs of it with each of the others."""
     words = prints["words"][rows]
     order = np.lexsort((rows, *words.T[::-1]))
+    words = words[order]
     new = np.ones(len(order), dtype=np.bool_)
-    new[1:] = (words[order][1:] != words[order][:-1]).any(axis=1)
+    new[1:] = (words[1:] != words[:-1]).any(axis=1)
     leads = rows[order][new][np.cumsum(new) - 1]
     others = ~new
     pairs = Pairs(leads[others], rows[order][others], np.zeros(int(others.sum()), dtype=np.bool_))
@@ -107,19 +118,21 @@ def find_near(
 ) -> tuple[Pairs, Pairs, Numbers]:
     """Pairs of rows by these rounds: sure ones, doubtful ones, and the distances of the latter. ``table``: fields
     ``row`` and ``print``."""
-    rows, prints = np.ascontiguousarray(table["row"]), table["print"]
-    hashes, ties = (np.ascontiguousarray(prints["words"][:, word]) for word in (0, 1))
+    rows = np.ascontiguousarray(table["row"])
+    prints = Prints(*(np.ascontiguousarray(table["print"][name]) for name in ("words", "colour", "state")))
+    hashes, ties = (np.ascontiguousarray(prints.words[:, word]) for word in (0, 1))
     plan = plan_rounds(len(rows), distance, int(MIRROR[0]))
     groups = np.arange(len(rows), dtype=np.int64)
     sure: list[Pairs] = []
     doubtful: list[Pairs] = []
-    for pairs in pairs_by_round(hashes, plan, rounds, (ties, int(MIRROR[1]))):
-        apart = pairs.where(groups[pairs.first] != groups[pairs.second])
-        verdict = judge(prints, apart, distance)
-        now = apart.where(verdict.sure)
-        sure.append(now)
-        groups = joined_groups(groups, now)
-        doubtful = [joined([*doubtful, apart.where(verdict.doubtful)])]
+    for number in rounds:
+        for pairs in pairs_by_round(hashes, plan, [number], (ties, int(MIRROR[1]))):
+            verdict = judge(prints, pairs.where(groups[pairs.first] != groups[pairs.second]), distance)
+            sure.append(verdict.sure)
+            groups = joined_groups(groups, verdict.sure)
+            doubtful.append(verdict.doubtful)
+        if sum(map(len, doubtful)) > _MOST_DOUBTS:
+            doubtful = [joined(doubtful)]
         report(1, 0)
     left = joined(doubtful)
     left = left.where(groups[left.first] != groups[left.second])
@@ -133,25 +146,37 @@ def find_near(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of pairs. ``bits``: of 256, in which they differ."""
+    """Of pairs: those that surely are the same, those in doubt, and by how many of 256 bits the latter differ."""
 
+    sure: Pairs
+    doubtful: Pairs
     bits: Numbers
-    sure: Bools
-    doubtful: Bools
 
 
-def judge(prints: Table, pairs: Pairs, distance: int) -> Verdict:
+def judge(prints: Prints, pairs: Pairs, distance: int) -> Verdict:
     """The second test: all 256 bits, the colours, and whether there is enough in the pictures to go by."""
-    a, b = prints[pairs.first], prints[pairs.second]
-    turned = pairs.mirrored[:, None].astype(np.uint64) * MIRROR
-    bits = distances(a["words"] ^ turned, b["words"])
-    mine, theirs = a["colour"].astype(np.int16), b["colour"].astype(np.int16)
+    pairs, bits = _near_in_all(prints.words, pairs, min(_DOUBT * distance, _LESS_DOUBT))
+    mine = prints.colour[pairs.first].astype(np.int16)
+    theirs = prints.colour[pairs.second].astype(np.int16)
     theirs = np.where(pairs.mirrored[:, None, None, None], theirs[:, :, ::-1], theirs)
     grey = np.minimum(*(np.abs(each).max(axis=(1, 2, 3), initial=0) for each in (mine, theirs))) <= _GREY
     coloured_alike = grey | (np.abs(mine - theirs).max(axis=(1, 2, 3), initial=0) <= _COLOUR)
-    full = (a["state"] == FULL) & (b["state"] == FULL)
+    full = (prints.state[pairs.first] == FULL) & (prints.state[pairs.second] == FULL)
     sure = full & coloured_alike & (bits <= min(_SURE * distance, _LESS_SURE))
-    return Verdict(bits, sure, ~sure & (bits <= min(_DOUBT * distance, _LESS_DOUBT)))
+    return Verdict(pairs.where(sure), pairs.where(~sure), bits[~sure])
+
+
+def _near_in_all(words: Words, pairs: Pairs, most: float) -> tuple[Pairs, Numbers]:
+    """Pairs that differ in at most ``most`` of 256 bits, and in how many. 64 bits at a time: most drop out before the
+    last."""
+    bits = np.zeros(len(pairs), dtype=np.int64)
+    for word in range(words.shape[1]):
+        turned = pairs.mirrored * MIRROR[word]
+        bits = bits + popcount(words[pairs.first, word] ^ words[pairs.second, word] ^ turned)
+        near = bits <= most
+        if not near.all():
+            pairs, bits = pairs.where(near), bits[near]
+    return pairs, bits
 
 
 def to_look_at(count: int, sure: Pairs, found: list[Found]) -> Pairs:

@@ -28,6 +28,7 @@ Numbers = npt.NDArray[np.int64]
 RECALL = 0.999  # of the pairs at just the distance; nearer ones meet in more rounds
 _WINDOW = 128  # neighbours that a hash is compared with at most; longer runs are split by 16 bits more
 _SORT, _COMPARE = 66.0, 6.0  # nanoseconds for a hash to be sorted, a pair to be compared: their ratio chooses k
+_MOST_PAIRS = 1 << 20  # in memory, about
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))  # multipliers that spread masked bits
 
 
@@ -100,10 +101,10 @@ def pairs_by_round(
     if len(hashes) < 2:
         return
     for number in numbers:
-        yield _round(hashes, rounds, number, ties)
+        yield from _round(hashes, rounds, number, ties)
 
 
-def _round(hashes: Hashes, rounds: Rounds, number: int, ties: tuple[Hashes, int] | None) -> Pairs:
+def _round(hashes: Hashes, rounds: Rounds, number: int, ties: tuple[Hashes, int] | None) -> Iterator[Pairs]:
     anchor, bits, more = _choose(rounds, number)
     turned = (hashes >> np.uint64(anchor)) & np.uint64(1)
     canonical = hashes ^ (turned * np.uint64(rounds.mirror))
@@ -128,11 +129,11 @@ def _round(hashes: Hashes, rounds: Rounds, number: int, ties: tuple[Hashes, int]
     order.sort()
     rows = (order & np.uint64((1 << row_bits) - 1)).astype(np.int64)
     order >>= np.uint64(row_bits + more_bits)
-    left, right = _within(canonical[rows], order, rounds.distance)
-    a, b = rows[left], rows[right]
-    anchored = np.uint64(anchor)
-    mirrored = (((hashes[a] ^ hashes[b]) >> anchored) & np.uint64(1)).astype(np.bool_) & bool(rounds.mirror)
-    return Pairs(np.minimum(a, b), np.maximum(a, b), mirrored)
+    canonical = canonical[rows]
+    for left, right in _within(canonical, order, rounds.distance):
+        a, b = rows[left], rows[right]
+        mirrored = (((hashes[a] ^ hashes[b]) >> np.uint64(anchor)) & np.uint64(1)).astype(np.bool_)
+        yield Pairs(np.minimum(a, b), np.maximum(a, b), mirrored & bool(rounds.mirror))
 
 
 def _choose(rounds: Rounds, number: int) -> tuple[int, int, int]:
@@ -147,26 +148,32 @@ def _choose(rounds: Rounds, number: int) -> tuple[int, int, int]:
     return anchor, *masks  # type: ignore[return-value]
 
 
-def _within(values: Hashes, keys: Hashes, distance: int) -> tuple[Numbers, Numbers]:
-    """Positions of pairs of values at most ``distance`` bits apart, among those whose keys, which ascend, are equal."""
-    found = [np.zeros(0, dtype=np.int64)]
-    offsets: list[int] = []
+def _within(values: Hashes, keys: Hashes, distance: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """Positions of pairs of values at most ``distance`` bits apart, among those whose keys, which ascend, are equal.
+    A few at a time, of about the same number to the right."""
+    found: list[tuple[Numbers, int]] = []
     left: Numbers | None = None  # positions that have an equal key this far to the right; None while most have
     for offset in range(1, min(_WINDOW + 1, len(keys))):
         if left is None:
             equal = keys[offset:] == keys[:-offset]
             near = popcount(values[offset:] ^ values[:-offset]) <= distance
-            found.append(np.flatnonzero(near & equal))
+            found.append((np.flatnonzero(near & equal), offset))
             if np.count_nonzero(equal) < len(keys) // 6:
                 left = np.flatnonzero(equal)
         else:
             left = left[: np.searchsorted(left, len(keys) - offset)]
             left = left[keys[left] == keys[left + offset]]
             near = popcount(values[left] ^ values[left + offset]) <= distance
-            found.append(left[near])
-        offsets.append(offset)
+            found.append((left[near], offset))
+        if sum(len(some) for some, _ in found) > _MOST_PAIRS:
+            yield _positions(found)
+            found = []
         if left is not None and not len(left):
             break
-    lengths = np.array([len(some) for some in found[1:]], dtype=np.int64)
-    lefts = np.concatenate(found)
-    return lefts, lefts + np.repeat(np.array(offsets, dtype=np.int64), lengths)
+    yield _positions(found)
+
+
+def _positions(found: list[tuple[Numbers, int]]) -> tuple[Numbers, Numbers]:
+    lefts = np.concatenate([np.zeros(0, dtype=np.int64), *(some for some, _ in found)])
+    rights = np.concatenate([np.zeros(0, dtype=np.int64), *(some + offset for some, offset in found)])
+    return lefts, rights

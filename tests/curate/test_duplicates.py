@@ -195,11 +195,6 @@ def test_what_does_not_decode_has_no_phash_and_is_counted(tmp_path: Path) -> Non
     assert prints["state"].tolist()[:2] == [UNREAD, UNREAD]
 
 
-def test_no_rows_are_no_trouble(tmp_path: Path) -> None:
-    summary = run(pictures.dataset(tmp_path, {"a.jpg": b"no image"}))
-    assert (summary.rows, summary.groups, summary.duplicates) == (0, 0, 0)
-
-
 def test_a_smaller_distance_finds_less(out: Path) -> None:
     strict, usual = run(out, distance=1), run(out)
     assert strict.exact == usual.exact

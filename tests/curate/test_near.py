@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from builder.curate.fingerprints import FINGERPRINT, FULL, MIRROR, PLAIN, SPARSE
-from builder.curate.near import Found, compared, judge, same_bits, to_look_at
-from builder.curate.pairs import Pairs
+from builder.curate.groups import groups_of
+from builder.curate.near import Found, Prints, compared, find_near, judge, same_bits, to_look_at
+from builder.curate.pairs import Pairs, plan_rounds
 
 NONE = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 
@@ -34,8 +35,15 @@ def flipped(words: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
 
 
 def verdicts(made: np.ndarray[Any, Any], *edges: tuple[int, int, bool], distance: int = 10) -> list[str]:
-    found = judge(made, pairs(*edges), distance)
-    return ["sure" if a else "doubtful" if b else "no" for a, b in zip(found.sure, found.doubtful, strict=True)]
+    """Of each pair."""
+    words = {}
+    verdict = judge(Prints(made["words"], made["colour"], made["state"]), pairs(*edges), distance)
+    for word, some in (("sure", verdict.sure), ("doubtful", verdict.doubtful)):
+        words |= dict.fromkeys(
+            zip(some.first.tolist(), some.second.tolist(), some.mirrored.tolist(), strict=True), word
+        )
+    assert len(verdict.bits) == len(verdict.doubtful)
+    return [words.get(edge, "no") for edge in edges]
 
 
 def test_256_bits_decide_where_they_are_near_or_far() -> None:
@@ -95,3 +103,23 @@ def test_of_two_groups_the_three_nearest_pairs_are_looked_at() -> None:
         (4, 5, False),
     ]
     assert len(to_look_at(6, sure, [Found(0, NONE, NONE, np.zeros(0, np.int64))])) == 0
+
+
+def test_a_crowd_with_one_hash_falls_into_its_pictures() -> None:
+    """300 pictures of one 64-bit hash, three copies of each: the other bits tell them apart."""
+    count, rng = 900, np.random.default_rng(0)
+    made = np.zeros(count, FINGERPRINT)
+    made["words"] = np.repeat(rng.integers(0, 1 << 64, (count // 3, 4), dtype=np.uint64), 3, axis=0)
+    made["words"][:, 0] = 12345
+    made["words"][:, 1] ^= np.uint64(1) << rng.integers(0, 64, count, dtype=np.uint64)
+    made["state"] = FULL
+    table = np.zeros(count, [("row", "<i8"), ("print", FINGERPRINT)])
+    table["row"] = rng.permutation(count) + 7
+    table["print"] = made
+    order = np.argsort(table["row"])
+    sure, doubtful, bits = find_near(table[order], 10, range(plan_rounds(count, 10, int(MIRROR[0])).count))
+    groups = groups_of(count + 7, sure)
+    for picture in table["row"].reshape(-1, 3):
+        assert len(set(groups[picture])) == 1
+    assert len(set(groups[table["row"]])) == count // 3
+    assert len(doubtful) == len(bits) < 5, "as far as chance goes"
