@@ -8,7 +8,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from os import fstat, pread
+from os import fstat, pread, preadv
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -29,6 +29,10 @@ from builder.source.files import ByteFile, LocalFile, whole_time
 
 MOST_OPEN = 128
 """Of thousands of shards: far below the 1,024 descriptors that processes are commonly allowed."""
+
+CAN_ANNOUNCE = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")
+"""Linux has both; macOS has neither."""
+_PROBE = bytearray(1)
 
 _TICK_NS = 20_000_000
 """Systems note times by a clock that ticks every 1 to 10 ms."""
@@ -120,6 +124,23 @@ class LocalHandle(LocalFile):
             raise ChangedFileError(self.name, "it was written to")
         self._ctime_ns = status.st_ctime_ns  # another name, other rights: the same bytes
 
+    def is_cold(self, offset: int, length: int) -> bool:
+        """Whether bytes are not in the page cache, as far as the system says: those in the middle stand for all, as the
+        first and the last pages belong to neighbours, too."""
+        if not CAN_ANNOUNCE:
+            return False
+        try:
+            preadv(self._fd, [_PROBE], offset + length // 2, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:  # not every file system answers that; those that lie in memory do not
+            return False
+        return False
+
+    def announce(self, offset: int, length: int) -> None:
+        """Have the system fetch bytes from the disk. Returns at once."""
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
     def map(self) -> pa.MemoryMappedFile:
         """The file as a map, whatever has its name by now. For columns that are copied out of it at once."""
         return pa.memory_map(f"/dev/fd/{self._fd}")
@@ -186,6 +207,10 @@ class Handles:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.__init__(*state)  # type: ignore[misc]
+
+    @property
+    def is_remote(self) -> bool:
+        return not isinstance(self.storage, LocalStorage)
 
     def path(self, number: int) -> str:
         """Where file ``number`` is. Raises DamagedFileError for a name that leads out of the index's root."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 _WORTH = 8  # items for each thread, below which handing them over costs more than it gains
 
@@ -19,7 +20,7 @@ _WORTH = 8  # items for each thread, below which handing them over costs more th
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """One pool for each process: threads do not come along when a process forks."""
-    return ThreadPoolExecutor(max_workers=64, thread_name_prefix=f"laion6m-{process}")
+    return ThreadPoolExecutor(max_workers=128, thread_name_prefix=f"laion6m-{process}")
 
 
 def in_threads(work: Callable[[list[Item]], None], items: list[Item], threads: int) -> None:
@@ -57,9 +58,20 @@ def one_by_one(work: Callable[[Item], None], items: Sequence[Item], threads: int
 
     futures = [_pool(os.getpid()).submit(take) for _ in range(min(threads, len(items)) - 1)]
     take()
-    wait(futures)
+    wait([future for future in futures if not future.cancel()])  # those that never came to begin have nothing left
     if failed:
         raise failed[0]
+
+
+def fetched_ahead(fetch: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+    """What ``fetch`` gives for each item. The next one is fetched by a thread while one is looked at."""
+    coming: Future[Answer] | None = None
+    for item in items:
+        done, coming = coming, _pool(os.getpid()).submit(fetch, item)
+        if done is not None:
+            yield done.result()
+    if coming is not None:
+        yield coming.result()
 
 
 class ForkLock:

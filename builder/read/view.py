@@ -17,6 +17,7 @@ from builder.base.records import Step
 from builder.read.columns import ArraysOf, Column
 from builder.read.rows import RowNumber, RowNumbers, chosen_rows
 from builder.read.sample import Sample
+from builder.read.threads import fetched_ahead
 
 if TYPE_CHECKING:
     from builder.read.reader import Reader
@@ -74,9 +75,12 @@ class Rows(Sequence[Sample]):
         return self[rows]
 
     def __iter__(self) -> Iterator[Sample]:
-        """Reads ahead, several rows at a time."""
-        for first in range(0, len(self), _AHEAD):
-            yield from self.reader._fetch([int(row) for row in self.rows[first : first + _AHEAD]])
+        """Reads several rows at a time; over a network the next ones while these are looked at."""
+        reader, rows = self.reader, self.rows
+        chunks = ([int(row) for row in rows[first : first + _AHEAD]] for first in range(0, len(rows), _AHEAD))
+        fetched = fetched_ahead(reader._fetch, chunks) if reader._files.is_remote else map(reader._fetch, chunks)
+        for samples in fetched:
+            yield from samples
 
     def find(self, key: str) -> Sample:
         """The row with that key: the last, where files that others wrote have it in several. Raises KeyError."""

@@ -309,3 +309,23 @@ def test_a_folder_where_a_file_was_is_an_error_of_ours(tmp_path: Path) -> None:
     files = Handles(str(tmp_path), [IndexedFile("a.tar", "tar", 0, {})])
     with pytest.raises(IndexMismatchError, match=r"a\.tar.*directory"):
         files.read(0, 0, 1)
+
+
+@pytest.mark.skipif(not handles.CAN_ANNOUNCE, reason="this system has no RWF_NOWAIT")
+def test_what_was_just_read_is_not_cold_and_what_left_the_page_cache_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(bytes(1 << 20))
+    handle = handles.LocalHandle(str(path))
+    handle.read_at(0, 1 << 20)
+    assert not handle.is_cold(1000, 100_000)
+    handle.announce(0, 1 << 20)
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    try:
+        os.preadv(handle.fileno(), [bytearray(1)], 50_000, os.RWF_NOWAIT)
+    except BlockingIOError:
+        assert handle.is_cold(0, 100_000)
+    except OSError:  # in memory: there is no disk to be waited for
+        assert not handle.is_cold(0, 100_000)
