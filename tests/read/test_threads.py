@@ -59,7 +59,7 @@ def test_the_first_error_stops_all_and_is_raised() -> None:
         seen.append(item)
         raise ValueError(item)
 
-    with pytest.raises(ValueError, match="0|1|2|3"):
+    with pytest.raises(ValueError, match=r"0|1|2|3"):
         one_by_one(work, list(range(1000)), 4)
     assert len(seen) <= 4
 
