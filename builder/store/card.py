@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,51 +114,32 @@ def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], ve
 def make_interim_card(own: Own, repo: str, suffix: str) -> bytes:
     """A card for while shards come one by one: it claims no counts that do not hold yet."""
     body = "An upload of this dataset is under way: not all of its shards are here yet, and no counts are given until they are."
-    return compose({"configs": _configs(suffix)}, body, own, repo)
+    return compose({"configs": [_config(CONFIG, _shards(suffix))]}, body, own, repo)
 
 
-def _metadata(facts: Facts) -> dict[str, str]:
+def _metadata(facts: Facts) -> dict[str, Any]:
     rows = facts.totals["rows"]
     size = next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")
+    features = [
+        {"name": name, "dtype": "image" if spec["_type"] == "Image" else spec["dtype"]}
+        for name, spec in facts.features.items()
+    ]
+    split = {"name": schema.SPLIT, "num_bytes": facts.num_bytes, "num_examples": rows}
+    info = {"splits": [split], "download_size": facts.download_size, "dataset_size": facts.num_bytes}
+    added = [_config(column_config(name), column_files(name)) for name in sorted(facts.columns)]
     return {
-        "size_categories": f"size_categories:\n- {size}\n",
-        "dataset_info": _dataset_info(facts),
-        "configs": _configs(facts.suffix, facts.columns),
+        "size_categories": [size],
+        "dataset_info": ({"features": features} if features else {}) | info,
+        "configs": [_config(CONFIG, _shards(facts.suffix)), *added],
     }
 
 
-def _dataset_info(facts: Facts) -> str:
-    features = "".join(_feature(name, spec) for name, spec in facts.features.items())
-    return f"""dataset_info:
-{"  features:" + chr(10) if features else ""}{features}  splits:
-  - name: {schema.SPLIT}
-    num_bytes: {facts.num_bytes}
-    num_examples: {facts.totals["rows"]}
-  download_size: {facts.download_size}
-  dataset_size: {facts.num_bytes}
-"""
+def _config(name: str, path: str) -> dict[str, Any]:
+    return {"config_name": name, "data_files": [{"split": schema.SPLIT, "path": path}]}
 
 
-def _configs(suffix: str, columns: Iterable[str] = ()) -> str:
-    default = f"""configs:
-- config_name: {CONFIG}
-  data_files:
-  - split: {schema.SPLIT}
-    path: {schema.DATA}/{schema.SPLIT}-*{suffix}
-"""
-    added = [
-        f"""- config_name: {column_config(name)}
-  data_files:
-  - split: {schema.SPLIT}
-    path: {column_files(name)}
-"""
-        for name in sorted(columns)
-    ]
-    return default + "".join(added)
-
-
-def _feature(name: str, spec: dict[str, Any]) -> str:
-    return f"  - name: {name}\n    dtype: {'image' if spec['_type'] == 'Image' else spec['dtype']}\n"
+def _shards(suffix: str) -> str:
+    return f"{schema.DATA}/{schema.SPLIT}-*{suffix}"
 
 
 def _body(facts: Facts, repo: str) -> str:

@@ -22,13 +22,16 @@ CONFIG = "default"
 """The configuration that is made: entries of ``configs`` and ``dataset_info`` under another name are the owner's."""
 _SHARED = ("dataset_info", "configs")
 
-DEFAULTS: dict[str, tuple[Any, str]] = {
-    "language": (["en"], "language:\n- en\n"),
-    "license": ("other", "license: other\n"),
-    "task_categories": (["text-to-image", "image-to-text"], "task_categories:\n- text-to-image\n- image-to-text\n"),
-    "pretty_name": ("laion6m", "pretty_name: laion6m\n"),
+DEFAULTS: dict[str, Any] = {
+    "language": ["en"],
+    "license": "other",
+    "task_categories": ["text-to-image", "image-to-text"],
+    "pretty_name": "laion6m",
 }
-"""Metadata that a card begins with and its owner may change: value, and how it is written."""
+"""Metadata that a card begins with and its owner may change."""
+
+_ORDER = ("language", "license", "size_categories", "task_categories", "pretty_name")
+"""Keys that come first, in this order; then the owner's, then :data:`_SHARED`."""
 
 PLACEHOLDER = "OWNER/NAME"
 """Stands for the repository in a card that has not been pushed."""
@@ -40,13 +43,12 @@ _STATISTICS = "<!-- laion6m:statistics -->\n{text}\n<!-- laion6m:statistics-end 
 _MARKED_STATISTICS = re.compile(_STATISTICS.format(text=".*?"), re.DOTALL)
 _MARKER = re.compile(r"<!-- laion6m:(?:begin|end)\b")
 _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-_KEY = re.compile(r"([A-Za-z_][\w.-]*) *:(?=\s)")
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What a card's owner wrote. ``metadata``: key → its YAML, as it stands there; of ``configs`` and ``dataset_info``
-    a list of the entries that are theirs."""
+    """What a card's owner wrote. ``metadata``: key → its YAML, written anew (values stay, comments do not); of
+    ``configs`` and ``dataset_info`` a list of the entries that are theirs."""
 
     metadata: dict[str, str] = field(default_factory=dict)
     before: str = ""
@@ -64,21 +66,22 @@ class Card:
     inside: str | None
 
 
-def compose(facts: dict[str, str], body: str, own: Own, repo: str) -> bytes:
-    """A card. ``facts``: key of :data:`FACTS` → its YAML."""
-    blocks = {key: own.metadata.get(key, text) for key, (_, text) in DEFAULTS.items()}
-    further = [text for key, text in own.metadata.items() if key not in DEFAULTS and key not in _SHARED]
-    front = [
-        *(blocks[key] for key in ("language", "license")),
-        facts.get("size_categories", ""),
-        *(blocks[key] for key in ("task_categories", "pretty_name")),
-        *further,
-        *(_joined(key, facts.get(key, ""), own.metadata.get(key, "")) for key in _SHARED),
-    ]
+def compose(facts: dict[str, Any], body: str, own: Own, repo: str) -> bytes:
+    """A card. ``facts``: those of :data:`FACTS`."""
+    theirs = _load("".join(own.metadata.values()), "")
+    values = DEFAULTS | {key: value for key, value in facts.items() if key not in _SHARED}
+    values |= {key: value for key, value in theirs.items() if key not in _SHARED}
+    ordered = {key: values.pop(key) for key in _ORDER if key in values} | values
+    for key in _SHARED:
+        made, added = facts.get(key), theirs.get(key, [])
+        if isinstance(made, dict) and added:
+            made = [{"config_name": CONFIG, **made}]
+        if entries := made if isinstance(made, dict) else [*(made or []), *added]:
+            ordered[key] = entries
     before = f"{own.before}\n\n" if own.before else ""
     after = f"\n{own.after}\n" if own.after else ""
-    made = f"{_BEGIN.format(repo=repo)}\n{body.strip()}\n{_END}\n"
-    return f"---\n{''.join(front)}---\n\n{before}{made}{after}".encode("utf-8", "surrogateescape")
+    made_text = f"{_BEGIN.format(repo=repo)}\n{body.strip()}\n{_END}\n"
+    return f"---\n{_dump(ordered)}---\n\n{before}{made_text}{after}".encode("utf-8", "surrogateescape")
 
 
 def take_apart(card: bytes, where: str) -> Card:
@@ -90,11 +93,11 @@ def take_apart(card: bytes, where: str) -> Card:
     found = list(_INSIDE.finditer(body))
     if len(found) == 1 and len(_MARKER.findall(body)) == 2:
         inside = found[0]
-        own = Own(_own_metadata(front, values), body[: inside.start()].strip("\n"), body[inside.end() :].strip("\n"))
+        own = Own(_own_metadata(values), body[: inside.start()].strip("\n"), body[inside.end() :].strip("\n"))
         return Card(values, own, inside[1], inside[2])
     # Markers that were cut or doubled say nothing about whose the text around them is: then all of it is the owner's.
     kept = "".join(line for line in body.splitlines(keepends=True) if not _MARKER.match(line))
-    return Card(values, Own(_own_metadata(front, values), kept.strip("\n"), ""), PLACEHOLDER, None)
+    return Card(values, Own(_own_metadata(values), kept.strip("\n"), ""), PLACEHOLDER, None)
 
 
 def own_part(card: bytes | None, where: str) -> Own:
@@ -132,9 +135,9 @@ def unnamed(card: Card) -> str:
     return body
 
 
-def agree(card: Card, facts: dict[str, str]) -> bool:
-    """Whether the made metadata of a card are these (key → its YAML), however they are laid out."""
-    return made_metadata(card.values) == _load("".join(facts.values()), "")
+def agree(card: Card, facts: dict[str, Any]) -> bool:
+    """Whether the made metadata of a card are these, however they are laid out."""
+    return made_metadata(card.values) == facts
 
 
 def made_metadata(values: dict[str, Any]) -> dict[str, Any]:
@@ -180,15 +183,6 @@ def _is_owners(entry: dict[str, Any]) -> bool:
     return name != CONFIG and entry.get("data_files") != [{"split": SPLIT, "path": column_files(column)}]
 
 
-def _joined(key: str, made: str, own: str) -> str:
-    """``made``: the YAML of a key of :data:`_SHARED`; ``own``: a list of the owner's entries under the same key."""
-    if not made or not own:
-        return made or own
-    head = f"{key}:\n"
-    listed = made if key == "configs" else made.replace(head, f"{head}- config_name: {CONFIG}\n", 1)
-    return listed + own.removeprefix(head)
-
-
 def _load(front: str, where: str) -> dict[str, Any]:
     if not front.strip():
         return {}
@@ -205,49 +199,16 @@ def _load(front: str, where: str) -> dict[str, Any]:
     raise OutputError(f"the YAML at the top of {where} cannot be read: {problem}. Mend it, or remove the file")
 
 
-def _own_metadata(front: str, values: dict[str, Any]) -> dict[str, str]:
-    """Key → YAML, for the keys that are the owner's: as they wrote it where the text can be cut at its keys, else
-    written anew with the same meaning. The entries that are theirs of keys which are ours, too, are always."""
+def _own_metadata(values: dict[str, Any]) -> dict[str, str]:
+    """Key → YAML, for the keys that are the owner's, and their entries of keys that are ours, too."""
+    own = {key: value for key, value in values.items() if key not in FACTS and DEFAULTS.get(key, ()) != value}
+    for key in _SHARED:
+        if entries := [each for each in _entries(values, key) if _is_owners(each)]:
+            own[key] = entries
+    return {str(key): _dump({key: value}) for key, value in own.items()}
+
+
+def _dump(values: dict[Any, Any]) -> str:
     import yaml  # type: ignore[import-untyped,unused-ignore]
 
-    entries = {key: [each for each in _entries(values, key) if _is_owners(each)] for key in _SHARED}
-    added = {key: _dump(key, found) for key, found in entries.items() if found}
-    own = {
-        key: value
-        for key, value in values.items()
-        if key not in FACTS and (key not in DEFAULTS or DEFAULTS[key][0] != value)
-    }
-    if not own:
-        return added
-    blocks = {key: text for key, text in _blocks(front).items() if key in own}
-    try:
-        alike = blocks.keys() == own.keys() and yaml.safe_load("".join(blocks.values())) == own
-    except (yaml.YAMLError, ValueError):
-        alike = False
-    if alike:
-        return blocks | added
-    return {str(key): _dump(key, value) for key, value in own.items()} | added
-
-
-def _dump(key: object, value: Any) -> str:
-    import yaml  # type: ignore[import-untyped,unused-ignore]
-
-    return str(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True))
-
-
-def _blocks(front: str) -> dict[str, str]:
-    """Block-style YAML cut at its top-level keys. A comment goes with the key below it."""
-    blocks: dict[str, str] = {}
-    key, held = "", ""
-    for line in front.splitlines(keepends=True):
-        match = _KEY.match(line)
-        if match:
-            key = match[1]
-            blocks[key] = held + line
-            held = ""
-        elif line.startswith("#") or not line.strip():
-            held += line
-        elif key:
-            blocks[key] += held + line
-            held = ""
-    return blocks
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
