@@ -30,9 +30,11 @@ def sample(rows: Rows, count: int, seed: int = 0) -> View:
         raise OptionError("sample", count, f"1 to {len(rows):,}, as many as there are rows")
     numbers = np.asarray(rows.rows, dtype=np.int64)
     hashes = _mixed(_key_hashes(rows.reader)[numbers], f"sample {_whole(seed)}")
-    chosen = np.argsort(hashes, kind="stable")[:count]
+    last = np.partition(hashes, count - 1)[count - 1]
+    chosen = hashes < last
+    chosen[np.flatnonzero(hashes == last)[: count - int(chosen.sum())]] = True  # rows of one key: the first of them
     step = Step(f"sample {count}, seed {seed}", count)
-    return View(rows.reader, numbers[np.sort(chosen)], (*rows.steps, step))
+    return View(rows.reader, numbers[chosen], (*rows.steps, step))
 
 
 def split(rows: Rows, shares: Mapping[str, float], seed: int = 0) -> dict[str, View]:
