@@ -25,9 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-WORDS = (
-    "a the photo of painting dog cat house mountain sunset vibrant with person near blue large wooden table chair"
-).split(" ")
+WORDS = "a the photo of painting dog cat house mountain sunset vibrant with person near blue large wooden table".split()  # noqa: SIM905
 FILE = 64 << 20  # bytes that rows' images lie in
 BATCH = 50_000
 
