@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -131,6 +133,7 @@ class Bar:
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._columns = 0
 
     def pause(self, age: float) -> float:
         return _BAR_EVERY
@@ -141,7 +144,21 @@ class Bar:
         self._bar.now = now
         self._bar.total = now.all
         self._bar.n = now.done if now.all is None else min(now.done, now.all)
+        terminal = sys.stderr.isatty()
+        if terminal:
+            self._clear_below()
         self._bar.refresh()
+        if terminal:  # leave the cursor in front: what the terminal echoes of a ^C shall not begin another line
+            sys.stderr.write("\r")
+            sys.stderr.flush()
+
+    def _clear_below(self) -> None:
+        """In a terminal that was made narrower the bar takes several lines, the cursor in front of the first."""
+        with suppress(OSError, ValueError):
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            if columns < self._columns:
+                sys.stderr.write("\033[J")
+            self._columns = columns
 
     def clear(self) -> None:
         """Take it off the screen until it is shown again."""
