@@ -18,6 +18,7 @@ from builder.conversion.index import index
 from builder.curate.add_column import add_column
 from builder.view.query import Query
 from builder.view.selection import condition
+from tests.servers import FileServer
 from tests.sources import make_source
 from tests.view.conftest import Visit, Visitor
 
@@ -341,3 +342,22 @@ def test_an_image_that_is_not_what_was_indexed_is_told_in_words(
     reply = visitor.ask("/images/0")
     assert reply.status == 409
     assert "train-00000-of-00001.parquet" in reply.json["error"]
+
+
+def test_behind_a_url_only_what_is_seen_is_fetched(
+    demo_folder: Path, visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("LAION6M_CACHE", str(tmp_path / "cache"))
+    with FileServer(demo_folder / "out") as files:
+        visitor = visit(files.url)
+        assert rows(visitor, search="teal")["total"] > 10
+        assert sum(get(visitor, "/api/histograms/size")["counts"]) == 291
+        before = len(files.requests)
+        assert visitor.ask("/thumbnails/7").headers["Content-Type"] == "image/jpeg"
+        fetched = [wanted for method, path, wanted in files.requests[before:] if path.endswith(".parquet")]
+        assert [wanted for wanted in fetched if wanted] != []
+        assert all(wanted for wanted in fetched), "never a whole shard"
+        assert len(fetched) < 6
+        assert get(visitor, "/api/dataset")["rows"] == 291
+        assert get(visitor, "/api/rejects")["total"] == 0
