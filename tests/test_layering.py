@@ -65,7 +65,12 @@ DOORS: dict[str, list[str]] = {
     "ray": ["builder/engines/ray.py"],
     "tqdm": ["builder/engines/views.py"],
     "zstandard": ["builder/source/compressed.py"],
-    "PIL": ["builder/source/images.py", "builder/mm/*.py", "builder/jobs/demo_images.py", "builder/view/thumbnails.py"],
+    "PIL": [
+        "builder/source/images.py",
+        "builder/mm/*.py",
+        "builder/jobs/demo_images.py",
+        "builder/curate/thumbnails.py",
+    ],
     "pandas": [],
     "pickle": ["builder/engines/messages.py", "builder/mm/*.py"],  # who may load with it: see below
     "duckdb": ["builder/curate/*.py"],

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, OutputError
+from builder.curate.thumbnails import COLLAGE, make_collage
 from builder.hub.columns import column_items, is_column_file
 from builder.hub.items import Item, local_item
 from builder.read.index import Index
+from builder.read.reader import Reader
 from builder.store.card import Facts, features_of
 from builder.store.manifest import Manifest
+from builder.store.output import write_file
 from builder.store.pushed import PushedMark, PushRecords
 
 SAVED_DATASET = ("state.json", "dataset_info.json")
@@ -73,6 +76,16 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str, *, co
         columns=kinds,
     )
     return Parcel(items, facts, os.path.join(out, schema.CARD))
+
+
+def with_collage(parcel: Parcel, out: str) -> Parcel:
+    """The same with a picture of 24 rows for the card, where they can be read and drawn."""
+    data = make_collage(Reader(os.path.join(out, *schema.INDEX.split("/")), out))
+    if data is None:
+        return parcel
+    file = os.path.join(out, schema.WORK, "collage.jpg")
+    write_file(file, [data])
+    return replace(parcel, items={**parcel.items, COLLAGE: local_item(COLLAGE, file, "")})
 
 
 def is_shard(path: str) -> bool:

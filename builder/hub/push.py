@@ -19,7 +19,7 @@ from builder.base.words import size as in_words
 from builder.hub.captions_only import captions_parcel
 from builder.hub.client import HubClient, Remote, quiet_client
 from builder.hub.items import Digests, Item
-from builder.hub.parcel import SAVED_DATASET, Parcel, dataset_parcel, is_ours
+from builder.hub.parcel import SAVED_DATASET, Parcel, dataset_parcel, is_ours, with_collage
 from builder.hub.patience import Patience
 from builder.hub.publisher import Publisher, Wanted
 from builder.hub.push_card import CardKeeper, rows_of
@@ -113,6 +113,8 @@ def push(
         parcel = captions_parcel(out, manifest, digests_in(out), num_proc, quiet=quiet)
     else:
         parcel = dataset_parcel(out, manifest, repo_id, branch, columns=not without_columns)
+        if public and not verify_only:  # pictures in the card only where the owner says that all may see them
+            parcel = with_collage(parcel, out)
     with quiet_client(quiet):
         session = Session(out, repo_id, branch, create_pr, token, quiet)
         left_out = columns_of(out) if captions_only or without_columns else []

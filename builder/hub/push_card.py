@@ -11,6 +11,7 @@ import xxhash
 from builder.base import schema
 from builder.base.errors import HubError, Laion6mError, OutputError, WriteError
 from builder.curate.statistics import describe_statistics, statistics
+from builder.curate.thumbnails import COLLAGE
 from builder.hub.parcel import Parcel
 from builder.read.reader import Reader
 from builder.store.card import make_card, make_interim_card
@@ -43,6 +44,8 @@ class CardKeeper:
         """The new card. ``there``: the present one on the Hub. Raises HubError if both have been edited."""
         if self._statistics is None:
             self._statistics = statistics_of(self._out)
+            if COLLAGE in self._parcel.items:
+                self._statistics += f"\n\n![Rows, evenly spaced]({COLLAGE})"
         return make_card(self._parcel.facts, self._own(there), self._repo, self._statistics)
 
     def interim(self, there: bytes | None) -> bytes | None:

@@ -16,13 +16,13 @@ from builder.base.words import duration
 from builder.base.words import size as in_words
 from builder.curate.measures import Numbers, measure
 from builder.curate.statistics import Statistics, statistics
+from builder.curate.thumbnails import make_thumbnail
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
 from builder.store.output import write_file
 from builder.view.facts import facts_of, rejects_of
 from builder.view.groups import Groups
 from builder.view.rejects import Rejects
-from builder.view.thumbnails import make_thumbnail
 
 MOST_BYTES = 8_000_000
 """Of the file: what mail and code reviews still take."""

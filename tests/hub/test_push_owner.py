@@ -10,6 +10,7 @@ from builder.base.errors import HubError, OptionError, OutputError
 from builder.hub import publisher as hub_module
 from builder.hub.push import push
 from builder.hub.stream_out import convert_and_push
+from builder.jobs.demo import demo
 from builder.verification.verify import verify
 from tests.hub.server import OTHER_TOKEN, READ_TOKEN, HubServer
 from tests.hub.test_push import UPLOADS, rewrite_card
@@ -293,3 +294,20 @@ def test_on_a_branch_shards_are_removed_and_found_again_by_that_branch_alone(
     assert convert_and_push(source, str(out), revision="v2", **options)[0].did == 0
     assert convert_and_push(source, str(out), **options)[0].did == 1, "main has not got it"
     assert there(inside).keys() == there(inside, revision="v2").keys()
+
+
+def test_the_card_has_statistics_and_pictures_only_where_all_may_see_them(inside: HubServer, tmp_path: Path) -> None:
+    demo(str(tmp_path / "demo"))
+    out = str(tmp_path / "demo" / "out")
+    for public in (False, True, False):
+        pushed = push(out, REPO, public=public, quiet=True)
+        assert pushed.ok
+        card = there(inside)["README.md"].decode()
+        assert "| Width, px | 96 |" in card
+        assert "“Red rings on” 13.1%" in card
+        assert ("![Rows, evenly spaced](meta/collage.jpg)" in card) == public
+        assert push(out, REPO, verify_only=True, quiet=True).ok
+        assert verify(out, num_proc=1, quiet=True).problems == ()
+        if not public and not inside.store.repo(REPO).private:
+            assert there(inside)["meta/collage.jpg"].startswith(b"\xff\xd8"), "a push takes nothing of the owner's away"
+        assert ("meta/collage.jpg" in there(inside)) or not public

@@ -15,8 +15,9 @@ import pytest
 
 from builder import open_dataset
 from builder.base.records import SampleProblem
+from builder.curate.thumbnails import make_thumbnail
 from builder.view.report import MOST_BYTES, report
-from builder.view.thumbnails import Thumbnails, make_thumbnail
+from builder.view.thumbnails import Thumbnails
 from tests.view.test_view_api import HOSTILE, foreign
 
 
