@@ -97,7 +97,7 @@ def run_pass(work: Pass, report: Report) -> Passed:
         except BaseException:
             making.abort()
             raise
-    passed = Passed(work.first, tuple(making.receipts), tuple(making.digests), tuple(making.parts))
+    passed = Passed(work.first, tuple(making.receipts), tuple(making.digests))
     ledger.write_passed(passed)
     return passed
 
@@ -155,7 +155,6 @@ class _Making:
         self._given_up = False
         self.receipts: list[Receipt] = []
         self.digests: list[str] = []
-        self.parts: list[dict[str, str]] = []
 
     def meet_annotations(self, number: int, table: ArchiveTable) -> None:
         """Note where a captions tar holds wanted annotations. On duplicate names the last wins."""
@@ -228,8 +227,7 @@ class _Making:
         assert self._shard is not None
         receipt, index, rejects = self._shard.finish()
         self._shard = None
-        self.parts.append(Ledger(self._work.out).write_parts(receipt.number, index, rejects))
-        self.receipts.append(receipt)
+        self.receipts.append(Ledger(self._work.out).write_parts(receipt, index, rejects))
         rows = pa.Table.from_batches(self._rows, PLAN_ROW)
         self.digests += rows_digests(rows, (0, len(rows)))
         self._rows = []
@@ -267,7 +265,7 @@ class _Making:
         """Make no shard of this stretch on a guess; leave it to the plan."""
         self.abort()
         self._given_up = True
-        self.receipts, self.digests, self.parts = [], [], []
+        self.receipts, self.digests = [], []
 
     def abort(self) -> None:
         """Give up the shard that was begun, and leave no file."""

@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -49,7 +49,8 @@ Describe = Callable[[dict[str, Any], dict[str, Any]], list[str]]
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """A finished shard. ``digest``: xxh3-128 of the file, hex. ``check``: how an index knows the file again.
-    ``formats``: images by format; ``animated``: images of more than one frame."""
+    ``formats``: images by format; ``animated``: images of more than one frame. ``parts``: checksums of what it adds to
+    the index and to the rejects, noted when those are written."""
 
     number: int
     rows: int
@@ -60,19 +61,18 @@ class Receipt:
     rejected: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
     animated: int = 0
+    parts: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
     """A stretch of a source behind a URL, read once (conversion/one_pass.py). ``first``: the number of its first shard.
     ``receipts``: of the shards that were made on the way, from the first on; none where it was only scanned.
-    ``digests``: what the rows of each were made of: a shard stands if the plan has the same. ``parts``: the checksums
-    of what each adds to the index and to the rejects."""
+    ``digests``: what the rows of each were made of: a shard stands if the plan has the same."""
 
     first: int
     receipts: tuple[Receipt, ...]
     digests: tuple[str, ...]
-    parts: tuple[dict[str, str], ...]
 
 
 _IGNORED = ".gitignore"
@@ -158,16 +158,16 @@ class Ledger:
 
     def write_receipt(self, receipt: Receipt, index: pa.RecordBatch, rejects: pa.RecordBatch) -> None:
         """Note a shard as done. The shard must be on disk under its final name already."""
-        parts = self.write_parts(receipt.number, index, rejects)
-        self._write(f"receipts/{receipt.number:05d}.json", seal({**asdict(receipt), "parts": parts}))
+        receipt = self.write_parts(receipt, index, rejects)
+        self._write(f"receipts/{receipt.number:05d}.json", seal(asdict(receipt)))
 
-    def write_parts(self, number: int, index: pa.RecordBatch, rejects: pa.RecordBatch) -> dict[str, str]:
-        """What a shard adds to the index and to the rejects; returns the checksums of both."""
-        parts = {"index": index, "rejects": rejects}
-        return {
-            what: self._write(f"receipts/{number:05d}.{what}.arrow", memoryview(ipc_buffer(part)))
-            for what, part in parts.items()
+    def write_parts(self, receipt: Receipt, index: pa.RecordBatch, rejects: pa.RecordBatch) -> Receipt:
+        """Write what a shard adds to the index and to the rejects; returns the receipt with the checksums of both."""
+        parts = {
+            what: self._write(f"receipts/{receipt.number:05d}.{what}.arrow", memoryview(ipc_buffer(part)))
+            for what, part in (("index", index), ("rejects", rejects))
         }
+        return replace(receipt, parts=parts)
 
     def write_passed(self, passed: Passed) -> None:
         """Note a stretch as passed. Its shards, their parts and its scans must be there already."""
@@ -181,9 +181,9 @@ class Ledger:
             with suppress(ValueError, TypeError, KeyError):
                 fields = unseal(text or b"")
                 receipts = tuple(Receipt(**each) for each in fields["receipts"])
-                passed = Passed(fields["first"], receipts, tuple(fields["digests"]), tuple(fields["parts"]))
+                passed = Passed(fields["first"], receipts, tuple(fields["digests"]))
                 found[passed.first] = passed
-                self._passed_parts |= {r.number: p for r, p in zip(receipts, passed.parts, strict=True)}
+                self._passed_parts |= {receipt.number: receipt.parts for receipt in receipts}
         return found
 
     def write_scan(self, side: str, number: int, table: bytes) -> None:
@@ -205,16 +205,13 @@ class Ledger:
         names = sorted(name for name in self.folder.sizes(f"{schema.WORK}/receipts") if name.endswith(".json"))
         receipts = {}
         for name, text in zip(names, self.folder.read_all([f"{schema.WORK}/receipts/{n}" for n in names]), strict=True):
-            receipt = self._receipt(name, text)[0]
+            receipt = self._receipt(name, text)
             receipts[receipt.number] = receipt
         return receipts
 
-    def _receipt(self, name: str, text: bytes | None) -> tuple[Receipt, dict[str, str]]:
-        """A receipt, and the checksums of its parts."""
+    def _receipt(self, name: str, text: bytes | None) -> Receipt:
         try:
-            document = unseal(text or b"")
-            parts = document.pop("parts")
-            return Receipt(**document), parts
+            return Receipt(**unseal(text or b""))
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedFileError(
                 self.place("receipts", name), "receipt", f"{error}; remove it to do its shard again"
@@ -224,7 +221,7 @@ class Ledger:
         """Of the parts of a finished shard: by its receipt, or by the pass that made it."""
         text = self.read(f"receipts/{number}.json")
         if text is not None:
-            return self._receipt(f"{number}.json", text)[1]
+            return self._receipt(f"{number}.json", text).parts
         if int(number) not in self._passed_parts:
             self.passed()  # notes the checksums of all
         return self._passed_parts.get(int(number), {})

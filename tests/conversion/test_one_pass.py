@@ -21,7 +21,7 @@ import fsspec
 import pytest
 
 from builder import convert, open_dataset
-from builder.base import urls
+from builder.base import storage
 from builder.base.errors import LayoutError, SourceChangedError, SourceError
 from builder.base.options import ConvertOptions
 from builder.base.storage import Storage
@@ -329,7 +329,7 @@ def test_a_killed_run_on_s3_is_finished_by_the_next_and_shows_nothing_half_writt
 
 
 def test_a_web_server_whose_connections_break_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urls, "time", SimpleNamespace(sleep=lambda seconds: None))  # between tries
+    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=lambda seconds: None))  # between tries
     source = make_source(tmp_path / "src")
     expected = local(source, tmp_path / "local")
     with FileServer(tmp_path) as server:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builder.base.errors import OutputError
+from builder.base.errors import AccessError, OutputError
 from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
 from builder.hub.push import push
@@ -190,9 +190,10 @@ def test_a_record_of_another_dataset_makes_no_card_lawful(
     assert problem.startswith("README.md: ")
 
 
-def test_a_card_that_cannot_be_opened_is_a_problem(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_may_not_be_read_is_an_error_of_access(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(verify_card, "open", refuse, raising=False)
-    assert check(out).problems == ("README.md: cannot be read: Permission denied.",)
+    with pytest.raises(AccessError, match=r"README\.md: Permission denied"):
+        check(out)
