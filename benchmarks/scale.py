@@ -66,9 +66,10 @@ class Recorded:
         self._path = path
 
     def run(self, work: Any, tasks: Any, report: Any) -> Iterator[Any]:
+        in_order = sorted(tasks, key=lambda request: ("/captions/" in request.archive.path, request.archive.name))
         with open(self._path, "rb") as file:
-            for number in range(len(list(tasks))):
-                yield number, pickle.load(file)  # noqa: S301 - written by the stage before
+            for request in in_order:
+                yield request, pickle.load(file)  # noqa: S301 - written by the stage before
 
     def __enter__(self) -> Recorded:
         return self
@@ -78,6 +79,7 @@ class Recorded:
 
 
 def scan(folder: str, samples: int) -> float:
+    from builder.base.options import ConvertOptions
     from builder.engines.choose import make_engine
     from builder.engines.contract import EngineChoice
     from builder.plan.survey import scan_all
@@ -85,7 +87,7 @@ def scan(folder: str, samples: int) -> float:
 
     layout = recognise(f"{folder}/source")
     with make_engine(EngineChoice(num_proc=2)) as crew, Clock() as clock:
-        tables = scan_all(layout, crew)
+        tables = scan_all(layout, ConvertOptions(), crew)
     with open(f"{folder}/tables", "wb") as file:
         for table in tables:
             pickle.dump(table, file)

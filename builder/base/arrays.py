@@ -99,14 +99,17 @@ class TextColumn:
     def add(self, strings: Sequence[str]) -> None:
         """Append strings. Raises UnicodeEncodeError for a lone surrogate, OverflowError past 2 GiB at once."""
         documents = list(map(str.encode, strings))
-        lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
+        self.append(b"".join(documents), np.fromiter(map(len, documents), dtype=np.int64, count=len(documents)))
+
+    def append(self, text: bytes, lengths: np.ndarray) -> None:
+        """Append strings that lie one behind the other in ``text``, UTF-8. Raises OverflowError past 2 GiB at once."""
         if self._data and len(self._data) + int(lengths.sum()) > MOST_TEXT:
             self._end()
         ends = len(self._data) + np.cumsum(lengths)
         if len(ends) and ends[-1] > _MOST_OFFSET:
             raise OverflowError(f"{ends[-1]:,} bytes of text are more than 32-bit offsets hold")
         self._ends.append(ends.astype(np.int32))
-        self._data += b"".join(documents)
+        self._data += text
 
     def _end(self) -> None:
         count = sum(map(len, self._ends)) - 1
@@ -183,6 +186,23 @@ def _by_owner(owners: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     edges = np.flatnonzero(np.diff(owners[order])) + 1
     for first, last in pairwise([0, *edges.tolist(), len(order)]):
         yield int(owners[order[first]]), order[first:last]
+
+
+def all_end_alike(column: pa.Array | pa.ChunkedArray, ending: bytes) -> bool:
+    """Whether every path of a column ends so, behind a name that is not empty."""
+    wanted = np.frombuffer(ending, np.uint8)
+    for chunk in chunks_of(column):
+        if not len(chunk):
+            continue
+        edges = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        if int((edges[1:] - edges[:-1]).min()) <= len(ending):
+            return False
+        data, ends = np.frombuffer(chunk.buffers()[2], np.uint8), edges[1:]
+        if any((data[ends - len(ending) + place] != wanted[place]).any() for place in range(len(ending))):
+            return False
+        if (data[ends - len(ending) - 1] == ord("/")).any():
+            return False
+    return True
 
 
 def not_empty(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

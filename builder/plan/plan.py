@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from builder.base.arrays import bool_array, chunks_of, not_empty, number_array, numbers_of, take_text
+from builder.base.arrays import all_end_alike, bool_array, chunks_of, not_empty, number_array, numbers_of, take_text
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
 from builder.plan.losses import Losses
 from builder.source.endings import stem_of
@@ -217,8 +217,10 @@ def _bounds(cuts: Sequence[Cut], archives: npt.NDArray[np.int32], offsets: Integ
 
 def endings_kept(listing: Listing, duplicate: Bools) -> Bools:
     """Whose keys keep their ending, because another listed image would have the same key without it."""
-    hashes = _stem_hashes(listing)
     keeps = np.zeros(len(listing), dtype=np.bool_)
+    if _one_ending(listing):
+        return keeps
+    hashes = _stem_hashes(listing)
     while True:  # a kept "a.jpg" may in turn be the stem of "a.jpg.png"; whole paths are unique, so this ends
         doubtful = suspects(hashes, ~duplicate)
         kept = keeps[doubtful]
@@ -229,6 +231,15 @@ def endings_kept(listing: Listing, duplicate: Bools) -> Bools:
             return keeps
         keeps[more] = True
         hashes[more] = _hashes(take_text(listing.images, more).to_pylist())
+
+
+def _one_ending(listing: Listing) -> bool:
+    """Whether all images end in the same extension: then no two paths have the same stem."""
+    if not len(listing):
+        return True
+    first = str(listing.images[0].as_py())
+    ending = first[len(stem_of(first)) :].encode()
+    return bool(ending) and all_end_alike(listing.images, ending)
 
 
 def _stem_hashes(listing: Listing) -> npt.NDArray[np.uint64]:

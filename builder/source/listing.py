@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from builder.source.captions import has_caption
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.endings import IMAGE_ENDINGS, stem_of
 from builder.source.files import ByteFile
-from builder.source.listing_json import ends_well, json_stretches
+from builder.source.listing_json import ends_well, json_stretches, paths_or_entries
+from builder.source.listing_plain import Plain
 from builder.source.tar_headers import normal_name
 
 IMAGE_KEYS = ("image", "image_path", "file_name", "filename", "path")
@@ -56,6 +58,14 @@ class _Columns:
         self.images, self.annotations = TextColumn(), TextColumn()
         self.inline: TextColumn | None = None
         self._count = 0
+
+    def append(self, plain: Plain) -> None:
+        """Paths that need no second look."""
+        if self.inline is not None:
+            self.inline.add([""] * plain.entries)
+        self.images.append(plain.images, plain.image_lengths)
+        self.annotations.append(plain.annotations, plain.annotation_lengths)
+        self._count += plain.entries
 
     def add(self, entries: list[Any], name: str, first: int) -> None:
         """Raises ListingError for an entry that names no image, or neither an annotation nor a caption."""
@@ -99,10 +109,20 @@ def read_listing(files: Iterable[ByteFile], caption_key: str = "auto") -> Listin
     columns = _Columns(caption_key)
     for file in files:
         first = 0
-        for entries in entries_of(file):
-            columns.add(entries, file.name, first)
-            first += len(entries)
+        for found in _paths_or_entries(file):
+            if isinstance(found, Plain):
+                columns.append(found)
+                first += found.entries
+            else:
+                columns.add(found, file.name, first)
+                first += len(found)
     return columns.done()
+
+
+def _paths_or_entries(file: ByteFile) -> Iterator[list[Any] | Plain]:
+    """What a listing has, in the quickest way for its form."""
+    compressed = compression_of(file.read_at(0, 64)) is not None
+    return entries_of(file) if compressed or _is_table(file.name) else paths_or_entries(file)
 
 
 def check_listing(file: ByteFile, most: int) -> None:
@@ -130,13 +150,16 @@ def entries_of(file: ByteFile) -> Iterator[list[Any]]:
     if compression_of(head) is not None:
         file = open_compressed(file)
     try:
-        name = file.name.lower()
-        if any(f".{kind}" in name.rpartition("/")[2] for kind in ("csv", "tsv")):
-            yield from _rows(file, "\t" if ".tsv" in name.rpartition("/")[2] else ",")
+        if _is_table(file.name):
+            yield from _rows(file, "\t" if ".tsv" in os.path.basename(file.name.lower()) else ",")
         else:
             yield from json_stretches(file)
     except DamagedFileError as error:
         raise ListingError(file.name, "the compressed data", str(error.args[-1])) from None
+
+
+def _is_table(name: str) -> bool:
+    return any(kind in os.path.basename(name.lower()) for kind in (".csv", ".tsv"))
 
 
 def _rows(file: ByteFile, delimiter: str) -> Iterator[list[Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from builder.base.errors import ListingError
 from builder.source.files import ByteFile
+from builder.source.listing_plain import Plain, plain_entries
 
 STRETCH = 128 << 10  # bytes parsed at a time: 2,000 entries, for 2 ms in which no other thread gets a turn
 _WHOLE = 8 << 20
@@ -27,8 +28,18 @@ _COMMA_BEHIND = re.compile(_COMMA.pattern.encode())
 
 def json_stretches(file: ByteFile) -> Iterator[list[Any]]:
     """The entries of a JSON list, or of JSON lines (an object in each). Raises ListingError with the file and byte."""
-    head = file.read_at(0, _HEAD).removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")
-    return _lines(file) if head.startswith(b"{") else _stretches(file)
+    for entries in _lines(file) if _has_lines(file) else _stretches(file):
+        assert isinstance(entries, list)
+        yield entries
+
+
+def paths_or_entries(file: ByteFile) -> Iterator[list[Any] | Plain]:
+    """The same, stretches in the plain form (listing_plain.py) as their paths."""
+    return _lines(file) if _has_lines(file) else _stretches(file, plain=True)
+
+
+def _has_lines(file: ByteFile) -> bool:
+    return file.read_at(0, _HEAD).removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n").startswith(b"{")
 
 
 def ends_well(file: ByteFile, size: int) -> list[Any] | None:
@@ -41,7 +52,7 @@ def ends_well(file: ByteFile, size: int) -> list[Any] | None:
         return None
 
 
-def _lines(file: ByteFile) -> Iterator[list[Any]]:
+def _lines(file: ByteFile) -> Iterator[list[Any] | Plain]:
     pending, base, offset = b"", 0, 0
     while block := file.read_at(offset, STRETCH):
         offset += len(block)
@@ -79,7 +90,7 @@ def _of_lines(text: bytes, name: str, base: int) -> list[Any]:
     return entries
 
 
-def _stretches(file: ByteFile) -> Iterator[list[Any]]:
+def _stretches(file: ByteFile, *, plain: bool = False) -> Iterator[list[Any] | Plain]:
     """Lists of entries. A stretch is cut behind the last ``}`` before a comma; that it parses proves that the cut lay
     between two entries, as any other place leaves a string or an object open."""
     pending, base, offset = b"", 0, 0  # base: the file offset of pending's first byte
@@ -94,6 +105,10 @@ def _stretches(file: ByteFile) -> Iterator[list[Any]]:
         if cut < 0:
             if len(pending) > _WHOLE:
                 raise ListingError(file.name, f"after byte {base - 1}", _endless())
+            continue
+        if plain and (paths := plain_entries(pending[:cut])):
+            yield paths
+            pending, base = pending[used:], base + used
             continue
         try:
             entries = json.loads((b"[" + pending[:cut] + b"]").decode())
@@ -156,7 +171,7 @@ def _opening(head: bytes, name: str) -> int:
     raise ListingError(name, f"byte {start}", f"found {what}; expected {_FORMS}")
 
 
-def _the_rest_at_once(file: ByteFile, base: int) -> Iterator[list[Any]]:
+def _the_rest_at_once(file: ByteFile, base: int) -> Iterator[list[Any] | Plain]:
     """From entry start ``base`` to the end in one go: gives the exact place of an error, or the entries where the cut
     had fallen into a string."""
     data = file.read_at(base, _WHOLE)

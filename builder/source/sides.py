@@ -102,7 +102,8 @@ class Looking:
                     self.note(EXTRACTED, item.path)
                 else:
                     found += self._folder(item, endings, prefix, top=top)
-        loose = [item for item in items if not item.is_folder and item not in tars]
+        tar_names = {item.name for item in tars}
+        loose = [item for item in items if not item.is_folder and item.name not in tar_names]
         if not (tars or prefix or top) and any(_wanted(item, endings) for item in loose):
             found.append(Archive("", root, True, 0, 0))
             loose = [item for item in loose if kind_of(item.name) in TROUBLE]

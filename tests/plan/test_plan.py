@@ -14,7 +14,7 @@ from builder.base.arrays import string_array
 from builder.base.records import CUT, SPARSE, WHOLE, Damage
 from builder.plan import plan as planning
 from builder.plan.plan import Cut, Plan, cut_shards
-from builder.source.endings import IMAGE_ENDINGS
+from builder.source.endings import IMAGE_ENDINGS, stem_of
 from builder.source.ids import path_ids
 from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
@@ -272,11 +272,26 @@ def test_every_entry_is_a_row_or_a_reject_as_the_slow_way_says(
 def test_a_plan_of_many_samples_is_quick_enough_to_be_made_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six million entries must not become six million Python objects: planning looks at columns alone."""
     calls = []
-    monkeypatch.setattr(planning, "stem_of", lambda path: calls.append(path) or path)
+    monkeypatch.setattr(planning, "stem_of", lambda path: calls.append(path) or stem_of(path))
     count = 5000
     raw = [table([Member(f"00000/{i}.jpg", i * 512) for i in range(count)])]
     captions = [table([Member(f"00000/{i}.json", i * 512) for i in range(count)])]
     plan = plan_of([pair(i) for i in range(count)], raw, captions)
     assert plan.rows.num_rows == count
-    assert len(calls) == count
+    assert len(calls) == 1  # where all have one ending
     assert isinstance(plan.rows.column("archive").type, pa.DataType)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a.jpg", "b.jpg", "a.png", "a/.jpg", "a/.jpg.jpg", ".jpg", "a.jpg.jpg", "jpg", "c.JPG"]),
+        min_size=1,
+    )
+)
+def test_one_ending_of_all_is_a_short_cut_to_the_same_keys(paths: list[str]) -> None:
+    listing = Listing(pa.array(paths), pa.array(paths))
+    duplicate = np.array([path in paths[:place] for place, path in enumerate(paths)], dtype=np.bool_)
+    found = planning.endings_kept(listing, duplicate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "_one_ending", lambda listing: False)
+        assert planning.endings_kept(listing, duplicate).tolist() == found.tolist()

@@ -1,0 +1,103 @@
+"""The quick way to read a listing gives what the careful one does, or nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.source import listing_json
+from builder.source.listing import read_listing
+from builder.source.listing_plain import plain_entries
+
+NAMES = st.text(alphabet='ab/."\\é\n 0', max_size=6)
+ENTRIES = st.lists(st.fixed_dictionaries({"image": NAMES, "annotation": NAMES}), min_size=1, max_size=6)
+SEPARATORS = st.sampled_from([(", ", ": "), (",", ":"), (",\n  ", " : ")])
+
+
+class Memory:
+    """A listing's file."""
+
+    name = "data.json"
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.size: int | None = len(data)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return self.data[offset : offset + length]
+
+    def close(self) -> None:
+        pass
+
+
+def told(text: bytes) -> list[tuple[str, str]] | None:
+    """The entries in a text; None where it is left to ``json``."""
+    found = plain_entries(text)
+    if found is None:
+        return None
+    sides = []
+    for data, lengths in ((found.images, found.image_lengths), (found.annotations, found.annotation_lengths)):
+        at, paths = 0, []
+        for length in lengths.tolist():
+            paths.append(data[at : at + length].decode())
+            at += length
+        sides.append(paths)
+    return list(zip(*sides, strict=True))
+
+
+@given(ENTRIES, SEPARATORS)
+def test_what_it_reads_is_what_json_reads(entries: list[dict[str, str]], separators: tuple[str, str]) -> None:
+    text = json.dumps(entries, separators=separators)[1:-1].encode()
+    assert told(text) in (None, [(entry["image"], entry["annotation"]) for entry in entries])
+
+
+@given(ENTRIES, st.integers(0, 300), st.sampled_from(b'{}[]",:\\ ax\n\0\x1f'))
+def test_a_byte_that_is_another_is_seen(entries: list[dict[str, str]], at: int, byte: int) -> None:
+    text = bytearray(json.dumps(entries)[1:-1].encode())
+    text[at % len(text)] = byte
+    found = told(bytes(text))
+    if found is not None:
+        value: list[dict[str, Any]] = json.loads(b"[" + bytes(text) + b"]")
+        assert found == [(entry["image"], entry["annotation"]) for entry in value]
+
+
+@pytest.mark.parametrize("width", [1, 9], ids=["lengths that differ", "one length"])
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_the_form_that_everybody_writes_is_read_so(width: int, separators: tuple[str, str]) -> None:
+    entries = [{"image": f"0/{n:0{width}d}.jpg", "annotation": f"0/{n:0{width}d}.json"} for n in range(200)]
+    text = json.dumps(entries, separators=separators)[1:-1].encode()
+    assert told(text) == [(entry["image"], entry["annotation"]) for entry in entries]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"image": "a", "annotation": "b", "more": "c", "x": "y"}',
+        '{"annotation": "b", "image": "a"}',
+        '{"image": "a", "annotation": "b"}, {"image": "a", "annotation": "b"}, []',
+        '{"image": "/a", "annotation": "b"}',
+        '{"image": "a", "annotation": "./b"}',
+        '{"image": "é", "annotation": "b"}',
+        '{"image": "a\\n", "annotation": "b"}',
+        '{"image": "a", "annotation": "b"} {"image": "a", "annotation": "b"}',
+        "",
+    ],
+)
+def test_all_else_is_left_to_json(text: str) -> None:
+    assert plain_entries(text.encode()) is None
+
+
+@given(ENTRIES, st.integers(7, 90))
+def test_a_listing_read_in_both_ways_is_the_same(entries: list[dict[str, str]], stretch: int) -> None:
+    data = json.dumps(entries * 3).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing_json, "STRETCH", stretch)
+        quick = read_listing([Memory(data)])
+        patch.setattr(listing_json, "plain_entries", lambda text: None)
+        careful = read_listing([Memory(data)])
+    assert quick.images.to_pylist() == careful.images.to_pylist()
+    assert quick.annotations.to_pylist() == careful.annotations.to_pylist()
