@@ -20,6 +20,7 @@ import pyarrow as pa
 from builder.base.arrays import number_array, numbers_of, to_ipc
 from builder.base.errors import DamagedFileError, IndexMismatchError, OutputError, SourceError, WriteError
 from builder.base.names import ROWS, SELECTION
+from builder.base.paths import StrPath
 from builder.base.records import Step
 from builder.base.urls import is_url
 from builder.read.columns import index_digest
@@ -129,11 +130,18 @@ def open_selection(
     source: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     missing: Missing = "warn",
+    cache_dir: StrPath | None = None,
+    cache_bytes: int | str | None = None,
 ) -> View:
     """The rows of a selection, as ``open_dataset`` gives them. The other arguments are for its dataset. Raises
     SourceError (the dataset is not there), IndexMismatchError (it is another), DamagedFileError."""
     selection = read_selection(folder)
-    reader = _dataset(folder, selection, source, storage_options, missing)
+    place = dataset_of(folder, selection)
+    if is_selection(place):
+        raise DamagedFileError(os.path.join(folder, SELECTION), "dataset", "it names another selection")
+    reader = open_dataset(
+        place, source, storage_options, missing=missing, cache_dir=cache_dir, cache_bytes=cache_bytes
+    ).reader
     found = identity_of(reader)
     if found != selection.identity or len(reader) != selection.of:
         raise IndexMismatchError(
@@ -155,15 +163,6 @@ def dataset_of(folder: str, selection: Selection) -> str:
         f"{shlex.quote(folder)} is a selection of {shlex.quote(near)}, which is not there. Put the dataset back, or "
         "select again from where it is now."
     )
-
-
-def _dataset(
-    folder: str, selection: Selection, source: str | None, storage_options: Mapping[str, Any] | None, missing: Missing
-) -> Reader:
-    place = dataset_of(folder, selection)
-    if is_selection(place):
-        raise DamagedFileError(os.path.join(folder, SELECTION), "dataset", "it names another selection")
-    return open_dataset(place, source, storage_options, missing=missing).reader
 
 
 def _packed(rows: Rows, of: int) -> memoryview:

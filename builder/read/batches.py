@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from builder.read.handles import Handles, LocalHandle
+from builder.read.local_cache import CachedHandles
 from builder.read.threads import in_threads, one_by_one
 from builder.source.ranges import Read, merge_ranges
 
@@ -29,8 +30,16 @@ def read_together(files: Handles, wanted: list[Wanted], images: list[bytes | Non
     if storage.gap < 0:
         in_threads(partial(_read, files, images), wanted, storage.threads)
         return
+    if isinstance(files, CachedHandles):
+        wanted = [each for each in wanted if not _take_kept(files, images, each)]
     one_by_one(partial(_open, files), sorted({each[0] for each in wanted}), storage.threads)  # each once
     one_by_one(partial(_read_merged, files, images), _merged(wanted, storage.gap), storage.threads)
+
+
+def _take_kept(files: CachedHandles, images: list[bytes | None], each: Wanted) -> bool:
+    file, offset, size, number = each
+    images[number] = files.kept(file, offset, size)
+    return images[number] is not None
 
 
 def _open(files: Handles, number: int) -> None:
@@ -86,6 +95,8 @@ def _merged(wanted: list[Wanted], gap: int) -> list[tuple[Read, list[Wanted]]]:
 
 def _read_merged(files: Handles, images: list[bytes | None], work: tuple[Read, list[Wanted]]) -> None:
     (start, end, _), wanted = work
-    data = files.read(wanted[0][0], start, end - start)
-    for _, offset, size, number in wanted:
-        images[number] = data[offset - start : offset - start + size]  # bytes: all of it is data itself
+    data = Handles.read(files, wanted[0][0], start, end - start)
+    for file, offset, size, number in wanted:
+        image = images[number] = data[offset - start : offset - start + size]  # bytes: all of it is data itself
+        if isinstance(files, CachedHandles):
+            files.keep(file, offset, size, image)

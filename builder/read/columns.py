@@ -30,7 +30,8 @@ from builder.base.errors import DamagedFileError, IndexMismatchError, OptionErro
 from builder.base.names import SELECTION
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.base.urls import is_url
-from builder.read.handles import Handles, Storage
+from builder.read.handles import Storage
+from builder.read.local_cache import handles_of
 from builder.store.manifest import read_manifest
 
 COLUMN_VERSION = 1
@@ -112,7 +113,7 @@ class Column(Sequence["Array | None"]):
         if not self._reader.schema.remove_metadata().equals(COLUMN_ROW):
             raise SourceError(f"the column {name} of {root} holds values, not arrays")
         self._ends = list(accumulate(file.rows for file in self.header.files))
-        self._files = Handles(root, self.header.files, storage)
+        self._files = handles_of(root, self.header.files, storage)
 
     def __getstate__(self) -> tuple[str, str, Storage | None]:
         return self.root, self.name, self._storage

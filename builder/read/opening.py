@@ -10,8 +10,10 @@ from typing import Any, get_args
 from builder.base import schema
 from builder.base.errors import OptionError, SourceError
 from builder.base.names import SELECTION
+from builder.base.options import parse_size
 from builder.base.paths import StrPath, not_there, path_of, path_or_none, require_folder
 from builder.base.urls import is_url
+from builder.read.local_cache import DEFAULT_BYTES, LocalCache
 from builder.read.missing import Missing, warn_of_missing, without_missing
 from builder.read.reader import Reader
 from builder.read.view import Rows
@@ -25,6 +27,8 @@ def open_dataset(
     image_column: str | None = None,
     caption_column: str | None = None,
     missing: Missing = "warn",
+    cache_dir: StrPath | None = None,
+    cache_bytes: int | str | None = None,
 ) -> Rows:
     """Open a converted folder, a folder that ``laion6m index`` made, a source that has an index in its meta/, any
     folder of Parquet or Arrow files with a column of images, such files themselves (one, or a list), or a selection (as
@@ -35,8 +39,9 @@ def open_dataset(
     ``source``: where the indexed files are now, for an index over a source that was moved. ``image_column``,
     ``caption_column``: of files without an index, which columns are meant (captions may be ``column.field``, a field of
     a struct); a UserWarning says where that is needed. ``missing``: of a folder that lacks some of its files, "warn"
-    says how many, "drop" leaves their rows out (a View), "ignore" does neither. Raises SourceError, DamagedFileError,
-    IndexMismatchError, OptionError.
+    says how many, "drop" leaves their rows out (a View), "ignore" does neither. ``cache_dir``: of a URL, a folder of
+    this machine that keeps the images that were read, up to ``cache_bytes`` (such as "500GB"; 100 GB unless given), for
+    all processes that name it. Raises SourceError, DamagedFileError, IndexMismatchError, OptionError.
     """
     if missing not in get_args(Missing):
         raise OptionError("missing", missing, f"one of {', '.join(get_args(Missing))}")
@@ -46,7 +51,7 @@ def open_dataset(
         from builder.read.remote import RemoteStorage, fetch_index, pinned  # with fsspec
 
         _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
-        storage = RemoteStorage(storage_options)
+        storage = RemoteStorage(storage_options, _cache(cache_dir, cache_bytes))
         place = pinned(folder, storage)
         if not is_url(place):
             return open_dataset(place, source, missing=missing)
@@ -60,7 +65,9 @@ def open_dataset(
             from builder.curate.selection import open_selection
 
             _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
-            return open_selection(folder, moved, storage_options, missing)
+            return open_selection(folder, moved, storage_options, missing, cache_dir, cache_bytes)
+        if cache_dir is not None:
+            raise OptionError("cache_dir", path_of(cache_dir), f"is for URLs; {folder} is on this machine")
         index = os.path.join(folder, *schema.INDEX.split("/"))
         if os.path.exists(index):
             _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
@@ -82,6 +89,15 @@ def open_dataset(
     if files:
         warn_of_guesses(files[0], image_column, caption_column)  # before all are indexed, which may take its time
     return Reader(index_files(folder, files, image_column, caption_column), folder)
+
+
+def _cache(folder: StrPath | None, most: int | str | None) -> LocalCache | None:
+    """Raises OptionError."""
+    if folder is None:
+        if most is not None:
+            raise OptionError("cache_bytes", most, "give a cache_dir, too")
+        return None
+    return LocalCache(os.path.abspath(path_of(folder)), DEFAULT_BYTES if most is None else parse_size(most))
 
 
 def _named_files(paths: Sequence[StrPath]) -> tuple[str, list[str]]:

@@ -20,6 +20,7 @@ from builder.read.columns import Column, Values, columns_of, open_any
 from builder.read.groups import GroupColumns
 from builder.read.handles import Handles, Storage
 from builder.read.index import Index, IndexBatch
+from builder.read.local_cache import handles_of
 from builder.read.memory import keep_freed_memory
 from builder.read.proof import Proof
 from builder.read.rows import RowNumber, RowNumbers
@@ -61,8 +62,11 @@ class Reader(Rows):
         files are, if not where the index says. ``storage``: what to read them through, if not this machine's disks."""
         self._state = (index_path, root, source, storage)
         self._index = Index(index_path, root, source)
-        prove = Proof(self._index.file) if storage is None else None
-        self._files = Handles(self._index.root, self._index.header.files, storage, prove)
+        root, files = self._index.root, self._index.header.files
+        if storage is None:
+            self._files = Handles(root, files, None, Proof(self._index.file))
+        else:
+            self._files = handles_of(root, files, storage)
         self._groups = GroupColumns(self._files)
         self._annotations = Annotations(self._index, self._files, self._groups)
         # Files in which (offset, size) is not simply where the bytes are: folders of files, compressed columns.

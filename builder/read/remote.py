@@ -14,9 +14,10 @@ import xxhash
 from builder.base import schema
 from builder.base.errors import ChangedFileError, SourceError
 from builder.base.storage import Storage, entry_of, persist, read_range, status_of
-from builder.base.urls import join, say
+from builder.base.urls import StorageOptions, join, say
 from builder.read.cache import cache_folder
 from builder.read.handles import Handle
+from builder.read.local_cache import LocalCache
 from builder.store.seals import file_digest
 
 
@@ -25,6 +26,11 @@ class RemoteStorage(Storage):
 
     threads = 32
     gap = 64 << 10  # at 50 MB a second 1.3 ms, less than a request takes
+
+    def __init__(self, options: Mapping[str, Any] | StorageOptions | None, cache: LocalCache | None = None) -> None:
+        """``cache``: where images are kept on this machine, if anywhere."""
+        super().__init__(options)
+        self.cache = cache
 
     def join(self, root: str, path: str) -> str:
         return join(root, path)
