@@ -62,11 +62,8 @@ class TinyFlow(nn.Module):
         return self.last(torch.cat([self.body(features), features], dim=1))
 
 
-def train(path: str, steps: int, checkpoint: str | None = None, batch_size: int = 8) -> list[float]:
-    """Trains up to step ``steps``; returns the loss of each step done by this call."""
-    random.seed(0)
-    torch.manual_seed(0)
-    dataset = CaptionDataset(
+def tiny_dataset(path: str) -> CaptionDataset:
+    return CaptionDataset(
         path,
         cap_source="re_caption",
         tokenizer=Bytes(),
@@ -76,6 +73,25 @@ def train(path: str, steps: int, checkpoint: str | None = None, batch_size: int 
         out="uint8",
         on_error="skip",
     )
+
+
+collate = partial(collate_func_gen, pad_index=PAD)
+
+
+def flow_loss(model: nn.Module, data: dict[str, Tensor]) -> Tensor:
+    """Of a batch's ``data``: how far the predicted velocity is from the true one, at a random time for each image."""
+    images = normalize_pixels(data["pixel_values"])
+    time = torch.rand(len(images), device=images.device)
+    noise = torch.randn_like(images)
+    mixed = torch.lerp(images, noise, time[:, None, None, None])
+    return (model(mixed, time, data["input_ids"], data["attention_mask"]) - (noise - images)).square().mean()
+
+
+def train(path: str, steps: int, checkpoint: str | None = None, batch_size: int = 8) -> list[float]:
+    """Trains up to step ``steps``; returns the loss of each step done by this call."""
+    random.seed(0)
+    torch.manual_seed(0)
+    dataset = tiny_dataset(path)
     sampler = InfiniteSampler(dataset, seed=0)
     model = TinyFlow()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -86,17 +102,10 @@ def train(path: str, steps: int, checkpoint: str | None = None, batch_size: int 
         optimizer.load_state_dict(saved["optimizer"])
         sampler.load_state_dict(saved["sampler"])
         done = saved["step"]
-    loader = DataLoader(
-        dataset, batch_size=batch_size, sampler=sampler, collate_fn=partial(collate_func_gen, pad_index=PAD)
-    )
+    loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=collate)
     losses = []
     for batch in islice(loader, steps - done):
-        data = batch["data"]
-        images = normalize_pixels(data["pixel_values"])
-        time = torch.rand(len(images))
-        noise = torch.randn_like(images)
-        mixed = torch.lerp(images, noise, time[:, None, None, None])
-        loss = (model(mixed, time, data["input_ids"], data["attention_mask"]) - (noise - images)).square().mean()
+        loss = flow_loss(model, batch["data"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -167,6 +167,10 @@ def _bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
     if isinstance(dataset, Subset):
         buckets, numbers = _bucketed(dataset.dataset)
         return buckets, numbers[np.asarray(dataset.indices, np.int64)]
+    times = getattr(dataset, "times", None)
+    if times is not None and hasattr(dataset, "dataset"):  # mmengine's RepeatDataset
+        buckets, numbers = _bucketed(dataset.dataset)
+        return buckets, np.tile(numbers, times)
     parts = getattr(dataset, "datasets", None)
     if not parts:
         own: Buckets | None = getattr(dataset, "buckets", None)

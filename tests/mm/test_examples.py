@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,6 +52,54 @@ def test_the_script_says_how_it_goes(indexed: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("step 0: loss ")
     assert len(done.stdout.splitlines()) == 2
+
+
+LAUNCHERS: dict[str, tuple[str, list[str], list[str], str]] = {
+    # package it needs: script, options of a run that is stopped, options of the next, what the next then says
+    "torch": ("train_ddp.py", ["--steps", "1"], ["--epochs", "1"], "epoch 0: 1 batches on 1 ranks"),
+    "accelerate": ("train_accelerate.py", ["--steps", "1"], ["--epochs", "1"], "epoch 0: 1 batches in all"),
+    "pytorch_lightning": (
+        "train_lightning.py",
+        ["--steps", "1", "--every", "1"],
+        ["--epochs", "1"],
+        "epoch 0: rank 0, 1 batches",
+    ),
+    "mmengine": ("train_mmengine.py", ["--steps", "4"], ["--steps", "8", "--resume"], "Iter(train) [8/8]"),
+    "mmengine, FlexibleRunner": (
+        "train_mmengine.py",
+        ["--flexible", "--steps", "4"],
+        ["--flexible", "--steps", "8", "--resume"],
+        "Iter(train) [8/8]",
+    ),
+    "deepspeed": ("train_deepspeed.py", ["--steps", "1"], ["--steps", "2"], "steps 1 to 2"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launchers_example_trains_and_goes_on_where_it_stopped(name: str, indexed: str, tmp_path: Path) -> None:
+    """8 rows in batches of 4."""
+    package = name.partition(",")[0]
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    script, first, second, says = LAUNCHERS[name]
+    place = ["--work-dir" if "mmengine" in name else "--checkpoint", str(tmp_path / "saved")]
+    ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "RANK": "0", "LOCAL_RANK": "0"}
+    more = {**ranks, "WORLD_SIZE": "1"} if package in ("torch", "deepspeed") else {}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **more}
+    for options in (first, second):
+        command = [sys.executable, str(ROOT / "examples" / script), indexed, *options, *place]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=200, cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert says in done.stdout + done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
 
 
 def test_the_config_gives_batches(tokenizer_folder: str, indexed: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,6 +26,7 @@ with warnings.catch_warnings():
 
 import builder.mm as mm  # noqa: E402
 from builder.base.errors import OptionError  # noqa: E402
+from builder.mm.bucket_sampler import bucket_numbers  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mmengine's own, of which there are many
 
@@ -329,6 +332,31 @@ def test_uint8_pixels_are_normalised_in_every_loop_and_whatever_puts_batches_tog
     getattr(runner, stage)()
     assert len(seen) == 8
     assert all(pixels.dtype == torch.float32 and pixels.min() < -0.1 for pixels in seen)
+
+
+@pytest.mark.parametrize("given", ["config", "object"])
+def test_mmengines_own_wrappers_take_a_caption_dataset(given: str, indexed: str, letters: Any, template: Any) -> None:
+    from mmengine.dataset import ConcatDataset, RepeatDataset
+
+    options = {"cap_source": "re_caption", "tokenizer": letters, "prompt_template": template, "image_size": 16}
+    options["buckets"] = [(16, 16), (24, 12), (12, 24)]
+    config = {"type": mm.CaptionDataset, "data_path": indexed, **options}
+    part = config if given == "config" else mm.CaptionDataset(indexed, **options)
+    both: Any = ConcatDataset([part, part])
+    assert (len(both), both.metainfo) == (16, {})
+    assert both[9]["image_file"] == both[1]["image_file"]
+    info = both.get_data_info(9)
+    assert (info["sample_idx"], info["image"]) == (1, both[1]["image_file"])
+    assert len(list(mm.EpochSampler(both, seed=1))) == 16
+    assert {row < 8 for row in islice(mm.MixtureSampler(both, [1, 2], seed=1), 30)} == {True, False}
+    thrice: Any = RepeatDataset(part, 3)
+    assert len(thrice) == 24
+    assert thrice[17]["image_file"] == both[1]["image_file"]
+    assert thrice.get_data_info(-1)["sample_idx"] == 7
+    numbers = bucket_numbers(both.datasets[0]).tolist()
+    assert bucket_numbers(thrice).tolist() == numbers * 3
+    again = pickle.loads(pickle.dumps(mm.CaptionDataset(indexed, **{**options, "tokenizer": None})))
+    assert len(again) == 8
 
 
 # xtuner
