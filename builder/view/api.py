@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -239,7 +240,9 @@ def _annotation(text: str) -> Any:
     if len(text) > _MOST_ANNOTATION:
         return text[:_MOST_ANNOTATION]
     try:
-        return json.loads(text, parse_constant=str, parse_int=_whole)
+        document = json.loads(text, parse_constant=str, parse_int=_whole, parse_float=_real)
+        json.dumps(document)  # what is nested too deeply for that stays text
+        return document
     except (ValueError, RecursionError):
         return text
 
@@ -247,6 +250,11 @@ def _annotation(text: str) -> Any:
 def _whole(digits: str) -> int | str:
     """JavaScript rounds whole numbers beyond 2**53: those stay text."""
     return int(digits) if len(digits) < 16 else digits
+
+
+def _real(digits: str) -> float | str:
+    """``1e999`` is infinite to Python, and has no word in JSON."""
+    return float(digits) if math.isfinite(float(digits)) else digits
 
 
 def _number(text: str, name: str) -> int:

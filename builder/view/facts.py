@@ -8,6 +8,7 @@ from typing import Any
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError
+from builder.base.paths import path_of, require_folder
 from builder.base.urls import is_url
 from builder.read.view import Rows
 from builder.store.manifest import Manifest, read_manifest
@@ -54,8 +55,11 @@ def manifest_of(dataset: Rows) -> Manifest | None:
 
 
 def rejects_of(dataset: Rows, source: str | None = None) -> Rejects:
-    """``source``: the folder of tars that the dataset was made from; of an index over tars it is known."""
-    sources = [os.path.abspath(os.path.expanduser(source))] if source else []
+    """``source``: the folder of tars that the dataset was made from; of an index over tars it is known. Raises
+    SourceError where there is no such folder."""
+    sources = [path_of(source)] if source else []
+    for folder in sources:
+        require_folder(folder)
     if any(file.kind == "tar" for file in dataset.shards):
         sources.append(dataset.reader._index.root)
     return Rejects(None if is_url(dataset.folder) else dataset.folder, sources)

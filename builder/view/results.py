@@ -75,8 +75,11 @@ class Result:
             return Page(self._slice(offset, limit), self._total, self.done)
 
     def positions(self) -> Positions:
-        """All of them, once they are found."""
-        return self.page(0, len(self._catalog) + 1, 60.0).positions
+        """All of them, once they are found. Raises Laion6mError after a minute without the end."""
+        page = self.page(0, len(self._catalog) + 1, 60.0)
+        if not page.done:
+            raise Laion6mError("the search is still going on; ask again")
+        return page.positions
 
     def _slice(self, offset: int, limit: int) -> Positions:
         if len(self._found) > 1 and self.done:

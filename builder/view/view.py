@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Mapping
@@ -61,12 +62,9 @@ def open_server(path: str, options: Options) -> Server:
         raise OptionError("host and port", f"{options.host}:{options.port}", f"free here ({error.strerror})") from None
 
 
-def view(
-    path: str, options: Options | None = None, *, show: Callable[[Server], None], say: Callable[[str], None]
-) -> None:
+def view(path: str, options: Options, *, show: Callable[[Server], None], say: Callable[[str], None]) -> None:
     """Serve until KeyboardInterrupt. ``show`` is given the server once it listens, ``say`` what a person should know.
     Raises what ``open_server`` does."""
-    options = options or Options()
     server = open_server(path, options)
     show(server)
     if options.host not in _LOCAL:
@@ -76,7 +74,8 @@ def view(
         )
     elif "SSH_CONNECTION" in os.environ:
         port = server.server_port
-        say(f"From your own machine: ssh -L {port}:localhost:{port} THIS_HOST, then open the address there.")
+        host = socket.gethostname()
+        say(f"On your own machine: ssh -L {port}:localhost:{port} {host}   and open the address there.")
     elif options.browser:
         with suppress(webbrowser.Error):
             webbrowser.open(server.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from builder import open_dataset
+from builder.cli.commands import main
 from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.curate.add_column import add_column
+from builder.view.api import _annotation
 from builder.view.query import Query
 from builder.view.selection import condition
 from tests.servers import FileServer
@@ -363,3 +366,39 @@ def test_behind_a_url_only_what_is_seen_is_fetched(
         assert len(fetched) < 6
         assert get(visitor, "/api/dataset")["rows"] == 291
         assert get(visitor, "/api/rejects")["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        ('{"a": [1, 2.5, null, true, "x"]}', {"a": [1, 2.5, None, True, "x"]}),
+        ('{"a": NaN, "b": -Infinity}', {"a": "NaN", "b": "-Infinity"}),
+        ('{"a": 1e999}', {"a": "1e999"}),  # infinite to Python
+        ('{"a": 12345678901234567890}', {"a": "12345678901234567890"}),  # JavaScript would round it
+        ("[" * 100_000, "[" * 100_000),
+        ("not JSON <b>", "not JSON <b>"),
+        ("", ""),
+    ],
+)
+def test_annotations_are_shown_as_a_tree_or_as_text(document: str, shown: object) -> None:
+    assert _annotation(document) == shown
+    json.dumps(_annotation('{"a": ' * 5000 + "1" + "}" * 5000), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nowhere"], 1, "nowhere"),
+        (["{out}", "--port", "70000"], 2, "0 to 65535"),
+        (["{out}", "--port", "{taken}"], 2, "in use"),
+        (["{out}", "--host", "198.51.100.7"], 2, "198.51.100.7"),
+        (["{out}", "--source", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_what_cannot_be_shown_is_an_error_in_words(
+    arguments: list[str], code: int, words: str, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        values = {"out": demo_folder / "out", "taken": taken.getsockname()[1]}
+        assert main(["view", "--no-browser", *(each.format(**values) for each in arguments)]) == code
+    assert words in capsys.readouterr().err

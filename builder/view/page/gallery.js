@@ -154,7 +154,7 @@ export class Gallery {
     image.addEventListener("error", () => image.replaceWith(el("span", { class: "broken" }, "no preview")));
     const size = `${row.width} × ${row.height}`;
     tile.append(el("span", { class: "picture" }, image, el("span", { class: "size" }, size)));
-    tile.append(el("span", { class: "caption" }, marked(excerpt(row.caption, this.terms), this.terms)));
+    tile.append(el("span", { class: "caption" }, marked(excerpt(row.caption, this.terms, Math.floor(this.width / 7) * 2), this.terms)));
   }
 
   row(index) {
@@ -209,10 +209,10 @@ export class Gallery {
   }
 }
 
-/** The part of a long caption that holds the first hit. */
-function excerpt(caption, terms) {
+/** The part of a long caption that holds the first hit; from its beginning, if the hit is among its first letters. */
+function excerpt(caption, terms, letters) {
   const at = Math.min(...terms.map((term) => caption.toLowerCase().indexOf(term.toLowerCase())).filter((found) => found >= 0));
-  if (!(at > 90) || at === Infinity) return caption.slice(0, 400);
+  if (!(at > letters) || at === Infinity) return caption.slice(0, 400);
   const start = caption.lastIndexOf(" ", at - 30);
   return `…${caption.slice(start < 0 ? at - 30 : start, at + 400)}`;
 }
