@@ -89,7 +89,7 @@ def convert_selected(
     if is_dataset(source):
         if options.policy != SamplePolicy() or options.recaptions:
             raise OptionError("options", "samples", f"the rows of {source} are chosen already; laion6m select does it")
-        whole, lost = open_dataset(source), _Lost(schema.REJECT_ROW.empty_table(), None)
+        whole, lost = open_dataset(source), None
     else:
         whole, lost = _indexed(source, out, options, engine, quiet)
     rows, _ = choose(whole, keys=keys, without=without, quiet=quiet)
@@ -139,7 +139,7 @@ def convert_rows(
     rows: Rows,
     out: str,
     options: ConvertOptions,
-    lost: _Lost,
+    lost: _Lost | None = None,
     *,
     engine: EngineChoice,
     storage: StorageOptions,
@@ -148,6 +148,7 @@ def convert_rows(
     """Write rows as a dataset of their own, with the columns that were added to theirs. The bytes of OUT depend on the
     rows and ``options`` alone. Raises OutputError, DamagedFileError, IndexMismatchError, InterruptedRunError."""
     started = time.monotonic()
+    lost = lost or _Lost(schema.REJECT_ROW.empty_table(), None)
     if not len(rows):
         raise SourceError(f"no row of {rows.folder} is selected")
     folder = open_folder(out, storage)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from builder.base.arrays import utf8_array
@@ -15,12 +17,12 @@ from builder.read.reader import Reader
 _AT_ONCE = 4096  # documents of one Arrow array, at most 2 GiB together: each is a few kB
 
 
-def documents(reader: Reader, first: int, count: int) -> pa.ChunkedArray:
-    """The annotations of ``count`` rows from ``first`` on, as strings; null where a dataset of somebody else's has
-    none. Raises DamagedFileError, IndexMismatchError."""
+def documents(reader: Reader, rows: Sequence[int] | npt.NDArray[np.int64]) -> pa.ChunkedArray:
+    """The annotations of the rows with these numbers, as strings; null where a dataset of somebody else's has none.
+    Raises DamagedFileError, IndexMismatchError."""
     chunks = [
-        utf8_array([_document(reader, row) for row in range(start, min(start + _AT_ONCE, first + count))])
-        for start in range(first, first + count, _AT_ONCE)
+        utf8_array([_document(reader, int(row)) for row in rows[start : start + _AT_ONCE]])
+        for start in range(0, len(rows), _AT_ONCE)
     ]
     return pa.chunked_array(chunks, type=pa.string())
 

@@ -11,7 +11,7 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from builder.read.reader import Reader
 from builder.read.view import Rows, View
 from builder.store.output import write_file
 from builder.store.seals import file_digest, seal, unseal
+
+if TYPE_CHECKING:
+    from builder.read.remote import RemoteStorage  # with fsspec, which local reading does not need
 
 VERSION = 1
 
@@ -151,10 +154,27 @@ def open_selection(
     return without_missing(view) if missing == "drop" else view
 
 
+def fetch_selection(url: str, storage: RemoteStorage) -> str | None:
+    """A copy on this machine of the selection behind a URL; None where there is none. Raises SourceError."""
+    from builder.read.remote import fetch
+
+    try:
+        document, rows = fetch(url, storage, SELECTION), fetch(url, storage, ROWS)
+    except FileNotFoundError:
+        return None
+    folder = f"{os.path.splitext(document)[0]}-selection"
+    for name, file in ((ROWS, rows), (SELECTION, document)):
+        with open(file, "rb") as copy:
+            write_file(os.path.join(folder, name), [copy.read()])
+    return folder
+
+
 def dataset_of(folder: str, selection: Selection) -> str:
     """Where the dataset of a selection is: beside it, or where it was. Raises SourceError."""
     if is_url(selection.dataset):
         return selection.dataset
+    if not selection.dataset:
+        raise SourceError(f"{folder} does not say where its dataset is: it had not been pushed when the selection was")
     near = os.path.normpath(os.path.join(os.path.realpath(folder), *selection.dataset.split("/")))
     for place in (near, selection.beside):
         if os.path.isdir(place):

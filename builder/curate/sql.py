@@ -136,7 +136,7 @@ def _tables(rows: Rows, names: set[str], *, whole: bool) -> Iterator[pa.Table]:
             continue
         some = {name: column.slice(first, count) for name, column in columns.items()}
         if "annotation" in names:
-            some["annotation"] = documents(reader, first, count)
+            some["annotation"] = documents(reader, range(first, first + count))
         some[_ROW] = number_array(np.arange(first, first + count))
         if chosen is not None:
             some[_CHOSEN] = number_array(chosen[first : first + count])

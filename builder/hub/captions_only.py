@@ -32,12 +32,10 @@ _ROWS = 250_000
 
 _KEPT = ("key", "caption", "width", "height", "annotation")
 _COLUMNS = ("key", "url", *_KEPT[1:])
-_FEATURES: dict[str, Any] = {
-    name: schema.FEATURES.get(name, {"dtype": "string", "_type": "Value"}) for name in _COLUMNS
-}
-_TABLE = pa.schema(
+FEATURES: dict[str, Any] = {name: schema.FEATURES.get(name, {"dtype": "string", "_type": "Value"}) for name in _COLUMNS}
+TABLE = pa.schema(
     [pa.field(name, pa.string() if name == "url" else schema.ROW.field(name).type) for name in _COLUMNS],
-    metadata={schema.HUGGINGFACE_KEY: json.dumps({"info": {"features": _FEATURES}}).encode()},
+    metadata={schema.HUGGINGFACE_KEY: json.dumps({"info": {"features": FEATURES}}).encode()},
 )
 
 
@@ -103,7 +101,7 @@ def captions_parcel(
     )
     size = sum(item.size for item in items.values() if is_shard(item.path))
     raw = sum(group.total_byte_size for unit in units for group in _groups(unit.final))
-    facts = Facts(manifest.totals, manifest.options, manifest.versions, raw, size, _FEATURES, images=False)
+    facts = Facts(manifest.totals, manifest.options, manifest.versions, raw, size, FEATURES, images=False)
     return Parcel(items, facts, os.path.join(made, schema.CARD))
 
 
@@ -143,7 +141,7 @@ def _write(unit: _Unit, report: Report) -> str:
     try:
         with pq.ParquetWriter(
             ArrowSink(file),
-            _TABLE,
+            TABLE,
             compression="zstd",
             use_dictionary=False,
             write_statistics=["key", "width", "height"],
@@ -154,7 +152,7 @@ def _write(unit: _Unit, report: Report) -> str:
                     _compare(path, digest)
                     report(0, os.path.getsize(path))
                 for batch in _batches(path):
-                    writer.write_batch(_with_url(batch))
+                    writer.write_batch(with_url(batch))
                     report(batch.num_rows, 0)
         file.close()
     except BaseException:
@@ -187,10 +185,10 @@ def _batches(path: str) -> Iterator[pa.RecordBatch]:
         raise DamagedFileError(path, "columns", str(error)) from None
 
 
-def _with_url(batch: pa.RecordBatch) -> pa.RecordBatch:
+def with_url(batch: pa.RecordBatch) -> pa.RecordBatch:
     urls = utf8_array([_url(document.as_py()) for document in batch.column("annotation")])
     columns = {**{name: batch.column(name) for name in _KEPT}, "url": urls}
-    return pa.RecordBatch.from_arrays([columns[name] for name in _COLUMNS], schema=_TABLE)
+    return pa.RecordBatch.from_arrays([columns[name] for name in _COLUMNS], schema=TABLE)
 
 
 def _url(document: str) -> bytes | None:

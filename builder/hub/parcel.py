@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, OutputError
+from builder.base.names import ROWS, SELECTION
 from builder.curate.thumbnails import COLLAGE, make_collage
 from builder.hub.columns import column_items, is_column_file
 from builder.hub.items import Item, local_item
@@ -95,7 +96,7 @@ def is_shard(path: str) -> bool:
 def is_ours(path: str) -> bool:
     """Whether a push may write or remove this file of a repository: meta/, added columns, the split's shards, which the
     card's pattern matches, and bookkeeping that ``hf upload`` or git brought there."""
-    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST) or is_column_file(path):
+    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST, SELECTION, ROWS) or is_column_file(path):
         return True
     if path.startswith(f"{schema.WORK}/"):
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,17 +13,20 @@ from typing import Any
 import builder
 from builder.base import schema
 from builder.base.errors import HubError, InterruptedRunError, OptionError
+from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.urls import refuse_url
 from builder.base.words import duration
 from builder.base.words import size as in_words
 from builder.hub.captions_only import captions_parcel
+from builder.hub.chosen import chosen_folder
 from builder.hub.client import HubClient, Remote, quiet_client
 from builder.hub.items import Digests, Item
 from builder.hub.parcel import SAVED_DATASET, Parcel, dataset_parcel, is_ours, with_collage
 from builder.hub.patience import Patience
 from builder.hub.publisher import Publisher, Wanted
 from builder.hub.push_card import CardKeeper, rows_of
+from builder.hub.selection_parcel import selection_parcel
 from builder.hub.transfer import Transfer
 from builder.hub.uploads import Uploads
 from builder.read.columns import columns_of
@@ -88,14 +92,19 @@ def push(
     token: str | None = None,
     verify_only: bool = False,
     quiet: bool = False,
+    keys: StrPath | None = None,
+    without: StrPath | None = None,
 ) -> Pushed:
-    """Upload a converted folder, and check the result. Run it again to upload only changes, or to go on after a stop.
+    """Upload a converted folder or a selection, and check the result. Run it again to upload only changes, or to go on
+    after a stop. Of a selection: which rows it is, with keys, captions and annotations; no image.
 
     ``repo_id``: USER/NAME, or NAME for the token's owner. ``public``: make a new repository public; an existing one
     stays as it is. ``captions_only``: leave out the image bytes, and added columns. ``without_columns``: leave out
     added columns. ``revision``: the branch (main); made if it is missing. ``create_pr``: open a pull request instead.
     ``num_proc``: files sent at a time (4). ``token``: use it instead of the one that huggingface_hub finds.
-    ``verify_only``: compare and change nothing. ``quiet``: write nothing to stderr.
+    ``verify_only``: compare and change nothing. ``quiet``: write nothing to stderr. ``keys``, ``without``: files that
+    name the samples to push or to leave out, as for :func:`select`; what is pushed is first written to
+    OUT/.laion6m/chosen.
 
     Raises HubError, SourceError, OutputError, DamagedFileError, OptionError, InterruptedRunError.
     """
@@ -107,9 +116,14 @@ def push(
     branch = revision or "main"
     if create_pr and branch != "main":
         raise OptionError("create_pr", create_pr, f"without a revision ({branch}): a pull request is made to main")
-    manifest = read_manifest(out)
+    if keys is not None or without is not None:
+        out = chosen_folder(out, keys, without, num_proc, quiet=quiet)
+    selected = os.path.exists(os.path.join(out, SELECTION))
+    manifest = None if selected else read_manifest(out)
     repo_id = full_name(repo_id, token)
-    if captions_only:
+    if manifest is None:
+        parcel = selection_parcel(out, quiet=quiet)
+    elif captions_only:
         parcel = captions_parcel(out, manifest, digests_in(out), num_proc, quiet=quiet)
     else:
         parcel = dataset_parcel(out, manifest, repo_id, branch, columns=not without_columns)
@@ -117,7 +131,7 @@ def push(
             parcel = with_collage(parcel, out)
     with quiet_client(quiet):
         session = Session(out, repo_id, branch, create_pr, token, quiet)
-        left_out = columns_of(out) if captions_only or without_columns else []
+        left_out = columns_of(out) if (manifest and captions_only) or without_columns else []
         if left_out:
             session.meter.say(f"Left out: the columns {', '.join(left_out)}.")
         if verify_only:

@@ -55,7 +55,14 @@ def open_dataset(
         place = pinned(folder, storage)
         if not is_url(place):
             return open_dataset(place, source, missing=missing)
-        return Reader(fetch_index(place, storage), place, path_or_none(source), storage)
+        try:
+            return Reader(fetch_index(place, storage), place, path_or_none(source), storage)
+        except SourceError:
+            from builder.curate.selection import fetch_selection
+
+            if selection := fetch_selection(place, storage):
+                return open_dataset(selection, source, storage_options, missing=missing)
+            raise
     elif os.path.isfile(folder):
         folder, files = _named_files([folder])
     else:

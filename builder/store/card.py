@@ -55,7 +55,8 @@ class Facts:
     """What a card is made from. ``totals``, ``options``, ``versions``: as the manifest has them. ``num_bytes``: of the
     rows as Arrow holds them, about; ``download_size``: of the files in data/. ``features``: as
     ``datasets.Features.to_dict`` gives them. ``images``: whether the image bytes are there. ``columns``: added ones by
-    name, each with what its rows hold; every one is a configuration of its own."""
+    name, each with what its rows hold; every one is a configuration of its own. ``chosen``: of a selection, how many
+    rows its dataset has, then each step of choosing."""
 
     totals: dict[str, Any]
     options: dict[str, Any]
@@ -65,6 +66,7 @@ class Facts:
     features: dict[str, Any]
     images: bool = True
     columns: dict[str, str] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
 
     @property
     def suffix(self) -> str:
@@ -160,10 +162,24 @@ Images: [dclure/laion-aesthetics-12m-umap](https://huggingface.co/datasets/dclur
 
 {table}
 
-{_loading(facts, repo)}{_columns(facts, repo)}
+{_loading(facts, repo)}{_columns(facts, repo)}{_chosen(facts)}
 ## How it was made
 
 {code("laion6m convert SOURCE OUT" + _arguments(facts.options))} with {", ".join(f"{name} {version}" for name, version in facts.versions.items())}: caption from {code(facts.options["policy"]["caption_key"])}, {_limits(facts.options["policy"])}.{_made(facts)}
+"""
+
+
+def _chosen(facts: Facts) -> str:
+    if not facts.chosen:
+        return ""
+    of, *steps = facts.chosen
+    listed = "\n".join(f"1. {code(step)}" for step in steps)
+    return f"""
+## Which rows
+
+A selection of {of} rows; `meta/selection.json` and `meta/rows.arrow` say which. Rows left by each step:
+
+{listed}
 """
 
 

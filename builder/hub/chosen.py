@@ -1,0 +1,43 @@
+"""push --keys, --without: the samples to push, as a dataset of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from builder.base import schema
+from builder.base.errors import JobMismatchError
+from builder.base.names import SELECTION
+from builder.base.options import ConvertOptions
+from builder.base.paths import StrPath
+from builder.base.urls import NO_OPTIONS
+from builder.conversion.selected import convert_rows
+from builder.curate.select import choose
+from builder.engines.contract import EngineChoice
+from builder.read.opening import open_dataset
+from builder.read.view import Rows
+from builder.store.manifest import read_manifest
+
+
+def chosen_folder(out: str, keys: StrPath | None, without: StrPath | None, num_proc: int | None, *, quiet: bool) -> str:
+    """Write the rows of OUT that the lists leave to OUT/.laion6m/chosen: a selection's as a selection, else as shards,
+    which takes as much space as they do. Returns the folder. The same lists again find their shards there. Raises what
+    ``select`` and ``convert`` raise."""
+    folder = os.path.join(out, schema.WORK, "chosen")
+    rows, _ = choose(open_dataset(out), keys=keys, without=without, quiet=quiet)
+    if os.path.exists(os.path.join(out, SELECTION)):
+        shutil.rmtree(folder, ignore_errors=True)
+        rows.save(folder)
+        return folder
+    kind = read_manifest(out).kind
+    options = ConvertOptions(format=kind if kind in schema.SUFFIXES else "parquet")
+    try:
+        _convert(rows, folder, options, num_proc, quiet)
+    except JobMismatchError:  # of other lists
+        shutil.rmtree(folder)
+        _convert(rows, folder, options, num_proc, quiet)
+    return folder
+
+
+def _convert(rows: Rows, folder: str, options: ConvertOptions, num_proc: int | None, quiet: bool) -> None:
+    convert_rows(rows, folder, options, engine=EngineChoice("local", num_proc), storage=NO_OPTIONS, quiet=quiet)
