@@ -14,6 +14,7 @@ from builder.curate.selection import Selection
 from builder.hub.push import push
 from builder.read.opening import open_dataset
 from tests.curate.shelf import keys_of
+from tests.hub.client import run_ok
 from tests.hub.server import HubServer
 from tests.pushes import REPO, push_here, there
 
@@ -51,13 +52,23 @@ def test_a_selection_is_pushed_as_keys_and_texts_without_images_or_paths(
     assert push(str(tmp_path / "sub"), SUB, verify_only=True, quiet=True).ok
 
 
-def test_a_selection_of_a_pushed_dataset_names_its_repository_and_opens_from_the_hub(
-    here: HubServer, out: Path, tmp_path: Path
+def test_a_selection_of_a_pushed_dataset_opens_from_the_hub(
+    hub: HubServer, out: Path, tmp_path: Path, client_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    push(str(out), REPO, quiet=True)
-    open_dataset(out)[3:20:2].save(tmp_path / "sub")
-    push(str(tmp_path / "sub"), SUB, quiet=True)
-    assert json.loads(there(here, SUB)["meta/selection.json"])["dataset"] == f"hf://datasets/{REPO}"
+    with monkeypatch.context() as patched:
+        push_here(hub, patched)
+        push(str(out), REPO, quiet=True)
+        open_dataset(out)[3:20:2].save(tmp_path / "sub")
+        push(str(tmp_path / "sub"), SUB, quiet=True)
+    assert json.loads(there(hub, SUB)["meta/selection.json"])["dataset"] == f"hf://datasets/{REPO}"
+    code = f"""
+        from builder import open_dataset
+        rows, local = open_dataset("hf://datasets/{SUB}"), open_dataset({str(tmp_path / "sub")!r})
+        assert [sample.key for sample in rows] == [sample.key for sample in local]
+        assert rows[2].image == local[2].image
+        print("done")
+    """
+    assert "done" in run_ok(hub, code, client_python)
 
 
 def test_a_selection_that_came_without_its_dataset_says_so(here: HubServer, out: Path, tmp_path: Path) -> None:
