@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 from builder.base import schema
 from builder.base.arrays import number_array, string_array
 from builder.base.errors import Laion6mError
+from builder.base.ids import path_ids
 from builder.base.records import CUT, SPARSE, WHOLE, Reason, TarScan
 from builder.read.opening import open_dataset
-from builder.source.ids import path_ids
 from builder.store.index import write_index
 from builder.store.output import OutputFile
 from tests.outputs import output_bytes

@@ -7,10 +7,10 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from builder.plan.pairs import join
 from builder.plan.plan import Plan, plan_joined
 from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
-from builder.source.pairs import join
 from builder.source.scan import ScanRequest, scan_archive
 from builder.source.tables import ArchiveTable
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeAlias
 
 from builder.base.errors import SourceError
@@ -62,3 +64,14 @@ def not_there(path: str) -> str:
     if _REPO_ID.fullmatch(path) and not os.path.exists(head):
         return f"{path} is not there. If it is a repository on the Hub, give hf://datasets/{path}"
     return f"{path} is not there"
+
+
+def cache_folder() -> str:
+    """Where indexes without a place beside their data are kept: ``LAION6M_CACHE``, else ~/.cache/laion6m. A temporary
+    folder if neither can be written."""
+    home = os.path.abspath(os.path.expanduser(os.environ.get("LAION6M_CACHE") or "~/.cache/laion6m"))
+    with suppress(OSError):
+        os.makedirs(home, exist_ok=True)
+        if os.access(home, os.W_OK):
+            return home
+    return tempfile.mkdtemp(prefix="laion6m-")

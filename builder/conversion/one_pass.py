@@ -21,13 +21,13 @@ import pyarrow as pa
 import xxhash
 
 from builder.base.arrays import from_ipc, number_array, string_array
+from builder.base.ids import Ids, path_ids
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
 from builder.base.records import WHOLE, Member
 from builder.conversion.shard import NewShard
 from builder.plan.plan import PLAN_ROW, Cut, rows_digests
 from builder.source.endings import without_ending
 from builder.source.files import ByteFile
-from builder.source.ids import Ids, path_ids
 from builder.source.layout import Archive
 from builder.source.samples import CHUNK_BYTES, CHUNK_ROWS, SampleReader, Stock
 from builder.source.scan import ScanRequest, open_with_compression, scan_open

@@ -12,17 +12,17 @@ import pyarrow.compute as pc
 
 from builder.base import schema
 from builder.base.arrays import chunks_of, number_array, numbers_of, take_text, to_ipc
+from builder.base.ids import column_ids
 from builder.base.options import ConvertOptions
 from builder.base.urls import join
 from builder.conversion.one_pass import EXPECTED, Pass, run_pass
 from builder.engines.contract import Engine, Report
+from builder.plan.pairs import Int64s, repeated
 from builder.plan.plan import Cut, cuts_of, endings_kept
 from builder.plan.survey import Survey, listed, plan_survey, scans_wanted
 from builder.source.endings import without_ending
-from builder.source.ids import column_ids
 from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
-from builder.source.pairs import Int64s, repeated
 from builder.source.scan import ScanRequest, scan_archive
 from builder.source.tables import table_from_ipc, table_to_ipc
 from builder.store.folders import Folder

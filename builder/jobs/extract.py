@@ -47,10 +47,10 @@ from builder.jobs.extract_files import (
     write,
     write_listing,
 )
+from builder.plan.pairs import IdLookup
 from builder.source.files import ByteFile, LocalFile
 from builder.source.layout import Archive, Layout
 from builder.source.layouts import recognise
-from builder.source.pairs import IdLookup
 from builder.source.scan import ScanRequest, open_archive, scan_archive
 from builder.source.tables import ArchiveTable
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from builder.base import schema
 from builder.base.arrays import number_array
+from builder.base.ids import path_ids
 from builder.base.options import Slice
 from builder.engines.contract import Engine, Report
 from builder.jobs.existing import Listing
@@ -33,11 +34,10 @@ from builder.jobs.extract_files import (
     write,
     write_listing,
 )
+from builder.plan.pairs import IdLookup
 from builder.read.columns import Values
 from builder.read.sample import Sample
 from builder.read.view import Rows, View
-from builder.source.ids import path_ids
-from builder.source.pairs import IdLookup
 
 _BOM = b"\xef\xbb\xbf"
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}

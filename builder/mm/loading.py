@@ -17,6 +17,7 @@ from builder.mm.arrays import ArrayColumns
 from builder.mm.batch import Batch
 from builder.mm.buckets import Buckets
 from builder.mm.captions import CaptionChoice, make_prompt
+from builder.mm.ceph import ObjectClient, open_client
 from builder.mm.samples import (
     Entries,
     find_annotation,
@@ -33,7 +34,6 @@ from builder.read.folders import Folder
 from builder.read.groups import NoColumnError
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
-from builder.source.ceph import ObjectClient, open_client
 
 CAPTION_KEYS = ("re_caption", "caption")
 """Where the reader has the caption from; asked for either, a document that lacks it is helped out by the other."""

@@ -13,10 +13,10 @@ from builder.base.arrays import number_array, string_array, take_text
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
 from builder.base.records import CUT, Reason
 from builder.base.schema import REJECT_ROW
+from builder.plan.pairs import Bools, Found, Int64s
 from builder.source.endings import stem_of
 from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
-from builder.source.pairs import Bools, Found, Int64s
 from builder.source.tables import ArchiveTable
 
 _TOGETHER = 1 << 16  # losses put into words at a time

@@ -17,13 +17,10 @@ import pyarrow as pa
 import xxhash
 
 from builder.base.arrays import all_end_alike, bool_array, chunks_of, not_empty, number_array, numbers_of, take_text
+from builder.base.ids import path_ids
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
 from builder.plan.losses import Losses
-from builder.source.endings import stem_of
-from builder.source.ids import path_ids
-from builder.source.layout import Layout
-from builder.source.listing import Listing
-from builder.source.pairs import (
+from builder.plan.pairs import (
     Bools,
     Found,
     Integers,
@@ -33,6 +30,9 @@ from builder.source.pairs import (
     shared,
     suspects,
 )
+from builder.source.endings import stem_of
+from builder.source.layout import Layout
+from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
 
 PLAN_ROW = pa.schema(

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from builder.base.arrays import TextColumn, chunks_of, take_text
 from builder.base.errors import SourceError
-from builder.source.ids import path_ids
+from builder.base.ids import path_ids
+from builder.plan.pairs import NOT_FOUND, Bools, IdLookup, Int64s, Integers, Join, repeated
 from builder.source.listing import Listing
-from builder.source.pairs import NOT_FOUND, Bools, IdLookup, Int64s, Integers, Join, repeated
 from builder.source.tables import ArchiveTable
 
 HARDLY_ANY = 0.05

@@ -16,13 +16,13 @@ from builder.engines.contract import Engine, Report
 from builder.engines.local import SerialEngine
 from builder.engines.progress import Progress
 from builder.plan.evidence import refuse_contradicted
+from builder.plan.implied import listing_of_annotations, names_repeat, refuse_unpaired, under_tars
+from builder.plan.pairs import join
 from builder.plan.plan import Plan, first_samples, plan_joined, rows_digests
 from builder.plan.spelling import respelled
 from builder.source.endings import HIDDEN
-from builder.source.implied import listing_of_annotations, names_repeat, refuse_unpaired, under_tars
 from builder.source.layout import Layout
 from builder.source.listing import Listing, read_listing
-from builder.source.pairs import join
 from builder.source.samples import Stock
 from builder.source.scan import ScanRequest, open_bytes, refuse_pointer, scan_archive
 from builder.source.tables import ArchiveTable, content_digest
@@ -89,7 +89,7 @@ def plan_survey(
         notes.append("names begin anew in every tar: each key begins with its tar's name, such as 00002/000003")
         read_as["keys"] = "tar/name"
     if layout.recaptions:
-        from builder.source.recaptions import listing_of_recaptions  # with pyarrow's Parquet reader, 20 ms
+        from builder.plan.recaptions import listing_of_recaptions  # with pyarrow's Parquet reader, 20 ms
 
         found = listing_of_recaptions(
             layout.recaptions, scanned[: len(layout.raw)], options.policy.caption_key, options.on
@@ -168,7 +168,7 @@ def scans_wanted(layout: Layout, options: ConvertOptions) -> tuple[bool, str]:
     """Whether scans must note the members' names, and which field of JSON members ("": none). Raises ListingError."""
     if not layout.recaptions:
         return not layout.listing, ""
-    from builder.source.recaptions import wanted_field  # with pyarrow's Parquet reader, 20 ms
+    from builder.plan.recaptions import wanted_field  # with pyarrow's Parquet reader, 20 ms
 
     return True, wanted_field(layout.recaptions, options.on)
 

@@ -22,7 +22,7 @@ import xxhash
 from builder.base import schema
 from builder.base.arrays import from_ipc, number_array, string_array, to_ipc
 from builder.base.errors import DamagedFileError, SourceError
-from builder.read.cache import cache_folder
+from builder.base.paths import cache_folder
 from builder.read.column_types import arrow_peek, checked, parquet_peek, text_of
 from builder.read.groups import column_parts
 from builder.read.handles import LFS_POINTER, is_lfs_pointer

@@ -15,13 +15,12 @@ import pyarrow as pa
 
 from builder.base.errors import DamagedFileError
 from builder.read.annotations import Annotations
-from builder.read.batches import Wanted, read_together
+from builder.read.batches import Wanted, keep_freed_memory, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
 from builder.read.groups import GroupColumns
 from builder.read.handles import Handles, Storage
 from builder.read.index import Index, IndexBatch
 from builder.read.local_cache import handles_of
-from builder.read.memory import keep_freed_memory
 from builder.read.proof import Proof
 from builder.read.rows import RowNumber, RowNumbers
 from builder.read.sample import Sample

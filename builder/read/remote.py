@@ -13,9 +13,9 @@ import xxhash
 
 from builder.base import schema
 from builder.base.errors import ChangedFileError, SourceError
+from builder.base.paths import cache_folder
 from builder.base.storage import Storage, entry_of, persist, read_range, status_of
 from builder.base.urls import StorageOptions, join, say
-from builder.read.cache import cache_folder
 from builder.read.handles import Handle
 from builder.read.local_cache import LocalCache
 from builder.store.seals import file_digest

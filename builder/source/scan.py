@@ -14,6 +14,7 @@ import xxhash
 
 from builder.base.arrays import string_array
 from builder.base.errors import SourceError
+from builder.base.ids import path_ids
 from builder.base.names import is_utf8
 from builder.base.options import MAX_ANNOTATION_BYTES
 from builder.base.records import WHOLE, Damage, Member, TarScan
@@ -32,7 +33,6 @@ from builder.source.endings import (
 )
 from builder.source.files import ByteFile, LocalFile
 from builder.source.glance import Glances
-from builder.source.ids import path_ids
 from builder.source.layout import Archive
 from builder.source.places import cannot_read
 from builder.source.tables import ArchiveTable

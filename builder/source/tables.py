@@ -13,8 +13,8 @@ import xxhash
 
 from builder.base.arrays import number_array, numbers_of, to_ipc
 from builder.base.errors import DamagedFileError
+from builder.base.ids import Ids
 from builder.base.records import Damage
-from builder.source.ids import Ids
 
 _NUMBERS = {"offsets": np.int64, "sizes": np.int64, "states": np.uint8, "is_image": np.uint8, "is_json": np.uint8}
 _IDS = ("ids", "stem_ids", "field_ids")

@@ -29,10 +29,10 @@ from builder.base.errors import Laion6mError, OptionError  # noqa: E402
 from builder.curate.add_column import add_column  # noqa: E402
 from builder.mm import CaptionDataset, normalize_pixels  # noqa: E402
 from builder.mm.bucket_sampler import bucket_numbers  # noqa: E402
+from builder.mm.ceph import S3Client  # noqa: E402
 from builder.mm.skips import SampleError, TooManyBadSamplesError  # noqa: E402
 from builder.mm.tensors import from_array, to_array  # noqa: E402
 from builder.read.opening import open_dataset  # noqa: E402
-from builder.source.ceph import S3Client  # noqa: E402
 from tests.outputs import ALL  # noqa: E402
 
 Options = dict[str, Any]

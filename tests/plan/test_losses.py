@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from builder.base.arrays import string_array
+from builder.base.ids import path_ids
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
 from builder.base.records import CUT, SPARSE, WHOLE, Damage
-from builder.source.ids import path_ids
 from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.base.arrays import string_array
+from builder.base.ids import path_ids
 from builder.base.records import CUT, SPARSE, WHOLE, Damage
 from builder.plan import plan as planning
 from builder.plan.plan import Cut, Plan, cut_shards
 from builder.source.endings import IMAGE_ENDINGS, stem_of
-from builder.source.ids import path_ids
 from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable

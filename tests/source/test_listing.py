@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.base.errors import ListingError
+from builder.base.ids import column_ids, path_ids
 from builder.source import listing_json
 from builder.source.files import LocalFile
-from builder.source.ids import column_ids, path_ids
 from builder.source.listing import Listing, read_listing
 from tests.held import Held
 

@@ -18,12 +18,12 @@ import pytest
 from builder.base.errors import SourceChangedError, SourceError
 from builder.base.options import SamplePolicy
 from builder.base.records import Reject
+from builder.plan.implied import listing_of_annotations
+from builder.plan.recaptions import listing_of_recaptions, wanted_field
 from builder.source import samples as module
 from builder.source.files import LocalFile
-from builder.source.implied import listing_of_annotations
 from builder.source.layouts import recognise
 from builder.source.listing import read_listing
-from builder.source.recaptions import listing_of_recaptions, wanted_field
 from builder.source.samples import Chunk, Sample, Stock, read_samples
 from builder.source.scan import ScanRequest, scan_archive
 from tests.scanned import plan_of_tables

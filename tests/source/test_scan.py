@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.base.errors import SourceError
+from builder.base.ids import path_ids
 from builder.base.records import CUT, WHOLE
 from builder.source.endings import stem_of
-from builder.source.ids import path_ids
 from builder.source.layout import Archive
 from builder.source.scan import ScanRequest, folder_state, open_archive, scan_archive
 from builder.source.tables import ArchiveTable

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from builder.base.errors import MissingExtraError, SourceError
-from builder.source.ceph import Cluster, S3Client, open_client, read_client_config
+from builder.mm.ceph import Cluster, S3Client, open_client, read_client_config
 
 
 def written(path: Path, text: str) -> Path:

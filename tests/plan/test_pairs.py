@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.base.arrays import string_array
+from builder.base.ids import Ids, path_ids
 from builder.base.records import CUT, WHOLE
-from builder.source.ids import Ids, path_ids
-from builder.source.listing import Listing
-from builder.source.pairs import (
+from builder.plan.pairs import (
     NOT_FOUND,
     Found,
     IdLookup,
@@ -23,6 +22,7 @@ from builder.source.pairs import (
     shared,
     suspects,
 )
+from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
 
 # Halves from a handful of numbers: equal ids, and ids that share one half only, which hashes hardly ever do.

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from builder.base.ids import Ids, column_ids
 from builder.base.records import WHOLE
-from builder.source.ids import Ids, column_ids
 from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
 

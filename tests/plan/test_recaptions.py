@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from builder.base.errors import ListingError
+from builder.plan.recaptions import listing_of_recaptions, wanted_field
 from builder.source.listing import Listing
-from builder.source.recaptions import listing_of_recaptions, wanted_field
 from builder.source.tables import ArchiveTable
 from tests.scanned import entries, scanned
 

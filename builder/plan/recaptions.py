@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from builder.base.arrays import TextColumn, take_text
 from builder.base.errors import ListingError, OptionError, SourceError
+from builder.base.ids import path_ids
 from builder.base.urls import NO_OPTIONS
+from builder.plan.implied import TOGETHER, images_at, members_of
+from builder.plan.pairs import NOT_FOUND, IdLookup
 from builder.source.captions import AUTO_KEYS
 from builder.source.endings import stem_of
-from builder.source.ids import path_ids
-from builder.source.implied import TOGETHER, images_at, members_of
 from builder.source.listing import Listing, entries_of
-from builder.source.pairs import NOT_FOUND, IdLookup
 from builder.source.scan import joined_value, open_bytes, refuse_pointer
 from builder.source.tables import ArchiveTable
 

@@ -10,7 +10,7 @@ import pytest
 
 from builder.base.errors import LayoutError
 from builder.base.records import Damage
-from builder.source.implied import listing_of_annotations, refuse_unpaired
+from builder.plan.implied import listing_of_annotations, refuse_unpaired
 from builder.source.layout import EXPECTED, Archive, Layout
 from tests.scanned import entries, scanned
 

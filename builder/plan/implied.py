@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from builder.base.arrays import MOST_TEXT, TextColumn, bool_array, string_array, take_text
 from builder.base.errors import LayoutError
+from builder.base.ids import Ids, path_ids
+from builder.plan.pairs import NOT_FOUND, Bools, IdLookup, Integers
 from builder.source.endings import IMAGE_ENDINGS, stem_of, without_ending
-from builder.source.ids import Ids, path_ids
 from builder.source.layout import EXPECTED, Archive, Layout
 from builder.source.layouts import meant_instead
 from builder.source.listing import Listing
-from builder.source.pairs import NOT_FOUND, Bools, IdLookup, Integers
 from builder.source.tables import ArchiveTable
 
 TOGETHER = 1 << 16
