@@ -112,7 +112,7 @@ def pairs(source: Path, arguments: argparse.Namespace) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     codes = set((found.first * count + found.second).tolist())
     recall = sum(at * count + count - chosen + at in codes for at in range(chosen)) / chosen
-    print(f"{count:,} hashes: {len(found):,} pairs, recall at 10 bits {recall:.4f}, peak {peak:,.0f} MB of this process")
+    print(f"{count:,} hashes: {len(found):,} pairs, recall at 10 bits {recall:.4f}, peak {peak:,.0f} MB")
     if importlib.util.find_spec("faiss"):
         import faiss
 

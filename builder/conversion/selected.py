@@ -148,7 +148,7 @@ def convert_rows(
     """Write rows as a dataset of their own, with the columns that were added to theirs. The bytes of OUT depend on the
     rows and ``options`` alone. Raises OutputError, DamagedFileError, IndexMismatchError, InterruptedRunError."""
     started = time.monotonic()
-    lost = lost or _Lost(schema.REJECT_ROW.empty_table(), None)
+    lost = lost or _Lost(pa.Table.from_batches([], schema=schema.REJECT_ROW), None)  # empty_table imports pandas
     if not len(rows):
         raise SourceError(f"no row of {rows.folder} is selected")
     folder = open_folder(out, storage)
