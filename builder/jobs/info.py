@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, IndexMismatchError, SourceError
+from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.records import Member, Reason
 from builder.base.urls import NO_OPTIONS, refuse_url
 from builder.base.words import printable
 from builder.base.words import size as in_words
 from builder.conversion.finish import examples_of
+from builder.curate.selection import dataset_of, read_selection
 from builder.read.columns import Column, columns_of, open_any
 from builder.read.handles import Handles
 from builder.read.index import Index
@@ -60,8 +62,8 @@ _FIRST_LOOK = {
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """``kind``: source, parquet, arrow, index, or unfinished. ``facts``: what ``--json`` prints. ``lines``: the same
-    for people, ``next``: commands to type."""
+    """``kind``: source, parquet, arrow, index, selection, or unfinished. ``facts``: what ``--json`` prints. ``lines``:
+    the same for people, ``next``: commands to type."""
 
     path: str
     kind: str
@@ -81,7 +83,7 @@ def describe_info(info: Info) -> str:
 
 
 def info(path: StrPath) -> Info:
-    """Look at a folder: a source, what ``convert`` or ``index`` made of one, or what a stopped run left.
+    """Look at a folder: a source, what ``convert`` or ``index`` made of one, a selection, or what a stopped run left.
 
     Raises SourceError where it is none of these or cannot be read, DamagedFileError for a manifest that cannot be. What
     is wrong inside data.json is told, not raised.
@@ -89,11 +91,30 @@ def info(path: StrPath) -> Info:
     path = path_of(path)
     refuse_url(path, "info")
     require_folder(path)
+    if os.path.exists(os.path.join(path, SELECTION)):
+        return _selection(path)
     if os.path.exists(os.path.join(path, schema.MANIFEST)):
         return _made(path, read_manifest(path))
     if Ledger(path).job is not None:
         return _unfinished(path)
     return _source(path, recognise(path))
+
+
+def _selection(path: str) -> Info:
+    """Of a selection: which dataset it is of, and what each step of choosing left."""
+    selection = read_selection(path)
+    try:
+        dataset = dataset_of(path, selection)
+        lines = [f"{path} is a selection of {dataset}"]
+    except SourceError as error:  # which is what info is there to say
+        dataset = ""
+        lines = [str(error)]
+    lines += [f"{selection.of:>13,} rows"] + [f"{step.rows:>13,} {step.condition}" for step in selection.steps]
+    funnel = [{"condition": step.condition, "rows": step.rows} for step in selection.steps]
+    facts = {"dataset": dataset, "rows": selection.rows, "of": selection.of, "funnel": funnel}
+    place = shlex.quote(path)
+    following = (f"laion6m verify {place}", f"laion6m convert {place} OUT")
+    return Info(path, "selection", facts, tuple(lines), following if dataset else ())
 
 
 def _made(path: str, manifest: Manifest) -> Info:

@@ -13,6 +13,7 @@ from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.jobs.info import describe_info, info
+from builder.read.opening import open_dataset
 from tests.sources import LAYOUTS, faults_of, make_source
 
 
@@ -163,3 +164,15 @@ def test_names_from_a_source_do_not_steer_the_terminal(tmp_path: Path) -> None:
     made = make_source(tmp_path / "src", "card", shards=1, per_shard=2)
     os.rename(made.path / "raw/00000.tar", made.path / "raw/\x1b[31m.tar")
     assert "\x1b" not in describe_info(info(str(made.path)))
+
+
+def test_a_selection_tells_its_dataset_and_its_funnel(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    convert(source.path, tmp_path / "out", num_proc=1, quiet=True)
+    open_dataset(tmp_path / "out").sample(5, seed=2).save(tmp_path / "sub")
+    found = info(tmp_path / "sub")
+    assert (found.kind, found.facts["rows"], found.facts["of"]) == ("selection", 5, len(source.rows))
+    assert found.facts["dataset"] == str(tmp_path / "out")
+    assert found.facts["funnel"] == [{"condition": "sample 5, seed 2", "rows": 5}]
+    (tmp_path / "out").rename(tmp_path / "gone")
+    assert "is not there" in describe_info(info(tmp_path / "sub"))
