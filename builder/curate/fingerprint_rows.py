@@ -6,6 +6,7 @@ OUT/.laion6m/duplicates/parts/00000.bin    of 1,024 rows: FINGERPRINT, then 16 b
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,12 @@ from builder.base.records import SampleProblem
 from builder.curate.fingerprints import FINGERPRINT, SIDE, UNREAD, fingerprint
 from builder.engines.contract import Report
 from builder.read.opening import open_dataset
+from builder.read.view import Rows
 from builder.source.images import thumbnail
 from builder.store.output import write_file
 
 PART_ROWS = 1024
-_BATCH_ROWS = 64  # images in memory at a time
+_BATCH_ROWS, _BATCH_BYTES = 64, 32 << 20  # of images in memory at a time
 DIGEST = np.dtype([("high", ">u8"), ("low", ">u8")])
 """xxh3-128 of an image's bytes, as the index has it."""
 
@@ -69,15 +71,28 @@ def write_part(part: Part, report: Report) -> Part:
     rows = open_dataset(part.folder)
     prints: list[Table] = []
     digests = []
-    for first in range(part.first, part.end, _BATCH_ROWS):
-        samples = rows[list(range(first, min(part.end, first + _BATCH_ROWS)))]
-        images = [sample.image for sample in samples]
+    for batch in _batches(rows, part):
+        images = [sample.image for sample in rows[batch]]
         prints.append(_fingerprints(images))
         if part.digests:
             digests += [xxhash.xxh3_128_digest(image) for image in images]
         report(len(images), sum(map(len, images)))
     write_file(part.path, [np.concatenate(prints).tobytes(), *digests])
     return part
+
+
+def _batches(rows: Rows, part: Part) -> Iterator[list[int]]:
+    """A part's rows, some at a time: up to _BATCH_ROWS and _BATCH_BYTES, or one."""
+    sizes = rows.reader._index.column("size")[part.first : part.end].tolist()
+    batch: list[int] = []
+    total = 0
+    for row, size in enumerate(sizes, start=part.first):
+        if batch and (len(batch) == _BATCH_ROWS or total + size > _BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(row)
+        total += max(0, size)
+    yield batch
 
 
 def read_parts(parts: list[Part]) -> tuple[Table, Table]:

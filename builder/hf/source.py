@@ -73,7 +73,7 @@ class ConvertedFolder:
 
 @dataclass(frozen=True, slots=True)
 class SelectedRows:
-    """The rows of a selection."""
+    """The rows of a selection, or of a folder of tars for webdataset."""
 
     rows: Rows
 
@@ -109,6 +109,8 @@ def find_source(data_dir: str | None, options: ConvertOptions, revision: str, to
     shards = _shards(folder)
     if shards and not os.path.isdir(os.path.join(folder, "raw")):
         _refuse_other_policy(folder, options)
+        if shards[0].endswith(".tar"):  # for webdataset: no columns, so rows come by the index
+            return SelectedRows(open_dataset(folder))
         return ConvertedFolder(folder, shards)
     try:
         return LocalSource(recognise(folder, options.recaptions, listing=options.listing))

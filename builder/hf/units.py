@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.arrays import binary_array, from_ipc, number_array, to_ipc, utf8_array
-from builder.base.errors import DamagedFileError, SourceError, refuse_denied
+from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.records import ImageInfo
 from builder.engines.local import SerialEngine
@@ -215,12 +214,6 @@ def plan_shards(paths: tuple[str, ...]) -> Planned:
     units: list[Unit] = []
     rows = 0
     for path in paths:
-        if path.endswith(".tar"):
-            folder = os.path.dirname(os.path.dirname(path))
-            raise SourceError(
-                f"{path} is a tar for webdataset, which has no columns. builder.open_dataset({folder!r}).to_datasets() "
-                f"gives its rows, datasets.load_dataset({folder!r}) its members."
-            )
         if path.endswith(".arrow"):
             units.append(ShardUnit(path, None))
             continue

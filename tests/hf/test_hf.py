@@ -133,7 +133,7 @@ def test_a_damaged_tar_is_said(tmp_path: Path, load: Callable[..., Any], said: C
     assert any("raw/00002.tar is damaged: bytes" in line for line in said())
 
 
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("form", ["parquet", "arrow", "webdataset"])
 def test_a_converted_folder_gives_the_rows_of_its_source(
     source: Source, tmp_path: Path, load: Callable[..., Any], form: str
 ) -> None:
