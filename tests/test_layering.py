@@ -63,6 +63,7 @@ DOORS: dict[str, list[str]] = {
     "huggingface_hub": ["builder/hub/*.py", "builder/hf/*.py", "builder/read/hub.py"],
     "multiprocess": ["builder/engines/*.py"],
     "ray": ["builder/engines/ray.py"],
+    "shtab": ["builder/cli/completion.py"],
     "tqdm": ["builder/engines/views.py"],
     "zstandard": ["builder/source/compressed.py"],
     "PIL": [

@@ -11,10 +11,12 @@ import argparse
 import atexit
 import gc
 import os
+import resource
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn, Protocol, cast
@@ -40,6 +42,7 @@ COMMANDS = {
     "add-column": "add scores, tags, captions or arrays (latents) as a column beside the images",
     "info": "what a folder is, what is in it and what to do next; reads no image",
     "demo": "make a small source here, convert, verify and read it; offline",
+    "completion": "print a script that completes commands, options and paths in bash, zsh or tcsh",
 }
 """Every command and its help. ``add-column`` is the module ``builder.cli.add_column``."""
 
@@ -65,11 +68,13 @@ def load(name: str) -> Command:
     return cast("Command", import_module(f"builder.cli.{name.replace('-', '_')}"))
 
 
-def make_parser(name: str) -> Parser:
-    """The parser of one command's arguments."""
+def make_parser(name: str, parser: Parser | None = None) -> Parser:
+    """The parser of one command's arguments: ``parser``, if given, made into it."""
     module = load(name)
     example = "\n  ".join(module.EXAMPLE.splitlines())
-    parser = Parser(prog=f"laion6m {name}", description=_sentence(COMMANDS[name]), epilog=f"example:\n  {example}")
+    parser = parser or Parser()
+    parser.prog, parser.description = f"laion6m {name}", _sentence(COMMANDS[name])
+    parser.epilog = f"example:\n  {example}"
     module.declare(parser)
     add_common(parser)
     places = [action.metavar if action.nargs != "?" else f"[{action.metavar}]" for action in parser.positionals]
@@ -177,6 +182,7 @@ def command() -> None:
     # tenth of a short command's time.
     gc.set_threshold(20_000)
     _hold_standard_files()
+    _allow_open_files()
     take_signals()
     code: list[Any] = [FAILED]
     atexit.register(_leave, code)
@@ -213,6 +219,13 @@ def _hold_standard_files() -> None:
     os.close(spare)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as there is somebody to say something
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets this process have: the usual 1,024 are few for thousands of tars."""
+    with suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _leave(code: list[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from builder.cli.arguments import add_storage
 from builder.cli.output import DONE, show
 from builder.cli.parser import Parser
 
@@ -12,11 +13,12 @@ EXAMPLE = "laion6m info OUT"
 
 def declare(parser: Parser) -> None:
     parser.add_argument("path", metavar="PATH", help="a source, a converted folder or an index")
+    add_storage(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from builder.jobs.info import describe_info, info
 
-    result = info(arguments.path)
+    result = info(arguments.path, storage_options=arguments.storage_options)
     show(arguments, result.to_json(), describe_info(result))
     return DONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.base.errors import SourceError
-from builder.cli.arguments import add_recaptions, add_workers
+from builder.cli.arguments import add_recaptions, add_storage, add_workers
 from builder.cli.output import DONE, FAILED, out_of_files, show
 from builder.cli.parser import Parser
 
@@ -17,6 +17,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("--source", metavar="SOURCE", help="compare every row with its members in SOURCE")
     parser.add_argument("--decode", action="store_true", help="decode every image")
     add_recaptions(parser, "the source's Parquet files, where they lie elsewhere than at the conversion")
+    add_storage(parser)
     add_workers(parser)
 
 
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_proc=arguments.num_proc,
         engine=arguments.engine,
         address=arguments.address,
+        storage_options=arguments.storage_options,
     )
     if unread := next(filter(out_of_files, result.problems), None):  # what could not be opened is not what is wrong
         raise SourceError(f"not all was verified: {unread}")

@@ -33,7 +33,7 @@ from builder.read.columns import columns_of
 from builder.store.card import make_card
 from builder.store.card_merge import Own, generated_part
 from builder.store.ledger import Ledger
-from builder.store.manifest import read_manifest
+from builder.store.manifest import read_manifest, require_made
 
 THREADS = 4
 """Files sent at a time: one connection does not fill a fast line, and many would be impolite."""
@@ -113,6 +113,7 @@ def push(
     out = path_of(out)
     refuse_url(out, "push")
     require_folder(out)
+    require_made(out)
     branch = revision or "main"
     if create_pr and branch != "main":
         raise OptionError("create_pr", create_pr, f"without a revision ({branch}): a pull request is made to main")

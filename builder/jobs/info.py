@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from builder.base.errors import DamagedFileError, IndexMismatchError, SourceErro
 from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.records import Member, Reason
-from builder.base.urls import NO_OPTIONS, refuse_url
+from builder.base.urls import NO_OPTIONS, StorageOptions, is_url
 from builder.base.words import printable
 from builder.base.words import size as in_words
 from builder.conversion.finish import examples_of
@@ -82,19 +83,23 @@ def describe_info(info: Info) -> str:
     return "\n".join([*map(printable, info.lines), *following])
 
 
-def info(path: StrPath) -> Info:
+def info(path: StrPath, *, storage_options: Mapping[str, Any] | None = None) -> Info:
     """Look at a folder: a source, what ``convert`` or ``index`` made of one, a selection, or what a stopped run left.
+    ``path`` may be the URL of a source or a converted folder, opened with ``storage_options``.
 
     Raises SourceError where it is none of these or cannot be read, DamagedFileError for a manifest that cannot be. What
     is wrong inside data.json is told, not raised.
     """
     path = path_of(path)
-    refuse_url(path, "info")
+    if is_url(path):
+        from builder.jobs.info_far import info_far
+
+        return info_far(path, StorageOptions.of(storage_options))
     require_folder(path)
     if os.path.exists(os.path.join(path, SELECTION)):
         return _selection(path)
     if os.path.exists(os.path.join(path, schema.MANIFEST)):
-        return _made(path, read_manifest(path))
+        return made(path, read_manifest(path))
     if Ledger(path).job is not None:
         return _unfinished(path)
     return _source(path, recognise(path))
@@ -117,7 +122,7 @@ def _selection(path: str) -> Info:
     return Info(path, "selection", facts, tuple(lines), following if dataset else ())
 
 
-def _made(path: str, manifest: Manifest) -> Info:
+def made(path: str, manifest: Manifest) -> Info:
     totals = manifest.totals
     shards = {name: facts["size"] for name, facts in manifest.files.items() if name.startswith(f"{schema.DATA}/")}
     rejected = totals["rejected"]
@@ -293,8 +298,8 @@ def _source(path: str, layout: Layout) -> Info:
     sample = next((_samples(archive) for archive in raw[:1]), [])
     facts = {
         "layout": layout.kind,
-        "raw": _side(raw),
-        "captions": _side(captions),
+        "raw": side_facts(raw),
+        "captions": side_facts(captions),
         "listing": listings,
         "listed_about": entries,
         "samples": sample,
@@ -303,8 +308,8 @@ def _source(path: str, layout: Layout) -> Info:
     }
     lines = [
         f"{path} is a source in the {layout.kind} layout",
-        f"raw       {_side_line(raw)}",
-        f"captions  {_side_line(captions) if captions else 'beside the images'}",
+        f"raw       {side_line(raw)}",
+        f"captions  {side_line(captions) if captions else 'beside the images'}",
         "listing   "
         + (
             f"{', '.join(list(listings)[:3])}, {in_words(sum(listings.values()))}, about {entries:,} entries"
@@ -336,13 +341,13 @@ def _source(path: str, layout: Layout) -> Info:
     return Info(path, "source", facts, tuple(lines), (_python(path),) if indexed else tuple(following))
 
 
-def _side(archives: tuple[Archive, ...]) -> dict[str, Any]:
+def side_facts(archives: tuple[Archive, ...]) -> dict[str, Any]:
     tars = [archive for archive in archives if not archive.is_folder]
     return {"tars": len(tars), "folders": len(archives) - len(tars), "bytes": sum(archive.size for archive in tars)}
 
 
-def _side_line(archives: tuple[Archive, ...]) -> str:
-    side = _side(archives)
+def side_line(archives: tuple[Archive, ...]) -> str:
+    side = side_facts(archives)
     parts = []
     if side["tars"]:
         parts.append(f"{side['tars']:,} tars, {in_words(side['bytes'])}")

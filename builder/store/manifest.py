@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError, refuse_denied
+from builder.base.errors import DamagedFileError, SourceError, refuse_denied
 from builder.store.seals import checksum
 
 MANIFEST_VERSION = 1
@@ -73,3 +74,14 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     if noted != checksum(document):
         raise DamagedFileError(path, "manifest", "its checksum does not fit its content")
     return manifest
+
+
+def require_made(out: str) -> None:
+    """Raises SourceError where no conversion was begun in a folder, with what it may be instead."""
+    if any(os.path.exists(os.path.join(out, name)) for name in (schema.MANIFEST, schema.WORK)):
+        return
+    place = shlex.quote(out)
+    hint = "Give the folder that laion6m convert or index made."
+    if os.path.isdir(os.path.join(out, "raw")):
+        hint = f"It looks like a source: laion6m convert {place} OUT"
+    raise SourceError(f"{place} is not a converted folder: it has no {schema.MANIFEST}. {hint}")

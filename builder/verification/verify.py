@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,14 +23,15 @@ from builder.base import schema
 from builder.base.errors import DamagedFileError, OptionError, SourceError, WorkerDiedError
 from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, path_or_none, paths_of, require_folder
-from builder.base.urls import refuse_url
+from builder.base.urls import StorageOptions, is_url, refuse_url
 from builder.base.words import duration
 from builder.base.words import size as in_words
 from builder.engines.choose import make_engine
-from builder.engines.contract import Engine, EngineChoice
+from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress
 from builder.source.layouts import recognise
-from builder.store.manifest import Manifest, read_manifest
+from builder.store.manifest import Manifest, read_manifest, require_made
+from builder.store.mirror import Mirror
 from builder.store.pushed import PushedMark
 from builder.verification.card import check_card
 from builder.verification.findings import MAKE_META, OTHER_SOURCE, Finding, Findings
@@ -92,6 +95,7 @@ def verify(
     num_proc: int | None = None,
     engine: str = "local",
     address: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Verification:
     """Check a folder that ``convert`` or ``index`` made, or a selection. Damage of any kind is a problem in the answer,
@@ -106,12 +110,20 @@ def verify(
 
     Of a selection: its own files, that the dataset it names is as it was, and the images of its rows there.
 
-    Raises SourceError where OUT is no folder of this machine.
+    ``out`` may be a URL, opened with ``storage_options``: each shard is brought into a temporary folder, checked, and
+    dropped. Columns that were added are not looked at there, nor is ``source`` compared.
+
+    Raises SourceError where OUT is no converted folder.
     """
     started = time.monotonic()
     out, source = path_of(out), path_or_none(source)
-    for place in (out, source or ""):
-        refuse_url(place, "verify")
+    if is_url(out):
+        if source is not None:
+            raise OptionError("source", source, "is compared with a folder of this machine: download the dataset")
+        with tempfile.TemporaryDirectory(prefix="laion6m-") as folder:
+            mirror = Mirror.of(out, folder, StorageOptions.of(storage_options))
+            return _verify_folder(folder, mirror, decode, EngineChoice(engine, num_proc, address), quiet)
+    refuse_url(source or "", "verify")
     require_folder(out)
     if os.path.exists(os.path.join(out, SELECTION)):
         if source is not None:
@@ -120,21 +132,37 @@ def verify(
             rows, wrong, size = check_selection(out, decode=decode, crew=crew, quiet=quiet)
         took = time.monotonic() - started
         return Verification(not wrong, rows, tuple(map(str, wrong)), decoded=decode, bytes=size, seconds=took)
+    require_made(out)
     if source is not None:
         recognise(source)  # what is no source is an error before anything is read
+    recaptions = paths_of(recaptions)
+    return _verify_folder(out, None, decode, EngineChoice(engine, num_proc, address), quiet, source, recaptions)
+
+
+def _verify_folder(
+    out: str,
+    mirror: Mirror | None,
+    decode: bool,
+    engine: EngineChoice,
+    quiet: bool,
+    source: str | None = None,
+    recaptions: tuple[str, ...] = (),
+) -> Verification:
+    """``mirror``: what brings the shards of ``out`` here."""
+    started = time.monotonic()
     try:
         manifest = read_manifest(out)
         first = check_manifest(out, manifest)
     except DamagedFileError as error:
         problem = Finding(schema.MANIFEST, error.args[2], MAKE_META)
         return Verification(False, 0, (str(problem),), source is not None, decode)
-    run = _Run(out, manifest, decode, quiet)
+    run = _Run(out, manifest, decode, quiet, mirror)
     run.findings += first
-    with make_engine(EngineChoice(engine, num_proc, address)) as crew:
+    with make_engine(engine) as crew:
         try:
             run.check(crew)
             if source is not None:
-                run.check_against(source, paths_of(recaptions), crew)
+                run.check_against(source, recaptions, crew)
         except WorkerDiedError as error:
             run.findings.append(Finding(out, f"not all was verified: {error}".rstrip(".")))
     problems = tuple(map(str, run.findings))
@@ -149,6 +177,18 @@ def verify(
         notes=tuple(run.notes),
         away=run.away_rows,
     )
+
+
+def check_far_shard(mirror: Mirror, task: ShardCheck, report: Report) -> list[Finding]:
+    """Bring a shard here, check it, and drop it."""
+    name = task.file.path
+    try:
+        mirror.fetch(name)
+        return check_shard(task, report)
+    except (FileNotFoundError, SourceError) as error:
+        return [Finding(name, f"cannot be read: {error}".rstrip("."))]
+    finally:
+        mirror.release(name, 0)
 
 
 def describe_verification(result: Verification) -> str:
@@ -182,7 +222,8 @@ def _shown(result: Verification) -> str:
 class _Run:
     """One verification: what has been found out so far."""
 
-    def __init__(self, out: str, manifest: Manifest, decode: bool, quiet: bool) -> None:
+    def __init__(self, out: str, manifest: Manifest, decode: bool, quiet: bool, mirror: Mirror | None) -> None:
+        self.mirror = mirror
         self.out, self.manifest, self.decode, self.quiet = out, manifest, decode, quiet
         self.findings: list[Finding] = []
         self.notes: list[str] = []
@@ -205,7 +246,7 @@ class _Run:
         self.findings += found
         self.away = {mark.path for mark in marks}
         self.notes += _away_notes(out, marks, sum(map(is_shard, manifest.files)))
-        if schema.CARD in present:
+        if schema.CARD in present and self.mirror is None:  # a repository's card names itself
             found, notes = check_card(out, manifest)
             self.findings += found
             self.notes += notes
@@ -228,7 +269,8 @@ class _Run:
             self.notes.append(note)
         if manifest.kind in schema.SUFFIXES:
             size = sum(manifest.files[name]["size"] for name in present if is_shard(name))
-            self._work("verifying", crew, check_shard, self._shard_checks(present), size)
+            work = check_shard if self.mirror is None else partial(check_far_shard, self.mirror)
+            self._work("verifying", crew, work, self._shard_checks(present), size)
         elif self.accounts.usable:
             self._work("verifying", crew, check_rows, self._row_checks(), int(self.accounts.sizes.sum()))
 

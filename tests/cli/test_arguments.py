@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +20,7 @@ def test_the_help_of_a_command_shows_an_example_that_parses(name: str) -> None:
     example = text.partition("example:\n")[2].splitlines()
     assert example
     for line in example:
-        program, command, *rest = line.split()
+        program, command, *rest = line.partition(" >> ")[0].split()
         assert (program, command) == ("laion6m", name)
         make_parser(name).read(rest)
 
@@ -115,3 +117,21 @@ def test_a_command_that_is_named_is_run(monkeypatch: pytest.MonkeyPatch) -> None
     module = load("info")
     monkeypatch.setattr(module, "run", lambda arguments: 7 if arguments.path == "here" else 1)
     assert commands.main(["info", "here"]) == 7
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_script_for_the_shell_names_every_command_and_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in COMMANDS)
+    assert "num-proc" in script
+    assert "dry-run" in script
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
+def test_bash_completes_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    words = "COMP_WORDS=(laion6m convert --dry); COMP_CWORD=2; _shtab_laion6m; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", f"{script}\n{words}"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "--dry-run"

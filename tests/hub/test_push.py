@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError, HubError, OptionError, OutputError
+from builder.base.errors import DamagedFileError, HubError, OptionError, OutputError, SourceError
 from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
 from builder.hub import captions_only
@@ -526,7 +526,7 @@ def test_a_folder_whose_rows_are_not_those_of_its_card_is_not_pushed(inside: Hub
 def test_what_is_no_converted_folder_is_refused(tmp_path: Path, made: Path) -> None:
     from builder.conversion.index import index
 
-    with pytest.raises(DamagedFileError, match="the conversion is not finished"):
+    with pytest.raises(SourceError, match="is not a converted folder"):
         push(str(tmp_path), REPO)
     index(str(made.parent / "source"), str(tmp_path / "index"), num_proc=1, quiet=True)
     with pytest.raises(OutputError, match="index over tars"):
