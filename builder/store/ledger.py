@@ -361,6 +361,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> It
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{prefix}{key}.")
+        elif key == "columns" and old is None:
+            yield "an earlier version began it, which listed the columns in another order"
         elif old != new:
             yield f"{prefix}{key} was {_brief(old)}, is {_brief(new)}"
 

@@ -173,7 +173,7 @@ def test_the_work_of_an_old_run_is_not_carried_on(old: Path, source: Source) -> 
     document = json.loads(job.read_text())
     del document["columns"]
     job.write_text(json.dumps(document))
-    with pytest.raises(Exception, match="columns was null") as caught:
+    with pytest.raises(Exception, match="an earlier version began it, which listed the columns in another order") as caught:
         convert(str(source.path), str(old), num_proc=1, quiet=True)
     assert type(caught.value).__name__ == "JobMismatchError"
 
