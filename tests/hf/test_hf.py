@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     from builder.hf import builder as hf
     from builder.hf import units as hf_units
 from builder import index, load_dataset, open_dataset
+from builder.base import schema
 from builder.base.errors import LayoutError, OptionError, SourceError
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.conversion.convert import convert
@@ -146,7 +147,7 @@ def test_a_converted_folder_gives_the_rows_of_its_source(
     with pytest.raises(OptionError, match=r"min_side=45: .* was converted with None"):
         load(out, min_side=45)
     assert same(load(out, max_aspect_ratio=3.0), source)  # what it was converted with
-    next((out / "data").iterdir()).rename(out / "data" / f"train-00001-of-00002.{form}")
+    next((out / "data").iterdir()).rename(out / "data" / f"train-00001-of-00002{schema.SUFFIXES[form]}")
     with pytest.raises(SourceError, match="holds 1 shards"):
         load(out)
 
