@@ -1,6 +1,7 @@
 """Read random samples (encoded bytes and caption) through this project and its peers, and print µs a sample and ratios.
 
     python benchmarks/read.py SOURCE [--peers ours index …] [--samples 2000] [--rounds 5] [--scratch DIR]
+    python benchmarks/read.py SOURCE --cold [--peers ours files …] [--rounds 5] --scratch DIR_ON_A_DISK
 
 Everything is prepared from SOURCE (card layout) in DIR, which needs several times its size; put both on tmpfs to
 leave the disk out. Each peer reads in a process of its own: opens, reads one sample, then ``--rounds`` rounds of random
@@ -17,6 +18,9 @@ Peers:
     lance, mds       where pylance and mosaicml-streaming are installed
     eight            eight forked readers of ours at once: µs a sample in each, proportional set size of each
     open             opening 6 million rows (a synthetic index): ms, MB resident, µs for find
+
+``--cold``: batches of 256 from a disk whose page cache is empty, as benchmarks/cold.py says. Peers are ours, index and
+files; lance, mds, litdata and webdataset where they are installed.
 """
 
 from __future__ import annotations
@@ -37,6 +41,10 @@ import time
 from collections.abc import Callable
 from glob import glob
 from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from benchmarks import cold
 
 Get = Callable[[int], Any]
 
@@ -137,7 +145,9 @@ READERS: dict[str, tuple[str, Callable[[str], tuple[int, Get]]]] = {
     "mds": ("mds", mds),
 }
 OTHERS = {"ours-256": "parquet", "eight": "parquet", "open": "big"}
-OPTIONAL = {"lance": "lance", "mds": "streaming"}
+OPTIONAL = {"lance": "lance", "mds": "streaming", "litdata": "litdata", "webdataset": "webdataset"}
+COLD = {"ours": "parquet", "index": "index", "files": "files"} | {name: name for name in OPTIONAL}
+"""Peers of ``--cold``, and what they read."""
 
 
 def prepare(kind: str, source: str, folder: str) -> None:
@@ -168,6 +178,9 @@ def prepare(kind: str, source: str, folder: str) -> None:
             for first in range(0, len(reader), 256)
         )
         library.write_dataset(pa.RecordBatchReader.from_batches(names, batches), folder)
+    elif kind in ("litdata", "webdataset"):
+        rows = ({"image": s.image, "caption": s.caption} for s in open_dataset(f"{os.path.dirname(folder)}/parquet"))
+        (cold.write_litdata if kind == "litdata" else cold.write_webdataset)(rows, folder)
     elif kind == "mds":
         from streaming import MDSWriter
 
@@ -260,6 +273,25 @@ def measure(peer: str, folder: str, samples: int, rounds: int) -> dict[str, floa
     return {"us": statistics.median(taken), "open_ms": opened * 1e3, "peak_mb": peak}
 
 
+def measure_cold(peer: str, folder: str, rounds: int) -> dict[str, float]:
+    """Runs in a process of its own."""
+    if peer == "sequential":
+        return {"ms": float("nan"), "mb_s": statistics.median(cold.sequential(folder) for _ in range(rounds))}
+    if peer == "webdataset":
+        return cold.measure_webdataset(folder, rounds)
+    batches = {"ours": cold.ours, "index": cold.ours, "lance": cold.lance, "litdata": cold.litdata}
+    opened = batches[peer](folder) if peer in batches else cold.each_row(READERS[peer][1](folder))
+    if peer == "index":  # what is read are the source's tars
+        folder = opened_source(folder)
+    return cold.measure(folder, opened, rounds)
+
+
+def opened_source(folder: str) -> str:
+    from builder import open_dataset
+
+    return os.path.join(open_dataset(folder).reader._files.root, "raw")
+
+
 def eight(reader: Any, rows: list[int]) -> None:
     """Eight forked processes read the same rows; each prints its proportional set size."""
     children = []
@@ -301,13 +333,17 @@ def measure_open(folder: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
-    parser.add_argument("--peers", nargs="+", choices=[*READERS, *OTHERS])
+    parser.add_argument("--peers", nargs="+", choices=[*READERS, *OTHERS, "litdata", "webdataset"])
+    parser.add_argument("--cold", action="store_true")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scratch", default=tempfile.gettempdir())
     parser.add_argument("--run", nargs=2, metavar=("PEER", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--prepare", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.run and arguments.cold:
+        print(json.dumps(measure_cold(*arguments.run, arguments.rounds)))
+        return
     if arguments.run:
         print(json.dumps(measure(*arguments.run, arguments.samples, arguments.rounds)))
         return
@@ -315,15 +351,19 @@ def main() -> None:
         prepare(arguments.prepare[0], arguments.source, arguments.prepare[1])
         return
     installed = {name for name, module in OPTIONAL.items() if importlib.util.find_spec(module)}
-    peers = arguments.peers or [name for name in [*READERS, *OTHERS] if name not in OPTIONAL or name in installed]
+    known = [*COLD] if arguments.cold else [*READERS, *OTHERS]
+    peers = arguments.peers or [name for name in known if name not in OPTIONAL or name in installed]
+    kinds = COLD if arguments.cold else {**{name: kind for name, (kind, _) in READERS.items()}, **OTHERS}
+    if arguments.cold:
+        peers, kinds = ["sequential", *peers], {**kinds, "sequential": "parquet"}
     scratch = os.path.join(arguments.scratch, "laion6m-benchmark-read")
     os.makedirs(scratch, exist_ok=True)
     results = {}
     counts = ["--samples", str(arguments.samples), "--rounds", str(arguments.rounds)]
-    this = [sys.executable, __file__, arguments.source, *counts]
+    this = [sys.executable, __file__, arguments.source, *counts, *(["--cold"] if arguments.cold else [])]
     try:
         for peer in peers:
-            kind = OTHERS.get(peer) or READERS[peer][0]
+            kind = kinds[peer]
             folder = os.path.join(scratch, kind)
             for needed in ("parquet", kind) if kind in OPTIONAL else (kind,):
                 subprocess.run(
@@ -333,6 +373,13 @@ def main() -> None:
             results[peer] = json.loads(done.stdout.splitlines()[-1])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if arguments.cold:
+        print(f"{'':12} {'ms for 256 random rows':>24} {'MB/s, windowed order':>22} {'of sequential':>14}")
+        whole = results.pop("sequential")["mb_s"]
+        for peer, result in results.items():
+            print(f"{peer:12} {result['ms']:24.1f} {result['mb_s']:22.0f} {result['mb_s'] / whole:14.0%}")
+        print(f"sequential reading of the shards: {whole:.0f} MB/s")
+        return
     base = results[peers[0]]["us"]
     print(f"{'':12} {'µs/sample':>10} {'× ' + peers[0]:>8} {'open ms':>8} {'peak MB':>8}")
     for peer, result in results.items():
@@ -344,5 +391,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     main()

@@ -192,7 +192,9 @@ def fetch_index(url: str, storage: RemoteStorage) -> str:
     """The path of a local copy of the dataset's index, as of :func:`fetch`. Raises SourceError."""
     try:
         return fetch(url, storage, schema.INDEX)
-    except FileNotFoundError:
+    except (FileNotFoundError, SourceError) as error:
+        if isinstance(error, SourceError) and status_of(error) != 404:  # which huggingface_hub below 1 leaves as it is
+            raise
         raise SourceError(f"{url}: {_absence(url, storage)}") from None
 
 
