@@ -1,11 +1,12 @@
-"""Training samples a second: upstream's CaptionDataset over extracted files, and ours, in one run.
+"""From index to tensor: upstream's CaptionDataset over extracted files, and ours, in one run.
 
-    python benchmarks/train.py PHOTOS [--image-size 512] [--rounds 3] [--rows 6000000]
+    python benchmarks/train.py PHOTOS [--image-size 512] [--scale 1] [--rounds 3] [--rows 6000000]
 
 PHOTOS is a folder of JPEG files. They are laid out as a source, extracted (for upstream) and converted (for us), on the
-same disk. One process and one thread each; the ways take turns within every round, and the medians of the rounds are
-printed. Then the costs of beginning: constructing the dataset over an index of ``--rows`` rows, and the first index of
-a sampler.
+same disk; ``--scale 2`` makes each twice as wide and high before. Batches of 32, put together by collate_func_gen. One
+process and one thread each, processor time (which neighbours on the machine disturb less than wall time); the ways take
+turns within every round, and the medians of the rounds are printed. Then the decoders alone, and the costs of
+beginning: constructing the dataset over an index of ``--rows`` rows, and the first index of a sampler.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,7 @@ from builder.store.output import OutputFile
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from builder.mm import CaptionDataset
+    from builder.mm import CaptionDataset, collate_func_gen
 
 TEMPLATE = {
     "GENERATION": "Generate an image: {input}",
@@ -99,11 +102,30 @@ def lay_out(photos: Sequence[Path], root: Path) -> list[dict[str, str]]:
     return entries
 
 
-def milliseconds(load: Callable[[int], Any], order: Sequence[int]) -> float:
-    start = time.perf_counter()
-    for number in order:
-        load(number)
-    return (time.perf_counter() - start) / len(order) * 1e3
+BATCH = 32
+
+
+def enlarged(photos: Sequence[Path], root: Path, scale: int) -> list[Path]:
+    made = []
+    (root / "photos").mkdir()
+    for photo in photos:
+        image = Image.open(photo).convert("RGB")
+        made.append(root / "photos" / f"{photo.stem}.jpg")
+        image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC).save(made[-1], quality=88)
+    return made
+
+
+def milliseconds(load: Callable[[Sequence[int]], Any], order: Sequence[int]) -> float:
+    """Processor time of one sample."""
+    start = time.process_time()
+    for first in range(0, len(order), BATCH):
+        load(order[first : first + BATCH])
+    return (time.process_time() - start) / len(order) * 1e3
+
+
+def together(dataset: CaptionDataset) -> Callable[[Sequence[int]], Any]:
+    """As torch's loader asks for a batch."""
+    return lambda numbers: collate_func_gen(dataset.__getitems__(numbers))
 
 
 def samples(photos: Sequence[Path], root: Path, image_size: int, rounds: int) -> None:
@@ -115,11 +137,13 @@ def samples(photos: Sequence[Path], root: Path, image_size: int, rounds: int) ->
     exact_u8 = CaptionDataset(root / "out", out="uint8", **options)
     fast = CaptionDataset(root / "out", imdecode_backend="cv2", out="uint8", **options)
     tokenizer = Letters()
-    ways: dict[str, Callable[[int], Any]] = {
-        "upstream's algorithm, extracted files": lambda i: upstream(root / "files", entries[i], image_size, tokenizer),
-        "ours, bit-identical": exact.__getitem__,
-        "ours, bit-identical, out='uint8'": exact_u8.__getitem__,
-        "ours, imdecode_backend='cv2', out='uint8'": fast.__getitem__,
+    ways: dict[str, Callable[[Sequence[int]], Any]] = {
+        "upstream's algorithm, extracted files": lambda numbers: collate_func_gen(
+            [upstream(root / "files", entries[number], image_size, tokenizer) for number in numbers]
+        ),
+        "ours, bit-identical": together(exact),
+        "ours, bit-identical, out='uint8'": together(exact_u8),
+        "ours, imdecode_backend='cv2', out='uint8'": together(fast),
     }
     count = min(len(exact), len(entries))
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -133,6 +157,38 @@ def samples(photos: Sequence[Path], root: Path, image_size: int, rounds: int) ->
     for name, times in taken.items():
         middle = statistics.median(times)
         print(f"{name:44s} {middle:6.2f} ms a sample   {base / middle:4.2f} x")
+
+
+def decoders(photos: Sequence[Path]) -> None:
+    """Each decoder alone, from bytes in memory to pixels."""
+    import cv2
+    import simplejpeg
+
+    def half(data: bytes) -> Any:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        least = {"min_height": -(-height // 2), "min_width": -(-width // 2), "min_factor": 2}
+        return simplejpeg.decode_jpeg(data, "BGR", strict=False, **least)
+
+    ways: dict[str, Callable[[bytes], Any]] = {
+        "Pillow": lambda data: np.asarray(Image.open(BytesIO(data)).convert("RGB")),
+        "OpenCV": lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR),
+        "simplejpeg": lambda data: simplejpeg.decode_jpeg(data, "BGR", strict=False),
+        "OpenCV, at a half": lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_COLOR_2),
+        "simplejpeg, at a half": half,
+    }
+    with suppress(ImportError, RuntimeError, AttributeError):  # a build for other torch than there is
+        from torchvision.io import decode_jpeg
+
+        ways["torchvision"] = lambda data: decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    files = [photo.read_bytes() for photo in photos[:100]]
+    for name, decode in ways.items():
+        taken = []
+        for _ in range(4):
+            start = time.process_time()
+            for data in files:
+                decode(data)
+            taken.append((time.process_time() - start) / len(files) * 1e3)
+        print(f"{name:44s} {min(taken):6.2f} ms a photograph")
 
 
 BEGIN = """
@@ -185,6 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--image-size", type=int, default=512)
+    parser.add_argument("--scale", type=int, default=1, help="make the photographs so many times as wide and high")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=6_000_000, help="0 leaves the second part out")
     parser.add_argument("--tmp", type=Path, help="where to work (default: the system's)")
@@ -195,7 +252,10 @@ def main() -> None:
     cv2.setNumThreads(1)
     photos = sorted(path for path in arguments.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
     with tempfile.TemporaryDirectory(dir=arguments.tmp) as work:
+        if arguments.scale > 1:
+            photos = enlarged(photos[:120], Path(work), arguments.scale)
         samples(photos, Path(work), arguments.image_size, arguments.rounds)
+        decoders(photos)
         if arguments.rows:
             begin(arguments.rows, Path(work))
     print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
