@@ -18,6 +18,8 @@ from builder.cli.commands import main
 from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.curate.add_column import add_column
+from builder.curate.duplicates import duplicates
+from builder.jobs.demo import demo
 from builder.view.api import _annotation
 from builder.view.query import Query
 from builder.view.selection import condition
@@ -402,3 +404,28 @@ def test_what_cannot_be_shown_is_an_error_in_words(
         values = {"out": demo_folder / "out", "taken": taken.getsockname()[1]}
         assert main(["view", "--no-browser", *(each.format(**values) for each in arguments)]) == code
     assert words in capsys.readouterr().err
+
+
+def test_groups_are_those_that_duplicates_found_the_kept_one_first(tmp_path: Path, visit: Visit) -> None:
+    demo(str(tmp_path / "demo"))
+    out = tmp_path / "demo" / "out"
+    duplicates(str(out), quiet=True)
+    dataset = open_dataset(out)
+    kept = {sample.key for sample in dataset.unique()}
+    for path, count in ((out, 291), (tmp_path / "some", 100)):
+        if count == 100:
+            dataset.sample(count, seed=3).save(path)
+        visitor = visit(path)
+        found = get(visitor, "/api/duplicates", limit=100)
+        assert found["total"] == len(found["groups"]) > 5
+        assert found["rows"] == sum(map(len, found["groups"]))
+        assert found["note"] == ""
+        others = open_dataset(path).column("duplicate_of").to_pylist()
+        for group in found["groups"]:
+            named = {others[each["row"]] or each["key"] for each in group}
+            assert len(named) == 1, "all name the same one"
+            if count == 291:
+                assert group[0]["key"] in kept
+                assert not {each["key"] for each in group[1:]} & kept
+        alone = count - found["rows"]
+        assert alone + found["total"] == len(open_dataset(path).unique())
