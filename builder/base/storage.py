@@ -177,6 +177,10 @@ def persist(url: str, attempt: Callable[[], Answer], pause: float | None = None)
         except Laion6mError:
             raise
         except FileNotFoundError as error:
+            if type(error.__cause__).__name__ == "RepositoryNotFoundError":  # of huggingface_hub
+                raise SourceError(
+                    f"{url}: the Hub shows no such repository; it may be private{_how_to_give_access(url)}"
+                ) from error
             if not _network_failed(error):
                 raise
             problem = error.__cause__ if isinstance(error.__cause__, Exception) else error

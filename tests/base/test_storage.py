@@ -230,6 +230,18 @@ def test_missing_credentials_are_said_after_one_try_with_how_to_give_them(url: s
     assert tries == [1]
 
 
+class RepositoryNotFoundError(Exception):
+    """As huggingface_hub has it: of private repositories, too, for whoever may not see them."""
+
+
+def test_a_repository_that_is_not_shown_may_be_private() -> None:
+    def attempt() -> None:
+        raise FileNotFoundError("datasets/a/b (repository not found)") from RepositoryNotFoundError()
+
+    with pytest.raises(SourceError, match=r"no such repository; it may be private.*HF_TOKEN"):
+        persist("hf://datasets/a/b/meta/index.arrow", attempt)
+
+
 def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
