@@ -137,6 +137,8 @@ def extract(
     if form not in FORMS:
         raise OptionError("as", form, f"one of {', '.join(FORMS)}")
     layout = _layout(path, form)
+    if layout is not None:
+        part.require(len(layout.raw))
     _refuse_overlap(path, out)
     files = Place(out, overwrite)
     with make_engine(EngineChoice(engine, num_proc, address)) as crew:

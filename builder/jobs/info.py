@@ -117,8 +117,7 @@ def _selection(path: str) -> Info:
     lines += [f"{selection.of:>13,} rows"] + [f"{step.rows:>13,} {step.condition}" for step in selection.steps]
     funnel = [{"condition": step.condition, "rows": step.rows} for step in selection.steps]
     facts = {"dataset": dataset, "rows": selection.rows, "of": selection.of, "funnel": funnel}
-    place = shlex.quote(path)
-    following = (f"laion6m verify {place}", f"laion6m convert {place} OUT")
+    following = tuple(f"laion6m {what.format(shlex.quote(path))}" for what in ("verify {}", "convert {} OUT"))
     return Info(path, "selection", facts, tuple(lines), following if dataset else ())
 
 

@@ -246,6 +246,16 @@ def test_polars_reads_back_what_is_here_over_the_files_served(pushed: HubServer,
     assert columns == [[row[0], row[3]] for row in plain(local_rows(out))]
 
 
+def test_verify_and_info_take_a_repository(pushed: HubServer, out: Path) -> None:
+    code = """
+        from builder import info, verify
+        result = verify("hf://datasets/user/laion6m", num_proc=2, quiet=True)
+        print(result.ok, result.rows, *result.problems)
+        print(info("hf://datasets/user/laion6m").kind)
+    """
+    assert run_ok(pushed, code) == f"True {len(local_rows(out))}\nparquet\n"
+
+
 def test_a_sample_is_one_request_for_just_its_bytes(pushed: HubServer, client_python: str, out: Path) -> None:
     code = """
         import sys
