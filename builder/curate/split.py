@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,6 @@ import xxhash
 
 from builder.base.errors import OptionError, SourceError
 from builder.base.records import Step
-from builder.curate.names import check_split
 from builder.read.columns import Values
 from builder.read.reader import Reader
 from builder.read.view import Rows, View
@@ -119,6 +119,12 @@ def _mixed(hashes: Hashes, purpose: str) -> Hashes:
         mixed *= np.uint64(factor)
     mixed ^= mixed >> np.uint64(31)
     return mixed
+
+
+def check_split(name: str) -> None:
+    """Raises OptionError for what cannot be a split's name: it becomes a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise OptionError("split", name, "up to 100 letters, digits, and _ . - (not first)")
 
 
 def _whole(seed: int) -> int:

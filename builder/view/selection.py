@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 from builder.base.errors import OptionError
-from builder.curate.names import check_split
+from builder.curate.split import check_split
 from builder.read.view import Rows
 from builder.view.query import Query
 
