@@ -121,10 +121,11 @@ def _mixed(hashes: Hashes, purpose: str) -> Hashes:
     return mixed
 
 
-def check_split(name: str) -> None:
-    """Raises OptionError for what cannot be a split's name: it becomes a folder."""
+def check_split(name: str) -> str:
+    """``name``. Raises OptionError for what cannot be a split's name: it becomes a folder."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise OptionError("split", name, "up to 100 letters, digits, and _ . - (not first)")
+    return name
 
 
 def _whole(seed: int) -> int:
