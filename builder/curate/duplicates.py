@@ -27,8 +27,20 @@ from builder.curate.add_column import dataset_folder
 from builder.curate.columns import write_column
 from builder.curate.fingerprint_rows import DIGEST, Part, Table, parts_of, read_parts, write_part
 from builder.curate.fingerprints import FINGERPRINT, UNREAD
-from builder.curate.groups import groups_of, kept_of, mirrored_from
-from builder.curate.near import MOST_DISTANCE, Found, compared, look, looks, same_bits, search, searches, to_look_at
+from builder.curate.groups import groups_of, joined_groups, kept_of, mirrored_from
+from builder.curate.near import (
+    MOST_DISTANCE,
+    WAVES,
+    Found,
+    compared,
+    doubts_of,
+    look,
+    looks,
+    next_looks,
+    same_bits,
+    search,
+    searches,
+)
 from builder.curate.pairs import Numbers, Pairs, joined
 from builder.curate.split import DUPLICATE_OF
 from builder.engines.choose import make_engine
@@ -182,12 +194,19 @@ class _Job:
             "comparing", "rounds", search, tasks, sum(task.end - task.first for task in tasks)
         )
         found.sort(key=lambda each: each.first)
-        sure = joined([exact, equal, *(each.sure for each in found)])
-        doubtful = to_look_at(len(prints), sure, found)
-        looked = self._run("looking twice", "pairs", look, list(looks(self._folder, doubtful)), len(doubtful))
         os.unlink(path)
-        looked.sort(key=lambda each: each[0])
-        return [equal, *(each.sure for each in found), *(pairs for _, pairs in looked)]
+        near = [equal, *(each.sure for each in found)]
+        groups = groups_of(len(prints), joined([exact, *near]))
+        doubts = doubts_of(found)
+        for _ in range(WAVES):
+            pairs, doubts = next_looks(doubts, groups)
+            if not len(pairs):
+                break
+            looked = self._run("looking twice", "pairs", look, list(looks(self._folder, pairs)), len(pairs))
+            same = joined(pairs for _, pairs in sorted(looked, key=lambda each: each[0]))
+            groups = joined_groups(groups, same)
+            near.append(same)
+        return near
 
     def _run(self, stage: str, unit: str, work: Any, tasks: list[Any], count: int) -> list[Any]:
         with Progress(stage, count, unit=unit, quiet=self._quiet) as progress:

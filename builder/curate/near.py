@@ -15,7 +15,7 @@ import numpy.typing as npt
 from builder.base.records import SampleProblem
 from builder.curate.fingerprint_rows import Table
 from builder.curate.fingerprints import FULL, MIRROR, PLAIN, Words, popcount
-from builder.curate.groups import groups_of, joined_groups
+from builder.curate.groups import joined_groups
 from builder.curate.pairs import Numbers, Pairs, joined, pairs_by_round, plan_rounds
 from builder.curate.pixels import LOOK, alike
 from builder.engines.contract import Report
@@ -26,7 +26,8 @@ MOST_DISTANCE = 16  # of 64 bits; two pictures that have nothing to do with each
 _CHUNK = 16  # rounds of a task
 _MOST_DOUBTS = 1 << 20  # pairs in memory before those found twice are dropped
 _LOOKS = 64  # pairs of a task
-_TRIES = 3  # pairs looked at for two groups to become one
+_TRIES = 3  # pairs of a group looked at in a wave
+WAVES = 4  # of looks; a page of a thousand like marks would take 500,000
 _SURE, _DOUBT = 4.0, 6.4  # times the distance, of 256 bits
 _LESS_SURE, _LESS_DOUBT = 40, 72  # at most: of photographs the nearest two differ in 80 bits, a crop's are 30 to 57
 _COLOUR, _GREY = 8, 2  # halved levels by which colours differ; up to which a picture is black and white
@@ -83,18 +84,29 @@ class Look:
         return f"{len(self.pairs)} pairs of images of {self.folder}"
 
 
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """Pairs, and by how many of 256 bits each differs."""
+
+    pairs: Pairs
+    bits: Numbers
+
+
 def compared(prints: Table, candidates: Bools) -> Numbers:
     """Rows to be compared: ``candidates`` with enough in them."""
     return np.flatnonzero(candidates & (prints["state"] > PLAIN))
 
 
 def same_bits(prints: Table, rows: Numbers) -> tuple[Numbers, Pairs]:
-    """Of rows with the same 256 bits the first, and pairs of it with each of the others."""
-    words = prints["words"][rows]
-    order = np.lexsort((rows, *words.T[::-1]))
-    words = words[order]
+    """Of rows with the same 256 bits and colours the first, and pairs of it with each of the others. Rows that are not
+    FULL stand for themselves: of these only pixels are believed."""
+    colour = prints["colour"][rows].reshape(len(rows), 8).view(np.uint64)[:, 0]
+    own = np.where(prints["state"][rows] == FULL, -1, rows)
+    keys = np.column_stack([prints["words"][rows], colour, own.astype(np.uint64)])
+    order = np.lexsort((rows, *keys.T[::-1]))
+    keys = keys[order]
     new = np.ones(len(order), dtype=np.bool_)
-    new[1:] = (words[1:] != words[:-1]).any(axis=1)
+    new[1:] = (keys[1:] != keys[:-1]).any(axis=1)
     leads = rows[order][new][np.cumsum(new) - 1]
     others = ~new
     pairs = Pairs(leads[others], rows[order][others], np.zeros(int(others.sum()), dtype=np.bool_))
@@ -179,23 +191,29 @@ def _near_in_all(words: Words, pairs: Pairs, most: float) -> tuple[Pairs, Number
     return pairs, bits
 
 
-def to_look_at(count: int, sure: Pairs, found: list[Found]) -> Pairs:
-    """Doubtful pairs whose pixels have to be looked at: of two groups of what surely is the same the nearest few."""
-    groups = groups_of(count, sure)
-    doubtful = Pairs(
-        *(np.concatenate([getattr(each.doubtful, name) for each in found]) for name in ("first", "second", "mirrored"))
+def doubts_of(found: list[Found]) -> Doubts:
+    """All doubtful pairs, each once."""
+    every = [Doubts(each.doubtful, each.bits) for each in found] or [Doubts(joined([]), np.zeros(0, np.int64))]
+    pairs = Pairs(
+        *(np.concatenate([getattr(each.pairs, name) for each in every]) for name in ("first", "second", "mirrored"))
     )
-    bits = np.concatenate([each.bits for each in found])
-    a, b = groups[doubtful.first], groups[doubtful.second]
+    bits = np.concatenate([each.bits for each in every])
+    order = np.lexsort((pairs.mirrored, bits, pairs.second, pairs.first))
+    order = order[_changes(pairs.first[order], pairs.second[order])]
+    return Doubts(pairs.where(order), bits[order])
+
+
+def next_looks(doubts: Doubts, groups: Numbers) -> tuple[Pairs, Doubts]:
+    """The pairs to look at next, and those that are left: of each group its nearest few with groups before it. A group
+    whose picture is found in one of these need not be compared with all others."""
+    a, b = groups[doubts.pairs.first], groups[doubts.pairs.second]
     low, high = np.minimum(a, b), np.maximum(a, b)
-    order = np.lexsort((doubtful.mirrored, doubtful.second, doubtful.first, bits, high, low))
+    order = np.lexsort((doubts.pairs.second, doubts.pairs.first, low, doubts.bits, high))
     order = order[low[order] != high[order]]
-    columns = (low, high, doubtful.first, doubtful.second)
-    new = _changes(*(column[order] for column in columns))
-    order = order[new]  # found by several tasks
-    leads = np.flatnonzero(_changes(low[order], high[order]))
+    leads = np.flatnonzero(_changes(high[order]))
     place = np.arange(len(order)) - np.repeat(leads, np.diff([*leads, len(order)]))
-    return doubtful.where(order[place < _TRIES])
+    rest = order[place >= _TRIES]
+    return doubts.pairs.where(order[place < _TRIES]), Doubts(doubts.pairs.where(rest), doubts.bits[rest])
 
 
 def _changes(*columns: Numbers) -> Bools:

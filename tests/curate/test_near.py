@@ -8,7 +8,7 @@ import numpy as np
 
 from builder.curate.fingerprints import FINGERPRINT, FULL, MIRROR, PLAIN, SPARSE
 from builder.curate.groups import groups_of
-from builder.curate.near import Found, Prints, compared, find_near, judge, same_bits, to_look_at
+from builder.curate.near import Found, Prints, compared, doubts_of, find_near, judge, next_looks, same_bits
 from builder.curate.pairs import Pairs, plan_rounds
 
 NONE = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
@@ -88,21 +88,30 @@ def test_equal_bits_are_paired_with_the_first() -> None:
     assert found == [(0, 3), (0, 5), (1, 4)]
 
 
-def test_of_two_groups_the_three_nearest_pairs_are_looked_at() -> None:
-    sure = pairs((0, 1, False), (2, 3, False))
+def test_a_group_is_looked_at_with_its_nearest_in_waves() -> None:
+    groups = np.array([0, 0, 2, 2, 4, 5])
     doubtful = pairs((0, 2, False), (0, 3, False), (1, 2, False), (1, 3, True), (0, 1, False), (4, 5, False))
-    found = [
-        Found(0, NONE, doubtful, np.array([50, 44, 48, 42, 41, 60])),
-        Found(16, NONE, doubtful, np.array([50, 44, 48, 42, 41, 60])),
-    ]
-    chosen = to_look_at(6, sure, found)
-    assert list(zip(chosen.first.tolist(), chosen.second.tolist(), chosen.mirrored.tolist(), strict=True)) == [
-        (1, 3, True),
-        (0, 3, False),
-        (1, 2, False),
-        (4, 5, False),
-    ]
-    assert len(to_look_at(6, sure, [Found(0, NONE, NONE, np.zeros(0, np.int64))])) == 0
+    found = [Found(0, NONE, doubtful, np.array([50, 44, 48, 42, 41, 60]))] * 2
+    first, left = next_looks(doubts_of(found), groups)
+    assert edges(first) == [(1, 3, True), (0, 3, False), (1, 2, False), (4, 5, False)]
+    assert edges(left.pairs) == [(0, 2, False)]
+    assert left.bits.tolist() == [50]
+    assert edges(next_looks(left, groups)[0]) == [(0, 2, False)]
+    assert edges(next_looks(left, np.array([0, 0, 0, 0, 4, 5]))[0]) == []
+    assert edges(next_looks(doubts_of([]), groups)[0]) == []
+
+
+def edges(some: Pairs) -> list[tuple[int, int, bool]]:
+    return list(zip(some.first.tolist(), some.second.tolist(), some.mirrored.tolist(), strict=True))
+
+
+def test_equal_bits_in_another_colour_or_of_a_mark_are_not_taken_for_the_same() -> None:
+    made = prints(6)
+    made["colour"][2] = made["colour"][3] = 40
+    made["state"][4:] = SPARSE
+    rows, equal = same_bits(made, np.arange(6))
+    assert rows.tolist() == [0, 2, 4, 5]
+    assert edges(equal) == [(0, 1, False), (2, 3, False)]
 
 
 def test_a_crowd_with_one_hash_falls_into_its_pictures() -> None:
