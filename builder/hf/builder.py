@@ -114,6 +114,7 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if data_files is not None and not isinstance(data_files, DataFilesDict):
             raise _no_data_files(data_files)
         if token is not None:
+            token = _clean(token)
             kwargs |= {"token": token, "hub_token": token}
         self._planned: Planned | None = None
         self._tally = Tally()
@@ -202,6 +203,8 @@ def load_dataset(
     path, data_dir = os.fspath(path), path_or_none(data_dir)
     if _is_ours(path):
         path, data_files = NAMES[0], _ours(data_files, kwargs)
+    if "token" in kwargs:
+        kwargs["token"] = _clean(kwargs["token"])
     return datasets.load_dataset(path, name, data_dir, data_files, *args, **kwargs)
 
 
@@ -217,7 +220,14 @@ def load_dataset_builder(
     path, data_dir = os.fspath(path), path_or_none(data_dir)
     if _is_ours(path):
         path, data_files = NAMES[0], _ours(data_files, kwargs)
+    if "token" in kwargs:
+        kwargs["token"] = _clean(kwargs["token"])
     return datasets.load_dataset_builder(path, name, data_dir, data_files, *args, **kwargs)
+
+
+def _clean(token: str | bool | None) -> str | bool | None:
+    """Without blanks around it: one read from a file ends in a newline, which no header may hold."""
+    return token.strip() if isinstance(token, str) else token
 
 
 def register(module: str) -> None:

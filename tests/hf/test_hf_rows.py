@@ -19,7 +19,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what datasets imports may be deprecated
     import datasets
 
-    import builder.hf.builder  # noqa: F401
+    import builder.hf.builder
+import builder
 from builder import index, open_dataset
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.conversion.convert import convert
@@ -229,3 +230,13 @@ def test_sizes_of_addresses_are_known_without_reading_an_image(rows: Any, monkey
     expected = [len(fsspec.filesystem("laion6m").cat_file(address)) for address in addresses]
     monkeypatch.setattr("builder.hf.rows.FileSystem.data", lambda *_: pytest.fail("an image was read"))
     assert [fsspec.filesystem("laion6m").size(address) for address in addresses] == expected
+
+
+@pytest.mark.parametrize("name", ["load_dataset", "load_dataset_builder"])
+def test_a_token_with_a_newline_is_cleaned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(datasets, name, lambda *_, **options: given.update(options))
+    getattr(builder, name)("imagefolder", token=" hf_secret\n")
+    assert given == {"token": "hf_secret"}
+    getattr(builder, name)("imagefolder", token=True)
+    assert given == {"token": True}
