@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Mapping
@@ -76,11 +77,20 @@ def view(path: str, options: Options, *, show: Callable[[Server], None], say: Ca
         port = server.server_port
         host = socket.gethostname()
         say(f"On your own machine: ssh -L {port}:localhost:{port} {host}   and open the address there.")
-    elif options.browser:
-        with suppress(webbrowser.Error):
-            webbrowser.open(server.url)
+    elif options.browser and _has_screen():
+        threading.Thread(target=_open_browser, args=(server.url,), daemon=True).start()
     with server, suppress(KeyboardInterrupt):
         server.serve_forever()
+
+
+def _has_screen() -> bool:
+    """Without one, Python would open a browser of text in this terminal."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+
+
+def _open_browser(url: str) -> None:
+    with suppress(webbrowser.Error, OSError):
+        webbrowser.open(url)
 
 
 def _where(dataset: Rows, condition: str) -> Positions:

@@ -6,8 +6,6 @@ import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,32 +19,10 @@ from builder.curate.add_column import add_column
 from builder.curate.duplicates import duplicates
 from builder.jobs.demo import demo
 from builder.view.api import _annotation
-from builder.view.query import Query
-from builder.view.selection import condition
 from tests.servers import FileServer
 from tests.sources import make_source
+from tests.view.asked import HOSTILE, foreign, get, rows
 from tests.view.conftest import Visit, Visitor
-
-HOSTILE = [
-    "<script>document.title='pwned'</script>",
-    '"><img src=x onerror=alert(1)>',
-    "</title></style></textarea><svg onload=alert(1)>",
-    "{{7*7}} ${7*7} <%= 7*7 %>",
-    "\u202egpj.exe\u202c \u0000 \ufeff 👩‍👩‍👧‍👦 𝕊𝕦𝕣𝕣",
-]
-
-
-def get(visitor: Visitor, path: str, **given: object) -> Any:
-    reply = visitor.ask(f"{path}?{urlencode(given)}")
-    assert reply.status == 200, reply.body
-    return reply.json
-
-
-def rows(visitor: Visitor, **given: object) -> Any:
-    """Of /api/rows, asked for until all are found."""
-    while not (page := get(visitor, "/api/rows", limit=500, **given))["done"]:
-        pass
-    return page
 
 
 @pytest.fixture(scope="module")
@@ -102,28 +78,6 @@ def test_words_are_searched_in_any_case_and_all_must_occur(
     ]
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"where": "width > height"},
-        {"where": "width > height and caption like '%Teal%'", "search": "apart"},
-        {"where": "length(caption) > 90 -- so"},
-        {"filter": "width:100:130"},
-        {"filter": "width::100;height:80:"},
-        {"filter": "megapixels:0.0092160000000000002:;caption_words:10:"},
-        {"filter": "ratio:1.3333333333333333:", "search": "red"},
-        {"filter": "caption_length:90:95", "search": "it's"},
-        {"filter": "size:2000:4000", "search": "Red wide"},
-    ],
-)
-def test_the_command_that_is_shown_selects_the_rows_that_are_shown(given: dict[str, str], visitor: Visitor) -> None:
-    pytest.importorskip("duckdb")
-    shown = [row["row"] for row in rows(visitor, **given)["rows"]]
-    dataset = open_dataset(get(visitor, "/api/dataset")["path"])
-    assert shown == dataset.where(condition(Query.parse(given))).rows.tolist()
-    assert "laion6m select" in get(visitor, "/api/selection", **given)["command"]
-
-
 @pytest.mark.parametrize("order", ["width", "-width", "caption_length", "-ratio", "random"])
 def test_orders_hold_every_row_once(order: str, visitor: Visitor) -> None:
     found = rows(visitor, sort=order)["rows"]
@@ -139,49 +93,6 @@ def test_pages_of_a_search_hold_each_hit_once(visitor: Visitor) -> None:
     whole = [row["row"] for row in rows(visitor, search="red")["rows"]]
     pages = [get(visitor, "/api/rows", search="red", offset=offset, limit=7)["rows"] for offset in range(0, 70, 7)]
     assert [row["row"] for page in pages for row in page] == whole
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        "width >",
-        "nothing = 1",
-        "1; drop table dataset",
-        "key in (select filename from glob('/etc/*'))",
-        "key in (select content from read_text('/etc/passwd'))",
-        "caption = getenv('HOME')",
-        "true; copy (select 1) to '/tmp/laion6m-was-here'",
-        "true) or (true; attach '/etc/passwd' as x",
-        "width > (select sum(range) from range(10)) union select 1",
-        "'",
-        "\x00",
-    ],
-)
-def test_a_condition_that_is_none_or_reaches_out_is_told_in_words(where: str, visitor: Visitor) -> None:
-    pytest.importorskip("duckdb")
-    reply = visitor.ask(f"/api/rows?{urlencode({'where': where})}")
-    assert reply.status == 400
-    assert reply.json["error"].startswith("error: ")
-    assert "Traceback" not in reply.json["error"]
-    assert rows(visitor)["total"] == 291
-
-
-def test_a_condition_that_never_ends_is_ended(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("duckdb")
-    monkeypatch.setattr("builder.view.view._SQL_SECONDS", 0.5)
-    where = "(select count(*) from range(1000000000) a, range(1000000) b where a.range % 7 = b.range % 5) > 0"
-    reply = visitor.ask(f"/api/rows?{urlencode({'where': where})}")
-    while reply.status == 200 and not reply.json["done"]:
-        reply = visitor.ask(f"/api/rows?{urlencode({'where': where})}")
-    assert reply.status == 400
-    assert "ended after 0.5 seconds" in reply.json["error"]
-
-
-def test_without_duckdb_the_error_says_what_to_install(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
-    reply = visitor.ask("/api/rows?where=width+%3E+1")
-    assert reply.status == 400
-    assert "pip install 'laion6m[sql]'" in reply.json["error"]
 
 
 @pytest.mark.parametrize("caption", HOSTILE)
@@ -219,20 +130,6 @@ def test_what_is_no_image_of_the_list_is_a_download(data: bytes, status: int, tm
     refused = visitor.ask("/thumbnails/0")
     assert refused.status == 415
     assert refused.json["error"]
-
-
-def foreign(folder: Path, captions: list[str], images: list[bytes] | None = None) -> Path:
-    """Somebody else's Parquet file, images as they are given."""
-    from builder.jobs.demo_images import draw
-
-    images = images or [draw(number)[0] for number, _ in enumerate(captions)]
-    pictures = [{"bytes": data, "path": f"{number}.jpg"} for number, data in enumerate(images)]
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({"image": pa.array(pictures, kind), "caption": captions})
-    (folder / "data").mkdir(exist_ok=True)
-    options: dict[str, Any] = {"compression": "none", "use_dictionary": False}
-    pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet", **options)
-    return folder
 
 
 def test_one_row_has_all_there_is_to_say_of_it(demo_folder: Path, visit: Visit, tmp_path: Path) -> None:
@@ -279,54 +176,6 @@ def test_equal_images_are_a_group_without_anybody_having_looked_for_them(visitor
     assert len(images) == 1 < len(group)
     assert get(visitor, f"/api/rows/{group[-1]['row']}/similar") == group
     assert "laion6m duplicates" in found["note"]
-
-
-def save(visitor: Visitor, given: object, **headers: str) -> Any:
-    sent = {"Origin": f"http://{visitor.host}", "Content_Type": "application/json"} | headers
-    return visitor.ask("/api/selections", "POST", json.dumps(given).encode(), **sent)
-
-
-def test_a_selection_is_saved_where_the_command_line_says_and_nowhere_else(
-    demo_folder: Path, visit: Visit, tmp_path: Path
-) -> None:
-    pytest.importorskip("duckdb")
-    assert save(visit(demo_folder / "out"), {"name": "red", "search": "red"}).status == 400
-    visitor = visit(demo_folder / "out", save=str(tmp_path / "saved"))
-    reply = save(visitor, {"name": "red", "search": "red", "filter": "width:90:", "where": "height > 50"})
-    assert reply.status == 200, reply.body
-    saved = open_dataset(tmp_path / "saved" / "red")
-    shown = rows(visitor, search="red", filter="width:90:", where="height > 50")
-    assert len(saved) == reply.json["rows"] == shown["total"] > 0
-    assert [sample.row for sample in saved] == [row["row"] for row in shown["rows"]]
-    assert save(visitor, {"name": "red", "search": "red"}).status == 400, "it is there already"
-    for name in ("../out", "/tmp/x", "", ".", "..", "a/b", "a\0b", None, 7.5, ["x"]):
-        assert save(visitor, {"name": name}).status == 400
-    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["red"]
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"Origin": "http://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Content_Type": "text/plain"}, 415),
-        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
-        ({"Content_Length": "9999999"}, 413),
-    ],
-)
-def test_only_the_page_itself_may_save(
-    headers: dict[str, str], status: int, demo_folder: Path, visit: Visit, tmp_path: Path
-) -> None:
-    visitor = visit(demo_folder / "out", save=str(tmp_path / "saved"))
-    assert save(visitor, {"name": "red"}, **headers).status == status
-    assert not (tmp_path / "saved").exists()
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b"[" * 50_000, b'{"search": "x"}', b"\xff"])
-def test_what_is_no_query_is_not_saved(body: bytes, demo_folder: Path, visit: Visit, tmp_path: Path) -> None:
-    visitor = visit(demo_folder / "out", save=str(tmp_path / "saved"))
-    headers = {"Origin": f"http://{visitor.host}", "Content_Type": "application/json"}
-    assert visitor.ask("/api/selections", "POST", body, **headers).status == 400
 
 
 def test_a_dataset_without_a_row_can_be_looked_at(tmp_path: Path, visit: Visit) -> None:

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from builder.view.report import report
+from tests.view.asked import HOSTILE, foreign
 from tests.view.conftest import Visit
-from tests.view.test_view_api import HOSTILE, foreign
 
 selenium = pytest.importorskip("selenium", reason="the page is tested with selenium, in chromium")
 DRIVER = shutil.which("chromedriver")

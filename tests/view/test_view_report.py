@@ -18,7 +18,7 @@ from builder.base.records import SampleProblem
 from builder.curate.thumbnails import make_thumbnail
 from builder.view.report import MOST_BYTES, report
 from builder.view.thumbnails import Thumbnails
-from tests.view.test_view_api import HOSTILE, foreign
+from tests.view.asked import HOSTILE, foreign
 
 
 class Tags(HTMLParser):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from builder.view.server import hosts
+from builder.cli.commands import main
+from builder.view.server import Server, hosts
 from tests.view.conftest import Visitor
 
 PATHS = ["/", "/app.js", "/style.css", "/api/dataset", "/api/rows", "/images/0", "/thumbnails/0", "/nothing"]
@@ -213,3 +216,44 @@ def raw(visitor: Visitor, text: str | bytes) -> bytes:
         while part := connection.recv(1 << 16):
             answer += part
         return answer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "opened", "said"),
+    [
+        ([], {"DISPLAY": ":0"}, True, ""),
+        ([], {}, False, ""),  # no screen: a browser of text would take the terminal
+        (["--no-browser"], {"DISPLAY": ":0"}, False, ""),
+        ([], {"DISPLAY": ":0", "SSH_CONNECTION": "a b"}, False, "ssh -L"),
+        (["--host", "0.0.0.0", "--no-browser"], {}, False, "not encrypted"),
+    ],
+)
+def test_the_command_prints_the_address_and_opens_it_where_that_helps(
+    arguments: list[str],
+    environment: dict[str, str],
+    opened: bool,
+    said: str,
+    demo_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    urls: list[str] = []
+    monkeypatch.setattr("webbrowser.open", urls.append)
+
+    def interrupted(server: Server, poll_interval: float = 0.5) -> None:
+        while opened and not urls:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", interrupted)
+    assert main(["view", str(demo_folder / "out"), *arguments]) == 0
+    output = capsys.readouterr()
+    address = output.out.split()[0]
+    assert re.fullmatch(r"http://[\w.-]+:\d+/\?token=[\w-]{32}", address)
+    assert urls == ([address] if opened else [])
+    assert said in output.err
+    assert bool(output.err) == bool(said)
