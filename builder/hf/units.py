@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.base import schema
-from builder.base.arrays import binary_array, from_ipc, number_array, to_ipc, utf8_array
+from builder.base.arrays import binary_array, from_ipc, to_ipc
 from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.records import ImageInfo
@@ -26,6 +26,7 @@ from builder.read.view import Rows
 from builder.source.endings import TROUBLE
 from builder.source.layout import Layout
 from builder.source.samples import Stock, read_samples
+from builder.store.shards import TextRow, row_columns
 
 TABLE_BYTES = 16 << 20
 """Image bytes of one table. ``datasets`` writes each table as a record batch or row group of its own."""
@@ -60,9 +61,8 @@ class RowBatch:
     """Rows on their way to becoming a table."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, list[bytes]] = {name: [] for name in ("key", "path", "caption", "annotation")}
+        self._rows: list[TextRow] = []
         self._images: list[bytes] = []
-        self._sides: list[tuple[int, int]] = []
         self._size = 0
 
     @property
@@ -73,30 +73,13 @@ class RowBatch:
         return len(self._images)
 
     def add(self, key: str, path: str, image: bytes, caption: str, annotation: bytes, info: ImageInfo) -> None:
-        texts = self._texts
-        texts["key"].append(key.encode())
-        texts["path"].append(path.encode())
-        texts["caption"].append(caption.encode())
-        texts["annotation"].append(annotation)
+        self._rows.append(TextRow(key, path, caption, info.width, info.height, annotation))
         self._images.append(image)
-        self._sides.append((info.width, info.height))
         self._size += len(image) + len(annotation)
 
     def take(self) -> pa.Table:
         """The rows so far as a table of schema.ROW; begins anew."""
-        texts = self._texts
-        sides = np.array(self._sides, dtype=np.int32).reshape(-1, 2)
-        image = pa.StructArray.from_arrays(
-            [binary_array(self._images), utf8_array(texts["path"])], fields=list(schema.ROW.field("image").type)
-        )
-        columns = [
-            image,
-            utf8_array(texts["key"]),
-            utf8_array(texts["caption"]),
-            number_array(sides[:, 0]),
-            number_array(sides[:, 1]),
-            utf8_array(texts["annotation"]),
-        ]
+        columns = row_columns(self._rows, binary_array(self._images))
         self.__init__()  # type: ignore[misc]
         return pa.Table.from_arrays(columns, schema=schema.ROW)
 

@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from builder.base import schema
-from builder.base.arrays import number_array, string_array, utf8_array
 from builder.base.options import GROUP_BYTES
 from builder.store.output import ArrowSink, NewFile
-from builder.store.shards import TextRow, WrittenShard
+from builder.store.shards import TextRow, WrittenShard, row_columns
 
 
 class ArrowShardWriter:
@@ -60,15 +59,7 @@ class ArrowShardWriter:
         offsets = np.array(self._ends, dtype=np.int32)  # a batch is far below 2 GiB: GROUP_BYTES and one image at most
         data = pa.py_buffer(self._images if images is None else images)
         image = pa.Array.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(offsets), data])
-        paths = string_array([row.path for row in rows])
-        columns = [
-            pa.StructArray.from_arrays([image, paths], fields=list(schema.ROW.field("image").type)),
-            string_array([row.key for row in rows]),
-            string_array([row.caption for row in rows]),
-            number_array(np.array([row.width for row in rows], dtype=np.int32)),
-            number_array(np.array([row.height for row in rows], dtype=np.int32)),
-            utf8_array([row.annotation for row in rows]),
-        ]
+        columns = row_columns(rows, image)
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema.SHARD_SCHEMA))
         # The batch's buffers end where the file does now, each padded, in the order of the columns.
         behind = sum(_padded(length) for length in _buffer_lengths(columns)[_IMAGE_BUFFER:])

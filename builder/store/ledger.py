@@ -266,7 +266,7 @@ class Ledger:
             self.folder.remove(f"{schema.WORK}/{name}")
 
     def clear_temporary(self) -> None:
-        """Remove what grew up here, or did not."""
+        """Remove unfinished files."""
         self.folder.remove(f"{schema.WORK}/tmp")
 
     def _write(self, name: str, data: bytes | memoryview) -> str:

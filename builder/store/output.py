@@ -32,9 +32,9 @@ class NewFile(Protocol):
 
 
 class OutputFile:
-    """A new file on this machine's disks, digested on the way. Grows up as ``path``; with a ``final`` name it gets that
-    when it is closed, and is removed when it is given up. ``sync``: it is on disk before it has that name; without, it
-    is whole for all processes, but not after a power cut. Raises WriteError when the system refuses."""
+    """A new file on this machine's disks, digested on the way. Written at ``path``; renamed to ``final``, where that is
+    given, on close, and removed when it is given up. ``sync``: on disk before it has its final name. Without, other
+    processes see a whole file, but a power cut may lose it. Raises WriteError when the system refuses."""
 
     def __init__(self, path: str, final: str | None = None, *, sync: bool = True) -> None:
         self.path = path

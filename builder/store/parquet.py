@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
-from builder.base.arrays import number_array, string_array, utf8_array
 from builder.base.options import GROUP_BYTES, PAGE_BYTES
 from builder.store.output import NewFile
-from builder.store.shards import TextRow, WrittenShard
+from builder.store.shards import TextRow, WrittenShard, row_columns
 from builder.store.thrift import (
     BINARY,
     I32,
@@ -242,15 +241,7 @@ def _levels(count: int) -> bytes:
 def _text_file(rows: list[TextRow]) -> bytes:
     """All columns but image.bytes as a Parquet file of one row group. No statistics on long text: they would repeat
     whole captions in the footer."""
-    paths = string_array([row.path for row in rows])
-    columns = [
-        pa.StructArray.from_arrays([paths], fields=list(TEXT.field("image").type)),
-        string_array([row.key for row in rows]),
-        string_array([row.caption for row in rows]),
-        number_array(np.array([row.width for row in rows], dtype=np.int32)),
-        number_array(np.array([row.height for row in rows], dtype=np.int32)),
-        utf8_array([row.annotation for row in rows]),
-    ]
+    columns = row_columns(rows, None)
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+
+from builder.base import schema
+from builder.base.arrays import number_array, string_array, utf8_array
 
 
 class TextRow(NamedTuple):
@@ -23,6 +28,22 @@ class TextRow(NamedTuple):
     def weight(self) -> int:
         """Bytes it adds to a row group, about: the caption stands in the annotation too."""
         return len(self.annotation) * 2
+
+
+def row_columns(rows: Sequence[TextRow], images: pa.Array | None) -> list[pa.Array]:
+    """The columns of rows in the order of schema.ROW. ``images``: their bytes, binary; None: ``image`` is its path
+    alone."""
+    parts = [string_array([row.path for row in rows])]
+    if images is not None:
+        parts.insert(0, images)
+    return [
+        pa.StructArray.from_arrays(parts, fields=list(schema.ROW.field("image").type)[-len(parts) :]),
+        string_array([row.key for row in rows]),
+        string_array([row.caption for row in rows]),
+        number_array(np.array([row.width for row in rows], dtype=np.int32)),
+        number_array(np.array([row.height for row in rows], dtype=np.int32)),
+        utf8_array([row.annotation for row in rows]),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
