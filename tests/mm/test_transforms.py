@@ -181,3 +181,19 @@ def test_without_opencv_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingExtraError, match=r"laion6m\[mm\]"):
         transforms.load_cv2()
     transforms.load_cv2.cache_clear()
+
+
+@pytest.mark.parametrize("size", [(300, 300), (224, 224), (176, 176)])
+def test_the_fast_filter_is_as_near_to_pillows_bicubic_as_pillows_bilinear(size: tuple[int, int]) -> None:
+    """1.2 to 2.2 times smaller, where a bilinear filter alone aliases: on noise that is smoothed as photographs are."""
+    cv2 = pytest.importorskip("cv2")
+    noise = np.random.default_rng(0).integers(0, 256, (390, 390, 3), dtype=np.uint8)
+    pixels = cv2.GaussianBlur(noise, (0, 0), 0.7)
+
+    def error(made: object) -> float:
+        exact = np.asarray(Image.fromarray(pixels).resize(size)).astype(float)
+        return float(np.mean((np.asarray(made).astype(float) - exact) ** 2))
+
+    bilinear = error(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    assert error(transforms._resample(pixels, size)) < 1.3 * bilinear
+    assert size == (300, 300) or error(cv2.resize(pixels, size)) > 1.5 * bilinear  # what the blur is for
