@@ -9,6 +9,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ import xxhash
 
 from builder.base import schema
 from builder.base.arrays import number_array, numbers_of
-from builder.base.errors import DamagedFileError, InterruptedRunError, OptionError, SourceError
+from builder.base.errors import DamagedFileError, InterruptedRunError, Laion6mError, OptionError, SourceError
 from builder.base.options import ConvertOptions, SamplePolicy, Slice
 from builder.base.paths import StrPath
 from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
@@ -87,16 +88,34 @@ def convert_selected(
     if part != Slice():
         raise OptionError("start", part.start, f"selected rows of {source} are converted as a whole: select a part")
     if is_dataset(source):
-        if options.policy != SamplePolicy() or options.recaptions:
+        if options.policy != SamplePolicy() or options.recaptions or options.listing is not None:
             raise OptionError("options", "samples", f"the rows of {source} are chosen already; laion6m select does it")
         whole, lost = open_dataset(source), None
     else:
         whole, lost = _indexed(source, out, options, engine, quiet)
-    rows, _ = choose(whole, keys=keys, without=without, quiet=quiet)
+    try:
+        rows, _ = choose(whole, keys=keys, without=without, quiet=quiet)
+    except Laion6mError:
+        if lost is not None:
+            _forget_index(out)
+        raise
     if options.limit is not None:
         rows = rows[: options.limit]
     _refuse_inside(out, source, rows.folder)
     return convert_rows(rows, out, options, lost, engine=engine, storage=storage, quiet=quiet)
+
+
+def _index_place(out: str) -> str:
+    """Where the index of a source lies while its rows are being chosen and copied."""
+    return os.path.join(out, schema.WORK, "index")
+
+
+def _forget_index(out: str) -> None:
+    """Remove it, and the folders that were made for it alone."""
+    shutil.rmtree(_index_place(out), ignore_errors=True)
+    for folder in (os.path.join(out, schema.WORK), out):
+        with suppress(OSError):  # something else is in it
+            os.rmdir(folder)
 
 
 def _refuse_inside(out: str, *folders: str) -> None:
@@ -122,7 +141,7 @@ def _indexed(source: str, out: str, options: ConvertOptions, engine: EngineChoic
     if is_url(out) or is_url(source):
         raise OptionError("keys", source, "a list goes with a source and an OUT on this machine, or with a dataset")
     refuse_overlap(source, out)
-    place = os.path.join(out, schema.WORK, "index")
+    place = _index_place(out)
     made = index(
         source,
         place,
@@ -180,7 +199,8 @@ def convert_rows(
         totals = add_up(receipts.values(), counts, indexed.totals.unlisted if indexed else 0)
         finish_shards(ledger, receipts, options, totals, [rejects], {**source, "funnel": steps, "damaged": damage})
         examples = examples_of([rejects, *(ledger.rejects_part(number) for number in sorted(receipts))])
-        shutil.rmtree(os.path.join(out, schema.WORK, "index"), ignore_errors=True)
+        if indexed is not None:
+            shutil.rmtree(_index_place(out), ignore_errors=True)
         if isinstance(folder, LocalFolder) and totals.rows == len(rows):
             _carry_columns(rows, out)
     seconds = time.monotonic() - started

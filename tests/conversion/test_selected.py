@@ -117,6 +117,14 @@ def test_a_source_is_converted_without_what_a_list_names(layout: str, tmp_path: 
     assert keys_of(open_dataset(tmp_path / "two")) == [keys[2], keys[5]]
 
 
+def test_a_list_that_names_nothing_of_a_source_leaves_no_out(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    (tmp_path / "keys.txt").write_text("nobody\n")
+    with pytest.raises(SourceError, match="none of the 1 names"):
+        convert(source.path, tmp_path / "out", keys=tmp_path / "keys.txt", num_proc=1, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_does_not_go_with_a_selection_is_refused(selection: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="select"):
         convert(selection, tmp_path / "own", min_side=5, quiet=True)
