@@ -10,6 +10,9 @@ from builder.base.options import MAX_PIXELS, ConvertOptions, SamplePolicy, parse
 from builder.cli.parser import Group, Parser
 from builder.engines.views import STYLES
 
+_TABLES = {"parquet", "jsonl", "ndjson", "json", "csv", "tsv"}
+"""Endings of files with recaptions, compressed or not: behind ``--recaptions FILE`` more of these are values too."""
+
 
 def add_common(parser: Parser) -> None:
     """What every command has."""
@@ -95,9 +98,7 @@ def add_policy(parser: Parser) -> None:
 
 
 def add_recaptions(parser: Parser, help: str, group: Group | None = None) -> None:
-    parser.add_several(
-        "--recaptions", like=_is_parquet, metavar="FILE", help=f"{help}; several: *.parquet", group=group
-    )
+    parser.add_several("--recaptions", like=_is_table, metavar="FILE", help=f"{help}; several: *.parquet", group=group)
 
 
 def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOptions:
@@ -136,8 +137,8 @@ def share(text: str) -> float:
     return value
 
 
-def _is_parquet(path: str) -> bool:
-    return path.lower().endswith(".parquet")
+def _is_table(path: str) -> bool:
+    return any(part in _TABLES for part in path.lower().split(".")[1:])
 
 
 def _options_of_storage(text: str) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def test_options_stand_before_between_and_behind_the_places(name: str, argv: lis
         (["--recaptions", "a", "SRC", "--digest", "OUT"], ["a"]),  # the first may have any name
         (["--recaptions", "a.parquet", "--recaptions", "b", "SRC", "OUT"], ["a.parquet", "b"]),
         (["--recaptions=a", "SRC", "OUT"], ["a"]),
+        (["--recaptions", "a.jsonl.gz", "./b.csv", "SRC", "OUT"], ["a.jsonl.gz", "./b.csv"]),
         (["SRC", "OUT"], []),
     ],
 )
