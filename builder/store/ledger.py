@@ -76,6 +76,7 @@ class Passed:
 
 
 _IGNORED = ".gitignore"
+_IGNORES = f"/{schema.WORK}/\n".encode()
 
 
 class Ledger:
@@ -122,7 +123,7 @@ class Ledger:
     def keep_apart(self) -> None:
         """Have git and ``hf upload`` pass over the bookkeeping, unless OUT has a .gitignore already."""
         if self.folder.read(_IGNORED) is None:
-            write(self.folder, _IGNORED, [f"/{schema.WORK}/\n".encode()])
+            write(self.folder, _IGNORED, [_IGNORES])
 
     def adopt(self, job: dict[str, Any]) -> None:
         """Note the job anew: it is the same, but files of its source have other times."""
@@ -132,6 +133,8 @@ class Ledger:
         """Remove a folder in which a job was begun that made nothing, if nobody else is at it."""
         if isinstance(self.folder, LocalFolder) and self._made_nothing():
             shutil.rmtree(self.path(), ignore_errors=True)
+            if self.folder.read(_IGNORED) == _IGNORES:
+                self.folder.remove(_IGNORED)
             for name in (schema.DATA, schema.META, ""):
                 with suppress(OSError):  # it is not there, or somebody put something into it meanwhile
                     os.rmdir(os.path.join(self.out, name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,15 +94,12 @@ def test_what_cannot_be_decoded_is_named_and_ends_no_gallery(ds: Reader, monkeyp
     monkeypatch.setattr(Sample, "image", property(lambda self: b"<html>"))
     with pytest.raises(DamagedFileError, match=ds[0].key):
         picture(ds[0])
-    assert "no known format" in ds._repr_html_()
+    assert "that make rows" in ds._repr_html_()
 
 
 def test_widths_stay_callable(ds: Reader) -> None:
     assert ds.widths().tolist() == [sample.width for sample in ds]
 
 
-def test_an_empty_dataset_is_shown_too(tmp_path: Path) -> None:
-    source = make_source(tmp_path / "src")
-    (source.path / "data.json").write_text("[]")
-    convert(source.path, tmp_path / "out", num_proc=1, quiet=True)
-    assert "0 rows" in open_dataset(tmp_path / "out")._repr_html_()
+def test_an_empty_view_is_shown_too(ds: Reader) -> None:
+    assert "0 rows" in ds[:0]._repr_html_()
