@@ -47,7 +47,9 @@ COMMANDS = {
 """Every command and its help. ``add-column`` is the module ``builder.cli.add_column``."""
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but more rejects than --max-reject-ratio."
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look (rejects, damage, unread parts)."
+)
 
 
 class Command(Protocol):

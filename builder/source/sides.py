@@ -126,6 +126,9 @@ class Looking:
             self.note(ARCHIVE if far else FOLDER, item.path)
             return []
         inside = self.place.entries(item.path, _PEEK)
+        if _is_ours(inside):
+            self.note(FOLDER, item.path)
+            return []
         whole = self._as_folder(item, prefix)
         if any(_wanted(each, endings) for each in inside):
             pairs = any(_wanted(each, IMAGE_ENDINGS) for each in inside) and any(
@@ -175,7 +178,9 @@ class Looking:
 
     def note_folder(self, item: Item) -> None:
         """Count a folder that no part of a source is; archives in it one by one."""
-        kinds = [(kind_of(each.name), each.path) for each in files_below(self.place, item.path, 3, 200)]
+        ours = not self.place.remote and _is_ours(self.place.entries(item.path, _PEEK))
+        files = [] if ours else files_below(self.place, item.path, 3, 200)
+        kinds = [(kind_of(each.name), each.path) for each in files]
         troubles = [(kind, path) for kind, path in kinds if kind in TROUBLE]
         for kind, path in troubles:
             self.note(kind, path)
@@ -223,6 +228,12 @@ def looks_like_listing(head: bytes) -> bool:
         return image and caption
     fields = first.replace(b"\t", b",").replace(b'"', b"").split(b",")
     return bool({b"image", b"file_name", b"image_path", b"path"} & set(fields)) and any(b"caption" in f for f in fields)
+
+
+def _is_ours(inside: Iterable[Item]) -> bool:
+    """Whether a folder is one that this tool made: its tars are rows of a source, not a part of one."""
+    names = {item.name for item in inside}
+    return WORK in names or {META, DATA} <= names
 
 
 def _wanted(item: Item, endings: tuple[str, ...]) -> bool:

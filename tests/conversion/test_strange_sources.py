@@ -555,3 +555,12 @@ def test_a_source_of_nothing_that_is_read_says_what_is_there(tmp_path: Path) -> 
     (tmp_path / "src/raw/00000.zip").write_bytes(b"PK\3\4")
     with pytest.raises(LayoutError, match=r"1 × archive, such as raw/00000\.zip"):
         run(tmp_path / "src", tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["raw", "."])
+def test_what_the_tool_made_in_a_source_is_no_part_of_it(place: str, tmp_path: Path) -> None:
+    expected = pairs(tmp_path / "src", place=place)
+    run(tmp_path / "src", tmp_path / "src/made", format="webdataset")  # tars, in a folder of the source
+    summary = run(tmp_path / "src", tmp_path / "out")
+    assert rows(tmp_path / "out") == expected
+    assert (summary.unread, summary.trouble) == ({"folder": 1}, ())
