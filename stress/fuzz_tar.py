@@ -36,7 +36,8 @@ from builder.base.records import WHOLE, TarScan
 from builder.conversion.convert import convert
 from builder.jobs.extract import extract
 from builder.source.compressed import compression_of
-from builder.source.tars import normal_name, scan_tar
+from builder.source.tar_headers import normal_name
+from builder.source.tars import scan_tar
 from builder.verification.verify import verify
 from stress.common import (
     CORPUS,

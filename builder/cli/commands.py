@@ -47,9 +47,7 @@ COMMANDS = {
 """Every command and its help. ``add-column`` is the module ``builder.cli.add_column``."""
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look (rejects, damage, unread parts)."
-)
+_EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look (rejects, damage, unread parts)."
 
 
 class Command(Protocol):

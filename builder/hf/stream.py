@@ -23,8 +23,8 @@ from builder.source.endings import IMAGE_ENDINGS, is_companion, stem_of
 from builder.source.files import ByteFile
 from builder.source.images import judge, probe
 from builder.source.remote import RemoteFile
-from builder.source.tar_headers import resolve_links
-from builder.source.tars import Link, walk_tar
+from builder.source.tar_headers import Link, resolve_links
+from builder.source.tars import walk_tar
 
 _log = logging.getLogger(__name__)
 

@@ -129,6 +129,11 @@ def checksum_fits(block: bytes) -> bool:
     return stored in (unsigned, unsigned - 256 * len(summed.translate(None, _ASCII)))
 
 
+def padded(size: int) -> int:
+    """``size`` filled up to whole blocks."""
+    return (size + BLOCK - 1) // BLOCK * BLOCK
+
+
 def parse_header(block: bytes) -> Header | None:
     """The header that ``block`` is, or None: too short, all zero, or its checksum does not fit."""
     if len(block) < BLOCK or not checksum_fits(block):

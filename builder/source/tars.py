@@ -28,22 +28,19 @@ from builder.source.tar_headers import (
     expected_adler,
     find_header,
     normal_name,
+    padded,
     parse_header,
     parse_pax,
     resolve_links,
     text,
 )
 
-__all__ = ["Link", "normal_name", "scan_tar", "walk_tar"]
-
-WINDOW = 256 << 10
-"""Most bytes read at once, but for an extended header (1 MiB at most)."""
+WINDOW = 256 << 10  # most bytes read at once, but for an extended header (1 MiB at most)
 _SMALL = 2 << 10  # one header, or an extended one with its data and the header behind it
 _DENSE = 8 << 10  # bytes from header to header up to which reading through costs less than a read for each (~0.5 µs)
 _STEP = 8 << 10
-_MOST_ZEROS = (1 << 20) + 2 * BLOCK
-"""Bytes of zeros at the end of a tar. GNU tar fills up to 10 KiB, tapes are filled up to 1 MiB."""
-_NO_END = 16  # bytes of zeros that no image and no text ends in
+_MOST_ZEROS = (1 << 20) + 2 * BLOCK  # bytes at the end of a tar: GNU tar fills up to 10 KiB, tapes are up to 1 MiB
+_NO_END = 16  # zeros that no image and no text ends in
 _FAR = 1 << 63  # beyond any size that passes
 
 _COMMON = Struct("100s24x11sc12x8sc100x8s80xB166x").unpack  # name, size, its end, checksum, kind, magic, prefix[0]
@@ -211,8 +208,7 @@ class _Walk:
     def step(self, at: int, last: Member | None) -> tuple[list[Member | Damage | Link], int]:
         """What stands at ``at``, and where to go on (-1 at the end): extended headers with their member, or none."""
         begin, own = at, Pax()
-        long_name: str | None = None
-        long_link: str | None = None
+        long_name = long_link = ""
         problem = ""
         notes: list[Member | Damage | Link] = []
         while header := parse_header(self.bytes_at(at, BLOCK)):
@@ -222,7 +218,7 @@ class _Walk:
             size = header.size
             if size is None or self.data_from + size > self.end:
                 return self._search(begin, self.data_from, "an extended header with a wrong size")
-            after = self.data_from + _padded(size)
+            after = self.data_from + padded(size)
             if size > MAX_EXTENDED:
                 problem = f"an extended header of {size} bytes, {MAX_EXTENDED} are allowed"
                 if header.kind == b"g":
@@ -256,7 +252,7 @@ class _Walk:
         target = pax.link or long_link or text(header.link)
         if problem or size is None or not 0 <= size < _FAR:
             # Without its extended header the member's name or size may be wrong: better none than another's.
-            after = self.data_from if problem == "" else self.data_from + _padded(size or 0)
+            after = self.data_from if problem == "" else self.data_from + padded(size or 0)
             found, at = self._search(begin, min(after, self.end), problem or f"{name!r} has a size that cannot be")
             return notes + found, at
         found, at = self._entry(header, name, size, target, pax.sparse)
@@ -295,7 +291,7 @@ class _Walk:
         if cut:
             more_found, at = self._search(begin, begin, f"{key!r} claims {size} bytes, the archive ends before")
             return found + more_found, at
-        return found, begin + _padded(size)
+        return found, begin + padded(size)
 
     def _cut(self, name: str, begin: int, size: int) -> tuple[list[Member | Damage | Link], int]:
         """A member that claims more bytes than there are: what there is up to the end, or to a header in between."""
@@ -358,7 +354,7 @@ class _Walk:
             header = parse_header(self.bytes_at(place, BLOCK))
             if header is None or header.size is None:
                 return -1
-            place += BLOCK + (0 if header.kind in _NO_DATA else _padded(header.size))
+            place += BLOCK + (0 if header.kind in _NO_DATA else padded(header.size))
         return first if place > at else -1
 
     def _after_zeros(self, at: int) -> int:
@@ -374,17 +370,16 @@ class _Walk:
         return -1
 
     def _unfilled(self, zeros: int, last: Member | None) -> list[Member | Damage | Link]:
-        """Damage where far more zeros than an end needs follow: whoever made room for the file before it was downloaded
-        stopped on the way. The last member is cut then, if zeros are in its data as well."""
+        """Damage where far more zeros follow than an end needs: room made for a download that stopped on the way. The
+        last member is cut if its data ends in zeros too."""
         if self.end - zeros <= _MOST_ZEROS:
             return []
         words = f"{self.end - zeros:,} bytes of zeros up to the end: its download was not finished. Download it again"
         found: list[Member | Damage | Link] = [Damage(zeros, self.end, words)]
-        if last is not None and last.size >= _NO_END and last.state == WHOLE and not self.streamed:
-            end = self.bytes_at(last.offset + last.size - _NO_END, _NO_END)
-            if not _NONZERO.search(end):
-                found.insert(0, Member(last.name, last.offset, last.size, CUT))
-        return found
+        if last is None or last.size < _NO_END or self.streamed:
+            return found
+        cut = not any(self.bytes_at(last.offset + last.size - _NO_END, _NO_END))
+        return [Member(last.name, last.offset, last.size, CUT), *found] if cut else found
 
     def _search(self, begin: int, look: int, problem: str) -> tuple[list[Member | Damage | Link], int]:
         """The next header from ``look`` on (-1: none); the damage reaches from ``begin`` to it, or to the end."""
@@ -404,7 +399,3 @@ class _Walk:
                 return self.base + hit
             at += _STEP
         return -1
-
-
-def _padded(size: int) -> int:
-    return (size + BLOCK - 1) // BLOCK * BLOCK

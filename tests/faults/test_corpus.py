@@ -21,7 +21,8 @@ from builder.jobs.info import info
 from builder.source.files import ByteFile
 from builder.source.layout import Archive
 from builder.source.scan import open_archive
-from builder.source.tars import normal_name, scan_tar
+from builder.source.tar_headers import normal_name
+from builder.source.tars import scan_tar
 from builder.verification.verify import verify
 from stress.common import account, write_tar
 from tests.outputs import output_bytes, read_rejects, read_rows

@@ -18,8 +18,8 @@ from builder.base.records import CUT, SPARSE, WHOLE, Damage, Member, TarScan
 from builder.source import tars
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.files import LocalFile
-from builder.source.tar_headers import checksum_fits, expected_adler, number, parse_pax
-from builder.source.tars import Link, normal_name, scan_tar, walk_tar
+from builder.source.tar_headers import Link, checksum_fits, expected_adler, normal_name, number, parse_pax
+from builder.source.tars import scan_tar, walk_tar
 
 CORPUS = Path(__file__).parents[2] / "../shared/corpus/tars"
 END = bytes(1024)
