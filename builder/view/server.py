@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import secrets
 import socket
 import socketserver
@@ -25,6 +26,7 @@ MOST_CONNECTIONS = 200
 MOST_BODY = 64 << 10  # bytes of a request's body: a query, and the name of a folder
 _PATIENCE = 20.0  # seconds that a connection may say nothing
 _SENDING = 120.0  # seconds for an answer to be taken, such as a large image over a slow tunnel
+_MOST_VALUES = 20  # of a query; the page sends seven
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::", ""})
 
@@ -131,6 +133,11 @@ def hosts(host: str, port: int) -> frozenset[str]:
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
 
 
+def _values(query: str) -> dict[str, str]:
+    """The last value of each name in the part of an address behind "?"."""
+    return {name: values[-1] for name, values in parse_qs(query).items()} if query else {}
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection: guards, then the application."""
 
@@ -147,8 +154,11 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = do_GET  # noqa: N815
 
     def _guarded(self) -> Answer:
+        length = self.headers.get("Content-Length", "0")
+        if length != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # a body that is not read must not be taken for the next request
         path, _, query = self.path.partition("?")
-        given = {name: values[-1] for name, values in parse_qs(query, max_num_fields=50).items()} if query else {}
+        given = _values(query)
         named = self.headers.get_all("Host") or []
         if len(named) != 1 or not self._is_ours(named[0].lower()):
             here = f"127.0.0.1:{self.server.server_port}"
@@ -156,9 +166,9 @@ class Handler(BaseHTTPRequestHandler):
         entering = hmac.compare_digest(given.pop("token", "").encode(), self.server.token.encode())
         if not entering and not self._has_cookie():
             return Answer.error(403, "open the address that laion6m view printed: it holds a token")
-        if not path.startswith("/"):
-            return Answer.error(400, "a path begins with /")
-        body = self._body(named[0])
+        if not path.startswith("/") or len(given) > _MOST_VALUES:
+            return Answer.error(400, f"a path begins with / and has at most {_MOST_VALUES} values")
+        body = self._body(named[0], length)
         if isinstance(body, Answer):
             return body
         answer = self.server.application(Request(self.command, unquote(path), given, body))
@@ -182,17 +192,12 @@ class Handler(BaseHTTPRequestHandler):
             return False
         return found is not None and hmac.compare_digest(found.value.encode(), self.server.secret.encode())
 
-    def _body(self, host: str) -> bytes | Answer:
-        """What a POST brings; what is wrong with it as an answer, after which the connection is closed."""
-        length = self.headers.get("Content-Length", "0")
-        self.close_connection = True
-        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
+    def _body(self, host: str, length: str) -> bytes | Answer:
+        """What a POST brings; or what is wrong with it, as an answer."""
+        if "Transfer-Encoding" in self.headers or not re.fullmatch("[0-9]{1,12}", length):
             return Answer.error(400, "a body needs its Content-Length")
         if self.command != "POST":
-            if int(length):
-                return Answer.error(400, f"{self.command} with a body")
-            self.close_connection = self.headers.get("Connection", "").lower() == "close"
-            return b""
+            return Answer.error(400, f"{self.command} with a body") if int(length) else b""
         if self.headers.get("Origin") != f"http://{host}":
             return Answer.error(403, "only this server's own page may send that")
         if self.headers.get_content_type() != "application/json":

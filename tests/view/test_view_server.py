@@ -176,7 +176,12 @@ def test_what_is_no_request_harms_nobody(request_text: bytes, visitor: Visitor) 
 
 @pytest.mark.parametrize(
     "extra",
-    ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "Content-Length: x\r\n\r\n"],
+    [
+        "Content-Length: 5\r\n\r\nhello",
+        "Content-Length: " + "9" * 5000 + "\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Content-Length: x\r\n\r\n",
+    ],
 )
 def test_a_get_with_a_body_is_refused_and_its_connection_closed(extra: str, visitor: Visitor) -> None:
     """Else the body would be read as the next request."""
@@ -257,3 +262,24 @@ def test_the_command_prints_the_address_and_opens_it_where_that_helps(
     assert urls == ([address] if opened else [])
     assert said in output.err
     assert bool(output.err) == bool(said)
+
+
+@pytest.mark.parametrize("cookie", [True, False])
+def test_the_body_of_a_refused_request_is_not_the_next_request(cookie: bool, visitor: Visitor) -> None:
+    inner = f"GET /api/dataset HTTP/1.1\r\nHost: {visitor.host}\r\nCookie: {visitor.cookie}\r\n\r\n"
+    head = f"POST /api/selections HTTP/1.1\r\nHost: {visitor.host}\r\nContent-Length: {len(inner)}\r\n"
+    answer = raw(visitor, head + (f"Cookie: {visitor.cookie}\r\n" if cookie else "") + "\r\n" + inner)
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_connections_are_kept_as_http_says(visitor: Visitor) -> None:
+    ask = f"GET /api/phrases HTTP/1.{{}}\r\nHost: {visitor.host}\r\nCookie: {visitor.cookie}\r\n\r\n"
+    assert raw(visitor, ask.format(1) * 3).count(b"HTTP/1.1 200") == 3
+    assert raw(visitor, ask.format(0) * 3).count(b"HTTP/1.1 200") == 1
+
+
+def test_a_thousand_values_are_refused(visitor: Visitor) -> None:
+    query = "&".join(f"a{number}=1" for number in range(1000))
+    assert visitor.ask(f"/api/rows?{query}").status == 400
+    assert visitor.ask(f"/api/rows?{query}", cookie="").status == 403
