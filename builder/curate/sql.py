@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from builder.base.arrays import number_array, numbers_of
 from builder.base.errors import Laion6mError, MissingExtraError
+from builder.base.names import is_utf8
 from builder.base.records import Step
 from builder.base.schema import INDEX_BATCH_ROWS, INDEX_TABLE
 from builder.curate.documents import documents
@@ -69,9 +71,14 @@ class Found:
 def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Found:
     """The rows of a Reader or View for which a SQL condition is true. ``timeout``: seconds, after which the query is
     ended. Raises SqlError, MissingExtraError, DamagedFileError, KeyboardInterrupt (Ctrl-C ends the query)."""
+    if not is_utf8(condition):
+        raise SqlError(ascii(condition), "not UTF-8 text")
     connection = _Connection()
     try:
-        parts, syntax = connection.conditions(condition)
+        try:
+            parts, syntax = connection.conditions(condition)
+        except RecursionError:
+            raise SqlError(condition, "nested too deeply") from None
         names = _names_in(syntax, rows.reader.added_columns())
         passed, numbers = [], []
         for table in _tables(rows, names, whole=not {"SUBQUERY", "WINDOW"}.isdisjoint(_classes_in(syntax))):
@@ -96,8 +103,9 @@ def _empty(reader: Reader) -> pa.Table:
     """All columns that SQL sees, without a row."""
     kinds = {name: INDEX_TABLE.field(name).type for name in INDEX_COLUMNS} | {"annotation": pa.string()}
     for name in reader.added_columns():
-        if isinstance(values := reader._column(name), Values):
-            kinds[name] = values.column.type
+        with suppress(Laion6mError):  # a column of an earlier conversion, which the condition does not name
+            if isinstance(values := reader._column(name), Values):
+                kinds[name] = values.column.type
     return pa.schema(list(kinds.items())).empty_table()
 
 

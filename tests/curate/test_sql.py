@@ -141,6 +141,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return opened(tmp_path_factory.mktemp("shelf"))
 
 
+@pytest.mark.parametrize("condition", ["caption = '\ud800'", "+".join(["width"] * 5000) + " > 1", "(" * 3000, "a\0b"])
+def test_text_that_no_parser_takes_is_an_error_too(condition: str, shelf: Rows) -> None:
+    with pytest.raises(SqlError) as caught:
+        shelf.where(condition)
+    assert str(caught.value).isprintable() or "\0" in condition
+
+
 def test_memory_is_limited(shelf: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sql._SANDBOX, "memory_limit", "20MB")
     with pytest.raises(SqlError, match="Out of Memory"):
