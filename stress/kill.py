@@ -27,16 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import builder.conversion.convert  # noqa: F401 - before the forks, so that what is killed is a conversion, not its imports
 from builder.cli.commands import main as cli
 from builder.cli.commands import take_signals
-from builder.plan import ahead
 from stress.common import LostError, account, arguments, close, half_named, receipts, session_of, shard_source
 from tests.outputs import leftovers, output_bytes
 
 SHARDS, PER_SHARD = 8, 5
 PATIENCE = 60.0
 WAYS = ("worker", "parent", "all", "sigint", "sigterm")
-
-
-ahead._IMPORTED = "nothing: scanners go ahead here too, though all is imported"
 
 
 class Run:
