@@ -30,7 +30,7 @@ _TRIES = 3  # pairs of a group looked at in a wave
 WAVES = 4  # of looks; a page of a thousand like marks would take 500,000
 _SURE, _DOUBT = 4.0, 6.4  # times the distance, of 256 bits
 _LESS_SURE, _LESS_DOUBT = 40, 72  # at most: of photographs the nearest two differ in 80 bits, a crop's are 30 to 57
-_COLOUR, _GREY = 8, 2  # halved levels by which colours differ; up to which a picture is black and white
+_COLOUR = 3  # halved levels by which the colours of a quarter may differ without a second look
 
 Bools = npt.NDArray[np.bool_]
 
@@ -171,8 +171,7 @@ def judge(prints: Prints, pairs: Pairs, distance: int) -> Verdict:
     mine = prints.colour[pairs.first].astype(np.int16)
     theirs = prints.colour[pairs.second].astype(np.int16)
     theirs = np.where(pairs.mirrored[:, None, None, None], theirs[:, :, ::-1], theirs)
-    grey = np.minimum(*(np.abs(each).max(axis=(1, 2, 3), initial=0) for each in (mine, theirs))) <= _GREY
-    coloured_alike = grey | (np.abs(mine - theirs).max(axis=(1, 2, 3), initial=0) <= _COLOUR)
+    coloured_alike = np.abs(mine - theirs).max(axis=(1, 2, 3), initial=0) <= _COLOUR
     full = (prints.state[pairs.first] == FULL) & (prints.state[pairs.second] == FULL)
     sure = full & coloured_alike & (bits <= min(_SURE * distance, _LESS_SURE))
     return Verdict(pairs.where(sure), pairs.where(~sure), bits[~sure])

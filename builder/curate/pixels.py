@@ -11,8 +11,9 @@ LOOK = 64  # pixels each way
 _ALIKE = 0.94  # of a correlation of 1
 _HOPELESS = 0.45  # laid over as they are; crops by 5 % have 0.58 and more, two photographs less, 99 times of 100
 _MARGINS = (0, 1, 2, 3, 4, 6)  # pixels that a crop takes off in all, of 64: up to 9 %
-_GREY_ONLY = 4.0  # mean levels of colour below which a picture is black and white
+_GREY_ONLY = 5.0  # levels of colour, of a tile, below which a picture is black and white
 
+_COLOUR = 30.0  # levels; copies differ by less than 10, brightened ones by up to 28
 _GREY = np.array([0.299, 0.587, 0.114])
 
 Picture = npt.NDArray[np.float64]
@@ -27,15 +28,26 @@ def alike(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], mirrored:
     a, b = first.astype(np.float64), second.astype(np.float64)
     if mirrored:
         b = b[:, ::-1]
-    if min(_colourfulness(a), _colourfulness(b)) < _GREY_ONLY:
+    if min(np.abs(_tiles(a)).max(), np.abs(_tiles(b)).max()) >= _GREY_ONLY:
+        if _colour_difference(a, b) > _COLOUR:
+            return False
+    else:
         a, b = (a @ _GREY)[:, :, None], (b @ _GREY)[:, :, None]
     if _correlation(a, b) < _HOPELESS:
         return False
     return any(_correlation(x, y) >= _ALIKE for p, q in ((a, b), (b, a)) for x, y in _laid_over(p, q))
 
 
-def _colourfulness(picture: Picture) -> float:
-    return float(np.abs(picture - picture.mean(2, keepdims=True)).mean())
+def _colour_difference(a: Picture, b: Picture) -> float:
+    """The largest among 4 x 4 tiles, in levels, once both have the same contrast."""
+    contrast = (a @ _GREY).std() / max(float((b @ _GREY).std()), 1e-9)
+    return float(np.abs(_tiles(a) - contrast * _tiles(b)).max())
+
+
+def _tiles(picture: Picture) -> Picture:
+    """Red, green and blue less grey, of 4 x 4 tiles."""
+    colours = picture - (picture @ _GREY)[:, :, None]
+    return np.asarray(colours.reshape(4, LOOK // 4, 4, LOOK // 4, 3).mean((1, 3)))
 
 
 def _laid_over(whole: Picture, crop: Picture) -> Iterator[tuple[Picture, Picture]]:

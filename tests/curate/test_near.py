@@ -67,11 +67,11 @@ def test_a_mirrored_pair_is_compared_as_its_mirror_image() -> None:
 def test_another_colour_or_a_mark_on_a_page_leaves_a_doubt() -> None:
     made = prints(5)
     made["colour"][1] = 40
-    made["colour"][2] = 0  # black and white: no colour to differ
+    made["colour"][2] = 0  # black and white
     made["state"][3] = SPARSE
     assert verdicts(made, (0, 1, False), (0, 2, False), (0, 3, False), (0, 4, False)) == [
         "doubtful",
-        "sure",
+        "doubtful",
         "doubtful",
         "sure",
     ]
