@@ -30,8 +30,8 @@ from builder.source.files import ByteFile, LocalFile, whole_time
 MOST_OPEN = 128
 """Of thousands of shards: far below the 1,024 descriptors that processes are commonly allowed."""
 
-CAN_ANNOUNCE = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")
-"""Linux has both; macOS has neither."""
+SAYS_COLD = hasattr(os, "RWF_NOWAIT")
+"""Whether the system tells what is in its page cache: Linux does, macOS does not."""
 _PROBE = bytearray(1)
 
 _TICK_NS = 20_000_000
@@ -127,7 +127,7 @@ class LocalHandle(LocalFile):
     def is_cold(self, offset: int, length: int) -> bool:
         """Whether bytes are not in the page cache, as far as the system says: those in the middle stand for all, as the
         first and the last pages belong to neighbours, too."""
-        if not CAN_ANNOUNCE:
+        if not SAYS_COLD:
             return False
         try:
             preadv(self._fd, [_PROBE], offset + length // 2, os.RWF_NOWAIT)
@@ -136,10 +136,6 @@ class LocalHandle(LocalFile):
         except OSError:  # not every file system answers that; those that lie in memory do not
             return False
         return False
-
-    def announce(self, offset: int, length: int) -> None:
-        """Have the system fetch bytes from the disk. Returns at once."""
-        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def map(self) -> pa.MemoryMappedFile:
         """The file as a map, whatever has its name by now. For columns that are copied out of it at once."""

@@ -311,14 +311,13 @@ def test_a_folder_where_a_file_was_is_an_error_of_ours(tmp_path: Path) -> None:
         files.read(0, 0, 1)
 
 
-@pytest.mark.skipif(not handles.CAN_ANNOUNCE, reason="this system has no RWF_NOWAIT")
+@pytest.mark.skipif(not handles.SAYS_COLD, reason="this system has no RWF_NOWAIT")
 def test_what_was_just_read_is_not_cold_and_what_left_the_page_cache_is(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(bytes(1 << 20))
     handle = handles.LocalHandle(str(path))
     handle.read_at(0, 1 << 20)
     assert not handle.is_cold(1000, 100_000)
-    handle.announce(0, 1 << 20)
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -33,7 +33,6 @@ def test_every_stretch_comes_back_under_its_number(
     count: int, cold: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handles.LocalHandle, "is_cold", lambda *_: cold)
-    monkeypatch.setattr(batches, "_ANNOUNCED", 100)
     files, data = files_of(tmp_path)
     wanted = some(count)
     images: list[bytes | None] = [None] * count
@@ -41,39 +40,23 @@ def test_every_stretch_comes_back_under_its_number(
     assert images == [data[file][offset : offset + size] for file, offset, size, _ in wanted]
 
 
-def test_from_a_cold_disk_all_is_announced_in_order_and_never_far_ahead_of_the_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cold", "threads"), [(True, 16), (False, 2)])
+def test_from_a_cold_disk_more_is_read_at_a_time(
+    cold: bool, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events: list[tuple[str, int, int]] = []
-    read_at = handles.LocalHandle.read_at
-
-    def announce(handle: handles.LocalHandle, offset: int, length: int) -> None:
-        events.append(("announced", offset, length))
-
-    def read(handle: handles.LocalHandle, offset: int, length: int) -> bytes:
-        events.append(("read", offset, length))
-        return read_at(handle, offset, length)
-
-    monkeypatch.setattr(handles.LocalHandle, "is_cold", lambda *_: True)
-    monkeypatch.setattr(handles.LocalHandle, "announce", announce)
-    monkeypatch.setattr(handles.LocalStorage, "threads", 1)
-    monkeypatch.setattr(batches, "_ANNOUNCED", 400)
-    files, _ = files_of(tmp_path, 1)
-    files.get(0)
-    monkeypatch.setattr(handles.LocalHandle, "read_at", read)
-    wanted = sorted(some(60, 1))
-    read_together(files, list(wanted), [None] * 60)
-    assert [event[1:] for event in events if event[0] == "announced"] == [each[1:3] for each in wanted]
-    ahead = most = 0
-    for kind, _, length in events:
-        ahead += length if kind == "announced" else -length
-        most = max(most, ahead)
-        assert ahead >= 0, "a stretch was read before it was announced"
-    assert 400 <= most < 450
-
-
-def test_what_is_in_memory_already_is_not_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handles.LocalHandle, "is_cold", lambda *_: False)
-    monkeypatch.setattr(handles.LocalHandle, "announce", lambda *_: pytest.fail("announced"))
+    asked: list[int] = []
+    monkeypatch.setattr(handles.LocalHandle, "is_cold", lambda *_: cold)
+    monkeypatch.setattr(handles.LocalStorage, "threads", 2)
+    monkeypatch.setattr(batches, "in_threads", lambda work, items, threads: asked.append(threads) or work(items))
     files, _ = files_of(tmp_path)
     read_together(files, some(50), [None] * 50)
+    assert asked == [threads]
+
+
+def test_one_stretch_in_eight_is_asked_whether_it_is_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs a microsecond, and a warm batch is not to pay for a disk that it does not need."""
+    asked: list[int] = []
+    monkeypatch.setattr(handles.LocalHandle, "is_cold", lambda _, offset, length: asked.append(offset))
+    files, _ = files_of(tmp_path)
+    read_together(files, some(80), [None] * 80)
+    assert len(asked) == 10
