@@ -265,14 +265,15 @@ class _Run:
         if schema.REJECTS in present - damaged:
             self.rejects, found = check_rejects(out, manifest, self.accounts)
             self.findings += found
-        if manifest.kind == "parquet" and (note := splits_note(out, sorted(filter(is_shard, present)))):
-            self.notes.append(note)
         if manifest.kind in schema.SUFFIXES:
             size = sum(manifest.files[name]["size"] for name in present if is_shard(name))
             work = check_shard if self.mirror is None else partial(check_far_shard, self.mirror)
             self._work("verifying", crew, work, self._shard_checks(present), size)
         elif self.accounts.usable:
             self._work("verifying", crew, check_rows, self._row_checks(), int(self.accounts.sizes.sum()))
+        if manifest.kind == "parquet" and not self.findings:  # a damaged footer says nothing of this
+            note = splits_note(out, sorted(filter(is_shard, present)))
+            self.notes += [note] if note else []
 
     def check_against(self, source: str, recaptions: tuple[str, ...], crew: Engine) -> None:
         """OUT against its source."""

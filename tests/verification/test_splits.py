@@ -142,6 +142,14 @@ def test_an_old_folder_is_sound_and_verify_and_info_say_what_spark_would_miss(ol
     assert note in "\n".join(info(str(old)).lines)
 
 
+def test_a_damaged_footer_says_nothing_of_spark(old: Path) -> None:
+    path = next((old / "data").iterdir())
+    data = path.read_bytes()
+    path.write_bytes(data[:-100] + bytes(20) + data[-80:])
+    found = verify(str(old), quiet=True)
+    assert (found.ok, found.notes) == (False, ())
+
+
 def test_an_old_folder_reads_as_a_new_one(old: Path, source: Source, tmp_path: Path) -> None:
     import datasets
 
