@@ -82,7 +82,8 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         placed = (self.rank, self.world_size)
-        launch.check_sharing(type(self).__name__, placed, self._placed, self._endless)
+        own_seed = bool(getattr(self.sampler, "own_seed", False))
+        launch.check_sharing(type(self).__name__, placed, given=self._placed, endless=self._endless, own_seed=own_seed)
         if self._used and not self._endless:
             self._loaded = None  # a loaded state holds for one iterator: the next shows a whole epoch
         self._used = True

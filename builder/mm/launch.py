@@ -13,7 +13,7 @@ from builder.base.errors import OptionError
 from builder.base.options import check_number
 
 _SHARE_OUT = {
-    # class: what to do about it
+    # class: whose it is
     "BatchSamplerShard": "accelerate",
     "DataLoaderDispatcher": "accelerate",
     "_DatasetSamplerWrapper": "Lightning",
@@ -56,11 +56,11 @@ def shared_seed(world_size: int = 1) -> int:
     return seeds[0]
 
 
-def check_sharing(name: str, taken: tuple[int, int], given: bool, endless: bool) -> None:
+def check_sharing(name: str, taken: tuple[int, int], *, given: bool, endless: bool, own_seed: bool) -> None:
     """Warn where the rows would be shared out twice, or not at all. Called when a sampler's rows begin to be drawn.
 
-    ``taken``: the sampler's rank and number of ranks; ``given``: named by the user, not found. Raises OptionError for
-    an endless sampler where the launcher would first list all of its rows.
+    ``taken``: the sampler's rank and number of ranks; ``given``: named by the user, not found. ``own_seed``: drawn by
+    this process alone. Raises OptionError for an endless sampler where the launcher would first list all of its rows.
     """
     launcher = _launcher()
     if launcher == "Lightning" and endless:
@@ -71,8 +71,14 @@ def check_sharing(name: str, taken: tuple[int, int], given: bool, endless: bool)
     if launcher and taken[1] > 1:
         rest = "or Trainer(use_distributed_sampler=False)" if launcher == "Lightning" else "or leave out prepare()"
         warnings.warn(
-            f"{launcher} shares out the batches of a {name} that has been shared out among {taken[1]} ranks already: "
-            f"each epoch leaves rows out. Give the sampler rank=0, world_size=1, {rest}.",
+            f"{launcher} shares out the batches of {name}, whose rows have been shared out among {taken[1]} ranks "
+            f"already: each epoch leaves rows out. Give the sampler rank=0, world_size=1, {rest}.",
+            stacklevel=3,
+        )
+    elif launcher and own_seed and ranks()[1] > 1:
+        warnings.warn(
+            f"this {name} was made before torch.distributed was set up, and every rank has drawn a seed of its own: "
+            f"{launcher} shares out {ranks()[1]} different orders. Give seed=.",
             stacklevel=3,
         )
     elif not given and launcher is None and taken == (0, 1) and ranks()[1] > 1:

@@ -86,6 +86,7 @@ class InfiniteSampler(Sampler[int]):
         if seed is not None:
             check_number("seed", seed, "the same on all ranks", Integral)
         self.seed = launch.shared_seed(self.world_size) if seed is None else int(seed)
+        self.own_seed = seed is None and launch.ranks()[1] == 1
         self.size = len(dataset)
         self.epoch = 0
         self.start = 0
@@ -103,7 +104,9 @@ class InfiniteSampler(Sampler[int]):
             yield row
 
     def _begin(self) -> Drawn:
-        launch.check_sharing(type(self).__name__, (self.rank, self.world_size), self.placed, self.endless)
+        placed = (self.rank, self.world_size)
+        options = {"given": self.placed, "endless": self.endless, "own_seed": self.own_seed}
+        launch.check_sharing(type(self).__name__, placed, **options)
         self._drawn = Drawn()
         return self._drawn
 
@@ -142,6 +145,7 @@ class InfiniteSampler(Sampler[int]):
     def load_state_dict(self, state: State) -> None:
         check_state({"epoch": 0, **state} if self.endless else state, self._state(0), self._identity())
         self.seed, self.start, self.epoch = state["seed"], state["position"], state.get("epoch", 0)
+        self.own_seed = False
         self._drawn = Drawn()
         self._order = self._make_order()
 

@@ -59,6 +59,17 @@ def test_sharing_out_twice_under_accelerate_is_a_warning(kind: str, monkeypatch:
         sharded(sampler)
 
 
+def test_a_seed_that_each_rank_drew_for_itself_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    early = EpochSampler(Rows(120), rank=0, world_size=1)
+    bucketed = AspectRatioBatchSampler(EpochSampler(Rows(120, BUCKETS), rank=0, world_size=1), 4)
+    monkeypatch.setattr(launch, "ranks", lambda: (1, 2))
+    for sampler in (early, bucketed):
+        with pytest.warns(UserWarning, match=r"accelerate shares out 2 different orders. Give seed="):
+            sharded(sampler)
+    early.load_state_dict(EpochSampler(Rows(120), seed=3).state_dict())
+    sharded(early)  # the state has the seed of all
+
+
 def distributed(sampler: Any, ranks: int = 2) -> list[list[int]]:
     """What Lightning gives each of its processes."""
     wrapper = imported("lightning_fabric.utilities.distributed").DistributedSamplerWrapper
