@@ -40,7 +40,6 @@ _SMALL = 2 << 10  # one header, or an extended one with its data and the header 
 _DENSE = 8 << 10  # bytes from header to header up to which reading through costs less than a read for each (~0.5 µs)
 _STEP = 8 << 10
 _MOST_ZEROS = (1 << 20) + 2 * BLOCK  # bytes at the end of a tar: GNU tar fills up to 10 KiB, tapes are up to 1 MiB
-_NO_END = 16  # zeros that no image and no text ends in
 _FAR = 1 << 63  # beyond any size that passes
 
 _COMMON = Struct("100s24x11sc12x8sc100x8s80xB166x").unpack  # name, size, its end, checksum, kind, magic, prefix[0]
@@ -376,9 +375,9 @@ class _Walk:
             return []
         words = f"{self.end - zeros:,} bytes of zeros up to the end: its download was not finished. Download it again"
         found: list[Member | Damage | Link] = [Damage(zeros, self.end, words)]
-        if last is None or last.size < _NO_END or self.streamed:
+        if last is None or last.size < 16 or self.streamed:
             return found
-        cut = not any(self.bytes_at(last.offset + last.size - _NO_END, _NO_END))
+        cut = not any(self.bytes_at(last.offset + last.size - 16, 16))  # no image and no text ends in so many zeros
         return [Member(last.name, last.offset, last.size, CUT), *found] if cut else found
 
     def _search(self, begin: int, look: int, problem: str) -> tuple[list[Member | Damage | Link], int]:

@@ -378,7 +378,7 @@ def test_relative_paths_and_trailing_slashes_mean_the_same(
 def test_help_and_version_are_answered(run: Callable[..., Ran]) -> None:
     assert run("--version").stdout.startswith("laion6m 0.")
     text = run("--help").stdout
-    assert "Exit codes: 0 done, 1 failed, 2 usage, 3 done but more rejects" in text
+    assert "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look" in text
     for option in (
         "--num-proc",
         "--start",
