@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -171,8 +172,6 @@ class Bar:
 
 
 def _make_bar(now: Snapshot) -> Any:
-    import threading
-
     if "ipykernel" in sys.modules and not sys.stderr.isatty():
         from tqdm.auto import tqdm
     else:
