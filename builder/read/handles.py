@@ -54,8 +54,8 @@ class Handle(ByteFile, Protocol):
         """When it was modified; None where storage does not say."""
 
     @property
-    def state(self) -> object:
-        """What is another when the file is."""
+    def state(self) -> tuple[object, ...]:
+        """What is another when the file is. The first two tell by themselves."""
 
     def check(self) -> None:
         """Raises ChangedFileError where the file is known not to be what it was when it was opened."""
@@ -87,6 +87,9 @@ class LocalHandle(LocalFile):
 
     size: int
     mtime_ns: int
+    strict = False
+    """Whether a file that has its size and its time counts as changed where its inode was touched: true where somebody
+    can prove its bytes then. A removed file (no names are left) is not: nobody can write to it any more."""
 
     def __init__(self, path: str) -> None:
         """Raises SourceError."""
@@ -102,8 +105,8 @@ class LocalHandle(LocalFile):
         self.size, self.mtime_ns, self._ctime_ns = status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     @property
-    def state(self) -> tuple[int, int]:
-        return self.size, self.mtime_ns
+    def state(self) -> tuple[object, ...]:
+        return self.size, self.mtime_ns, self._ctime_ns
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Looks after reading whether the file has changed, at 0.7 µs: a system that writes notes the time first, so
@@ -122,7 +125,9 @@ class LocalHandle(LocalFile):
             raise ChangedFileError(self.name, f"{status.st_size:,} bytes, {self.size:,} when it was opened")
         if status.st_mtime_ns != self.mtime_ns:
             raise ChangedFileError(self.name, "it was written to")
-        self._ctime_ns = status.st_ctime_ns  # another name, other rights: the same bytes
+        if status.st_ctime_ns != self._ctime_ns and self.strict and status.st_nlink:
+            raise ChangedFileError(self.name, "its time was set back, or its rights or names changed")
+        self._ctime_ns = status.st_ctime_ns
 
     def is_cold(self, offset: int, length: int) -> bool:
         """Whether bytes are not in the page cache, as far as the system says: those in the middle stand for all, as the
@@ -226,11 +231,15 @@ class Handles:
         if handle.mtime_ns is not None and 0 <= time.time_ns() - handle.mtime_ns < _TICK_NS:
             time.sleep(_TICK_NS / 1e9)  # a second write within the same tick would leave the time as it is
             handle = self._opened(number)
-        seen = self._seen.get(number, handle.state)
-        if seen != handle.state and not (self._prove and self._prove(self.files[number].path, handle)):
+        state = handle.state if self._prove else handle.state[:2]
+        if self._seen.get(number, state) != state and not (
+            self._prove and self._prove(self.files[number].path, handle)
+        ):
             raise ChangedFileError(handle.name, "other bytes were written to it, or its time was set")
+        if isinstance(handle, LocalHandle):
+            handle.strict = self._prove is not None
         with self._lock:
-            self._seen[number] = handle.state
+            self._seen[number] = state
             self._open[number] = handle
             while len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)

@@ -124,7 +124,7 @@ class HubFile:
         self.size: int = size
 
     @property
-    def state(self) -> object:
+    def state(self) -> tuple[object, ...]:
         return self._place.revision, self.size
 
     def check(self) -> None:

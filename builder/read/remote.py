@@ -69,7 +69,7 @@ class RemoteFile:
         self._version, self._tag = found.version, str(info.get("ETag") or info.get("etag") or "")
 
     @property
-    def state(self) -> object:
+    def state(self) -> tuple[object, ...]:
         return self.size, self._version
 
     def check(self) -> None:

@@ -232,7 +232,7 @@ def test_a_file_that_is_not_there_is_an_error_each_time(tmp_path: Path) -> None:
 class Dribble:
     """A file that gives a few bytes at a time, as network storage may."""
 
-    name, size, mtime_ns, state = "slow", 100, None, None
+    name, size, mtime_ns, state = "slow", 100, None, (100, None)
 
     def read_at(self, offset: int, length: int) -> bytes:
         return bytes(range(offset, min(offset + min(length, 3), 60)))

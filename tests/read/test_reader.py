@@ -650,7 +650,12 @@ def test_shards_that_were_touched_are_read_on_where_the_manifest_proves_them(kin
     read_all(reader, images_of(source))
     shard.write_bytes(shard.read_bytes())  # restored from a copy
     read_all(reader, images_of(source))
+    shard.chmod(0o400)  # its inode alone was touched
+    read_all(reader, images_of(source))
+    shard.chmod(0o600)
+    time = shard.stat().st_mtime_ns
     flip(shard)
+    os.utime(shard, ns=(time, time))  # as if nothing had been written
     with pytest.raises(IndexMismatchError):
         reader[0].image  # noqa: B018
     os.utime(shard)
