@@ -13,7 +13,7 @@ from builder.base.arrays import MOST_TEXT, TextColumn, bool_array, string_array,
 from builder.base.errors import LayoutError
 from builder.base.ids import Ids, path_ids
 from builder.plan.pairs import NOT_FOUND, Bools, IdLookup, Integers
-from builder.source.endings import IMAGE_ENDINGS, stem_of, without_ending
+from builder.source.endings import IMAGE_ENDINGS, TABLE, TROUBLE, WAYS_OUT, stem_of, without_ending
 from builder.source.layout import EXPECTED, Archive, Layout
 from builder.source.layouts import meant_instead
 from builder.source.listing import Listing
@@ -104,6 +104,11 @@ def refuse_unpaired(layout: Layout, raw: Sequence[ArchiveTable], annotations: Se
         found = f"annotations (*.json) but no image in {place}"
     else:
         return
+    for each in layout.unread:
+        if each.kind in TROUBLE:
+            found += f"; not read: {each.example}. {WAYS_OUT[each.kind]}"
+        elif each.kind == TABLE:
+            found += f"; captions may be in {each.example}: give it with --recaptions"
     meant = meant_instead(layout.root)
     if meant or not any(table.damage for table in (*raw, *annotations)):
         raise LayoutError(layout.root, found, meant or EXPECTED)

@@ -564,3 +564,13 @@ def test_what_the_tool_made_in_a_source_is_no_part_of_it(place: str, tmp_path: P
     summary = run(tmp_path / "src", tmp_path / "out")
     assert rows(tmp_path / "out") == expected
     assert (summary.unread, summary.trouble) == ({"folder": 1}, ())
+
+
+@pytest.mark.parametrize(("name", "words"), [("0.tar.part", "Finish its download"), ("re.parquet", "--recaptions")])
+def test_a_source_without_annotations_says_where_they_may_be(name: str, words: str, tmp_path: Path) -> None:
+    source = card(tmp_path / "src", listing=False)
+    shutil.rmtree(source / "captions")
+    (source / "captions").mkdir()
+    (source / "captions" / name).write_bytes(b"x")
+    with pytest.raises(LayoutError, match=f"captions/{name}.*{words}"):
+        run(source, tmp_path / "out")
