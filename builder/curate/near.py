@@ -26,8 +26,7 @@ MOST_DISTANCE = 16  # of 64 bits; two pictures that have nothing to do with each
 _CHUNK = 16  # rounds of a task
 _MOST_DOUBTS = 1 << 20  # pairs in memory before those found twice are dropped
 _LOOKS = 64  # pairs of a task
-_TRIES = 3  # pairs of a group looked at in a wave
-WAVES = 4  # of looks; a page of a thousand like marks would take 500,000
+WAVES = 8  # of looks, one for each group: a thousand like marks would take 500,000 looks of each with each
 _SURE, _DOUBT = 4.0, 6.4  # times the distance, of 256 bits
 _LESS_SURE, _LESS_DOUBT = 40, 72  # at most: of photographs the nearest two differ in 80 bits, a crop's are 30 to 57
 _COLOUR = 3  # halved levels by which the colours of a quarter may differ without a second look
@@ -203,16 +202,15 @@ def doubts_of(found: list[Found]) -> Doubts:
 
 
 def next_looks(doubts: Doubts, groups: Numbers) -> tuple[Pairs, Doubts]:
-    """The pairs to look at next, and those that are left: of each group its nearest few with groups before it. A group
-    whose picture is found in one of these need not be compared with all others."""
+    """The pairs to look at next, and those that are left: of each group the nearest pair with one before it. A group
+    whose picture is found there need not be compared with others."""
     a, b = groups[doubts.pairs.first], groups[doubts.pairs.second]
     low, high = np.minimum(a, b), np.maximum(a, b)
     order = np.lexsort((doubts.pairs.second, doubts.pairs.first, low, doubts.bits, high))
     order = order[low[order] != high[order]]
-    leads = np.flatnonzero(_changes(high[order]))
-    place = np.arange(len(order)) - np.repeat(leads, np.diff([*leads, len(order)]))
-    rest = order[place >= _TRIES]
-    return doubts.pairs.where(order[place < _TRIES]), Doubts(doubts.pairs.where(rest), doubts.bits[rest])
+    nearest = _changes(high[order])
+    rest = order[~nearest]
+    return doubts.pairs.where(order[nearest]), Doubts(doubts.pairs.where(rest), doubts.bits[rest])
 
 
 def _changes(*columns: Numbers) -> Bools:

@@ -92,12 +92,13 @@ def test_a_group_is_looked_at_with_its_nearest_in_waves() -> None:
     groups = np.array([0, 0, 2, 2, 4, 5])
     doubtful = pairs((0, 2, False), (0, 3, False), (1, 2, False), (1, 3, True), (0, 1, False), (4, 5, False))
     found = [Found(0, NONE, doubtful, np.array([50, 44, 48, 42, 41, 60]))] * 2
-    first, left = next_looks(doubts_of(found), groups)
-    assert edges(first) == [(1, 3, True), (0, 3, False), (1, 2, False), (4, 5, False)]
-    assert edges(left.pairs) == [(0, 2, False)]
-    assert left.bits.tolist() == [50]
-    assert edges(next_looks(left, groups)[0]) == [(0, 2, False)]
-    assert edges(next_looks(left, np.array([0, 0, 0, 0, 4, 5]))[0]) == []
+    doubts = doubts_of(found)
+    waves = []
+    for _ in range(4):
+        chosen, doubts = next_looks(doubts, groups)
+        waves.append(edges(chosen))
+    assert waves == [[(1, 3, True), (4, 5, False)], [(0, 3, False)], [(1, 2, False)], [(0, 2, False)]]
+    assert edges(next_looks(doubts_of(found), np.array([0, 0, 0, 0, 4, 4]))[0]) == []
     assert edges(next_looks(doubts_of([]), groups)[0]) == []
 
 
