@@ -109,7 +109,7 @@ class LocalHandle(LocalFile):
         return self.size, self.mtime_ns, self._ctime_ns
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Looks after reading whether the file has changed, at about 1 µs: a system that writes notes the time first, so
+        """Looks after reading whether the file has changed (about 1 µs): a system that writes notes the time first, so
         bytes that were read before it changed are those of the file that was opened."""
         try:
             data = pread(self._fd, length, offset)
