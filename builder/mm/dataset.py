@@ -37,30 +37,36 @@ else:
 class CaptionDataset(SampleLoading, _Base):
     """Images and captions for text-to-image training, with upstream's constructor, results and random draws.
 
-    ``data_path``: a folder written by ``laion6m convert``, an index, a source that has one, any folder of Parquet or
-    Arrow files with images and captions, or upstream's JSON list (or a folder of them), whose images and annotations
-    are then read below ``image_folder`` and ``cap_folder``, as files or from tars. Over anything but a list, both are
-    taken from there, and ``image_folder`` is only handed on.
+    ``data_path`` is one of:
+
+    * a folder that ``laion6m convert`` wrote, an index, or a source that has an index;
+    * a folder of Parquet or Arrow files with images and captions;
+    * upstream's JSON list, or a folder of such lists. Images are then read below ``image_folder``, annotations below
+      ``cap_folder``, as files or from tars.
+
+    Only a list uses the two folders. Every other ``data_path`` holds images and annotations itself. ``image_folder``
+    is then only copied into the samples.
 
     A sample holds ``pixel_values`` (float32, c h w, -1 to 1; or ``image_latents``, or ``image_tokens``), ``input_ids``
     (int64), ``image_dir``, ``image_file`` (the path as in data.json) and ``type`` ("text2image").
 
     What upstream does not have:
 
-    * ``on_error``: ``raise`` names the sample; ``skip`` takes the next good index (with ``buckets``, in its bucket:
-      a batch has one shape), warns once for each kind of problem, and raises TooManyBadSamplesError where over
-      ``max_skip_ratio`` of the samples tried were bad (in each process).
+    * ``on_error``: ``raise`` names the bad sample. ``skip`` takes the next good index; with ``buckets``, the next of
+      the same bucket, because a batch has one shape. It warns once for each kind of problem. It raises
+      TooManyBadSamplesError if more than ``max_skip_ratio`` of the samples tried in this process were bad.
     * ``imdecode_backend='cv2'``: faster, not bit-identical. ``out='uint8'``: 0 to 255, for ``normalize_pixels``.
-    * ``buckets``: a list of (width, height), or True for those around ``image_size``: crop to the nearest ratio.
-    * ``captions``: several by weight, ``{"caption": 0.7, "short": 0.2, "TEXT": 0.1}``: columns and annotation fields,
-      in place of ``cap_source``; a row that lacks one uses the others.
-    * ``image_latents``, ``arrays``: columns of arrays made by ``laion6m add-column``. The first takes the place of the
-      pixels, the others come under their own names, in addition. ``missing_ok``: True, or the columns in which a row
-      may have none; the sample then holds None.
-    * ``image_column``, ``caption_column``: of Parquet or Arrow files without an index, as of ``open_dataset``.
+    * ``buckets``: a list of (width, height), or True for sizes around ``image_size``. Images are cropped to the bucket
+      of the nearest ratio.
+    * ``captions``: several captions by weight, such as ``{"caption": 0.7, "short": 0.2, "TEXT": 0.1}``. The names are
+      columns or annotation fields. They replace ``cap_source``. A row that lacks one uses the others.
+    * ``image_latents``, ``arrays``: columns of arrays that ``laion6m add-column`` made. ``image_latents`` replaces the
+      pixels. ``arrays`` are added under their own names.
+    * ``missing_ok``: True, or the columns in which a row may have no array. The sample then holds None.
+    * ``image_column``, ``caption_column``: for Parquet or Arrow files without an index. See ``open_dataset``.
 
-    Loaders of torch 2 ask for whole batches (``__getitems__``): the same samples from the same draws, with the images
-    read together and written into one block of memory.
+    Loaders of torch 2 ask for whole batches (``__getitems__``). They get the same samples from the same draws. The
+    images are read together and written into one block of memory.
     """
 
     def __init__(
@@ -154,7 +160,7 @@ class CaptionDataset(SampleLoading, _Base):
         return self._first_good(self._number(index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[DataSample]:
-        """What ``[self[index] for index in indices]`` gives, sooner. Errors as of one sample."""
+        """The same as ``[self[index] for index in indices]``, but faster. Raises what ``__getitem__`` raises."""
         if not self._is_own("__getitem__"):
             return [self[index] for index in indices]
         numbers = [self._number(int(index)) for index in indices]
@@ -173,18 +179,18 @@ class CaptionDataset(SampleLoading, _Base):
         return samples
 
     def _is_own(self, method: str) -> bool:
-        """Whether no subclass has one of its own, which has to be asked for each sample."""
+        """Whether no subclass overrides ``method``. An override must be called for each sample."""
         return getattr(type(self), method) is getattr(CaptionDataset, method)
 
     def _entries(self, numbers: Sequence[int]) -> Sequence[Mapping[str, Any]]:
-        """Entries of ``data_list``, with their images read together where that is known to be wanted."""
+        """Entries of ``data_list``. Their images are read together if the samples hold pixels."""
         files = (self.image_tokens_folder, self.latents_ceph_folder, self.image_latents_folder)
         pixels = files == (None, None, None) and not (self._arrays and "image_latents" in self._arrays)
         if pixels and isinstance(self.data_list, Entries):
             try:
                 return self.data_list.fetch(numbers)
             except BAD_SAMPLE:
-                pass  # one by one, to see which
+                pass  # read one by one below, to see which is bad
         return [self.data_list[number] for number in numbers]
 
     def _number(self, index: int) -> int:
@@ -197,7 +203,7 @@ class CaptionDataset(SampleLoading, _Base):
         return index
 
     def _first_good(self, index: int, read: Mapping[str, Any] | None = None, batch: Batch | None = None) -> DataSample:
-        """The sample, or the one that takes its place. ``read``: its entry, where that has been read."""
+        """The sample, or the one that replaces it. ``read``: its entry if it has been read."""
         for number in self._candidates(index):
             entry = self.data_list[number] if read is None or number != index else read
             try:
@@ -217,10 +223,16 @@ class CaptionDataset(SampleLoading, _Base):
     def _retry(self) -> DataSample:
         """For subclasses that copy upstream's ``except Exception: return self._retry()``.
 
-        Called while an error is being handled: raises SampleError from it, or the error itself where it is a mistake in
-        the program or says enough; with ``on_error='skip'``, notes it and gives another sample, any, as upstream does,
-        for up to 20 bad ones in a row. ``max_skip_ratio`` is not kept to: how many were good only the subclass knows.
-        Called without an error: another sample. Raises OptionError with ``buckets``, whose batches have one shape.
+        Called in an ``except`` block:
+
+        * ``on_error='raise'``: raises SampleError from the error.
+        * ``on_error='skip'``: notes the error and returns a random sample, as upstream does. After 20 bad ones in a row
+          it raises SampleError. It ignores ``max_skip_ratio``: only the subclass knows how many samples were good.
+        * In both cases it raises the error itself if that is a mistake in the program, or one of our own errors that
+          already says everything.
+
+        Called outside an ``except`` block, it returns a random sample. Raises OptionError with ``buckets``: a batch has
+        one shape, and a random sample may have another.
         """
         error = sys.exc_info()[1]
         if isinstance(error, Exception):
@@ -239,8 +251,8 @@ class CaptionDataset(SampleLoading, _Base):
             self._retries -= 1
 
     def _candidates(self, index: int) -> Iterator[int]:
-        """The row asked for, and those that may take its place: all that follow, or those of its bucket."""
-        yield index  # beyond the end it is an IndexError, as in any list
+        """The row asked for, then the rows that may replace it: those of its bucket, or without buckets all others."""
+        yield index  # past the end: IndexError, as in any list
         numbers = self._bucket_numbers()
         if numbers is None:
             yield from ((index + step) % len(self) for step in range(1, len(self)))
@@ -250,8 +262,8 @@ class CaptionDataset(SampleLoading, _Base):
             yield from map(int, rows)
 
     def _bucket_numbers(self) -> NDArray[np.int16] | None:
-        """The bucket of each row; None without buckets, or where nothing knows the sizes: no sampler makes batches of
-        one bucket there. Worked out at the first bad sample."""
+        """The bucket of each row, computed at the first bad sample. None without buckets, or if the sizes are unknown
+        (then no sampler makes batches of one bucket)."""
         if self.buckets is None:
             return None
         if self._numbers is None or len(self._numbers) != len(self):
@@ -266,27 +278,27 @@ class CaptionDataset(SampleLoading, _Base):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """For mmengine's wrappers: nothing is the same for all samples."""
+        """For mmengine's wrappers. Empty: the samples have no common metadata."""
         return {}
 
     def full_init(self) -> None:
-        """For mmengine's wrappers: all is there already."""
+        """For mmengine's wrappers. Does nothing: the constructor has loaded everything."""
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """For mmengine's wrappers: ``image``, ``annotation`` (paths) and ``sample_idx`` of a row. No file is read."""
+        """For mmengine's wrappers: a row's ``image`` and ``annotation`` (paths) and ``sample_idx``. Reads no file."""
         number = idx + len(self) if idx < 0 else idx
         return {**self.data_list[number], "sample_idx": number}
 
     def widths(self) -> NDArray[np.int32]:
-        """Pixels of all rows of ``data_list``, from the index. Raises OptionError over a JSON list, which does not know
-        them, and for rows that are not the index's."""
+        """Widths in pixels of all rows of ``data_list``, int32, from the index. Raises OptionError for a JSON list
+        (it has no sizes), and for rows that are not in the index."""
         return self._of_rows(self._samples().widths())
 
     def heights(self) -> NDArray[np.int32]:
         return self._of_rows(self._samples().heights())
 
     def _of_rows(self, column: NDArray[np.int32]) -> NDArray[np.int32]:
-        """A column of the index, for the rows that a subclass has left in ``data_list``, in its order."""
+        """A column of the index, for the rows of ``data_list`` in its order. A subclass may have removed rows."""
         if isinstance(self.data_list, Entries):
             return column
         rows = np.fromiter(map(self._row_of, self.data_list), np.int64, len(self.data_list))

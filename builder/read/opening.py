@@ -30,18 +30,30 @@ def open_dataset(
     cache_dir: StrPath | None = None,
     cache_bytes: int | str | None = None,
 ) -> Rows:
-    """Open a converted folder, a folder that ``laion6m index`` made, a source that has an index in its meta/, any
-    folder of Parquet or Arrow files with a column of images, such files themselves (one, or a list), or a selection (as
-    a View).
+    """Open a dataset as a Reader; a selection, or a dataset opened with ``missing="drop"``, as a View.
 
-    ``path`` may be a URL that fsspec knows (``hf://datasets/user/repo``, ``s3://…``, ``https://…``) of a folder with an
-    index: the index is fetched once, then each sample is one range request. ``storage_options`` go to fsspec.
-    ``source``: where the indexed files are now, for an index over a source that was moved. ``image_column``,
-    ``caption_column``: of files without an index, which columns are meant (captions may be ``column.field``, a field of
-    a struct); a UserWarning says where that is needed. ``missing``: of a folder that lacks some of its files, "warn"
-    says how many, "drop" leaves their rows out (a View), "ignore" does neither. ``cache_dir``: of a URL, a folder of
-    this machine that keeps the images that were read, up to ``cache_bytes`` (such as "500GB"; 100 GB unless given), for
-    all processes that name it. Raises SourceError, DamagedFileError, IndexMismatchError, OptionError.
+    ``path`` is one of:
+
+    * a converted folder, or a folder that ``laion6m index`` made;
+    * a source that has an index in its meta/;
+    * a selection;
+    * a folder of Parquet or Arrow files with a column of images, one such file, or a list of them;
+    * a URL that fsspec knows (``hf://datasets/user/repo``, ``s3://…``, ``https://…``) of a folder with an index. The
+      index is fetched once. Then each sample is one range request.
+
+    Options:
+
+    * ``source``: where the indexed files are now. Give it if the source was moved after it was indexed.
+    * ``storage_options``: passed to fsspec.
+    * ``image_column``, ``caption_column``: the columns to use, for files without an index. ``caption_column`` may be
+      ``column.field``, a field of a struct. A UserWarning says when you need to give them.
+    * ``missing``: what to do if files of the folder are missing. "warn" says how many. "drop" leaves their rows out (a
+      View). "ignore" does neither.
+    * ``cache_dir``: a folder on this machine, for a URL. It keeps the images that were read. All processes that name
+      the folder share it.
+    * ``cache_bytes``: the most that ``cache_dir`` holds, such as "500GB". The default is 100 GB.
+
+    Raises SourceError, DamagedFileError, IndexMismatchError, OptionError.
     """
     if missing not in get_args(Missing):
         raise OptionError("missing", missing, f"one of {', '.join(get_args(Missing))}")
@@ -94,7 +106,7 @@ def open_dataset(
     from builder.read.image_columns import warn_of_guesses
 
     if files:
-        warn_of_guesses(files[0], image_column, caption_column)  # before all are indexed, which may take its time
+        warn_of_guesses(files[0], image_column, caption_column)  # before the indexing, which may be slow
     return Reader(index_files(folder, files, image_column, caption_column), folder)
 
 
@@ -108,7 +120,7 @@ def _cache(folder: StrPath | None, most: int | str | None) -> LocalCache | None:
 
 
 def _named_files(paths: Sequence[StrPath]) -> tuple[str, list[str]]:
-    """Files that were named one by one, and the folder that holds them all. Raises SourceError, OptionError."""
+    """The folder that holds all the named files, and their paths. Raises SourceError, OptionError."""
     if not paths:
         raise OptionError("path", [], "give at least one file")
     endings = (".parquet", ".arrow")
@@ -128,7 +140,7 @@ def _named_files(paths: Sequence[StrPath]) -> tuple[str, list[str]]:
 
 
 def _refuse_columns(folder: str, **named: str | None) -> None:
-    """What an index says of its files stands: another column would be passed over. Raises OptionError."""
+    """Refuse column options for a dataset with an index: the index has fixed the columns. Raises OptionError."""
     for option, column in named.items():
         if column is not None:
             raise OptionError(option, column, f"the rows of {folder} are those of its {schema.INDEX}")

@@ -1,4 +1,4 @@
-"""One row of a dataset, as users hold it."""
+"""One row of a dataset, as users see it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ if TYPE_CHECKING:
     from builder.read.reader import Reader
 
 _VALUES = ("image", "key", "caption", "width", "height", "annotation")
-"""What a sample is as a mapping, as datasets and torch's default collate see it."""
+"""Keys of a sample as a mapping. datasets and torch's default collate read these."""
 
 _OWN = ("key", "path", "image", "caption", "width", "height", "size", "position", "digest", "annotation",
         "annotation_path", "row")  # fmt: skip
 
 
 class Sample:
-    """One row. Every value is read when it is asked for.
+    """One row. Each value is read when you ask for it.
 
-    ``key``: "00000/000000012" · ``path``: with its extension, as listed · ``image``: the file's bytes · ``caption`` ·
-    ``width``, ``height``: pixels as stored · ``annotation``: the JSON text · ``annotation_path`` · ``row``: its
-    number in the Reader · ``position``: its place in the listing.
+    * ``key``: such as "00000/000000012". ``path``: the same with its extension, as listed.
+    * ``image``: the file's bytes. ``width``, ``height``: pixels as stored.
+    * ``caption``. ``annotation``: the JSON text. ``annotation_path``.
+    * ``row``: its number in the Reader. ``position``: its place in the listing.
 
-    A mapping of these too: ``sample["caption"]``, ``dict(sample)``, and torch's ``DataLoader`` makes batches of lists
-    and tensors without a ``collate_fn``.
+    A sample is a mapping too: ``sample["caption"]`` and ``dict(sample)`` work. torch's ``DataLoader`` makes batches of
+    lists and tensors from samples without a ``collate_fn``.
     """
 
     __slots__ = ("_at", "_batch", "_image", "_reader", "row")
 
     def __init__(self, reader: Reader, row: int, batch: IndexBatch, at: int, image: bytes | None = None) -> None:
-        """Row ``row`` of ``reader`` is row ``at`` of ``batch``. ``image``: its bytes, where they have been read."""
+        """Row ``row`` of ``reader`` is row ``at`` of ``batch``. ``image``: its bytes if they have been read."""
         self._reader, self.row, self._batch, self._at, self._image = reader, row, batch, at, image
 
     @property
@@ -67,7 +68,7 @@ class Sample:
 
     @property
     def size(self) -> int:
-        """Of the image, in bytes."""
+        """Bytes of the image file."""
         return int(self._batch.size[self._at])
 
     @property
@@ -76,13 +77,13 @@ class Sample:
 
     @property
     def digest(self) -> bytes | None:
-        """xxh3-128 of the image's bytes, 16 bytes; None where the index was made without reading them."""
+        """xxh3-128 of the image's bytes (16 bytes). None if the index was made without reading the images."""
         value: bytes | None = self._batch.digest[self._at].as_py()
         return value
 
     @property
     def bom(self) -> bool:
-        """Whether the annotation's file began with a byte order mark, which ``annotation`` leaves out."""
+        """Whether the annotation's file began with a byte order mark. ``annotation`` leaves it out."""
         return bool(self._batch.bom[self._at].as_py())
 
     @property
@@ -91,7 +92,8 @@ class Sample:
         return self._reader._annotations.read(self.row, self._batch, self._at).decode()
 
     def __getitem__(self, name: str) -> Any:
-        """A value by its name: what this class has, an added column, or a field of the annotation. Raises KeyError."""
+        """A value by name: an attribute of this class, an added column, or a field of the annotation. Raises
+        KeyError."""
         if name in _OWN:
             return getattr(self, name)
         if name in self._reader.added_columns():
@@ -116,8 +118,8 @@ class Sample:
 
     @property
     def pil(self) -> Any:
-        """The image as ``PIL.Image.Image``: the first frame as decoded, in its own mode, not turned by EXIF. Raises
-        DamagedFileError where it cannot be decoded."""
+        """The image as ``PIL.Image.Image``: the first frame, in its own mode, not turned by EXIF. Raises
+        DamagedFileError if it cannot be decoded."""
         from builder.read.shown import picture
 
         return picture(self)
@@ -127,13 +129,13 @@ class Sample:
         self.pil.show(self.key)
 
     def _repr_html_(self) -> str:
-        """For notebooks: picture, caption, facts."""
+        """HTML for notebooks: picture, caption, facts."""
         from builder.read.shown import sample_html
 
         return sample_html(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A sample travels as its reader's paths, its number and, where it has been read, its image."""
+        """Pickled as the reader's paths, the row number and, if it has been read, the image."""
         return self._reader._pickled(self.row, self._image)
 
     def __repr__(self) -> str:
@@ -141,4 +143,4 @@ class Sample:
         return f"Sample({self.row}, key={self.key!r}, {image}, caption={self.caption[:40]!r})"
 
 
-Mapping.register(Sample)  # not a base class: equality by value would read images
+Mapping.register(Sample)  # not a base class: Mapping's == compares values, so it would read images

@@ -1,4 +1,4 @@
-"""Rows of a dataset: what a Reader and a View of it have in common, and the View."""
+"""Rows of a dataset: ``Rows``, the interface that Reader and View share, and ``View``."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from builder.read.reader import Reader
 
 COLUMNS = ("key", "path", "caption", "width", "height", "size", "position", "annotation_path")
-"""What :meth:`Rows.columns` gives, none of which needs an image."""
+"""The columns of :meth:`Rows.columns`. None of them needs an image."""
 
 _AHEAD = 64  # rows fetched together when iterating
 
 
 class Rows(Sequence[Sample]):
-    """A sequence of samples: all rows of a Reader, or some of them in an order of their own (a View).
+    """A sequence of samples: all rows of a Reader, or some of them in any order (a View).
 
     Deterministic, thread-safe, safe after fork, picklable.
     """
 
     @property
     def reader(self) -> Reader:
-        """The Reader that holds these rows; ``Sample.row`` counts by it."""
+        """The Reader that holds these rows. ``Sample.row`` is a row number in it."""
         raise NotImplementedError
 
     @property
@@ -59,9 +59,14 @@ class Rows(Sequence[Sample]):
     @overload
     def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
     def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
-        """A row by number, negative ones from the end; a slice, as a view; rows by a list or an array of numbers, as a
-        list of samples whose images have been read already, in file order. Raises IndexError, TypeError (a mask is no
-        row numbers: ``np.flatnonzero(mask)``), DamagedFileError."""
+        """Rows by number.
+
+        * A whole number gives one sample. Negative numbers count from the end.
+        * A slice gives a View.
+        * A list or an array of numbers gives a list of samples. Their images have been read already, in file order.
+
+        Raises IndexError, DamagedFileError, and TypeError for a mask (use ``np.flatnonzero(mask)``).
+        """
         if isinstance(row, slice):
             return View(self.reader, self.rows[row])
         rows = self.rows
@@ -71,11 +76,11 @@ class Rows(Sequence[Sample]):
         return self.reader._fetch([int(rows[each]) for each in chosen])
 
     def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
-        """What torch's DataLoader asks for a batch by: its images are read together."""
+        """One batch for torch's DataLoader. The images are read together."""
         return self[rows]
 
     def __iter__(self) -> Iterator[Sample]:
-        """Reads several rows at a time; over a network the next ones while these are looked at."""
+        """Reads several rows at a time. Over a network it fetches the next rows while you use these."""
         reader, rows = self.reader, self.rows
         chunks = ([int(row) for row in rows[first : first + _AHEAD]] for first in range(0, len(rows), _AHEAD))
         fetched = fetched_ahead(reader._fetch, chunks) if reader._files.is_remote else map(reader._fetch, chunks)
@@ -83,7 +88,8 @@ class Rows(Sequence[Sample]):
             yield from samples
 
     def find(self, key: str) -> Sample:
-        """The row with that key: the last, where files that others wrote have it in several. Raises KeyError."""
+        """The row with that key. Files that other tools wrote may have a key twice: the last row wins. Raises
+        KeyError."""
         row = self._row_of(key)
         if row is None:
             raise KeyError(key)
@@ -96,8 +102,8 @@ class Rows(Sequence[Sample]):
         raise NotImplementedError
 
     def columns(self, *names: str) -> pa.Table:
-        """Columns of :data:`COLUMNS` (all unless named) as an Arrow table over the mapped index. No image is touched.
-        Nothing is copied, but of rows in an order of their own. Raises KeyError."""
+        """Columns of :data:`COLUMNS` (all, unless named) as an Arrow table over the mapped index. No image is read.
+        Only rows in another order than the dataset's are copied. Raises KeyError."""
         for name in names:
             if name not in COLUMNS:
                 raise KeyError(f"{name!r} is no column; there are {', '.join(COLUMNS)}")
@@ -109,11 +115,12 @@ class Rows(Sequence[Sample]):
         return pa.Table.from_arrays([_taken(column, rows) for column in whole.columns], schema=whole.schema)
 
     def column(self, name: str) -> Any:
-        """One column, a value for each row: of :data:`COLUMNS`, ``digest``, or added by ``laion6m add-column``.
+        """One column, one value for each row. ``name``: one of :data:`COLUMNS`, ``digest``, or a column that ``laion6m
+        add-column`` added.
 
-        A pyarrow ChunkedArray over the mapped file (nothing is copied, but of rows in an order of their own); a
-        column of arrays as a sequence that reads them one by one. Raises KeyError, DamagedFileError,
-        IndexMismatchError (the column was made before the dataset was converted or indexed again).
+        Returns a pyarrow ChunkedArray over the mapped file. Only rows in another order than the dataset's are copied.
+        A column of arrays is a sequence that reads them one by one. Raises KeyError, DamagedFileError, and
+        IndexMismatchError if the dataset was converted or indexed again after the column was made.
         """
         if name in (*COLUMNS, "digest"):
             return self._table([name]).column(0)
@@ -127,49 +134,52 @@ class Rows(Sequence[Sample]):
         return column.column if self is reader else _taken(column.column, np.asarray(self.rows, dtype=np.int64))
 
     def added_columns(self) -> list[str]:
-        """Names of the columns that were added, as they were when this was first asked."""
+        """Names of the added columns. Looked up at the first call, then kept."""
         return self.reader.added_columns()
 
     def where(self, condition: str) -> View:
-        """The rows for which a SQL condition is true (DuckDB's SQL, extra ``[sql]``), in their order: over ``key``,
-        ``path``, ``caption``, ``width``, ``height``, ``size``, ``position``, ``digest``, ``annotation`` and added
-        columns. The query can reach nothing else. Raises SqlError, MissingExtraError."""
+        """The rows for which a SQL condition is true, in their order. The SQL is DuckDB's (extra ``[sql]``).
+
+        The condition may use ``key``, ``path``, ``caption``, ``width``, ``height``, ``size``, ``position``, ``digest``,
+        ``annotation`` and added columns. It can reach nothing else. Raises SqlError, MissingExtraError.
+        """
         from builder.curate.sql import find_rows
 
         found = find_rows(self, condition)
         return View(self.reader, found.rows, (*self.steps, *found.steps))
 
     def sample(self, count: int, *, seed: int = 0) -> View:
-        """``count`` rows at random, in their order. Chosen by a hash of seed and key: the same in every conversion of
-        the source. Raises OptionError where there are fewer."""
+        """``count`` rows at random, in their order. A hash of seed and key chooses them, so every conversion of the
+        source gives the same rows. Raises OptionError if there are fewer."""
         from builder.curate.split import sample
 
         return sample(self, count, seed)
 
     def split(self, shares: Mapping[str, float], *, seed: int = 0) -> dict[str, View]:
-        """The rows divided by name → share of them, by a hash of seed and key; duplicates (where ``laion6m
-        duplicates`` has run) stay together. The same in every conversion of the source. Raises OptionError."""
+        """Divide the rows into splits, given as name → share. A hash of seed and key decides, so every conversion of
+        the source gives the same splits. Duplicates stay together if ``laion6m duplicates`` has run. Raises
+        OptionError."""
         from builder.curate.split import split
 
         return split(self, shares, seed)
 
     def unique(self) -> View:
-        """One row of each group of duplicates: the one to keep, or where that is not among these rows, the first.
-        Raises SourceError before ``laion6m duplicates`` has run."""
+        """One row of each group of duplicates: the one to keep. If that one is not among these rows, the first. Raises
+        SourceError if ``laion6m duplicates`` has not run."""
         from builder.curate.split import unique
 
         return unique(self)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write a selection: a folder of row numbers that names the dataset, which ``open_dataset`` opens as these
-        rows. No image is copied. Raises OutputError where there is something in the folder already."""
+        """Write a selection: a folder that names the dataset and holds row numbers. ``open_dataset`` opens it as these
+        rows. No image is copied. Raises OutputError if the folder is not empty."""
         from builder.curate.selection import save
 
         save(self, folder)
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """How these rows were chosen, and how many each step left. Empty of a whole dataset."""
+        """How these rows were chosen, and how many each step left. Empty for a whole dataset."""
         return ()
 
     def widths(self) -> npt.NDArray[np.int32]:
@@ -184,8 +194,8 @@ class Rows(Sequence[Sample]):
         return np.take(self.reader._index.column(name), self.rows)
 
     def to_datasets(self) -> Any:
-        """A map-style ``datasets.Dataset`` of these rows. Its table is the mapped index; a transform reads the images
-        when rows are asked for. No cache is written; ``map``, ``filter``, ``shuffle`` and ``select`` work."""
+        """A map-style ``datasets.Dataset`` of these rows. Its table is the mapped index. A transform reads the images
+        of the rows you ask for. No cache is written. ``map``, ``filter``, ``shuffle`` and ``select`` work."""
         from builder.hf.builder import reader_dataset
 
         return reader_dataset(self)
@@ -198,7 +208,7 @@ class Rows(Sequence[Sample]):
 
     @property
     def identity(self) -> str:
-        """16 hex digits, others where the rows are of other files, or are other rows of them."""
+        """16 hex digits. They differ if the files or the row numbers differ."""
         raise NotImplementedError
 
     @property
@@ -208,12 +218,12 @@ class Rows(Sequence[Sample]):
 
 
 class View(Rows):
-    """Some rows of a Reader, in an order of their own: what a slice gives. Holds numbers, no bytes."""
+    """Some rows of a Reader, in any order. A slice gives one. Holds row numbers, no bytes."""
 
     def __init__(
         self, reader: Reader, rows: Sequence[int] | npt.NDArray[np.int64], steps: tuple[Step, ...] = ()
     ) -> None:
-        """``rows``: numbers from 0 to ``len(reader)``, exclusive. ``steps``: how they were chosen."""
+        """``rows``: numbers, 0 ≤ number < ``len(reader)``. ``steps``: how they were chosen."""
         self._reader, self._steps = reader, steps
         numbers = rows if isinstance(rows, range) else np.ascontiguousarray(rows, dtype=np.int64)
         self._rows: range | npt.NDArray[np.int64] = numbers
@@ -229,7 +239,7 @@ class View(Rows):
     @overload
     def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
     def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
-        if type(row) is int and 0 <= row < len(self._each):  # what most rows are asked for with
+        if type(row) is int and 0 <= row < len(self._each):  # the usual case
             return self._reader._sample(self._each[row])
         return super().__getitem__(row)
 
@@ -257,7 +267,7 @@ class View(Rows):
         row = self._reader._row_of(key)
         if row is None or isinstance(self._rows, range):
             return row if row in self._rows else None
-        if self._sorted is None:  # once: a search through millions for each key would be slow
+        if self._sorted is None:  # sorted once: scanning millions of rows for each key is slow
             self._sorted = np.sort(self._rows)
         at = int(np.searchsorted(self._sorted, row))
         return row if at < len(self._sorted) and self._sorted[at] == row else None
