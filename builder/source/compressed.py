@@ -1,13 +1,13 @@
-"""A compressed file as the bytes it holds, read forward: gzip, bzip2, xz and zstd, known by their first bytes.
+"""Read a compressed file forward as the bytes it holds: gzip, bzip2, xz, zstd, recognised by their first bytes.
 
-Nothing is kept but the last ``LOOK_BACK`` bytes, so a file that swells to any size costs time, not memory.
+Only the last ``LOOK_BACK`` bytes are kept. A file that grows to any size costs time, not memory.
 
-Where the stream is damaged or cut, the bytes before that place are given, and reading from it on is a
-DamagedFileError, which ``scan_tar`` notes as damage. A decoder that fails keeps what it was about to give out, so the
-stream is decoded once more up to there and the rest taken in small steps. What is lost is what could not be decoded
-(bzip2: a block of up to 900 kB, zstd: one of up to 128 KiB) and less than 512 bytes before it. A wrong checksum at the
-end of a stream costs none of its bytes, and does not tell which of them are wrong. A cut zstd stream has no such mark:
-the library ends it like a whole one, and the tar in it is seen to end early.
+If the stream is damaged or cut, the bytes before that place are given. Reading from there on raises DamagedFileError,
+which ``scan_tar`` notes as damage. A decoder that fails keeps its last output for itself. So the stream is decoded once
+more up to there, and the rest is taken in small steps. Lost are the bytes that could not be decoded (bzip2: a block of
+up to 900 kB; zstd: up to 128 KiB) and less than 512 bytes before them. A wrong checksum at the end of a stream loses no
+bytes, and does not tell which are wrong. A cut zstd stream has no such mark: the library ends it like a whole one. Then
+the tar in it is seen to end early.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from builder.base.errors import DamagedFileError, MissingExtraError, SourceError
 from builder.source.files import ByteFile, LocalFile
 
 LOOK_BACK = 4 << 20
-"""Bytes behind the place reached that cost nothing to read again; a walk over headers is at most 1.3 MB ahead."""
+"""Bytes behind the current place that cost nothing to read again. A walk over headers is at most 1.3 MB ahead."""
 MAX_XZ_MEMORY = 256 << 20
-"""Bytes an xz decoder may use (xz -9 needs 65 MiB). A dictionary of up to 4 GiB can be asked for by a header."""
+"""Bytes an xz decoder may use. xz -9 needs 65 MiB; a header can ask for a dictionary of up to 4 GiB."""
 MAX_ZSTD_WINDOW = 128 << 20
-"""Bytes of zstd's window; zstd's own limit where --long=28 and above are not given."""
+"""Bytes of zstd's window: zstd's own limit unless --long=28 or above is given."""
 _PIECE = 64 << 10
 _STEP = 512
-"""Bytes given out at once near damage: the least that has something of a tar."""
+"""Bytes per step near damage: one tar block, the least that can hold something of a tar."""
 
 _MAGIC = (
     ("gzip", re.compile(rb"\x1f\x8b\x08")),
-    ("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")),  # a block's magic, or the end's: a tar may hold "BZh1"
+    ("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")),  # block or end magic: a tar may begin with "BZh1"
     ("xz", re.compile(rb"\xfd7zXZ\0")),
     ("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")),  # a frame, or a skippable one (pzstd)
     ("lz4", re.compile(rb"\x04\x22\x4d\x18")),
@@ -46,15 +46,15 @@ _UNREAD = {"lz4": "lz4 -d", "compress": "gunzip"}
 
 
 def compression_of(head: bytes) -> str | None:
-    """How a file that begins with ``head`` (10 bytes or more) is compressed; None where it is not."""
+    """The compression of a file that begins with ``head`` (10 bytes or more); None if it has none."""
     return next((name for name, magic in _MAGIC if magic.match(head)), None)
 
 
 def open_compressed(source: str | ByteFile) -> ByteFile:
-    """What ``source`` (a path, or a file to be closed with the result) holds. Its size is None until the end was read.
+    """Open what ``source`` holds: a path, or a file that is closed with the result. ``size`` is None until its end.
 
-    Reading goes forward; from a place further back than LOOK_BACK it begins anew. Raises SourceError where the file
-    cannot be opened or is compressed in another way, MissingExtraError where zstandard is needed and absent.
+    Reading goes forward. A place further back than LOOK_BACK starts again from the beginning. Raises SourceError if the
+    file cannot be opened or has another compression, MissingExtraError if zstandard is needed and not installed.
     """
     if isinstance(source, str):
         try:
@@ -101,7 +101,7 @@ class CompressedFile:
         return data
 
     def close(self) -> None:
-        self._pieces = iter(())  # which know this file: it would wait for the garbage collector
+        self._pieces = iter(())  # they refer to this file: break the cycle, do not wait for the garbage collector
         self._raw.close()
 
     def _begin(self) -> None:
@@ -133,7 +133,7 @@ class CompressedFile:
         return piece
 
     def _chunks(self, sparing: int | None = None) -> Iterator[bytes]:
-        """What the decoder is fed; from place ``sparing`` on byte by byte, and then it gives out less at once."""
+        """The decoder's input. From ``sparing`` on it goes byte by byte, so that the decoder gives out less at once."""
         at = 0
         while chunk := self._raw.read_at(at, _PIECE):
             self._fed = at
@@ -145,7 +145,7 @@ class CompressedFile:
                 yield from (chunk[place : place + 1] for place in range(len(chunk)))
 
     def _last_bytes(self, error: _BadStreamError, fed: int, reached: int) -> Iterator[bytes]:
-        """Decode anew, give what follows byte ``reached`` of the content, in pieces of about 64 KiB, and raise."""
+        """Decode again, yield the content from byte ``reached`` on in pieces of about 64 KiB, then raise."""
         some, held, at = [], 0, 0
         with suppress(_BadStreamError):
             for piece in self._decoded(self._chunks(fed), lambda: self._step):
@@ -162,7 +162,7 @@ class CompressedFile:
 
 
 class _BadStreamError(Exception):
-    """The stream cannot be decoded any further. ``lossy``: the decoder may have had more to give."""
+    """The stream cannot be decoded further. ``lossy``: the decoder may have held back output."""
 
     def __init__(self, why: str, *, lossy: bool) -> None:
         super().__init__(why)
@@ -170,7 +170,7 @@ class _BadStreamError(Exception):
 
 
 class _Decoder(Protocol):
-    """What zlib, bz2 and lzma have in common; the rest is told apart in ``_decode``."""
+    """What zlib, bz2 and lzma have in common. ``_decode`` handles the differences."""
 
     @property
     def eof(self) -> bool: ...
@@ -183,20 +183,18 @@ _Decoded = Callable[[Iterator[bytes], Callable[[], int]], Iterator[bytes]]
 
 
 def _decode(new: Callable[[], _Decoder], chunks: Iterator[bytes], step: Callable[[], int]) -> Iterator[bytes]:
-    """The bytes that ``chunks`` hold, in pieces of at most ``step()``: one stream or several, with zeros between."""
+    """Decode ``chunks`` in pieces of at most ``step()`` bytes: one stream, or several with zeros between them."""
     waiting = next(chunks, b"")
     while waiting:
         decoder = new()
         while not decoder.eof:
-            needs_input = getattr(decoder, "needs_input", True)  # zlib does not say
+            needs_input = getattr(decoder, "needs_input", True)  # zlib has no such attribute
             ended = not waiting and needs_input and not (waiting := next(chunks, b""))
             try:
                 piece = decoder.decompress(waiting, step())
-            except (zlib.error, lzma.LZMAError, OSError) as error:  # bz2's own is OSError
+            except (zlib.error, lzma.LZMAError, OSError) as error:  # bz2 raises OSError
                 raise _BadStreamError(str(error), lossy=True) from error
-            waiting = getattr(
-                decoder, "unconsumed_tail", b""
-            )  # zlib hands back what it had no room for, others keep it
+            waiting = getattr(decoder, "unconsumed_tail", b"")  # zlib returns unused input, the others keep it
             if piece:
                 yield piece
             elif ended and not decoder.eof:
@@ -221,7 +219,7 @@ def _zstd() -> _Decoded:
 
     def decoded(chunks: Iterator[bytes], step: Callable[[], int]) -> Iterator[bytes]:
         decoder = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
-        pipe: Any = _Pipe(chunks)  # all that is asked of it is read
+        pipe: Any = _Pipe(chunks)  # zstandard only calls read
         reader = decoder.stream_reader(pipe, read_size=_PIECE, read_across_frames=True)
         try:
             while piece := reader.read1(step()):
@@ -233,7 +231,7 @@ def _zstd() -> _Decoded:
 
 
 class _Pipe:
-    """Chunks as the file object that zstandard reads from; it asks for no more than a chunk at a time."""
+    """Chunks as a file object for zstandard to read. Takes one chunk at a time."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks

@@ -1,7 +1,7 @@
-"""An image's verdict from its two ends: for an index, which copies no image.
+"""Judge an image by its two ends. Used for an index, which copies no image.
 
-``glance`` reads the ends of one image. ``Glances`` goes along with the scan of a tar, whose headers lie between the end
-of one image and the beginning of the next: one read gives all three.
+``glance`` reads the ends of one image. ``Glances`` follows the scan of a tar. There a header lies between the end of
+one image and the beginning of the next, so one read gives all three.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from builder.source import jpegs
 from builder.source.files import ByteFile
 from builder.source.images import PILLOW_PIXEL_LIMIT, probe
 
-HEAD = 16 << 10  # bytes: EXIF with a thumbnail and a colour profile fit before nearly all photos' first scan
-_LONG_HEAD = 64 << 10  # bytes: a Photoshop block as well
-TAIL = 4 << 10  # bytes: where the end marker is looked for first
+HEAD = 16 << 10  # bytes: enough for EXIF, thumbnail and colour profile, so for nearly every photo's first scan
+_LONG_HEAD = 64 << 10  # bytes: enough for a Photoshop block too
+TAIL = 4 << 10  # bytes: the end marker is searched here first
 _LAST = 256
-_BEFORE = 576  # bytes: the padding of a tar member, 511 at most, and an end marker with little behind it
-_AHEAD = 4 << 10  # bytes: a header and, of most JPEGs, all before the first scan, a colour profile (3 KB) included
+_BEFORE = 576  # bytes: a tar member's padding (511 at most), and an end marker with few bytes after it
+_AHEAD = 4 << 10  # bytes: a tar header, and all before most JPEGs' first scan, with a colour profile (3 KB)
 
 
 def glance(file: ByteFile, offset: int, size: int) -> ImageInfo:
-    """What ``probe`` says of the image at ``offset``, ``size`` bytes long, reading all of it only where its ends do not
-    settle it. Raises SampleProblem as ``probe`` does, SourceChangedError where the bytes are not there.
+    """The verdict of ``probe`` on the image of ``size`` bytes at ``offset``. Reads the whole image only if its ends do
+    not decide. Raises SampleProblem as ``probe`` does, SourceChangedError if the bytes are missing.
 
-    The ends settle a JPEG when its header is certain up to the first scan and its end marker lies in the last 4 KiB:
-    what is between them cannot change that verdict.
+    The ends decide a JPEG if its header is certain up to the first scan and its end marker lies in the last 4 KiB. What
+    is between them cannot change the verdict.
     """
     if size <= HEAD + TAIL:
         return probe(_read(file, offset, size))
@@ -35,18 +35,18 @@ def glance(file: ByteFile, offset: int, size: int) -> ImageInfo:
     if head.startswith(jpegs.MAGIC):
         width, height, _, sure = jpegs.read_header(head, 0, HEAD)
         if sure and width * height <= PILLOW_PIXEL_LIMIT:
-            for length in (_LAST, TAIL):  # the marker is mostly all there is at the end
+            for length in (_LAST, TAIL):  # usually nothing follows the marker
                 if _read(file, offset + size - length, length).rfind(b"\xff\xd9") >= 0:
                     return ImageInfo("JPEG", width, height, 1, True)
     return probe(_read(file, offset, size))
 
 
 class Glances:
-    """A tar as its scan reads it, and what can be said of the JPEGs that it passes. To be scanned as a ``ByteFile``,
-    with ``watch`` told of each member.
+    """A tar as its scan reads it, and the shapes of the JPEGs it passes. Scan it as a ``ByteFile`` and call ``watch``
+    with each member.
 
-    What it says is what ``glance`` and ``probe`` say; of images that it cannot tell enough of from what the scan has
-    read (an end marker far from the end, a header of more than 64 KiB, other formats) it says nothing.
+    Its answers equal those of ``glance`` and ``probe``. It gives no answer if the bytes that the scan has read do not
+    decide: an end marker far from the end, a header of more than 64 KiB, other formats.
     """
 
     def __init__(self, file: ByteFile) -> None:
@@ -54,21 +54,22 @@ class Glances:
         self._read_at = file.read_at
         self._data, self._base = b"", 0
         self._shapes: dict[int, int] = {}
-        self._offset, self._end, self._scan, self._shape = 0, -1, 0, 0  # the last image, while its end is to be seen
+        self._offset, self._end, self._scan, self._shape = 0, -1, 0, 0  # the last image, until its end was seen
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The bytes asked for. What lies around them, where an image may end and the next begin, is read along."""
+        """The bytes asked for. Reads the bytes around them too: an image may end before them, the next may begin
+        after."""
         before = min(offset, _BEFORE)
         self._base = offset - before
         self._data = data = self._read_at(offset - before, before + max(length, _AHEAD))
         return data[before : before + length]
 
     def close(self) -> None:
-        """The file is closed by who opened it."""
+        """Does nothing: whoever opened the file closes it."""
 
     def watch(self, member: Member) -> None:
-        """A member was met. What was read last has its header in it, before that the end of the last member, and
-        mostly all that comes before an image's first scan; if that is longer, it is read now."""
+        """A member was met. The last read holds its header, before that the last member's end, and usually all that
+        comes before an image's first scan. If that part is longer, it is read now."""
         data, base = self._data, self._base
         if self._end >= 0:
             self._settle(data, base)
@@ -86,15 +87,14 @@ class Glances:
             self._offset, self._end, self._scan, self._shape = offset, offset + size, base + scan, width << 16 | height
 
     def _settle(self, data: bytes, base: int) -> None:
-        """Note the last image as whole if the end marker is in what ``data`` has of its last bytes; then it is the last
-        no more."""
+        """Note the last image as whole if ``data`` has its end marker; then no image is pending."""
         end = self._end - base
         if 0 < end <= len(data) and data.rfind(b"\xff\xd9", max(self._scan - base, end - TAIL, 0), end) >= 0:
             self._shapes[self._offset] = self._shape
         self._end = -1
 
     def shapes(self, members: Iterable[Member]) -> Iterator[int]:
-        """Of each member ``width << 16 | height`` if it is a JPEG, still and whole; else 0: nobody knows yet."""
+        """For each member ``width << 16 | height`` if it is a JPEG, still and whole; else 0: not known yet."""
         if self._end >= 0:
             first = max(self._scan, self._end - _LAST)
             self._settle(self._read_at(first, self._end - first), first)
@@ -103,7 +103,7 @@ class Glances:
 
 
 def shape_info(shape: int) -> ImageInfo:
-    """What ``probe`` says of an image of this shape, which is not 0."""
+    """The verdict of ``probe`` on an image of this shape (not 0)."""
     return ImageInfo("JPEG", shape >> 16, shape & 0xFFFF, 1, True)
 
 

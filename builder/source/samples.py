@@ -1,5 +1,4 @@
-"""Planned rows → samples: read image and annotation, probe, judge. The one place where a sample becomes a row or a
-reject."""
+"""Planned rows → samples: read image and annotation, probe, judge. Only here a sample becomes a row or a reject."""
 
 from __future__ import annotations
 
@@ -26,19 +25,19 @@ from builder.source.ranges import merge_ranges
 from builder.source.scan import open_archive
 
 CHUNK_BYTES = 2 << 20
-"""Image bytes in memory at a time: enough that a chunk costs few system calls, little enough to stay in the caches
-between being read, hashed and written (measured: 128 KiB to 2 MiB do not differ; maps are slower than reads)."""
+"""Image bytes in memory at a time. A chunk should cost few system calls, and stay in the caches until it is read,
+hashed and written. Measured: 128 KiB to 2 MiB do not differ; maps are slower than reads."""
 
 CHUNK_ROWS = 256
 _CHUNK_TEXT = 16 << 20
-_GAP = 64 << 10  # bytes between two members that are cheaper read than skipped
+_GAP = 64 << 10  # bytes between two members; a smaller gap is cheaper to read than to skip
 _OPEN_ARCHIVES = 64
 _OPEN_REMOTE = 4  # each holds blocks of 8 MiB: 7 of them, or 12
 
 
 class Sample(NamedTuple):
-    """A listed sample that is a row. Its image is ``buffer[start:end]`` of the chunk it came in. ``image_time`` and
-    ``annotation_time``: when extracted files were modified, in ns, as seen when they were read; None in a tar."""
+    """A listed sample that is a row. Its image is ``buffer[start:end]`` of its chunk. ``image_time`` and
+    ``annotation_time``: modification times of extracted files in ns, taken when they were read; None in a tar."""
 
     position: int
     key: str
@@ -57,13 +56,13 @@ class Sample(NamedTuple):
     annotation_size: int
     image_time: int | None = None
     annotation_time: int | None = None
-    made: bool = False  # its annotation is in no file: it was put together, or made of a .txt
+    made: bool = False  # the annotation is in no file: it was merged, or made from a .txt
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Samples in row order, and the rejects among them. ``buffer`` is good until the next chunk but one is asked
-    for."""
+    """Samples in row order, and the rejects among them. ``buffer`` stays valid for one more chunk: two buffers
+    alternate."""
 
     buffer: bytes | bytearray
     samples: list[Sample]
@@ -72,7 +71,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """The archives that planned rows point into, by their numbers in the plan."""
+    """The archives that planned rows point into. A row holds the archive's number in the plan."""
 
     raw_root: str
     captions_root: str
@@ -85,8 +84,8 @@ def read_samples(
 ) -> Iterator[Chunk]:
     """Read planned rows (PLAN_ROW) in order. Every row comes out once, as a sample or as a reject.
 
-    ``with_images=False`` reads of each image no more than its verdict takes; the chunks' buffers are empty. Raises
-    SourceChangedError where an archive is not what was planned.
+    ``with_images=False``: of each image, read only what its verdict needs. The chunks' buffers are empty then. Raises
+    SourceChangedError if an archive is not what was planned.
     """
     with SampleReader(stock, policy, with_images=with_images) as reader:
         yield from reader.read(rows)
@@ -109,7 +108,7 @@ class SampleReader:
         self._annotations.close()
 
     def lend(self, number: int, file: ByteFile, *, annotations: bool = False) -> None:
-        """An archive that somebody has open already. It is closed with this reader."""
+        """Use an archive that is open already. It is closed with this reader."""
         (self._annotations if annotations else self._images).put(number, file)
 
     def read(self, rows: pa.RecordBatch) -> Iterator[Chunk]:
@@ -121,7 +120,7 @@ class SampleReader:
             yield chunks.read(first, last)
 
     def check(self) -> None:
-        """Raises SourceChangedError if an archive that was read from is not the one that was planned with."""
+        """Raise SourceChangedError if an archive that was read is not the one that was planned."""
         self._images.check()
         self._annotations.check()
 
@@ -144,7 +143,7 @@ class _ChunkReader:
         self.annotation_offsets, self.annotation_sizes = columns["annotation_offset"], columns["annotation_size"]
         self.annotation_paths, self.recaptions = columns["annotation_path"], columns["recaption"]
         self.keeps_ending = columns["keeps_ending"]
-        # What the scan has seen of images, which serves where they are not read; the shapes that were judged well.
+        # What the scan knows of images, used if they are not read; and the shapes that passed the judgement.
         self.shapes = [0] * len(self.sizes) if with_images else columns.get("shape", [0] * len(self.sizes))
         self.fine: dict[int, ImageInfo] = {}
         for number in {archive for archive, shape in zip(self.archives, self.shapes, strict=True) if shape}:
@@ -230,14 +229,14 @@ class _ChunkReader:
         return Chunk(buffer, samples, rejects)
 
     def _place(self, row: int, problem: SampleProblem) -> str:
-        """The archive that holds what is wrong: the image's, or the annotation's."""
+        """The archive with the problem: the image's, or the annotation's."""
         number = self.annotation_archives[row]
         if problem.reason is Reason.CAPTION_INVALID and number >= 0:
             return self.stock.annotations[number].name
         return self.stock.raw[self.archives[row]].name
 
     def _images(self, first: int, last: int) -> tuple[bytes | bytearray, list[int]]:
-        """The images of rows first to last in one buffer, and where in it each begins."""
+        """The images of rows first to last in one buffer, and where each begins in it."""
         number = self.archives[first]
         archive = self.stock.raw[number]
         sizes = self.sizes[first:last]
@@ -252,7 +251,7 @@ class _ChunkReader:
         self._buffers.reverse()
         buffer = self._buffers[0]
         if len(buffer) < needed:
-            buffer = bytearray(needed)  # one large image: its memory goes with the chunk
+            buffer = bytearray(needed)  # one large image: freed with the chunk
         file = self.images.open(number)
         view = memoryview(buffer)
         starts, at = [0] * len(sizes), 0
@@ -279,7 +278,7 @@ class _ChunkReader:
         return glance(self.images.open(self.archives[row]), self.offsets[row], size)
 
     def _documents(self, first: int, last: int) -> list[bytes | None]:
-        """The annotations' bytes; None where a row has none of its own."""
+        """The annotations' bytes; None if a row has no annotation of its own."""
         documents: list[bytes | None] = [None] * (last - first)
         by_archive: dict[int, list[int]] = {}
         for row in range(first, last):
@@ -306,7 +305,7 @@ class _ChunkReader:
 
 
 class _Handles:
-    """Open archives, few at a time, each checked against what was planned when it is opened and when all is read."""
+    """Open archives, few at a time. Each is checked against the plan when it is opened and when all is read."""
 
     def __init__(self, archives: Mapping[int, Archive], *, in_order: bool = True) -> None:
         self._archives, self._in_order = archives, in_order
@@ -318,7 +317,7 @@ class _Handles:
             self._open.popitem()[1].close()
 
     def put(self, number: int, file: ByteFile) -> None:
-        """Use this one, and close it in the end."""
+        """Use this file, and close it at the end."""
         most = _OPEN_REMOTE if is_url(self._archives[number].path) else _OPEN_ARCHIVES
         while len(self._open) >= most:
             self._open.popitem(last=False)[1].close()
@@ -326,7 +325,7 @@ class _Handles:
         self._used.add(number)
 
     def note(self, number: int) -> None:
-        """What is known of this one was read before: it too must be the one that was planned with."""
+        """Check this archive at the end too: what is known of it was read earlier."""
         self._used.add(number)
 
     def open(self, number: int) -> ByteFile:
@@ -341,7 +340,7 @@ class _Handles:
         return file
 
     def check(self) -> None:
-        """Raises SourceChangedError if a tar that was read from is not the one that was planned with."""
+        """Raise SourceChangedError if a tar that was read is not the one that was planned."""
         used = [self._archives[number] for number in self._used]
         if not any(is_url(archive.path) for archive in used):
             for archive in used:
@@ -377,7 +376,7 @@ def _fill(file: ByteFile, view: memoryview, offset: int) -> None:
 
 
 def _read_file(root: str, path: str, size: int) -> tuple[bytes, int]:
-    """All of an extracted file, and when it was modified, in ns."""
+    """The whole extracted file, and its modification time in ns."""
     file = open_file(os.path.join(root, path), size)
     try:
         data = file.read_at(0, size)
@@ -389,7 +388,7 @@ def _read_file(root: str, path: str, size: int) -> tuple[bytes, int]:
 
 
 def open_file(path: str, size: int) -> LocalFile:
-    """An extracted file that was ``size`` bytes long when it was planned with."""
+    """Open an extracted file that had ``size`` bytes when it was planned."""
     try:
         file = LocalFile(path)
     except OSError as error:

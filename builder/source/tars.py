@@ -1,12 +1,11 @@
-"""Where the members of a tar lie: one forward walk over the headers, which goes on behind whatever is damaged.
+"""Find the members of a tar: one forward walk over the headers. The walk goes on after damage.
 
     file → walk_tar → Member | Link | Damage, as found → scan_tar → TarScan (links resolved)
 
-What is read: V7, ustar, old and new GNU, pax, star and Solaris tars; concatenated ones; ones without end blocks.
-Python's tarfile and GNU tar stop at the first thing they cannot read; here a damaged header costs its own member, the
-walk goes on at the next valid header, at whatever byte. What it cannot do: a member that is itself a tar shows its
-inner members where the search for a header has to pass through it, and a size that lies but stays inside the file (its
-header's checksum fits) hides what it spans.
+Reads V7, ustar, old and new GNU, pax, star and Solaris tars, concatenated tars, and tars without end blocks.
+Python's tarfile and GNU tar stop at the first thing they cannot read. Here a damaged header costs its own member only:
+the walk goes on at the next valid header, at any byte. Two limits. If the search for a header passes through a member
+that is itself a tar, its inner members appear. A wrong size in a valid header hides what it spans, inside the file.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from builder.source.tar_headers import (
     text,
 )
 
-WINDOW = 256 << 10  # most bytes read at once, but for an extended header (1 MiB at most)
-_SMALL = 2 << 10  # one header, or an extended one with its data and the header behind it
-_DENSE = 8 << 10  # bytes from header to header up to which reading through costs less than a read for each (~0.5 µs)
+WINDOW = 256 << 10  # most bytes read at once; an extended header may take 1 MiB
+_SMALL = 2 << 10  # one header; or an extended header, its data and the next header
+_DENSE = 8 << 10  # bytes between headers; below it, reading through is cheaper than one read each (~0.5 µs)
 _STEP = 8 << 10
-_MOST_ZEROS = (1 << 20) + 2 * BLOCK  # bytes at the end of a tar: GNU tar fills up to 10 KiB, tapes are up to 1 MiB
-_FAR = 1 << 63  # beyond any size that passes
+_MOST_ZEROS = (1 << 20) + 2 * BLOCK  # bytes of zeros at the end: GNU tar pads to 10 KiB, tapes to 1 MiB
+_FAR = 1 << 63  # larger than any valid size
 
 _COMMON = Struct("100s24x11sc12x8sc100x8s80xB166x").unpack  # name, size, its end, checksum, kind, magic, prefix[0]
 _new = object.__new__
@@ -52,24 +51,24 @@ _EXTENDED = frozenset((b"x", b"X", b"g", b"L", b"K"))
 
 
 def walk_tar(file: ByteFile, start: int = 0) -> Iterator[Member | Damage | Link]:
-    """What stands in the tar, in file order, as it is found; ``start`` is where the first header is expected.
+    """Yield what the tar holds, in file order. ``start``: where the first header is expected.
 
-    Reads forward, but for what was read ahead (1.3 MB at most). A member is given when its header was read; should its
-    data turn out cut, or not all its own, the same member follows again as CUT. Only then is its data read: on a stream
-    (a file of unknown size) that ends within it, and where a file of known size has bytes missing. A hard link is given
-    as Link, also where its target is not there. Damage may be zero bytes long: a place where something is missing.
+    Reads forward only, except what was read ahead (1.3 MB at most). A member comes when its header was read. If its
+    data proves cut, or not all its own, the same member comes again as CUT. Its data is read in two cases only: a
+    stream (a file of unknown size) ends in it, or bytes are missing from a file of known size. A hard link comes as
+    Link, even if its target is missing. Damage may be zero bytes long: something is missing there.
 
-    Raises SourceChangedError where the file ends before its own ``size``; whatever else is wrong comes as Damage.
+    Raises SourceChangedError if the file ends before its own ``size``. Anything else that is wrong comes as Damage.
     """
     return _walk(_Walk(file), start)
 
 
 def scan_tar(file: ByteFile, watch: Callable[[Member], None] | None = None) -> TarScan:
-    """The whole archive: its regular files, and links to them under the links' names, in file order. ``watch`` is told
-    of each member as it is met, and may read of the file.
+    """Scan a whole archive: regular files, and links under their own names, in file order. ``watch`` gets each member
+    when it is met, and may read from the file.
 
-    For every member ``offset + size`` is within the archive: a CUT member has the size that is there, a SPARSE one the
-    size that is stored. A hard link reads as the member of that name before it, a symbolic one as the last such.
+    ``offset + size`` is always within the archive. A CUT member has the size that is there, a SPARSE one the stored
+    size. A hard link reads as the member of that name before it, a symbolic link as the last one.
     """
     walk = _Walk(file)
     entries: list[Member | Link] = []
@@ -93,7 +92,7 @@ def scan_tar(file: ByteFile, watch: Callable[[Member], None] | None = None) -> T
 
 
 def _walk(walk: _Walk, start: int) -> Iterator[Member | Damage | Link]:
-    """The common header in line, everything else through ``walk.step``; both give the same. ``at`` < 0 is the end."""
+    """Common headers are parsed in line, all others by ``walk.step``; both give the same. ``at`` < 0 means the end."""
     read_at, end = walk.file.read_at, walk.end
     at = data_from = start
     last: Member | None = None
@@ -137,7 +136,7 @@ def _walk(walk: _Walk, start: int) -> Iterator[Member | Damage | Link]:
                         name = normal_name(name)
                     data_from = at + BLOCK
                     at = after
-                    last = _new(Member)  # a third less time than its own __init__ takes
+                    last = _new(Member)  # saves a third of the time of __init__
                     _set_name(last, name)
                     _set_offset(last, data_from)
                     _set_size(last, size)
@@ -157,7 +156,7 @@ def _walk(walk: _Walk, start: int) -> Iterator[Member | Damage | Link]:
 
 
 class _Walk:
-    """The bytes at hand, where the archive ends, and what its global headers said. All places are archive offsets."""
+    """The window of bytes, where the archive ends, what its global headers said. All places are archive offsets."""
 
     def __init__(self, file: ByteFile) -> None:
         self.file = file
@@ -165,12 +164,12 @@ class _Walk:
         self.end = _FAR if file.size is None else file.size
         self.data = b""
         self.base = 0
-        self.data_from = 0  # where the last header's data begins: what lies before has been accounted for
+        self.data_from = 0  # where the last header's data begins; all before it is accounted for
         self.shared: Pax | None = None
         self.broken = ""
 
     def fill(self, at: int, length: int) -> None:
-        """Take the window from ``at`` on, ``length`` bytes or up to the end; a stream that ends shows its end here."""
+        """Move the window to ``at``: ``length`` bytes, or up to the end. The end of a stream is found here."""
         length = min(length, self.end - at)
         data = self._read(at, length) if length > 0 else b""
         while len(data) < length:
@@ -205,7 +204,7 @@ class _Walk:
         return self.data[at - self.base : at - self.base + length]
 
     def step(self, at: int, last: Member | None) -> tuple[list[Member | Damage | Link], int]:
-        """What stands at ``at``, and where to go on (-1 at the end): extended headers with their member, or none."""
+        """Parse what stands at ``at``: extended headers and their member, or none. Then where to go on; -1: the end."""
         begin, own = at, Pax()
         long_name = long_link = ""
         problem = ""
@@ -236,7 +235,7 @@ class _Walk:
                     notes += [Damage(at, min(after, self.end), note) for note in pax.problems]
                     if header.kind == b"g":
                         shared = pax.for_all().over(self.shared or Pax())
-                        self.shared = None if shared == Pax() else shared  # git's comment is no reason to be slow
+                        self.shared = None if shared == Pax() else shared  # git's comment only: stay on the fast path
                     else:
                         own = pax.over(own)
             at = after
@@ -250,7 +249,7 @@ class _Walk:
         name = pax.path or long_name or text(header.name)
         target = pax.link or long_link or text(header.link)
         if problem or size is None or not 0 <= size < _FAR:
-            # Without its extended header the member's name or size may be wrong: better none than another's.
+            # Without its extended header the name or size may be wrong. A missing member is better than a wrong one.
             after = self.data_from if problem == "" else self.data_from + padded(size or 0)
             found, at = self._search(begin, min(after, self.end), problem or f"{name!r} has a size that cannot be")
             return notes + found, at
@@ -264,7 +263,7 @@ class _Walk:
         key = normal_name(name)
         begin = self.data_from
         if kind in _NO_DATA and size:
-            # Some writers state a size and write no data: a header, or the end, in its place tells.
+            # Some writers state a size and write no data. A header, or the end, right behind shows it.
             behind = self.bytes_at(begin, BLOCK)
             if not _NONZERO.search(behind) or parse_header(behind):
                 size = 0
@@ -293,13 +292,13 @@ class _Walk:
         return found, begin + padded(size)
 
     def _cut(self, name: str, begin: int, size: int) -> tuple[list[Member | Damage | Link], int]:
-        """A member that claims more bytes than there are: what there is up to the end, or to a header in between."""
+        """A member that claims more bytes than there are. It gets the bytes up to the next header, or to the end."""
         found, at = self._search(begin, begin, f"{name!r} claims {size} bytes, the archive ends before")
         end = self.end if at < 0 else at
         return [Member(name, begin, max(0, end - begin), CUT), *found], at
 
     def _no_header(self, at: int, begin: int, last: Member | None) -> tuple[list[Member | Damage | Link], int]:
-        """``at`` holds no header; from ``begin`` on stand extended headers without a member."""
+        """``at`` holds no header. From ``begin`` on there are extended headers without a member."""
         found: list[Member | Damage | Link] = []
         block = self.bytes_at(at, BLOCK)
         if len(block) < BLOCK:
@@ -319,7 +318,7 @@ class _Walk:
         if _NONZERO.search(block):
             start = self.data_from
             if begin == at and start < at and (inside := self._overrun(start, at)) >= 0:
-                if last is None or last.offset != start:  # a link, or a kind that is no file, with data
+                if last is None or last.offset != start:  # a link or a non-file that has data
                     return [Damage(start, inside, "bytes in front of a header are missing")], inside
                 end = min(inside, start + last.size)
                 found.append(Damage(start, inside, f"bytes of {last.name!r} are missing"))
@@ -331,7 +330,7 @@ class _Walk:
         zeros, at = at, self._after_zeros(at)
         if at < 0:
             return found + self._unfilled(zeros, last), -1
-        lone = at - zeros == BLOCK  # an end is two zero blocks or more; one is a header that was wiped out
+        lone = at - zeros == BLOCK  # an end has two zero blocks or more; a single one is an erased header
         if parse_header(self.bytes_at(at, BLOCK)):
             if lone:
                 found.append(Damage(zeros, at, "a lone zero block"))
@@ -340,11 +339,11 @@ class _Walk:
         return (found + more if lone or at >= 0 else found), at
 
     def _overrun(self, start: int, at: int) -> int:
-        """The header within the data from ``start`` to ``at`` that is no part of it: bytes were lost, what follows has
+        """The header inside the data from ``start`` to ``at`` that does not belong to it: bytes were lost, the rest
         moved up.
 
-        -1 where there is none. A tar stored as a member also has headers in it, but none of its members reaches beyond
-        ``at``, where its data ends; of those that moved up, one does. A stream is not read again for this.
+        -1 if there is none. A tar stored as a member has headers in it too, but its members all end by ``at``, where
+        its data ends. Of members that moved up, one reaches beyond ``at``. A stream is not read again for this.
         """
         if self.streamed:
             return -1
@@ -357,7 +356,7 @@ class _Walk:
         return first if place > at else -1
 
     def _after_zeros(self, at: int) -> int:
-        """The first block from ``at`` on that is not all zero; -1 where there is none."""
+        """The first block from ``at`` on that is not all zero; -1 if there is none."""
         place = at
         while place < self.end:
             if not self.base <= place < self.base + len(self.data):
@@ -369,19 +368,19 @@ class _Walk:
         return -1
 
     def _unfilled(self, zeros: int, last: Member | None) -> list[Member | Damage | Link]:
-        """Damage where far more zeros follow than an end needs: room made for a download that stopped on the way. The
-        last member is cut if its data ends in zeros too."""
+        """Damage if far more zeros follow than an end needs: space reserved for a download that stopped. The last
+        member is CUT if its data ends in zeros too."""
         if self.end - zeros <= _MOST_ZEROS:
             return []
         words = f"{self.end - zeros:,} bytes of zeros up to the end: its download was not finished. Download it again"
         found: list[Member | Damage | Link] = [Damage(zeros, self.end, words)]
         if last is None or last.size < 16 or self.streamed:
             return found
-        cut = not any(self.bytes_at(last.offset + last.size - 16, 16))  # no image and no text ends in so many zeros
+        cut = not any(self.bytes_at(last.offset + last.size - 16, 16))  # no image or text ends in 16 zeros
         return [Member(last.name, last.offset, last.size, CUT), *found] if cut else found
 
     def _search(self, begin: int, look: int, problem: str) -> tuple[list[Member | Damage | Link], int]:
-        """The next header from ``look`` on (-1: none); the damage reaches from ``begin`` to it, or to the end."""
+        """The next header from ``look`` on (-1: none). The damage reaches from ``begin`` to it, or to the end."""
         at = self._find(look, _FAR)
         return [Damage(begin, self.end if at < 0 else at, problem)], at
 
