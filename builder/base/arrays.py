@@ -1,7 +1,7 @@
-"""Arrow string arrays made from their buffers, and columns of more text than one of them holds.
+"""Arrow string arrays made from their buffers, and text columns larger than one such array.
 
-``pa.array`` and ``pa.table`` of Python objects look for pandas first and import it where it is installed: 0.17 s in
-each process, for nothing.
+``pa.array`` and ``pa.table`` import pandas if they get Python objects and pandas is installed. That would cost 0.17 s
+in each process, for nothing.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import numpy as np
 import pyarrow as pa
 
 MOST_TEXT = 1 << 30
-"""Bytes of one array of strings. Its offsets are 32 bits wide: at 2 GiB they overflow, which 6 million captions
-pass."""
+"""The most bytes in one array of strings. Its offsets are 32 bits wide and overflow at 2 GiB. 6 million captions are
+larger than that."""
 _MOST_OFFSET = 2**31 - 1
 
 
 def string_array(strings: list[str]) -> pa.StringArray:
-    """Strings → StringArray. Raises UnicodeEncodeError for a lone surrogate, OverflowError past 2 GiB in all."""
+    """Strings → StringArray. Raises UnicodeEncodeError for a lone surrogate, OverflowError for more than 2 GiB in
+    all."""
     return utf8_array(list(map(str.encode, strings)))
 
 
 def utf8_array(documents: Sequence[bytes | None]) -> pa.StringArray:
-    """UTF-8 bytes, already known to be valid → StringArray; None → null."""
+    """UTF-8 bytes → StringArray; None → null. The bytes must be valid UTF-8: they are not checked."""
     if None not in documents:
         return _from_buffers(documents, pa.string())  # type: ignore[arg-type]
     filled = _from_buffers([document or b"" for document in documents], pa.string())
@@ -37,21 +38,21 @@ def binary_array(values: list[bytes]) -> pa.BinaryArray:
 
 
 def number_array(values: np.ndarray) -> pa.Array:
-    """A numpy column → Arrow, sharing its memory."""
+    """A numpy column → an Arrow array that shares its memory (a copy if it is not contiguous)."""
     kind = pa.from_numpy_dtype(values.dtype)
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def bool_array(values: np.ndarray) -> pa.BooleanArray:
-    """A numpy column of bools → Arrow. (``cast`` would import ``pyarrow.compute``, 30 ms.)"""
+    """A numpy column of bools → an Arrow array. ``cast`` would import ``pyarrow.compute``, which takes 30 ms."""
     bits = np.packbits(np.asarray(values, dtype=np.bool_), bitorder="little")
     return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
 
 
 def numbers_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers without nulls → numpy, sharing its memory where it is one chunk.
+    """A column of numbers without nulls → numpy. One chunk shares its memory; several are copied.
 
-    ``to_numpy`` of a ChunkedArray imports pandas.
+    ``to_numpy`` of a ChunkedArray would import pandas.
     """
     kind = np.dtype(column.type.to_pandas_dtype())
     parts = [
@@ -63,8 +64,9 @@ def numbers_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def text_fits(column: pa.Array, size: int | None = None) -> bool:
-    """Whether every string (or list, of ``size`` values in all) lies within the data, which Arrow takes for granted: a
-    lie would be a crash of whoever reads the column. 4 bytes looked at for each row; the text itself is not touched."""
+    """Whether the offsets of all strings lie within the data. For a column of lists, ``size`` is the number of values
+    in all. Arrow does not check this: wrong offsets crash any reader of the column. Reads 4 bytes for each row and none
+    of the text."""
     if not len(column):
         return True
     buffers = column.buffers()
@@ -73,20 +75,20 @@ def text_fits(column: pa.Array, size: int | None = None) -> bool:
     if buffers[1] is None or buffers[1].size < (column.offset + len(column) + 1) * 4:
         return False
     offsets = np.frombuffer(buffers[1], dtype=np.int32, count=len(column) + 1, offset=column.offset * 4)
-    # Compared, not subtracted: a difference of 32-bit numbers that lie can wrap around to a sound one.
+    # Compared, not subtracted: the difference of two wrong 32-bit offsets can overflow and look right.
     return bool(offsets[0] >= 0 and (offsets[1:] >= offsets[:-1]).all() and offsets[-1] <= size)
 
 
 def bools_of(array: pa.BooleanArray) -> np.ndarray:
-    """An array of bools without nulls → numpy. (``to_numpy`` may import pandas.)"""
+    """An array of bools without nulls → numpy. ``to_numpy`` may import pandas."""
     first = array.offset
     bits = np.frombuffer(array.buffers()[1] or b"", dtype=np.uint8)
     return np.unpackbits(bits, bitorder="little")[first : first + len(array)].view(np.bool_)
 
 
 class TextColumn:
-    """A column of strings that grows, in as few arrays of at most MOST_TEXT bytes as it fills. Nothing is in memory
-    twice: what is put into it grows in place and becomes the column."""
+    """A column of strings that grows. It has as few chunks as possible, each of at most MOST_TEXT bytes. Nothing is in
+    memory twice: the text grows in place, and its buffer becomes the column."""
 
     def __init__(self) -> None:
         self._chunks: list[pa.StringArray] = []
@@ -97,12 +99,14 @@ class TextColumn:
         self._ends = [np.zeros(1, dtype=np.int32)]
 
     def add(self, strings: Sequence[str]) -> None:
-        """Append strings. Raises UnicodeEncodeError for a lone surrogate, OverflowError past 2 GiB at once."""
+        """Append strings. Raises UnicodeEncodeError for a lone surrogate, OverflowError for more than 2 GiB in one
+        call."""
         documents = list(map(str.encode, strings))
         self.append(b"".join(documents), np.fromiter(map(len, documents), dtype=np.int64, count=len(documents)))
 
     def append(self, text: bytes, lengths: np.ndarray) -> None:
-        """Append strings that lie one behind the other in ``text``, UTF-8. Raises OverflowError past 2 GiB at once."""
+        """Append strings that stand one after another in ``text`` (UTF-8). ``lengths``: bytes of each. Raises
+        OverflowError for more than 2 GiB in one call."""
         if self._data and len(self._data) + int(lengths.sum()) > MOST_TEXT:
             self._end()
         ends = len(self._data) + np.cumsum(lengths)
@@ -118,24 +122,24 @@ class TextColumn:
         self._begin()
 
     def done(self) -> pa.ChunkedArray:
-        """The column. What is put in later is not in it."""
+        """The column so far. Strings that are added later are not in it."""
         if len(self._ends) > 1:
             self._end()
         return pa.chunked_array(self._chunks, type=pa.string())
 
 
 class Pool:
-    """Keeps copies of small arrays in large blocks of memory. Freed one by one, 12,000 small arrays leave holes that
-    nothing else fits into; a block goes back to the system whole, with the last array in it."""
+    """Keeps copies of small arrays in large blocks of memory. 12,000 small arrays, freed one by one, leave holes that
+    nothing else fits into. A block returns to the system as a whole, when its last array is freed."""
 
-    _BLOCK = 64 << 20  # above 32 MiB glibc always maps
+    _BLOCK = 64 << 20  # glibc always maps blocks of more than 32 MiB
 
     def __init__(self) -> None:
         self._block = np.empty(0, dtype=np.uint8)
         self._used = 0
 
     def keep(self, array: np.ndarray) -> np.ndarray:
-        """The same array, in a block."""
+        """A copy of the array, in a block."""
         if self._used + array.nbytes > len(self._block):
             self._block, self._used = np.empty(max(self._BLOCK, array.nbytes), dtype=np.uint8), 0
         room = self._block[self._used : self._used + array.nbytes]
@@ -146,10 +150,12 @@ class Pool:
 
 
 def take_text(column: pa.Array | pa.ChunkedArray, positions: np.ndarray) -> pa.ChunkedArray:
-    """The strings at these positions, in their order. ``ChunkedArray.take`` would put all chunks into one array first,
-    which fails past 2 GiB."""
+    """The strings at these positions, in the order of the positions. ``ChunkedArray.take`` would first join all chunks
+    into one array, which fails for more than 2 GiB."""
     chunks = [chunk for chunk in chunks_of(column) if len(chunk)]
-    if not len(positions) or _in_a_row(positions):  # as a listing in the archives' order has them: nothing is copied
+    if not len(positions) or _in_a_row(
+        positions
+    ):  # consecutive, as in a listing in the archives' order: nothing is copied
         return pa.chunked_array(chunks_of(column), type=column.type).slice(
             int(positions[0]) if len(positions) else 0, len(positions)
         )
@@ -161,7 +167,7 @@ def take_text(column: pa.Array | pa.ChunkedArray, positions: np.ndarray) -> pa.C
     sizes = np.empty(len(positions), dtype=np.int64)
     for number, mine in _by_owner(owners):
         sizes[mine] = _lengths(chunks[number])[positions[mine] - starts[number]]
-    parts = np.cumsum(sizes) // MOST_TEXT  # one string may reach over an edge: less than 2 GiB together all the same
+    parts = np.cumsum(sizes) // MOST_TEXT  # a part may be MOST_TEXT and one string: still less than 2 GiB
     edges = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(positions)]
     pieces = []
     for first, last in pairwise(edges):
@@ -175,13 +181,13 @@ def take_text(column: pa.Array | pa.ChunkedArray, positions: np.ndarray) -> pa.C
 
 
 def _in_a_row(positions: np.ndarray) -> bool:
-    """Is each one more than that before it?"""
+    """Whether each position is one more than the one before."""
     count = len(positions)
     return bool(positions[-1] - positions[0] == count - 1 and np.all(positions[1:] - positions[:-1] == 1))
 
 
 def _by_owner(owners: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each owner that occurs, with the places where it does, ascending."""
+    """(owner, ascending places at which it occurs) for each owner in ``owners``."""
     order = np.argsort(owners, kind="stable")
     edges = np.flatnonzero(np.diff(owners[order])) + 1
     for first, last in pairwise([0, *edges.tolist(), len(order)]):
@@ -189,7 +195,7 @@ def _by_owner(owners: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def all_end_alike(column: pa.Array | pa.ChunkedArray, ending: bytes) -> bool:
-    """Whether every path of a column ends so, behind a name that is not empty."""
+    """Whether every path of a column has this ending, after a name that is not empty."""
     wanted = np.frombuffer(ending, np.uint8)
     for chunk in chunks_of(column):
         if not len(chunk):
@@ -206,7 +212,7 @@ def all_end_alike(column: pa.Array | pa.ChunkedArray, ending: bytes) -> bool:
 
 
 def not_empty(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Which strings of a column have any text, as bools."""
+    """Which strings of a column are not empty, as bools."""
     parts = [_lengths(chunk) > 0 for chunk in chunks_of(column) if len(chunk)]
     return np.concatenate([np.zeros(0, dtype=np.bool_), *parts])
 
@@ -231,12 +237,12 @@ def _from_buffers(values: list[bytes], kind: pa.DataType) -> pa.Array:
 
 
 def to_ipc(table: pa.Table | pa.RecordBatch) -> bytes:
-    """An Arrow IPC stream. Unlike pickling, it holds only the rows of a slice, not all of what it was cut from."""
+    """The table as an Arrow IPC stream. For a slice, it holds only the slice's rows; a pickle holds the whole table."""
     return ipc_buffer(table).to_pybytes()  # type: ignore[no-any-return]
 
 
 def ipc_buffer(table: pa.Table | pa.RecordBatch) -> pa.Buffer:
-    """The same where it need not be pickled: not copied once more."""
+    """The same stream as a buffer, with one copy less. For data that is not pickled."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write(table)

@@ -21,8 +21,8 @@
       x InterruptedRunError     the user, or the system, asked a run to stop
       x HubError                the Hub refused, or gave up on us
 
-Facts go to ``Exception.__init__`` as they are; ``_words`` makes the message. An exception that formats its message in
-``__init__`` cannot be unpickled, and hangs a process pool.
+``Exception.__init__`` gets the facts unchanged; ``_words`` makes the message from them. An exception that formats its
+message in ``__init__`` cannot be unpickled, and then a process pool hangs.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from typing import TypeGuard
 
 
 class Laion6mError(Exception):
-    """Base of all errors raised on purpose. ``args`` are the facts, ``str()`` the message."""
+    """Base of all errors raised on purpose. ``args`` are the facts. ``str()`` is the message."""
 
     def __str__(self) -> str:
         if len(self.args) == 1 and isinstance(self.args[0], str):
-            return self.args[0]  # the message itself: torch's loader makes a worker's error anew from nothing else
+            return self.args[0]  # the message itself: torch's loader rebuilds a worker's error from it alone
         return self._words()
 
     def _words(self) -> str:
-        """The facts in words."""
+        """The message, made from the facts."""
         return "; ".join(str(fact) for fact in self.args if fact not in ("", None))
 
 
@@ -51,7 +51,7 @@ class SourceError(Laion6mError):
 
 
 class LayoutError(SourceError):
-    """A folder fits none of the layouts. Args: path, found (what lies there), hint."""
+    """A folder fits none of the layouts. Args: path, found (what the folder holds), hint."""
 
     def _words(self) -> str:
         path, found, hint = self.args
@@ -67,7 +67,7 @@ class ListingError(SourceError):
 
 
 class SourceChangedError(SourceError):
-    """A source file is not what it was when it was planned. Args: path, what was seen."""
+    """A source file changed since the work was planned. Args: path, what was seen."""
 
     def _words(self) -> str:
         path, seen = self.args
@@ -119,7 +119,7 @@ class WriteError(OutputError):
 
 
 class AccessError(OutputError):
-    """The system does not let this user read what is there: it is neither lost nor damaged. Args: path, reason."""
+    """The system does not let this user read a file or folder. It is neither lost nor damaged. Args: path, reason."""
 
     def _words(self) -> str:
         path, reason = self.args
@@ -127,7 +127,7 @@ class AccessError(OutputError):
 
 
 class IndexMismatchError(Laion6mError):
-    """An index points into files that are not as they were. Args: path, what differs."""
+    """An index points into files that changed since. Args: path, what differs."""
 
     def _words(self) -> str:
         path, difference = self.args
@@ -149,7 +149,7 @@ class ChangedFileError(IndexMismatchError):
 
 
 class RemovedShardError(IndexMismatchError):
-    """A shard is on the Hub only. Args: its path here, the repository as hf:// URL."""
+    """A shard is only on the Hub. Args: its path on this machine, the repository as hf:// URL."""
 
     def _words(self) -> str:
         path, url = self.args
@@ -160,7 +160,7 @@ class RemovedShardError(IndexMismatchError):
 
 
 class DamagedFileError(Laion6mError):
-    """A file's inside contradicts itself. Args: path, place, problem."""
+    """A file's content contradicts itself. Args: path, place, problem."""
 
     def _words(self) -> str:
         path, place, problem = self.args
@@ -211,11 +211,11 @@ class HubError(Laion6mError):
 
 
 def refuse_denied(path: str, error: BaseException) -> None:
-    """Raises AccessError where all that is wrong is a permission. For places that take an error for damage."""
+    """Raises AccessError if ``error`` is only a missing permission. For callers that would report it as damage."""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
         raise AccessError(path, os.strerror(error.errno)) from error
 
 
 def too_many_open(error: BaseException | None) -> TypeGuard[OSError]:
-    """Whether all that is wrong is that no more files may be opened."""
+    """Whether the error is only that this process, or the system, has too many files open."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)

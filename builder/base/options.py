@@ -1,4 +1,4 @@
-"""Options as small frozen values that check themselves. Defaults stand here, each with its reason."""
+"""Options as small frozen values that check themselves. Every default stands here with its reason."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from builder.base.errors import OptionError
 from builder.base.paths import StrPath, path_of, paths_of
 
 MAX_PIXELS = 178_956_970
-"""Where Pillow refuses to open an image as a decompression bomb (2 × its MAX_IMAGE_PIXELS of 89,478,485)."""
+"""Pillow refuses larger images as decompression bombs (2 × its MAX_IMAGE_PIXELS of 89,478,485)."""
 
 GROUP_BYTES = 100_000_000
-"""Row groups are cut before they pass this. The Hub's viewer gives up on row groups of 300,000,000 bytes."""
+"""A row group ends before it is larger than this. The Hub's viewer gives up on row groups of 300,000,000 bytes."""
 
 PAGE_BYTES = 512 * 1024
-"""Image pages end at the first row at which they hold this much: a reader that follows the page index to one image
-reads about half a MiB. Smaller pages cost full scans more (measured with pyarrow: 64 KiB doubles them)."""
+"""An image page ends with the first row that fills it to this size. A reader that follows the page index to one image
+reads about half a MiB. Smaller pages slow down full scans (measured with pyarrow: 64 KiB doubles their time)."""
 
 MAX_IMAGE_BYTES = 256 << 20  # 256 MiB
-"""A larger member is not read into memory but rejected as image_too_large: the bound that keeps a process under its
-memory limit."""
+"""A larger member is rejected as image_too_large and never read into memory. This keeps a process under its memory
+limit."""
 
 MAX_ANNOTATION_BYTES = 32 << 20  # 32 MiB
 """A larger annotation is rejected as caption_invalid, for the same reason."""
@@ -44,8 +44,8 @@ def parse_size(text: str | int) -> int:
 
 
 def check_number(name: str, value: object, allowed: str, kind: type = Real) -> None:
-    """Raises OptionError for what is no number (of ``kind``, one of Python's ``numbers``): a text that a config or a
-    shell has made of one, a truth value."""
+    """Raises OptionError unless ``value`` is a number of ``kind`` (a class of Python's ``numbers``). A bool is none;
+    nor is text, which a config or a shell may give in place of a number."""
     if isinstance(value, bool) or not isinstance(value, kind):
         what = "a whole number" if kind is Integral else "a number"
         raise OptionError(name, value, f"{allowed}; {what}, not {type(value).__name__}")
@@ -53,14 +53,12 @@ def check_number(name: str, value: object, allowed: str, kind: type = Real) -> N
 
 @dataclass(frozen=True, slots=True)
 class SamplePolicy:
-    """Which samples become rows, and where their caption stands.
+    """Which samples become rows, and which field holds their caption.
 
-    ``caption_key``: ``auto`` takes ``re_caption``, else ``caption``; any other name is taken as it is.
-    ``max_aspect_ratio``: longer side ÷ shorter side, at most; 0 turns the check off. 3.0 is what the source was made
-    with.
-    ``min_side``: pixels of the shorter side, at least; None turns the check off.
-    ``max_pixels``: width × height, at most.
-    """
+    ``caption_key``: ``auto`` takes ``re_caption``, else ``caption``. Any other value is the name of the field.
+    ``max_aspect_ratio``: the largest longer side ÷ shorter side allowed. 0 turns the check off. 3.0 is the source's
+    own. ``min_side``: the smallest shorter side allowed, in pixels. None turns the check off. ``max_pixels``: the
+    largest width × height allowed."""
 
     caption_key: str = "auto"
     max_aspect_ratio: float = 3.0
@@ -84,23 +82,24 @@ class SamplePolicy:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """What decides the bytes of the output. How fast they come (processes, engine) is no part of it.
+    """The options that decide the bytes of the output. Options that only change the speed (processes, engine) are not
+    here.
 
-    ``max_shard_size``: bytes, or text such as "500MB". ``recaptions``: paths of Parquet files, or one path.
+    ``max_shard_size``: bytes, or text such as "500MB". ``recaptions``: paths of files or folders, or one path.
     """
 
     format: str = "parquet"
     policy: SamplePolicy = field(default_factory=SamplePolicy)
     max_shard_size: int = 500_000_000
     recaptions: tuple[str, ...] = ()
-    """Files with captions, or folders of them, joined with the images."""
+    """Files with captions, or folders of such files. They are joined with the images."""
     on: str | None = None
-    """What recaptions are joined by: a field of the sidecars (``url``, ``sha256``), ``FIELD=COLUMN`` where the
-    recaptions call it otherwise, ``key``; None: ``url`` where they have one, else ``key``."""
+    """What joins recaptions with images: a field of the sidecars (``url``, ``sha256``), or ``key``. Write
+    ``FIELD=COLUMN`` if the recaptions use another name. None: ``url`` if the recaptions have one, else ``key``."""
     listing: str | bool | None = None
-    """A file to be read as data.json; False: read none; None: the one that is there."""
+    """A file to read as data.json. False: read none. None: read the source's own, if it has one."""
     limit: int | None = None
-    """Samples, at most: the first of the plan. None: all."""
+    """The most samples to take, from the start of the plan. None: all."""
 
     def __post_init__(self) -> None:
         if self.format not in ("parquet", "arrow", "webdataset"):
@@ -121,18 +120,19 @@ class ConvertOptions:
             object.__setattr__(self, "listing", path_of(self.listing))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as the manifest and the ledger keep them."""
+        """Plain values for the manifest and the ledger."""
         document = {**asdict(self), "recaptions": [os.path.basename(path.rstrip("/")) for path in self.recaptions]}
         if isinstance(self.listing, str):
             document["listing"] = os.path.basename(self.listing.rstrip("/"))
-        for name in ("on", "listing", "limit"):  # most folders have neither: their manifests stay as they were
+        for name in ("on", "listing", "limit"):  # left out if unset, so that old manifests stay the same
             if document[name] is None:
                 del document[name]
         return document
 
 
 class OptionFields(TypedDict, total=False):
-    """Options by name, as ``convert``, ``index`` and ``load_dataset`` take them: of ConvertOptions and SamplePolicy."""
+    """Options that ``convert``, ``index`` and ``load_dataset`` take by name: those of ConvertOptions and
+    SamplePolicy."""
 
     format: str
     max_shard_size: int | str
@@ -147,8 +147,7 @@ class OptionFields(TypedDict, total=False):
 
 
 def options_by_name(options: ConvertOptions | None, named: Mapping[str, Any]) -> ConvertOptions:
-    """``options``, or the defaults, with what was given by name over them. Raises OptionError; TypeError for a name
-    that there is not."""
+    """Options given by name, over ``options`` or the defaults. Raises OptionError, or TypeError for an unknown name."""
     options = options or ConvertOptions()
     policy = {field.name for field in fields(SamplePolicy)}
     own = {field.name for field in fields(ConvertOptions)} - {"policy"}
@@ -162,7 +161,8 @@ def options_by_name(options: ConvertOptions | None, named: Mapping[str, Any]) ->
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Which of the sorted raw tars a run takes: ``start`` inclusive, ``end`` exclusive, -1 meaning all that follow."""
+    """The range of the sorted raw tars that a run takes. ``start`` is inclusive, ``end`` exclusive; -1 means to the
+    last."""
 
     start: int = 0
     end: int = -1
@@ -174,16 +174,16 @@ class Slice:
             raise OptionError("end", self.end, f"-1, or {self.start} (start) or more")
 
     def of(self, count: int) -> range:
-        """The numbers of the tars taken, of ``count``; none of a slice behind the last."""
+        """The numbers of the tars taken, out of ``count``. Empty if the slice begins behind the last."""
         return range(min(self.start, count), count if self.end == -1 else min(self.end, count))
 
     def require(self, count: int, what: str = "raw tars") -> None:
-        """Raises OptionError where the slice begins behind the last of ``count``."""
+        """Raises OptionError if the slice begins behind the last of ``count``."""
         if self.start and self.start >= count:
             there = f"{count:,} {what}, numbered 0 to {count - 1}" if count else f"no {what}"
             raise OptionError("start", self.start, f"there are {there}")
 
 
 def default_num_proc() -> int:
-    """The cores this process may use (its affinity mask, not the machine's total)."""
+    """How many cores this process may use: its affinity mask, not the machine's total."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """Why a listed sample did not become a row. The list is closed: reports and scripts rely on these words."""
+    """Why a listed sample did not become a row. Add no reason: reports and scripts rely on these words."""
 
     IMAGE_MISSING = "image_missing"
     CAPTION_MISSING = "caption_missing"
@@ -17,7 +17,7 @@ class Reason(str, Enum):
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_TOO_SMALL = "image_too_small"
     ASPECT_RATIO = "aspect_ratio"
-    DUPLICATE = "duplicate"  # a second entry for the same image; the first wins
+    DUPLICATE = "duplicate"  # a later entry for the same image; the first wins
     TAR_DAMAGED = "tar_damaged"  # sparse or cut members, and samples lost in a damaged tar
 
     def __str__(self) -> str:
@@ -38,10 +38,10 @@ class SampleProblem(Exception):  # noqa: N818 - a verdict on a sample, not an er
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What an image's bytes say of themselves, without decoding a pixel.
+    """Facts about an image, read from its bytes without decoding a pixel.
 
-    ``format`` is Pillow's name ("JPEG", "PNG", …); ``width`` and ``height`` are pixels as stored (no EXIF turn);
-    ``frames`` ≥ 1; ``complete`` is False where the format's end marker is not there.
+    ``format`` is Pillow's name ("JPEG", "PNG", …). ``width`` and ``height`` are pixels as stored: no EXIF rotation is
+    applied. ``frames`` is 1 or more. ``complete`` is False if the format's end marker is missing.
     """
 
     format: str
@@ -53,19 +53,21 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of choosing rows: the condition in words or SQL, and how many rows were left after it."""
+    """One step of choosing rows: the condition in words or SQL, and the number of rows left after it."""
 
     condition: str
     rows: int
 
 
 WHOLE, CUT, SPARSE = 0, 1, 2
-"""States of a tar member: all its bytes are there; the tar ends before they do; stored with holes."""
+"""States of a tar member. WHOLE: the tar has all its bytes. CUT: the tar ends inside it. SPARSE: it is stored with
+holes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file in an archive: ``size`` bytes from byte ``offset`` of the archive. ``name`` is normalised."""
+    """A regular file in an archive: ``size`` bytes that begin at byte ``offset`` of the archive. ``name`` is
+    normalised."""
 
     name: str
     offset: int
@@ -84,9 +86,9 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class TarScan:
-    """All members of one archive, in file order (a name may occur more than once; the last is the one that counts).
+    """All members of one archive, in file order. On duplicate names the last wins.
 
-    ``size`` is the archive's length in bytes (uncompressed). ``damage`` is empty for a sound archive.
+    ``size`` is the archive's length in bytes, uncompressed. ``damage`` is empty for a sound archive.
     """
 
     members: tuple[Member, ...]
@@ -107,7 +109,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts that every report is made from. ``listed == rows + sum(rejected.values())``, always."""
+    """The counts behind every report. Always ``listed == rows + sum(rejected.values())``."""
 
     rows: int = 0
     rejected: dict[str, int] = field(default_factory=dict)

@@ -1,8 +1,7 @@
-"""Files behind URLs: the one door to fsspec, which knows the storages.
+"""Files behind URLs. Only this module opens file systems with fsspec for reading and writing.
 
-Whoever reads or writes there asks through :class:`Storage`, which makes its connections when they are needed, in each
-process anew: a connection, and the thread that serves it, do not outlive a fork. Whatever a storage's library raises
-comes out as one line of ours.
+All reads and writes go through :class:`Storage`. It connects on first use, and again in each process: a connection and
+the thread that serves it do not survive a fork. Any error of a storage's library becomes a one-line error of ours.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ TRIES = 5
 _PAUSE = 0.5  # seconds before the second try; doubled each time
 
 _CONNECTIONS = 64
-"""To one store, in each process."""
+"""The most connections to one store, in each process."""
 
 _EXTRAS = {
     "s3": ("s3fs", "s3"),
@@ -35,19 +34,19 @@ _EXTRAS = {
     "http": ("aiohttp", "http"),
     "https": ("aiohttp", "http"),
 }
-"""URL scheme → the package that fsspec needs for it, and the extra of ours that brings it."""
+"""URL scheme → (the package that fsspec needs for it, our extra that installs it)."""
 
 _TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "created")
 IDENTITY = ("ETag", "etag", "blob_id", "md5Hash", *_TIMES)
-"""What storages say of an object that is another when the object is, the surest first: it alone counts, as listings and
-single answers state times to different parts of a second."""
+"""Fields that change when an object changes, the most reliable first. Only the first one present is used: listings and
+single answers give times with different precision."""
 
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, TypeError)
 _FINAL_NAMES = {"BadZipFile", "ReadError"}  # of zipfile and tarfile, which most runs do not import
-"""Answers that asking again does not change."""
+"""Errors that a second try would only repeat."""
 
 _PASSING = (408, 425, 429)
-"""Statuses below 500 that may pass: too slow, too early, too many requests."""
+"""Statuses below 500 that may go away on a later try: timeout, too early, too many requests."""
 
 _NO_ACCESS = {
     "ClientAuthenticationError",
@@ -62,7 +61,8 @@ _NO_ACCESS = {
     "RefreshError",
     "TokenRetrievalError",
 }
-"""Names of what storages' libraries raise where credentials are missing or do not do. They have no common base."""
+"""Names of the errors that storages' libraries raise if credentials are missing or refused. The classes share no
+base."""
 
 _S3 = 'set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a public bucket needs the option {"anon": true}'
 _GS = (
@@ -79,11 +79,11 @@ _ACCESS = {
     "http": _HTTP,
     "https": _HTTP,
 }
-"""How credentials are given. Options: ``--storage-options``, or ``storage_options`` in Python."""
+"""How to give credentials, by scheme. Options go into ``--storage-options``, or ``storage_options`` in Python."""
 
 _systems: dict[tuple[object, ...], Any] = {}
-"""File systems in use, by process, URL without the path, and options: making one takes 0.1 s where there is much to
-load (botocore). Not fsspec's own instances: the thread with their event loop would not be there after a fork."""
+"""File systems in use. The key is the process, the URL without its path, and the options. Making one takes 0.1 s if its
+library is large (botocore). fsspec's own instance cache is not used: its event loop's thread is gone after a fork."""
 
 
 class Storage:
@@ -93,8 +93,8 @@ class Storage:
         self.options = StorageOptions.of(options)
 
     def system(self, url: str) -> tuple[Any, str]:
-        """The file system that serves a URL, this process's own, and the path in it. Raises MissingExtraError,
-        SourceError, and what the storage's library raises when it connects: see :meth:`ask`."""
+        """This process's file system for a URL, and the path in it. Raises MissingExtraError and SourceError, and
+        whatever the storage's library raises when it connects: see :meth:`ask`."""
         import fsspec
 
         chain = Chain.of(url)
@@ -109,14 +109,14 @@ class Storage:
             if chain.scheme not in _EXTRAS:
                 raise SourceError(f"{url}: {say(error)}") from error
             raise MissingExtraError(f"{chain.scheme}://", *_EXTRAS[chain.scheme]) from error
-        except (ValueError, TypeError) as error:  # an unknown scheme; options that it does not take
+        except (ValueError, TypeError) as error:  # an unknown scheme, or options that it does not know
             raise SourceError(f"{url}: {say(error)}") from error
-        except FileNotFoundError as error:  # the archive that it is a file of
+        except FileNotFoundError as error:  # the archive that should hold the file
             raise SourceError(f"{url}: not found: {say(error)}") from error
         return system, str(kind._strip_protocol(chain.link))
 
     def _arguments(self, chain: Chain) -> dict[str, Any]:
-        """Of ``url_to_fs``: those of one file system, or by scheme for each link of a chain."""
+        """Keyword arguments for ``url_to_fs``: the options of one file system. For a chain: scheme → options."""
         if len(chain.links) == 1:
             return self._options(chain.scheme)
         schemes = [link.partition("://")[0] if "://" in link or link.isalpha() else "file" for link in chain.links]
@@ -124,23 +124,24 @@ class Storage:
 
     def _options(self, scheme: str) -> dict[str, Any]:
         given = {**self.options.for_scheme(scheme), "skip_instance_cache": True}
-        if scheme in ("s3", "s3a"):  # botocore has 10, which is what a batch of reads would wait for
+        if scheme in ("s3", "s3a"):  # botocore's default is 10, too few for a batch of reads
             given["config_kwargs"] = {"max_pool_connections": _CONNECTIONS, **given.get("config_kwargs", {})}
         return given
 
     def ask(self, url: str, what: Callable[[Any, str], Answer], pause: float | None = None) -> Answer:
-        """``what(system, path)``, asked again where the network fails, with growing pauses.
+        """Return ``what(system, path)``. If the network fails, try again after growing pauses.
 
-        Raises FileNotFoundError; SourceError with what the storage said.
+        Raises FileNotFoundError, and SourceError with the storage's own message.
         """
         return persist(url, lambda: what(*self.system(url)), pause)
 
     def look(self, url: str) -> Entry:
-        """What there is under a URL. Raises FileNotFoundError, SourceError."""
+        """Facts about the file or folder at a URL. Raises FileNotFoundError, SourceError."""
         return entry_of(self.ask(url, lambda system, path: system.info(path)))
 
     def entries(self, url: str) -> list[Entry]:
-        """What lies directly in a folder, asked anew each time; nothing where there is none. Raises SourceError."""
+        """The files and folders directly in a folder. Asks the storage each time. Empty if the folder does not exist.
+        Raises SourceError."""
 
         def listed(system: Any, path: str) -> list[dict[str, Any]]:
             system.invalidate_cache()
@@ -154,7 +155,7 @@ class Storage:
             return []
 
     def read(self, url: str) -> bytes | None:
-        """A whole object; None where there is none."""
+        """The bytes of a whole object; None if it does not exist."""
         try:
             data: bytes = self.ask(url, lambda system, path: system.cat_file(path))
         except FileNotFoundError:
@@ -163,9 +164,9 @@ class Storage:
 
 
 def persist(url: str, attempt: Callable[[], Answer], pause: float | None = None) -> Answer:
-    """What ``attempt`` gives, tried again where the network fails, with growing pauses.
+    """Return what ``attempt`` returns. If the network fails, try again after growing pauses, TRIES times in all.
 
-    Raises FileNotFoundError where there is nothing; SourceError with what the storage said.
+    Raises FileNotFoundError for a missing file, and SourceError with the storage's own message.
     """
     problem: Exception | None = None
     first = _PAUSE if pause is None else pause
@@ -184,8 +185,8 @@ def persist(url: str, attempt: Callable[[], Answer], pause: float | None = None)
             if not _network_failed(error):
                 raise
             problem = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        # What a request raises is its library's business (aiohttp, httpx, botocore have no common base); whatever
-        # it is, it is raised in the end.
+        # A request may raise anything: the errors of aiohttp, httpx and botocore share no base. The last one is
+        # raised in the end.
         except Exception as error:
             problem = error
             if _access_refused(error):
@@ -202,7 +203,7 @@ def _said(error: Exception | None) -> str:
 
 
 def _access_refused(error: BaseException) -> bool:
-    """Whether credentials are missing, or do not do, by what was raised and what that came of."""
+    """Whether credentials are missing or refused. Looks at the error and its causes."""
     for each in _causes(error):
         if _status(each) in (401, 403) or any(kind.__name__ in _NO_ACCESS for kind in type(each).__mro__):
             return True
@@ -218,7 +219,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def status_of(error: BaseException | None) -> int | None:
-    """The HTTP status that an error, or what it came of, tells of; None where there is none."""
+    """The HTTP status in an error or its causes; None if there is none."""
     return next(filter(None, map(_status, _causes(error))), None)
 
 
@@ -238,8 +239,11 @@ def _how_to_give_access(url: str) -> str:
 
 
 def _network_failed(error: FileNotFoundError) -> bool:
-    """fsspec's HTTP file system says "not found" whatever went wrong (HTTPFileSystem._info); the cause tells: aiohttp's
-    error with a status that may pass, or one without a status, of the connection."""
+    """Whether a "not found" of fsspec's HTTP file system was really a network failure.
+
+    HTTPFileSystem._info says "not found" for every failure; only the cause tells the difference. It is a network
+    failure if the cause has a status that may go away on a later try, or has no status and is an error of the
+    connection."""
     cause = error.__cause__
     if status := status_of(cause):
         return status >= 500 or status in _PASSING
@@ -248,8 +252,9 @@ def _network_failed(error: FileNotFoundError) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or folder behind a URL. ``size``: bytes, None where the server does not say. ``version``: a number that is
-    another when the object is (from its ETag, its blob's id, its time), 0 where the server says nothing."""
+    """A file or folder behind a URL. ``size``: bytes; None if the server does not say. ``version``: a number that
+    changes when the object changes, made from its ETag, its blob's id or its time; 0 if the server gives none of
+    them."""
 
     name: str
     is_folder: bool
@@ -258,9 +263,9 @@ class Entry:
 
 
 def entry_of(info: Mapping[str, Any]) -> Entry:
-    """From what a file system says of an object."""
+    """The entry for an object, from a file system's ``info`` of it."""
     fact = next((info[name] for name in IDENTITY if info.get(name) is not None), None)
-    said = str(fact.timestamp() if isinstance(fact, datetime) else fact)  # a listing may have it as a number
+    said = str(fact.timestamp() if isinstance(fact, datetime) else fact)  # a listing may give it as a number
     version = 0 if fact is None else xxhash.xxh3_64_intdigest(said.encode()) >> 1
     name = str(info["name"]).rstrip("/").rpartition("/")[2]
     size = info.get("size")
@@ -268,8 +273,8 @@ def entry_of(info: Mapping[str, Any]) -> Entry:
 
 
 def state_of(path: str, options: StorageOptions) -> tuple[int, int]:
-    """Size in bytes of a file, on this machine or behind a URL, and a number that is another when the file is. Raises
-    OSError where it is not there, SourceError."""
+    """(size in bytes, a number that changes when the file changes), for a file on this machine or behind a URL. Raises
+    OSError for a missing file, and SourceError."""
     if not is_url(path):
         status = os.stat(path)
         return status.st_size, status.st_mtime_ns
@@ -278,8 +283,8 @@ def state_of(path: str, options: StorageOptions) -> tuple[int, int]:
 
 
 def read_range(system: Any, path: str, start: int, end: int) -> bytes:
-    """One request for bytes ``start`` to ``end`` (exclusive) and no others. Raises NotImplementedError where the server
-    sends others all the same."""
+    """Read bytes ``start`` to ``end`` (exclusive) with one request. Raises NotImplementedError if the server sends more
+    than that."""
     if system.async_impl:
         data: bytes = system.cat_file(path, start=start, end=end)
         if len(data) > end - start:
@@ -287,7 +292,7 @@ def read_range(system: Any, path: str, start: int, end: int) -> bytes:
                 "the server answers a request for a range with the whole file; use one with ranges"
             )
         return data
-    # Of the others, hf:// among them, cat_file opens the file with a cache that reads on for 5 MiB.
+    # In file systems that are not async (hf:// is one), cat_file opens the file with a cache that reads 5 MiB ahead.
     with system.open(path, "rb", cache_type="none") as handle:
         handle.seek(start)
         return bytes(handle.read(end - start))

@@ -1,4 +1,4 @@
-"""Run a job: survey → plan → units of work → receipts → finish. What kind of output it makes is handed in."""
+"""Run a job: survey → plan → units of work → receipts → finish. The caller says what kind of output it makes."""
 
 from __future__ import annotations
 
@@ -42,28 +42,32 @@ if TYPE_CHECKING:
 
 
 _FEW = 100_000
-"""Rows of a plan that may stay in memory, 20 MB, where no later run asks for it."""
+"""A plan of at most this many rows (20 MB) stays in memory if no later run needs it."""
 
 
 class Outlet(Protocol):
-    """Where finished shards go on to while others are being made."""
+    """Receives finished shards while others are still being made."""
 
     def put(self, receipt: Receipt, shards: int) -> None:
-        """A shard, of ``shards`` in all, is whole on disk. Called once for each, those of earlier runs first; a second
-        time for one that had to be made again."""
+        """One of ``shards`` shards is whole on disk. Called once for each shard. Shards of earlier runs come first.
+        Called again for a shard that had to be made again."""
 
     def room(self) -> None:
-        """Returns when there is room for another shard to be made."""
+        """Wait until there is room for another shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a job makes.
 
-    ``stage``: what its progress is called. ``work``: one unit to its receipt. ``stands``: whether a receipt's output is
-    still there (it is told the shard's name, and the sizes of the files in data/). ``accept``: refuses a source it
-    cannot do. ``finish``: writes what spans all shards. ``lasting``: unfinished work is kept for the next run.
-    ``shapes``: the work reads no image that the scan can tell enough of. ``outlet``: is handed the shards.
+    ``stage``: the name of its progress bar.
+    ``work``: does one unit and returns its receipt.
+    ``stands``: whether a receipt's output still exists. It gets the shard's name and the sizes of the files in data/.
+    ``accept``: refuses a source that it cannot use.
+    ``finish``: writes the files that span all shards.
+    ``lasting``: whether unfinished work is kept for the next run.
+    ``shapes``: whether the work skips images of which the scan already knows enough.
+    ``outlet``: receives the finished shards.
     """
 
     stage: str
@@ -87,7 +91,7 @@ def build(
     storage: StorageOptions,
     quiet: bool,
 ) -> Summary:
-    """Do a job, or go on where an earlier run stopped. The bytes of OUT depend on the source and on ``options`` alone.
+    """Do a job, or continue where an earlier run stopped. The bytes of OUT depend only on the source and ``options``.
 
     Raises SourceError, OutputError, OptionError, WorkerDiedError, InterruptedRunError.
     """
@@ -95,7 +99,7 @@ def build(
     folder = open_folder(out, storage)
     if isinstance(folder, LocalFolder) and not kind.lasting:
         folder = LocalFolder(out, work_lasts=False)
-    with make_engine(engine) as crew:  # first of all: connections to a source do not outlive a fork
+    with make_engine(engine) as crew:  # comes first: connections to a source do not survive a fork
         with Progress("finding", quiet=quiet):
             layout = recognise(source, options.recaptions, storage, listing=options.listing)
         if layout.is_remote and options.limit is not None:
@@ -118,7 +122,7 @@ def build(
 
 
 class _Job:
-    """A job whose slice nobody else is at."""
+    """One job; its slice is locked."""
 
     def __init__(
         self,
@@ -133,10 +137,10 @@ class _Job:
         self.kind, self.layout, self.options, self.part = kind, layout, options, part
         self.ledger, self.crew, self.quiet = ledger, crew, quiet
         self.taken = part.of(len(layout.raw))
-        # An index notes of each file when it was modified, and is made anew each time.
+        # Only for conversions. An index is made anew each time, and holds each file's modification time itself.
         self.folders = describe_folders(layout, crew, quiet=quiet) if kind.lasting else {}
         self.read_images = self.read_bytes = 0
-        self._put: set[int] = set()  # shards that the outlet has been handed
+        self._put: set[int] = set()  # shards that the outlet has received
 
     def run(self, started: float) -> Summary:
         """Raises what ``build`` raises."""
@@ -162,7 +166,7 @@ class _Job:
                 if self.kind.lasting or len(plan.plan.rows) > _FEW:
                     with Progress("saving the plan", quiet=self.quiet):
                         save_survey(plan, ledger)
-                    plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows need not stay in memory
+                    plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows do not stay in memory
         passed: dict[int, Passed] = {}
         did = 0
         if self.layout.is_remote:
@@ -187,7 +191,7 @@ class _Job:
         return self._finish(plan, passed, did, started)
 
     def _finish(self, plan: Survey, passed: dict[int, Passed], did: int, started: float) -> Summary:
-        """Make what there is no receipt of, then what spans all shards."""
+        """Make the shards without a receipt, then write the files that span all shards."""
         kind, ledger, part = self.kind, self.ledger, self.part
         shards = plan.plan.shards
         mine = [number for number, owner in enumerate(plan.plan.owners) if part == Slice() or owner in self.taken]
@@ -203,7 +207,7 @@ class _Job:
                     self._hand_on(receipts[number], shards)
             for receipt in self.crew.run(kind.work, units, progress.update):
                 receipts[receipt.number] = receipt
-                self._put.discard(receipt.number)  # what was handed on before was of other rows
+                self._put.discard(receipt.number)  # the outlet got this shard with other rows before
                 self._hand_on(receipt, shards)
             if pending:
                 self._check_folders()
@@ -252,7 +256,8 @@ class _Job:
         return slice_notes(self.part, [archive.name for archive in self.layout.raw], owners)
 
     def _refuse_no_rows(self, plan: Survey, receipts: dict[int, Receipt]) -> NoReturn:
-        """Raises SourceError: no sample is a row. Nothing of the job stays, so that OUT is free for the next try."""
+        """Raises SourceError: no sample became a row. Deletes all that the job wrote, so that OUT is free for the next
+        try."""
         totals = tally(plan, receipts.values(), planned_rejects=True)
         lost = [plan.plan.rejects, *(self.ledger.rejects_part(n) for n in receipts)]
         words = no_rows(self.layout.root, totals, examples_of(lost), plan)
@@ -263,15 +268,15 @@ class _Job:
         raise SourceError(words)
 
     def _check_folders(self) -> None:
-        """Raises SourceChangedError where a file was changed since the job began: some rows may have it as it was
-        before, some as it is now."""
+        """Raises SourceChangedError if a file changed since the job began. Some rows may hold the old content, others
+        the new."""
         now = describe_folders(self.layout, self.crew, quiet=self.quiet) if self.folders else {}
         for name, state in self.folders.items():
             if now.get(name) != state:
                 raise SourceChangedError(join(self.layout.root, name), "a file in it was changed, added or removed")
 
     def _receipts(self, plan: Survey, passed: dict[int, Passed]) -> dict[int, Receipt]:
-        """Of shards that are done and still there."""
+        """Receipts of the shards that are done and still exist."""
         stands, shards = self._stands(), plan.plan.shards
         made: dict[int, Receipt] = {}
         if passed:
@@ -334,7 +339,8 @@ class _Job:
             self._count(progress)
 
     def _partial(self, passed: dict[int, Passed], did: int, started: float) -> Summary:
-        """Of a slice, while nobody has read all of the source: what will be found missing or twice is not known."""
+        """The summary of one slice, while other slices are still unread. Which samples are missing or duplicates is not
+        known yet."""
         shards = len(cuts_of(self.layout, self.options))
         there = [receipt for each in passed.values() for receipt in each.receipts]
         cuts = cuts_of(self.layout, self.options)
@@ -356,7 +362,7 @@ class _Job:
         )
 
     def _remove_strays(self, passed: dict[int, Passed], shards: int) -> None:
-        """Shards that were made when there were thought to be another number of them, which is in their names."""
+        """Delete shards named with a wrong total. The total is in each name; before the plan it was only a guess."""
         thought = len(cuts_of(self.layout, self.options)) if passed else shards
         if thought != shards:
             suffix = schema.SUFFIXES[self.options.format]
@@ -365,7 +371,8 @@ class _Job:
 
 
 def is_dataset(source: str) -> bool:
-    """Whether a folder is a selection or a converted folder, and no source of tars (which may have an index, too)."""
+    """Whether a folder is a selection or a converted folder. A source of tars is neither, though it may have an
+    index."""
     if is_url(source) or os.path.isdir(os.path.join(source, "raw")):
         return False
     there = [os.path.exists(os.path.join(source, name)) for name in (SELECTION, schema.INDEX)]
@@ -373,7 +380,7 @@ def is_dataset(source: str) -> bool:
 
 
 def job_of(source: dict[str, Any], options: ConvertOptions) -> dict[str, Any]:
-    """What must be the same for a run to go on with another's work."""
+    """The facts that must be equal before a run may continue another's work."""
     versions = {"laion6m": builder.__version__.rsplit(".", 1)[0], "pyarrow": pa.__version__}
     return {"source": source, "options": options.to_json(), "versions": versions, "columns": schema.ROW.names}
 
@@ -386,7 +393,7 @@ def _as_there_is_room(numbers: list[int], outlet: Outlet | None) -> Iterator[int
 
 
 def _progress(stage: str, plan: Survey, mine: list[int], pending: list[int], quiet: bool) -> Progress:
-    """Of the images of the shards in ``mine``, those of shards that are done counted in."""
+    """Progress over the images of the shards in ``mine``. Images of finished shards count as done."""
     bounds = plan.plan.bounds
 
     def images(shards: list[int]) -> int:

@@ -1,4 +1,4 @@
-"""The ``datasets`` builder behind laion6m.py, and ``load_dataset`` that knows it.
+"""The ``datasets`` builder behind laion6m.py, and a ``load_dataset`` that finds it.
 
 data_dir → find_source → plan → units → tables → datasets writes them, or streams them
 """
@@ -48,13 +48,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Config(datasets.BuilderConfig):  # type: ignore[misc]
-    """Options of the builder, given to ``load_dataset`` by name. The first four choose samples as
-    :class:`builder.SamplePolicy` says.
+    """Options of the builder. Give them to ``load_dataset`` by name.
 
-    ``recaptions``: files whose rows carry the captions (Parquet, JSON lines, CSV), or folders of them, joined ``on`` a
-    field of the images' sidecars, by default ``url``, else by their names. ``listing``: a file to be read as data.json;
-    False: none.
-    ``hub_revision``: branch, tag or commit of the Hub repository, where there is no data_dir.
+    The first four choose samples: see :class:`builder.SamplePolicy`.
+    ``recaptions``: files with captions (Parquet, JSON lines, CSV), or folders of such files.
+    ``on``: the field of the images' sidecars that joins them with the recaptions. The default is ``url``; without one,
+    names join them.
+    ``listing``: a file to read as data.json. False reads none.
+    ``hub_revision``: branch, tag or commit of the Hub repository. It is used only if there is no data_dir.
     """
 
     caption_key: str = "auto"
@@ -74,7 +75,7 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
 
     @property
     def options(self) -> ConvertOptions:
-        """The same as for a conversion; paths are absolute, as a stream outlives a change of the working directory."""
+        """The options of a conversion. Paths are absolute: the working directory may change while a stream is open."""
         listing = self.listing
         return ConvertOptions(
             policy=self.policy,
@@ -84,7 +85,7 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
         )
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
-        """The name of the cache folder: what the rows depend on, and nothing else, decides it. Looks at the source."""
+        """The name of the cache folder. Only what the rows depend on decides it. Reads facts about the source."""
         self.source = find_source(self.data_dir, self.options, self.hub_revision, self.hub_token)
         facts = {
             "source": self.source.fingerprint(),
@@ -97,7 +98,7 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
 
 
 class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
-    """Rows of schema.ROW from a source, a converted folder or the Hub. ``laion6m.py`` gives it its name."""
+    """Gives rows of schema.ROW from a source, a converted folder or the Hub. ``laion6m.py`` names its subclass."""
 
     BUILDER_CONFIG_CLASS = Config
 
@@ -109,8 +110,8 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         token: str | bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """``dataset_name`` and a DataFilesDict come from ``datasets``, which globbed data_dir: the one may be
-        "laion6m.py", the other is not needed. Raises OptionError for data_files that a user gave."""
+        """``datasets`` passes ``dataset_name`` and a DataFilesDict; both are ignored. The name may be "laion6m.py". The
+        dict holds the files that ``datasets`` found in data_dir. Raises OptionError if the user gave data_files."""
         if data_files is not None and not isinstance(data_files, DataFilesDict):
             raise _no_data_files(data_files)
         if token is not None:
@@ -134,10 +135,10 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             _log.warning("%s", remark)
         if streaming and planned.rejected:
             _log.warning("%s", in_words(planned.rejected, planned.listed))
-        self._planned = replace(planned, units=[])  # num_proc pickles this builder for each of its jobs
+        self._planned = replace(planned, units=[])  # with num_proc, datasets pickles this builder for each job
         train = datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"units": planned.units})
         if planned.rows is not None:
-            train.split_info.num_examples = planned.rows  # what the progress bar counts towards; replaced by the count
+            train.split_info.num_examples = planned.rows  # total of the progress bar; the real count replaces it
         return [train]
 
     def _plan(self, dl_manager: Any, streaming: bool) -> Planned:
@@ -158,7 +159,8 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         return plan_pairs(raw, captions, {} if config.hub_token is None else {"token": config.hub_token})
 
     def _prepare_split(self, split_generator: Any, *args: Any, **kwargs: Any) -> Any:
-        """Generate, then say once what was lost. Workers of ``num_proc`` leave their counts in the tally's folder."""
+        """Generate the split, then log once what was lost. Workers of ``num_proc`` write their counts into the tally's
+        folder."""
         assert self._planned is not None
         with self._tally.collected() as rejected:
             rejected.update(self._planned.rejected)
@@ -171,7 +173,8 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         return result
 
     def _generate_tables(self, units: list[Unit]) -> Iterator[tuple[str, pa.Table]]:
-        """Tables of TABLE_BYTES or so, as each becomes a row group or several. Streaming calls this for each unit."""
+        """Yield tables of about TABLE_BYTES. Each becomes one or more row groups. Streaming calls this for each
+        unit."""
         ready: list[pa.Table] = []
         number = 0
         for unit in units:
@@ -195,10 +198,11 @@ def load_dataset(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """``datasets.load_dataset``, which knows "laion6m.py" (and "laion6m") on every version and does not glob data_dir.
+    """``datasets.load_dataset`` that also loads "laion6m.py" and "laion6m", on every version of ``datasets``.
 
-    For these names: data_dir is a source or a converted folder; without one, data/laion6m if it is there, else the Hub
-    repository. Options: see :class:`Config`. Any other path goes to ``datasets`` as it is.
+    For these names, data_dir is a source or a converted folder, and is not globbed. Without data_dir, data/laion6m is
+    loaded if it exists, else the Hub repository. Options: see :class:`Config`. Any other path goes to ``datasets``
+    unchanged.
     """
     path, data_dir = os.fspath(path), path_or_none(data_dir)
     if _is_ours(path):
@@ -216,7 +220,7 @@ def load_dataset_builder(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """``datasets.load_dataset_builder`` in the same way."""
+    """``datasets.load_dataset_builder`` that also knows "laion6m.py" and "laion6m": see :func:`load_dataset`."""
     path, data_dir = os.fspath(path), path_or_none(data_dir)
     if _is_ours(path):
         path, data_files = NAMES[0], _ours(data_files, kwargs)
@@ -226,13 +230,13 @@ def load_dataset_builder(
 
 
 def _clean(token: str | bool | None) -> str | bool | None:
-    """Without blanks around it: one read from a file ends in a newline, which no header may hold."""
+    """The token without blanks around it. A token read from a file ends in a newline, and HTTP headers allow none."""
     return token.strip() if isinstance(token, str) else token
 
 
 def register(module: str) -> None:
-    """Enter an importable module under NAMES into the table that ``datasets`` looks names up in before all else. The
-    other half of an entry becomes part of the cache's path."""
+    """Register an importable module under NAMES. ``datasets`` looks into this table first. The second part of an entry
+    becomes part of the cache's path."""
     for name in NAMES:
         _PACKAGED_DATASETS_MODULES[name] = (module, xxhash.xxh3_64_hexdigest(__version__.encode()))
 
@@ -242,12 +246,12 @@ def _is_ours(path: Any) -> bool:
 
 
 def _ours(data_files: Any, kwargs: dict[str, Any]) -> Any:
-    """Has the module registered; turns ``kwargs`` into what it understands. Returns the data_files to hand over: none,
-    and yet not None, for which ``datasets`` would look through data_dir."""
+    """Register the module, and rename options in ``kwargs`` for it. Returns an empty DataFilesDict as data_files: for
+    None, ``datasets`` would search data_dir."""
     if data_files is not None:
         raise _no_data_files(data_files)
     importlib.import_module(NAMES[0])
-    kwargs.pop("trust_remote_code", None)  # nothing remote is run
+    kwargs.pop("trust_remote_code", None)  # this package runs no remote code
     if kwargs.get("revision") is not None:
         kwargs["hub_revision"] = str(kwargs.pop("revision"))
     return DataFilesDict({schema.SPLIT: DataFilesList([], [])})
