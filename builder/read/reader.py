@@ -22,9 +22,8 @@ from builder.read.handles import Handles, Storage
 from builder.read.index import Index, IndexBatch
 from builder.read.local_cache import handles_of
 from builder.read.proof import Proof
-from builder.read.rows import RowNumber, RowNumbers
 from builder.read.sample import Sample
-from builder.read.view import Rows, View
+from builder.read.view import RowNumber, RowNumbers, Rows, View
 
 _State = tuple[str, str, str | None, Storage | None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -15,12 +16,14 @@ from builder.base import schema
 from builder.base.arrays import number_array, take_text
 from builder.base.records import Step
 from builder.read.columns import ArraysOf, Column
-from builder.read.rows import RowNumber, RowNumbers, chosen_rows
 from builder.read.sample import Sample
 from builder.read.threads import fetched_ahead
 
 if TYPE_CHECKING:
     from builder.read.reader import Reader
+
+RowNumber = int | np.integer[Any]
+RowNumbers = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 COLUMNS = ("key", "path", "caption", "width", "height", "size", "position", "annotation_path")
 """The columns of :meth:`Rows.columns`. None of them needs an image."""
@@ -278,3 +281,28 @@ class View(Rows):
 
 def _taken(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.ChunkedArray:
     return take_text(column, rows) if pa.types.is_string(column.type) else column.take(number_array(rows))
+
+
+def chosen_rows(wanted: Any, rows: int) -> int | list[int]:
+    """Of ``rows`` rows the one, or those, that ``wanted`` names: a whole number, or a sequence or an array (numpy's,
+    torch's, Arrow's, pandas') of them; negative ones count from the end. Raises IndexError; TypeError for all else,
+    masks among it."""
+    for convert in ("tolist", "to_pylist"):
+        if hasattr(wanted, convert):
+            wanted = getattr(wanted, convert)()
+            break
+    if isinstance(wanted, Sequence) and not isinstance(wanted, str | bytes | bytearray):
+        return [row_number(each, rows) for each in wanted]
+    return row_number(wanted, rows)
+
+
+def row_number(wanted: Any, rows: int) -> int:
+    """The same of one number."""
+    if isinstance(wanted, bool | np.bool_):  # an int to Python: a mask would be rows 0 and 1, many times
+        raise TypeError(f"{wanted} is no row number; for the rows of a mask: ds[np.flatnonzero(mask)]")
+    number = operator.index(wanted)
+    if number < 0:
+        number += rows
+    if not 0 <= number < rows:
+        raise IndexError(f"row {wanted} of {rows:,}")
+    return number
