@@ -1,7 +1,7 @@
-"""Verify README.md, which is partly made and partly its owner's.
+"""Verify README.md. The tool made one part of it, the owner wrote the other.
 
-It may be as the manifest has it; as a push left it, which brings the Hub's here; or edited since by its owner, with
-what the tool made intact.
+Three states are sound: the file as the manifest has it; the file as a push left it (a push brings the Hub's card here);
+and a file that its owner edited, if the tool's part is intact.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MEND_CARD = "Mend it, or remove the file and run the same laion6m convert again
 
 
 def check_card(out: str, manifest: Manifest) -> tuple[list[Finding], list[str]]:
-    """What is wrong with the card that is there, and what is worth saying though it is not. Raises nothing."""
+    """(problems of the card, notes on it). Raises AccessError if this user may not read it."""
     try:
         with open(os.path.join(out, schema.CARD), "rb") as handle:
             card = handle.read()
@@ -53,7 +53,7 @@ def check_card(out: str, manifest: Manifest) -> tuple[list[Finding], list[str]]:
             else "the part that the tool makes, with the laion6m comments around it, is not in it"
         )
         return [Finding(schema.CARD, problem, _MAKE_CARD)], []
-    if any(asdict(parts.own) == each.own for each in pushed):  # the card that was pushed, without its statistics
+    if any(asdict(parts.own) == each.own for each in pushed):  # the pushed card, without its statistics
         return [], []
     return [], [
         f"{schema.CARD} was edited (or pushed elsewhere) since it was made; what the tool made of it is intact."

@@ -1,4 +1,4 @@
-"""The members of a tar that was written for webdataset, against the index."""
+"""Compare the members of a tar for webdataset with the index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from builder.store.webdataset import image_ending, member_header, member_name
 
 
 def misplaced_members(file: LocalFile, rows: pa.RecordBatch) -> list[int]:
-    """Rows whose image or document does not lie behind the header that the tar's writer gives it."""
+    """Rows whose image or annotation is not where the index says, behind the header that the tar's writer makes."""
     columns = [rows.column(name).to_pylist() for name in ("key", "path", "offset", "size")]
     documents = [rows.column(name).to_pylist() for name in ("annotation_offset", "annotation_size")]
     wrong = []

@@ -1,4 +1,4 @@
-"""Verify what spans all shards: the files there are, the index by itself, the rejects, and that the counts add up."""
+"""Verify what spans all shards: which files exist, the index, the rejects, and that the counts add up."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _READ = ("position", "size", "file", "annotation_file", "find_hash", "find_row")
 
 @dataclass(slots=True)
 class Accounts:
-    """What the index says, read through once: 8 bytes a row and column. ``usable``: rows may be looked up in it."""
+    """Columns of the index, read once: 8 bytes for each row and column. ``usable``: rows may be looked up in the
+    index."""
 
     usable: bool = False
     header: schema.IndexHeader | None = None
@@ -49,7 +50,7 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """A file to be read whole. ``digest``: its xxh3-128 by the manifest, hex. ``touched``: what lies in it, in
+    """A file to read whole. ``digest``: its xxh3-128 in the manifest, hex. ``touched``: what the file holds, in
     words."""
 
     out: str
@@ -60,12 +61,12 @@ class FileCheck:
 
 
 def is_shard(name: str) -> bool:
-    """Whether a path in the manifest is that of a shard."""
+    """Whether a path in the manifest is a shard's."""
     return name.startswith(f"{schema.DATA}/")
 
 
 def check_file(task: FileCheck, report: Report) -> list[Finding]:
-    """A whole file's checksum. Raises nothing."""
+    """Compare a whole file's checksum with the manifest's. Raises AccessError if this user may not read it."""
     findings = Findings(task.name, task.remedy)
     digest = xxhash.xxh3_128()
     try:
@@ -86,8 +87,8 @@ def check_file(task: FileCheck, report: Report) -> list[Finding]:
 
 
 def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
-    """Added columns: the files of each to be read whole, and what is wrong besides: made for another index than the
-    one that is there, or without checksums."""
+    """(files of the added columns to read whole, findings). A finding is a column made for another index, or one
+    without checksums."""
     checks: list[FileCheck] = []
     found: list[Finding] = []
     for name in sorted({*columns_of(out), *columns_of(out, ".json")}):
@@ -122,8 +123,10 @@ def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
 
 
 def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedMark], list[Finding]]:
-    """The named files that are there; marks of the shards that were removed once the Hub had them; what is missing, of
-    another size, or in data/ or meta/ without being named."""
+    """(files of the manifest that exist, marks of the shards removed after a push, findings).
+
+    A finding is a missing file, a file of another size, or a file in data/ or meta/ that the manifest does not name.
+    """
     present, away, found = set(), [], []
     marks = PushRecords(out).marks()
     for name, facts in manifest.files.items():
@@ -132,7 +135,7 @@ def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedM
         mark = marks.get(name)
         if os.path.isfile(path):
             present.add(name)
-            if os.path.getsize(path) != facts["size"] and name != schema.CARD:  # which may be edited
+            if os.path.getsize(path) != facts["size"] and name != schema.CARD:  # the owner may edit it
                 findings.add(f"{os.path.getsize(path):,} bytes, {facts['size']:,} by the manifest")
         elif mark is not None and (mark.size, mark.digest) == (facts["size"], facts["xxh3_128"]):
             away.append(mark)
@@ -154,9 +157,10 @@ def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedM
 
 
 def check_manifest(out: str, manifest: Manifest) -> list[Finding]:
-    """That the manifest is, byte by byte, what its content is written as, and that its own counts add up.
+    """Check that the manifest has exactly the bytes that this tool writes for its content, and that its counts add up.
 
-    Raises DamagedFileError where it is not of the shape that all else relies on: its checksum proves no author.
+    Raises DamagedFileError if it has not the structure that the other checks need. Its checksum does not prove that:
+    anybody can write one.
     """
     _check_shape(os.path.join(out, schema.MANIFEST), manifest)
     findings = Findings(schema.MANIFEST, MAKE_META)
@@ -177,7 +181,7 @@ def check_manifest(out: str, manifest: Manifest) -> list[Finding]:
 
 
 def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
-    """Read the index through once, batch by batch, and check what concerns no single shard."""
+    """Read the index once, batch by batch, and check everything that concerns more than one shard."""
     path = os.path.join(out, schema.INDEX)
     accounts = Accounts()
     findings = Findings(schema.INDEX, MAKE_META, 0, lambda row: key_of(out, row))
@@ -224,8 +228,8 @@ def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
 
 
 def check_rejects(out: str, manifest: Manifest, accounts: Accounts) -> tuple[pa.Table | None, list[Finding]]:
-    """The table of rejects (None where it cannot be trusted): its counts, and that each position in the listing is
-    that of one row or one reject."""
+    """(the table of rejects, findings). The table is None if it cannot be trusted. Checks its counts, and that each
+    position in the listing belongs to exactly one row or reject."""
     findings = Findings(schema.REJECTS, MAKE_META)
     try:
         path = os.path.join(out, schema.REJECTS)
@@ -275,7 +279,8 @@ def key_of(out: str, row: int) -> str:
 
 
 def _check_positions(out: str, rows: Int64s, rejects: Int64s, *, some: bool) -> list[Finding]:
-    """``some``: of the listing, some entries only, each once (--limit); else all of them."""
+    """Check that each position occurs once. ``some``: rows and rejects are only some entries of the listing (--limit);
+    else they are all of it."""
     findings = Findings(schema.INDEX, MAKE_META, 0, lambda row: key_of(out, row))
     if some:
         both = np.concatenate([rows, rejects])
@@ -293,9 +298,9 @@ def _check_positions(out: str, rows: Int64s, rejects: Int64s, *, some: bool) -> 
 
 
 def _read_index(path: str, rows: int) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint64]]:
-    """Columns of numbers, and xxh3-64 of the keys. Raises DamagedFileError.
+    """(the columns in _READ, xxh3-64 of the keys). Raises DamagedFileError.
 
-    Read, not mapped: the pages of a map would count as this process's memory.
+    The file is read, not memory-mapped: mapped pages would count as this process's memory.
     """
     columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _READ}
     hashes = [np.zeros(0, np.uint64)]

@@ -1,4 +1,4 @@
-"""Verify a selection: its own files, the dataset it names, and every row's image and annotation there."""
+"""Verify a selection: its own files, the dataset it names, and the image and annotation of every row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ROWS_AT_ONCE = 2048
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """Rows of the selection ``out``, from its row ``first`` on."""
+    """Rows of the selection ``out``. Their first row is row ``first`` of the selection."""
 
     out: str
     rows: Rows
@@ -40,7 +40,7 @@ class _Check:
 
 
 def check_selection(out: str, *, decode: bool, crew: Engine, quiet: bool) -> tuple[int, list[Finding], int]:
-    """Rows, what is wrong, bytes read. Raises WorkerDiedError."""
+    """(number of rows, findings, bytes read). Raises WorkerDiedError."""
     known = {os.path.basename(name) for name in (SELECTION, ROWS)}
     strange = sorted(set(os.listdir(os.path.join(out, META))) - known)
     found = [Finding(f"{META}/{name}", "is no part of a selection", "Remove it.") for name in strange]
@@ -67,7 +67,7 @@ def _checks(out: str, rows: Rows, decode: bool) -> Iterator[_Check]:
 
 
 def _check_rows(task: _Check, report: Report) -> list[Finding]:
-    """All that is wrong with these rows. Raises nothing for damage of any kind."""
+    """Everything wrong with these rows. Damage of any kind is a finding, not an error."""
     findings = Findings(task.out, "", task.first, lambda row: task.rows[row].key)
     for row in range(len(task.rows)):
         try:

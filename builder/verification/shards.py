@@ -112,7 +112,7 @@ class _Check:
         self._findings = Findings(task.file.path, MAKE_SHARD, task.first, lambda row: str(keys[row].as_py()))
         self._starts = rows.column("offset").to_numpy()
         self._sizes = rows.column("size").to_numpy()
-        self._readable = True  # pyarrow may look at it: some damaged footers end the process
+        self._readable = True  # pyarrow may read it: some damaged footers crash the process
 
     def run(self, report: Report) -> list[Finding]:
         parquet = self._task.file.kind == "parquet"
@@ -129,7 +129,7 @@ class _Check:
         return self._findings.found
 
     def _parquet_ranges(self) -> tuple[Int64s, Int64s] | None:
-        """Where the file itself says that its image values lie; None if that cannot be read."""
+        """(offsets, lengths) of the image values, by the file itself; None if they cannot be read."""
         every = range(len(self._sizes))
         try:
             found = self._open_parquet()
@@ -163,7 +163,7 @@ class _Check:
         return metadata
 
     def _arrow_ranges(self) -> tuple[Int64s, Int64s] | None:
-        """The same for an Arrow shard. Compares its text on the way, while a batch is in memory."""
+        """The same for an Arrow shard. Compares its text too, while a batch is in memory."""
         findings, at = self._findings, 0
         lengths = [np.zeros(0, dtype=np.int64)]
         try:
@@ -191,8 +191,8 @@ class _Check:
             return None
 
     def _tar_ranges(self) -> tuple[Int64s, Int64s]:
-        """The same of a tar for webdataset: -1 for the size of an image that does not lie behind its member's header,
-        or whose document does not."""
+        """The same for a tar for webdataset. The length is -1 if the image or its annotation is not behind its member's
+        header."""
         lengths = self._sizes.copy()
         lengths[misplaced_members(self._file, self._rows)] = -1
         self._compare_captions()
@@ -242,7 +242,8 @@ class _Check:
             self._compare_text(columns, at, batch.num_rows)
 
     def _row_groups(self, columns: list[str], what: str) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """(first row, rows) of each row group, validated. One that cannot be read is a finding about its rows alone."""
+        """(first row, rows) of each row group, validated. A row group that cannot be read is a finding about its own
+        rows only."""
         with pq.ParquetFile(self._path) as parquet:
             at = 0
             for group in range(parquet.metadata.num_row_groups):
@@ -268,14 +269,16 @@ class _Check:
         self._findings.rows("annotation has another length than the index says", at + np.flatnonzero(~same))
 
     def _narrow_down(self) -> None:
-        """The file differs, yet everything that the index knows of its rows is right. What is left are the annotations,
-        of which the index knows length and caption, and the bytes between the rows."""
+        """Find the rows that differ, if the file's checksum is wrong but every row agrees with the index.
+
+        Two places are left: the annotations, of which the index has only length and caption, and the bytes between the
+        rows."""
         if self._readable and not self._compare_captions():
             problem = "what differs is in an annotation outside of its caption, or between rows; it may be any of"
             self._findings.rows(problem, range(len(self._sizes)))
 
     def _compare_captions(self) -> bool:
-        """Whether there are annotations whose caption is not the index's."""
+        """Whether any annotation has another caption than the index. Adds a finding for those rows."""
         captions, wrong = self._rows.column("caption").to_pylist(), []
         for at, documents in self._annotations():
             for row, document in enumerate(documents.cast(pa.binary()).to_pylist(), start=at):
@@ -304,7 +307,7 @@ class _Check:
                     at += batch.num_rows
 
     def _find_unreadable_images(self) -> None:
-        """After damage between the images: which rows readers of Parquet lose."""
+        """Find the rows that readers of Parquet lose to damage between the images."""
         digests = self._rows.column("digest").to_pylist()
         for at, batch in self._row_groups(["image.bytes"], "pyarrow says: the images"):
             values = [value.as_buffer() for value in batch.column("image").field("bytes")]
@@ -323,7 +326,7 @@ class _Places:
 
 
 def _compare_digest(file: LocalFile, digest: str, places: _Places | None, findings: Findings, report: Report) -> bool:
-    """Read a file once, into its own checksum and those of its images. Returns whether its own is ``digest``."""
+    """Read a file once, for its own checksum and those of its images. Returns whether its own is ``digest``."""
     whole = xxhash.xxh3_128()
     places = places or _Places([], [], [])
     buffer = bytearray(WINDOW)
@@ -368,7 +371,7 @@ def _columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
 
 
 def _features(found: pa.Schema) -> object:
-    """What the schema tells ``datasets`` of the columns; None where that cannot be read."""
+    """The features that the schema's metadata gives to ``datasets``; None if they cannot be read."""
     try:
         return json.loads((found.metadata or {})[schema.HUGGINGFACE_KEY])["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Verify against the source: survey it again, read its members again, compare both with the index and the shards."""
+"""Verify against the source: survey it again, read its members again, and compare both with the index and shards."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _COMPARED = (
 
 @dataclass(frozen=True, slots=True)
 class SourceCheck:
-    """Planned rows of one shard, and the index rows made of them: ``count`` from ``first``. ``rejects``: position →
-    (key, reason) of the planned rows that were rejected. ``away``: the shard is not here, so only the sizes of its
-    annotations are known."""
+    """The planned rows of one shard, to compare with their index rows: ``count`` rows from ``first`` on. ``rejects``:
+    position → (key, reason) of the planned rows that were rejected. ``away``: the shard is not here, so only the sizes
+    of its annotations are known."""
 
     out: str
     plan: bytes
@@ -53,7 +53,7 @@ class SourceCheck:
     count: int
     rejects: dict[int, tuple[str, str]]
     away: bool = False
-    keeps_bom: bool = True  # whether its index says where a document had a BOM
+    keeps_bom: bool = True  # whether the index notes which documents had a BOM
 
     @property
     def name(self) -> str:
@@ -62,8 +62,9 @@ class SourceCheck:
 
 
 def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()) -> ConvertOptions:
-    """The options OUT was made with. The manifest has only the names of recaption files: unless they are given, look
-    for them in SOURCE and beside it. Raises SourceError for a file that is not found, DamagedFileError."""
+    """The options OUT was made with. The manifest has only the names of recaption files. If ``recaptions`` does not
+    give them, they are looked for in SOURCE and beside it. Raises SourceError for a missing file, and
+    DamagedFileError."""
     try:
         noted = manifest.options
         names = [str(name) for name in noted["recaptions"]]
@@ -85,7 +86,7 @@ def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()
 def survey_again(
     manifest: Manifest, source: str, options: ConvertOptions, crew: Engine, *, quiet: bool = True
 ) -> tuple[Survey, list[str]]:
-    """The source as it is now, and how it differs from the manifest. Raises SourceError."""
+    """A new survey of the source, and how it differs from the manifest, in words. Raises SourceError."""
     again = survey(recognise(source, options.recaptions, listing=options.listing), options, crew, quiet=quiet)
     now = {"listed": again.plan.listed, "unlisted": again.plan.unlisted, "shards": again.plan.shards}
     before = {name: manifest.totals.get(name) for name in now}
@@ -94,8 +95,8 @@ def survey_again(
 
 
 def match_rows(again: Survey, positions: Int64s) -> npt.NDArray[np.bool_] | None:
-    """Which planned rows are rows of the index, whose ``positions`` are given; None where the index has rows that are
-    not planned, or has them in another order."""
+    """Which planned rows are in the index, as bools. ``positions``: of the index's rows. None if the index has a row
+    that is not planned, or another order."""
     planned = again.plan.rows.column("position").to_numpy()
     marks = np.zeros(int(planned.max(initial=-1)) + 1, dtype=np.bool_)
     if len(positions) and not 0 <= positions.min() <= positions.max() < len(marks):
@@ -113,7 +114,7 @@ def source_checks(
     rejects: pa.Table,
     away: Set[str] = frozenset(),
 ) -> Iterator[SourceCheck]:
-    """The work, a shard at a time. ``rejects``: the table in meta/. ``away``: paths of shards that are not here."""
+    """One task for each shard. ``rejects``: the table in meta/. ``away``: paths of shards that are not here."""
     suffix = schema.SUFFIXES[options.format]
     bounds = again.plan.bounds
     firsts = np.concatenate([[0], np.cumsum(kept)])
@@ -133,7 +134,7 @@ def source_checks(
 
 
 def compare_planned_rejects(again: Survey, rejects: pa.Table) -> list[Finding]:
-    """Compare the rejects that planning finds without reading a sample: position, key and reason must be the same."""
+    """Compare the rejects that planning finds without reading samples. Position, key and reason must be equal."""
     planned = again.plan.rejects
     noted, found = _look_up(rejects, planned.column("position").to_numpy())
     same = np.zeros(len(planned), dtype=np.bool_)
@@ -148,7 +149,7 @@ def compare_planned_rejects(again: Survey, rejects: pa.Table) -> list[Finding]:
 
 
 def _look_up(rejects: pa.Table, positions: Int64s) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
-    """The noted rejects at these positions, and which positions have one. ``rejects`` is sorted by position."""
+    """(rejects at these positions, which positions have one). ``rejects`` must be sorted by position."""
     noted = rejects.column("position").to_numpy()
     if not len(noted):
         return rejects, np.zeros(len(positions), dtype=np.bool_)
@@ -158,8 +159,8 @@ def _look_up(rejects: pa.Table, positions: Int64s) -> tuple[pa.Table, npt.NDArra
 
 
 def check_source(task: SourceCheck, report: Report) -> list[Finding]:
-    """Read a shard's samples from the source again; return each difference from OUT. Damage is a
-    finding, not an error."""
+    """Read a shard's samples from the source again, and return each difference from OUT. Damage is a finding, not an
+    error."""
     try:
         rows = index_rows(os.path.join(task.out, schema.INDEX), task.first, task.count)
         comparison = _Comparison(task, rows)
@@ -215,7 +216,7 @@ class _Comparison:
                 self.findings.note(f"{name} differs from the source", row)
         mine, digest = self._reader[self._first + row], self._columns["digest"][row]
         try:
-            # An index made without reading the images has no checksums of them: the bytes themselves are compared.
+            # An index made without reading images has no checksums of them. Then the bytes are compared.
             same = mine.image == image if digest is None else xxhash.xxh3_128_digest(image) == digest
             document = None if self._away else mine.annotation.encode()
         except Laion6mError as error:
@@ -227,7 +228,7 @@ class _Comparison:
                 self.findings.note("the annotation differs from the source", row)
 
     def reject(self, reject: Reject) -> None:
-        """A reject of the source must be noted with the same key and reason."""
+        """A reject of the source must be in OUT's rejects, with the same key and reason."""
         noted = self._rejects.pop(reject.position, None)
         if noted != (reject.key, reject.reason.value):
             was = f"{noted[1]} in OUT" if noted else "not in OUT"

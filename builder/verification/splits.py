@@ -1,4 +1,5 @@
-"""Say which rows Spark would miss: of folders of the first version, which listed ``key`` before ``image``."""
+"""Count the rows that Spark would miss. Only the first version's folders have any: they list ``key`` before
+``image``."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from builder.store.footers import missed_by_splits
 
 
 def splits_note(out: str, shards: Iterable[str]) -> str | None:
-    """What readers built on parquet-java would miss of these Parquet shards (paths below OUT); None for nothing.
+    """A sentence on the rows that readers built on parquet-java would miss; None if they miss none.
 
-    Reads footers. A file that cannot be read is left to whoever checks it.
+    ``shards``: paths of Parquet shards, relative to OUT. Reads only footers. Skips files that it cannot read: other
+    checks report those.
     """
     missed = total = 0
     for name in shards:

@@ -1,4 +1,4 @@
-"""Verify an index over tars: there is no copy with a checksum, so each row is read and judged."""
+"""Verify an index over tars. No shard has a checksum here, so each row is read and checked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class RowsCheck:
 
 
 def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
-    """All that is wrong with these rows: bytes, size in pixels, caption. Raises nothing for damage of any kind."""
+    """Everything wrong with these rows: bytes, size in pixels, caption. Damage of any kind is a finding, not an
+    error."""
     try:
         rows = index_rows(os.path.join(task.out, schema.INDEX), task.first, task.count)
         reader = open_dataset(task.out, missing="ignore")

@@ -1,4 +1,4 @@
-"""verify: prove that a folder is whole, that its parts agree, and (with the source) that it holds what the source does.
+"""verify: prove that a folder is whole and that its parts agree. With the source: that both hold the same rows.
 
 manifest → files → index, rejects, counts → every shard, or every row in the tars → the source again
 """
@@ -60,15 +60,20 @@ from builder.verification.source import (
 from builder.verification.splits import splits_note
 from builder.verification.tars import RowsCheck, check_rows
 
-_SLICE_BYTES = 256 << 20  # of images, about, that one unit of work over tars reads
+_SLICE_BYTES = 256 << 20  # image bytes, about, that one unit of work over tars reads
 _SHOWN = 20  # problems printed for people
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """``problems``: sentences with file, place, rows and the way out; none where ``ok``. ``rows``: by the manifest.
-    ``notes``: sentences on what is no problem: an edited card, shards that only the Hub has, rows that Spark would
-    miss. ``away``: rows of shards that only the Hub has. ``bytes``: that were read of images and shards."""
+    """The result of a verification.
+
+    ``ok``: there are no problems. ``rows``: the count in the manifest.
+    ``problems``: sentences that name the file, the place, the rows and what to do.
+    ``notes``: sentences about facts that are no problem: an edited card, shards that only the Hub has, rows that Spark
+    would miss.
+    ``away``: rows of shards that only the Hub has. ``bytes``: how much was read of images and shards.
+    """
 
     ok: bool
     rows: int
@@ -81,7 +86,7 @@ class Verification:
     away: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``--json``; ``notes`` only where there are any."""
+        """The document that ``--json`` prints. ``notes`` is left out if there are none."""
         facts: dict[str, Any] = {"ok": self.ok, "rows": self.rows, "problems": list(self.problems)}
         return facts | ({"notes": list(self.notes)} if self.notes else {})
 
@@ -98,22 +103,29 @@ def verify(
     storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Verification:
-    """Check a folder that ``convert`` or ``index`` made, or a selection. Damage of any kind is a problem in the answer,
+    """Check a folder that ``convert`` or ``index`` made, or a selection. Damage of any kind is a problem in the result,
     not an error.
 
-    Every file against the manifest (presence, size, xxh3-128; nothing unknown in data/ and meta/); shards that were
-    removed after a push are left to ``push(…, verify_only=True)``; of README.md what the tool made; the counts against
-    each other; every shard against the index: schema, rows, text columns, where the images lie; every image's checksum.
-    ``source``: survey it again with OUT's options and compare rows, order, rejects, image bytes and annotations.
-    ``recaptions``: Parquet files of that source, where they are not found by their names. ``decode``: decode every
-    image.
+    These are checked:
 
-    Of a selection: its own files, that the dataset it names is as it was, and the images of its rows there.
+    - every file against the manifest: presence, size, xxh3-128. data/ and meta/ hold no unknown files.
+    - README.md: the part that the tool made.
+    - the counts against each other.
+    - every shard against the index: schema, rows, text columns, where the images lie.
+    - every image's checksum.
 
-    ``out`` may be a URL, opened with ``storage_options``: each shard is brought into a temporary folder, checked, and
-    dropped. Columns that were added are not looked at there, nor is ``source`` compared.
+    Shards that were removed after a push are not checked: ``push(…, verify_only=True)`` checks them.
 
-    Raises SourceError where OUT is no converted folder.
+    ``source``: survey the source again with OUT's options. Compare rows, order, rejects, image bytes and annotations.
+    ``recaptions``: the recaption files of that source. Give them if they are not found by their names.
+    ``decode``: decode every image.
+
+    In a selection, verify checks its own files, that the dataset it names is unchanged, and the images of its rows.
+
+    ``out`` may be a URL; ``storage_options`` open it. Each shard is downloaded into a temporary folder, checked and
+    deleted. There, added columns are not checked and ``source`` cannot be given.
+
+    Raises SourceError if OUT is no converted folder. Raises OptionError for ``source`` with a URL or a selection.
     """
     started = time.monotonic()
     out, source = path_of(out), path_or_none(source)
@@ -134,7 +146,7 @@ def verify(
         return Verification(not wrong, rows, tuple(map(str, wrong)), decoded=decode, bytes=size, seconds=took)
     require_made(out)
     if source is not None:
-        recognise(source)  # what is no source is an error before anything is read
+        recognise(source)  # fail before anything is read, if it is no source
     recaptions = paths_of(recaptions)
     return _verify_folder(out, None, decode, EngineChoice(engine, num_proc, address), quiet, source, recaptions)
 
@@ -148,7 +160,7 @@ def _verify_folder(
     source: str | None = None,
     recaptions: tuple[str, ...] = (),
 ) -> Verification:
-    """``mirror``: what brings the shards of ``out`` here."""
+    """``mirror``: downloads the shards of ``out`` if the folder is behind a URL."""
     started = time.monotonic()
     try:
         manifest = read_manifest(out)
@@ -180,7 +192,7 @@ def _verify_folder(
 
 
 def check_far_shard(mirror: Mirror, task: ShardCheck, report: Report) -> list[Finding]:
-    """Bring a shard here, check it, and drop it."""
+    """Download a shard, check it and delete it."""
     name = task.file.path
     try:
         mirror.fetch(name)
@@ -192,7 +204,7 @@ def check_far_shard(mirror: Mirror, task: ShardCheck, report: Report) -> list[Fi
 
 
 def describe_verification(result: Verification) -> str:
-    """For people: what was shown, or what is wrong."""
+    """The result as text for people: what was proved, or what is wrong."""
     pace = f"{in_words(result.bytes)} read in {duration(result.seconds)}"
     if result.ok:
         return "\n".join([f"{_shown(result)} ({pace})", *result.notes])
@@ -220,14 +232,14 @@ def _shown(result: Verification) -> str:
 
 
 class _Run:
-    """One verification: what has been found out so far."""
+    """One verification, and its findings so far."""
 
     def __init__(self, out: str, manifest: Manifest, decode: bool, quiet: bool, mirror: Mirror | None) -> None:
         self.mirror = mirror
         self.out, self.manifest, self.decode, self.quiet = out, manifest, decode, quiet
         self.findings: list[Finding] = []
         self.notes: list[str] = []
-        self.away: set[str] = set()  # shards that were removed here once the Hub had them
+        self.away: set[str] = set()  # shards removed here after the Hub had them
         self.bytes = 0
         self.accounts = Accounts()
         self.rejects: pa.Table | None = None
@@ -240,13 +252,13 @@ class _Run:
         return sum(file.rows for file in files if file.path in self.away)
 
     def check(self, crew: Engine) -> None:
-        """OUT by itself."""
+        """Check OUT without its source."""
         out, manifest = self.out, self.manifest
         present, marks, found = check_presence(out, manifest)
         self.findings += found
         self.away = {mark.path for mark in marks}
         self.notes += _away_notes(out, marks, sum(map(is_shard, manifest.files)))
-        if schema.CARD in present and self.mirror is None:  # a repository's card names itself
+        if schema.CARD in present and self.mirror is None:  # the card of a repository holds the repository's name
             found, notes = check_card(out, manifest)
             self.findings += found
             self.notes += notes
@@ -271,12 +283,12 @@ class _Run:
             self._work("verifying", crew, work, self._shard_checks(present), size)
         elif self.accounts.usable:
             self._work("verifying", crew, check_rows, self._row_checks(), int(self.accounts.sizes.sum()))
-        if manifest.kind == "parquet" and not self.findings:  # a damaged footer says nothing of this
+        if manifest.kind == "parquet" and not self.findings:  # a damaged footer cannot tell
             note = splits_note(out, sorted(filter(is_shard, present)))
             self.notes += [note] if note else []
 
     def check_against(self, source: str, recaptions: tuple[str, ...], crew: Engine) -> None:
-        """OUT against its source."""
+        """Compare OUT with its source."""
         findings = Findings(f"source {source}", OTHER_SOURCE)
         kept = None
         try:
@@ -284,7 +296,7 @@ class _Run:
             again, differences = survey_again(self.manifest, source, options, crew, quiet=self.quiet)
         except (SourceError, DamagedFileError) as error:
             if isinstance(error.__cause__, PermissionError):
-                raise  # that says nothing of the source
+                raise  # a missing permission is no difference
             findings.add(f"nothing to compare with: {error}".rstrip("."))
             self.findings += findings.found
             return
@@ -347,7 +359,7 @@ class _Run:
 
 
 def _away_notes(out: str, marks: list[PushedMark], shards: int) -> list[str]:
-    """Where the shards are that are not here, and who checks those."""
+    """Notes on the shards that are not here: which repository has them, and which command checks them."""
     return [
         f"{count:,} of {shards:,} shards are not here but in {url}, which was not asked: "
         f"`laion6m push {shlex.quote(out)} {command} --verify-only` checks those."
