@@ -1,10 +1,10 @@
-"""For training: OpenUni's dataset and collate functions under upstream's names, and samplers that resume.
+"""Training: OpenUni's dataset and collate functions under upstream's names, and samplers that resume.
 
     from builder.mm import CaptionDataset, collate_func_gen
 
-This is the door to torch: nothing else in the package imports it. Where mmengine is installed too, everything is
-registered with it for configs that name types by strings (``custom_imports = dict(imports=["builder.mm"])``); without
-it, all but the hooks works with torch alone. See docs/training.md.
+Only this part of the package imports torch. If mmengine is installed too, everything is registered with it, for
+configs that name types by strings (``custom_imports = dict(imports=["builder.mm"])``). Without mmengine everything but
+the hooks works with torch alone. See docs/training.md.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _register() -> None:
-    """Enter everything into mmengine's registries. Its InfiniteSampler keeps its name; ours is
+    """Register everything with mmengine. mmengine has an InfiniteSampler already, so ours is registered as
     ResumableInfiniteSampler."""
     registry, hooks = mmengine("registry"), import_module("builder.mm.hooks")
     registry.DATASETS.register_module(module=CaptionDataset)

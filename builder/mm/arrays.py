@@ -16,11 +16,11 @@ from builder.read.view import Rows
 
 TAKEN = {"pixel_values", "image_latents", "image_tokens", "input_ids", "attention_mask", "image_dir", "image_file",
          "type"}  # fmt: skip
-"""Names of what samples and batches hold anyway."""
+"""Names that samples and batches already use."""
 
 
 class ArrayColumns:
-    """The arrays of a dataset's rows, by the names under which samples hold them. Picklable."""
+    """The arrays of a dataset's rows, by their names in the samples. Picklable."""
 
     def __init__(
         self, rows: Rows, image_latents: str | None, arrays: Sequence[str], missing_ok: bool | Sequence[str]
@@ -52,7 +52,8 @@ class ArrayColumns:
         return key in self._columns
 
     def of(self, row: int) -> dict[str, Tensor | None]:
-        """The tensors of a reader's row; None where it has none and may. Raises ValueError where it may not."""
+        """The tensors of a reader's row. A row that lacks an array gives None if that column is in ``missing_ok``;
+        otherwise ValueError is raised."""
         tensors: dict[str, Tensor | None] = {}
         for key, column in self._columns.items():
             array: Array | None = column[row]
@@ -63,9 +64,15 @@ class ArrayColumns:
 
 
 def collate_arrays(name: str, arrays: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """A batch's arrays under ``name``: stacked where all have one shape. Where rows lack theirs, zeros stand for it and
-    ``name_mask`` (b, bool) says whose is there; where the first dimension differs, shorter ones are padded with zeros
-    at its end and ``name_mask`` (b n, bool) says where they are. Raises OptionError for other differences."""
+    """A batch's arrays under ``name``.
+
+    * All have one shape: they are stacked.
+    * Some rows have no array: zeros stand for it. ``name_mask`` (b, bool) is true for rows that have one.
+    * The first dimension differs: shorter arrays are padded with zeros at its end. ``name_mask`` (b n, bool) is true
+      where they have values.
+
+    Raises OptionError for other differences.
+    """
     there = [array for array in arrays if array is not None]
     if not there:
         return {f"{name}_mask": torch.zeros(len(arrays), dtype=torch.bool)}

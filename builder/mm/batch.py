@@ -1,4 +1,4 @@
-"""A batch in the making: its images in one block of memory, its prompts tokenised together."""
+"""A batch while it is loaded: its images go into one block of memory, its prompts are tokenised together."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.utils.data import get_worker_info
 
 
 class Batch:
-    """The samples of one batch while they are loaded. ``number``: of the sample that comes next.
+    """One batch while its samples are loaded. ``number``: the next sample's place in the batch.
 
-    ``holds_pixels``: images are written into one block of memory, so that putting them together copies nothing. In a
-    loader's worker the block is shared memory: the training process has it as soon as its handle arrives.
-    ``tokenizes``: prompts are collected, and tokenised together.
+    ``holds_pixels``: images are written into one block of memory, so stacking them copies nothing. In a loader's worker
+    the block is shared memory. Then the training process needs only its handle. ``tokenizes``: prompts are collected
+    and tokenised together.
     """
 
     def __init__(self, count: int, pixel_type: torch.dtype, *, holds_pixels: bool, tokenizes: bool) -> None:
@@ -26,8 +26,8 @@ class Batch:
         self._prompts: list[str] = []
 
     def place(self, shape: tuple[int, ...]) -> Tensor:
-        """Where the next sample's image goes: uninitialised, contiguous. Memory of its own where its shape is not the
-        first's."""
+        """Memory for the next sample's image: uninitialised, contiguous. It is a separate block if the image's shape
+        differs from the first image's."""
         if self._block is None:
             self._block = _empty((self._count, *shape), self._pixel_type)
         if tuple(self._block.shape[1:]) != shape:
@@ -41,7 +41,7 @@ class Batch:
     def tokenize(
         self, samples: Sequence[dict[str, Any]], tokenizer: Any, options: Mapping[str, Any], max_length: int
     ) -> None:
-        """Give each sample its ``input_ids`` (n, int64): the first ``max_length``."""
+        """Set each sample's ``input_ids`` (n, int64), cut to ``max_length`` tokens."""
         rows = tokenizer(self._prompts, return_attention_mask=False, **options)["input_ids"]
         for sample, row in zip(samples, rows, strict=True):
             sample["input_ids"] = torch.tensor(row[:max_length], dtype=torch.int64)
@@ -58,7 +58,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """``torch.stack``, without copying where the tensors lie one behind another, and nothing else does, in a block."""
+    """``torch.stack``. It copies nothing if the tensors fill one block of memory, one after another."""
     first = tensors[0]
     storage, size = first.untyped_storage(), first.numel()
     in_place = size > 0 and storage.nbytes() == len(tensors) * size * first.element_size()
@@ -78,6 +78,6 @@ def _lies_at(offset: int, tensor: Tensor, first: Tensor) -> bool:
 
 
 def tokenizes_batches(tokenizer: Any, options: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer gives for a list of texts at once what it gives for each: transformers' fast ones do, with
-    options that do not pad."""
+    """Whether a tokenizer gives the same for a list of texts as for each text alone. transformers' fast tokenizers do,
+    if the options do not pad."""
     return bool(getattr(tokenizer, "is_fast", False)) and set(options) <= {"add_special_tokens"}

@@ -16,17 +16,19 @@ from builder.mm.buckets import BatchOrder, Buckets
 from builder.mm.samplers import Drawn, MixtureSampler, State, check_state
 
 _ORDER = 2
-"""In states: 1, of earlier versions, dropped what an epoch had left of a bucket."""
+"""Version of the order, kept in states. Version 1 dropped the rows of a bucket that did not fill a batch."""
 
 
 class AspectRatioBatchSampler(Sampler[list[int]]):
-    """Batches of images of one bucket each, from the index's sizes; no image is opened.
+    """Batches whose images share one bucket. The sizes come from the index. No image is opened.
 
-    ``sampler``: an InfiniteSampler or EpochSampler, or mmengine's of that kind. It says which dataset, which seed,
-    whether to shuffle, and whether to go on for ever or for an epoch; its window has no part in this. The dataset's
-    ``buckets`` are the sizes it crops to. The sequence of batches is one for all ranks, who take them in turn: every
-    rank gets the same number, what does not share out evenly comes in the next epoch, and a resume may change the
-    number of ranks. ``rank``, ``world_size``: the sampler's, unless given.
+    ``sampler``: an InfiniteSampler or EpochSampler, or mmengine's of that kind. It gives the dataset, the seed, whether
+    to shuffle, and whether to stop after an epoch. Its window is ignored. The dataset's ``buckets`` are the sizes it
+    crops to.
+
+    All ranks share one sequence of batches and take them in turn. Every rank gets the same number. Batches that do not
+    divide evenly come in the next epoch. A resumed run may have another number of ranks. ``rank``, ``world_size``: the
+    sampler's, unless given.
     """
 
     def __init__(
@@ -70,13 +72,13 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         return int(getattr(self.sampler, "epoch", 0))
 
     def _first(self, epoch: int) -> int:
-        """Number of the first batch of an epoch, of all ranks: what the epoch before could not share out evenly is part
-        of this one."""
+        """Number of an epoch's first batch, counted over all ranks. Batches that the epoch before could not divide
+        evenly belong to this one."""
         return self._order.first(epoch) // self.world_size * self.world_size
 
     @property
     def start(self) -> int:
-        """Number, in the sequence of all ranks, of the next iterator's first batch."""
+        """Number of the next iterator's first batch, counted over all ranks."""
         epoch = self._epoch
         return self._loaded[1] if self._loaded and self._loaded[0] == epoch else self._first(epoch)
 
@@ -85,7 +87,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         own_seed = bool(getattr(self.sampler, "own_seed", False))
         launch.check_sharing(type(self).__name__, placed, given=self._placed, endless=self._endless, own_seed=own_seed)
         if self._used and not self._endless:
-            self._loaded = None  # a loaded state holds for one iterator: the next shows a whole epoch
+            self._loaded = None  # a loaded state holds for one iterator; the next gives a whole epoch
         self._used = True
         drawn = self._drawn = Drawn(self._epoch)
         for batch in self._order.walk(self.start + self.rank, self.world_size, self._stop()):
@@ -93,18 +95,18 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             yield batch
 
     def _stop(self) -> int | None:
-        """End of the epoch; the same number of batches for every rank."""
+        """The batch number at which the epoch ends. Every rank gets the same number of batches."""
         if self._endless:
             return None
         rest = max(0, self._first(self._epoch + 1) - self.start)
         return self.start + rest // self.world_size * self.world_size
 
     def __len__(self) -> int:
-        """Batches of this rank in the epoch that it is in."""
+        """Batches of this rank in the current epoch."""
         return (self._first(self._epoch + 1) - self._first(self._epoch)) // self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Of the sampler, which launchers set themselves where they know of it."""
+        """Set the epoch of ``sampler``. Some launchers know the sampler and set it themselves."""
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
 
@@ -142,13 +144,14 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             position = self._of_order_1(position, epoch)
         self._drawn, self._used = Drawn(), False
         if not self._endless and self._epoch == epoch + 1 and position >= self._first(epoch + 1):
-            return  # that epoch is over, and the next was set before: it begins
+            return  # the state's epoch is over, and set_epoch has set the next: start that one
         self.set_epoch(epoch)
         self._loaded = epoch, position
 
     def _of_order_1(self, position: int, epoch: int) -> int:
-        """A position of an earlier version, in whose epochs all had as many batches. It counted from the start of the
-        epoch, where there were any. The first epoch's batches are the same; later ones come in another order now."""
+        """Translate a position that an earlier version saved. There every epoch had the same number of batches, and an
+        epoch sampler's position counted from the start of its epoch. The first epoch's batches are the same now. Later
+        ones come in another order."""
         if (epoch or position > self._order.first(1)) and self.drop_last:
             warnings.warn(
                 "this state was saved by an earlier version, which left out what an epoch had over of a bucket: the "
@@ -159,12 +162,12 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
 
 
 def bucket_numbers(dataset: Any) -> NDArray[np.int16]:
-    """The bucket of each row. Raises OptionError for a dataset without buckets, or whose parts have different ones."""
+    """The bucket of each row. Raises OptionError if the dataset has no buckets, or its parts have different ones."""
     return _bucketed(dataset)[1]
 
 
 def _bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
-    """The buckets of a dataset, of a part of one (torch's Subset), or of several end to end, and that of each row."""
+    """The buckets of a dataset, and the bucket of each row. Also for torch's Subset and for concatenated datasets."""
     if isinstance(dataset, Subset):
         buckets, numbers = _bucketed(dataset.dataset)
         return buckets, numbers[np.asarray(dataset.indices, np.int64)]

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: sizes that images are cropped to so that a batch has one shape, and batches in some order."""
+"""Aspect-ratio buckets: sizes that images are cropped to, so that a batch has one shape. And the order of batches."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Size = tuple[int, int]
 
 
 class Buckets:
-    """Sizes, narrowest first, and the rule which image goes into which: the nearest by the ratio of ratios.
+    """Sizes, narrowest first, and the rule that gives each image its bucket: the nearest by the ratio of ratios.
 
-    Borders are compared as plain quotients (no logarithm, whose last bit may differ between libraries), so that the
-    sampler, which sees a column of sizes, and the dataset, which sees one image, always agree.
+    The sampler looks at a column of sizes, the dataset at one image. They must always agree. So borders are compared as
+    plain quotients: the last bit of a logarithm may differ between libraries.
     """
 
     def __init__(self, sizes: Sequence[Sequence[int]]) -> None:
@@ -41,8 +41,9 @@ class Buckets:
 
     @staticmethod
     def around(side: int, step: int = 64, max_ratio: float = 2.0) -> Buckets:
-        """All sizes of multiples of ``step`` that hold nearly ``side × side`` pixels (never more, at most a step less
-        high or wide), up to ``max_ratio`` : 1 and 1 : ``max_ratio``."""
+        """Buckets for ``side × side`` pixels or slightly fewer. Sides are multiples of ``step``. For each longer side,
+        the shorter side is the largest that fits into ``side × side`` pixels. Ratios go from 1 : ``max_ratio`` to
+        ``max_ratio`` : 1. Raises OptionError."""
         if step < 1 or side < step:
             raise OptionError("step", step, f"1 to side={side}")
         by_ratio: dict[float, Size] = {}
@@ -58,23 +59,25 @@ class Buckets:
         return len(self.sizes)
 
     def of(self, width: int, height: int) -> int:
-        """The number of the bucket for an image of this size."""
+        """The bucket number of an image of this size (pixels)."""
         return bisect_right(self._borders, width / height)
 
     def of_all(self, widths: NDArray[np.int32], heights: NDArray[np.int32]) -> NDArray[np.int16]:
-        """The same for columns of sizes."""
+        """The bucket numbers of columns of sizes."""
         return np.searchsorted(self._borders, widths / heights, side="right").astype(np.int16)
 
 
 class BatchOrder:
-    """Batches of rows of one bucket each, numbered without end.
+    """An endless, numbered sequence of batches. Each batch has rows of one bucket.
 
-    Rows of a bucket are shuffled each epoch and dealt out in batches, and the batches of an epoch are shuffled. With
-    ``drop_last`` a bucket's rows are one endless sequence: what an epoch has left of a bucket, fewer than
-    ``batch_size``, begins the bucket's first batch of the next. So every row is shown before one is shown twice, all
-    batches are full, and epochs differ in how many they have. Without it the rest is a smaller batch of its own.
+    Each epoch shuffles the rows of a bucket, cuts them into batches, and shuffles the batches of all buckets.
 
-    Memory: 4 bytes a row. Picklable; a batch is found by its number, at no cost that grows with it.
+    With ``drop_last`` a bucket's rows are one endless sequence. Rows that do not fill a batch at the end of an epoch
+    begin the bucket's first batch of the next epoch. So every row is shown once before one is shown twice, and all
+    batches are full. The number of batches differs from epoch to epoch. Without ``drop_last`` the rest is a smaller
+    batch.
+
+    Memory: 4 bytes a row. Picklable. Finding batch n costs the same for any n.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class BatchOrder:
         self._batch_size, self._shuffle, self._drop_last = int(batch_size), shuffle, drop_last
         self.seed = seed
         self.fewest = sum(count // self._batch_size if drop_last else self._small(count) for count in self._counts)
-        """Batches that every epoch has at least."""
+        """The least number of batches in any epoch."""
         if not self.fewest:
             raise OptionError("batch_size", batch_size, f"no bucket has so many of the {len(buckets)} rows")
 
@@ -98,7 +101,7 @@ class BatchOrder:
         return -(-count // self._batch_size)
 
     def _before(self, epoch: int) -> list[int]:
-        """Of each bucket, the number of batches in all epochs before this one."""
+        """For each bucket, the number of batches in all epochs before this one."""
         if self._drop_last:
             return [epoch * count // self._batch_size for count in self._counts]
         return [epoch * self._small(count) for count in self._counts]
@@ -108,9 +111,9 @@ class BatchOrder:
         return sum(self._before(epoch))
 
     def epoch_of(self, number: int) -> int:
-        """The epoch that batch ``number`` ≥ 0 belongs to."""
+        """The epoch of batch ``number`` ≥ 0."""
         epoch = number * self._batch_size // len(self._rows) if self._drop_last else number // self.fewest
-        # Each bucket holds back less than a batch, so an epoch begins up to len(buckets) batches late.
+        # Each bucket carries less than one batch over, so an epoch begins up to len(buckets) batches late.
         while self.first(epoch + 1) <= number:
             epoch += 1
         while self.first(epoch) > number:
@@ -143,7 +146,7 @@ class BatchOrder:
         return rows
 
     def walk(self, start: int, stride: int, stop: int | None = None) -> Iterator[list[int]]:
-        """Batches ``start``, ``start + stride``, … below ``stop``; without one, for ever."""
+        """Batches ``start``, ``start + stride``, … below ``stop``. Endless without ``stop``."""
         while stop is None or start < stop:
             yield self.batch(start)
             start += stride

@@ -1,4 +1,4 @@
-"""Which of several captions a sample gets, and the prompt made of it."""
+"""The choice of one of several captions, and the prompt made from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from builder.base.errors import OptionError
 from builder.mm.order import shares
 
 _TRIED = 500
-"""Rows after which a caption that none of them had is a misspelt name, most likely."""
+"""If none of so many rows has a caption, its name is probably misspelt."""
 
 
 class CaptionChoice:
@@ -30,10 +30,11 @@ class CaptionChoice:
         return name in self.weights
 
     def choose(self, text_of: Callable[[str], Any]) -> str:
-        """One of the captions that the row has. Of a list of strings, one of these.
+        """One of the row's captions. From a list of strings it takes one string.
 
-        Draws once from ``random`` where there is more than one name, and once more for a list; never with one name, as
-        upstream draws nothing for its caption. Raises ValueError for a row with none of them.
+        With several names it draws once from ``random``. It draws once more if the caption is a list of several. With
+        one name and one string it draws nothing, as upstream draws nothing for its caption. Raises ValueError if the
+        row has none of the captions.
         """
         found = {name: text for name in self.weights if (text := _usable(text_of(name)))}
         self._count(found)
@@ -61,14 +62,14 @@ class CaptionChoice:
 
 
 def _usable(value: Any) -> list[str]:
-    """The texts of a value: a string, or a list of them. Blank ones are as if they were not there."""
+    """The texts of a value, which is a string or a list of strings. Blank strings are left out."""
     texts = value if isinstance(value, list) else [value]
     return [text for text in texts if isinstance(text, str) and text.strip()]
 
 
 def make_prompt(template: Mapping[str, Any], caption: str, unconditional: float) -> str:
-    """The caption in upstream's template, or with probability ``unconditional`` the template without one. Draws once
-    from ``random``. Raises OptionError for a template that cannot be used."""
+    """The caption in upstream's template. With probability ``unconditional`` (0 to 1), the template without a caption.
+    Draws once from ``random``. Raises OptionError if the template cannot be used."""
     try:
         if random.uniform(0, 1) < unconditional:
             prompt = template["CFG"]
@@ -77,6 +78,6 @@ def make_prompt(template: Mapping[str, Any], caption: str, unconditional: float)
         prompt = template["INSTRUCTION"].format(input=prompt)
         if template.get("IMG_START_TOKEN_FOR_GENERATION", True):
             prompt += template["IMG_START_TOKEN"]
-    except (KeyError, IndexError, ValueError) as error:  # not the sample's: its text is only put in
+    except (KeyError, IndexError, ValueError) as error:  # the template is at fault: the caption is only inserted
         raise OptionError("prompt_template", list(template), f"cannot be used: {error!r}") from error
     return str(prompt)

@@ -1,7 +1,7 @@
-"""Objects named by a petrel or aoss client file: through that client where it is installed, else through plain S3.
+"""Reads objects as a petrel or aoss client file describes: with that client if it is installed, else with plain S3.
 
-Such a file is INI. Clusters are sections, and a path may name one (``cluster:s3://bucket/path``), else the one that
-``default_cluster`` of [DEFAULT] names, or the only one, is meant:
+The file is INI. Each section is a cluster. A path may name its cluster (``cluster:s3://bucket/path``). Otherwise it
+belongs to the ``default_cluster`` of [DEFAULT], or to the only cluster:
 
     [DEFAULT]
     default_cluster = ours
@@ -25,15 +25,15 @@ _ENDPOINT_KEYS = ("endpoint", "endpoint_url", "host_base")
 
 
 class ObjectClient(Protocol):
-    """What upstream asks of its client. Picklable."""
+    """The interface that upstream uses of its client. Picklable."""
 
     def get(self, url: str, /) -> bytes | None:
-        """The object's bytes. Upstream's client gives None for what is not there; ours raises FileNotFoundError."""
+        """The object's bytes. For a missing object upstream's client gives None. Ours raises FileNotFoundError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """One S3 endpoint and its keys; ``access_key`` None asks without signing."""
+    """One S3 endpoint and its keys. ``access_key`` None: requests are not signed."""
 
     endpoint: str
     access_key: str | None
@@ -41,7 +41,7 @@ class Cluster:
 
 
 def read_client_config(path: str | os.PathLike[str]) -> dict[str, Cluster]:
-    """Clusters by name, the default one under "" as well. Raises SourceError."""
+    """Clusters by name. The default one is also under "". Raises SourceError."""
     parser = configparser.ConfigParser(interpolation=None)  # a secret may hold a %
     try:
         with open(path, encoding="utf-8") as file:
@@ -77,8 +77,10 @@ def _cluster(section: dict[str, str]) -> Cluster:
 
 
 class S3Client:
-    """Reads ``[cluster:]s3://bucket/path`` with s3fs. One connection for each cluster and process: s3fs runs a thread,
-    which a fork does not carry over. Picklable; needs the extra ``s3``."""
+    """Reads ``[cluster:]s3://bucket/path`` with s3fs. Picklable. Needs the extra ``s3``.
+
+    Each process has its own connection to each cluster: s3fs runs a thread, and a fork does not copy threads.
+    """
 
     def __init__(self, config: str | os.PathLike[str]) -> None:
         self._config = os.fspath(config)
@@ -90,8 +92,8 @@ class S3Client:
         return {"_config": self._config, "_clusters": self._clusters, "_systems": {}}
 
     def get(self, url: str) -> bytes:
-        """The object's bytes. Raises FileNotFoundError, PermissionError or another OSError as S3 answers, SourceError
-        for a path that names no cluster or bucket."""
+        """The object's bytes. Raises FileNotFoundError, PermissionError or another OSError, as S3 answers. Raises
+        SourceError for a path without a known cluster or a bucket."""
         name, colon, rest = url.partition(":s3://")
         if not colon:
             name, rest = "", url.removeprefix("s3://")
@@ -122,7 +124,7 @@ class S3Client:
 
 
 def open_client(config: str | os.PathLike[str]) -> ObjectClient:
-    """The proprietary client where it is installed, as upstream looks for it, else :class:`S3Client`."""
+    """The proprietary client if it is installed (looked up as upstream does), else :class:`S3Client`."""
     for package in ("aoss_client", "petrel_client"):
         try:
             module = importlib.import_module(f"{package}.client")
@@ -134,7 +136,8 @@ def open_client(config: str | os.PathLike[str]) -> ObjectClient:
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
-    """What botocore raises where no answer came (no connection, no credentials): no OSError, and s3fs lets it pass."""
+    """botocore's errors for requests without an answer (no connection, no credentials). They are not OSErrors, and s3fs
+    does not translate them."""
     try:
         return (importlib.import_module("botocore.exceptions").BotoCoreError,)
     except ImportError:

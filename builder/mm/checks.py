@@ -1,4 +1,4 @@
-"""Checks of options that configs, where everything can be a text, get wrong."""
+"""Checks of options. In a config any value can be a string, so mistakes are common."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from builder.base.errors import OptionError
 
 
 def one_of(name: str, value: object, *allowed: str) -> None:
-    """Raises OptionError."""
+    """Raises OptionError if ``value`` is not one of ``allowed``."""
     if value not in allowed:
         raise OptionError(name, value, f"one of {', '.join(allowed)}")
 
 
 def no_text(name: str, value: object, allowed: str) -> None:
-    """Raises OptionError for a string where a number is meant."""
+    """Raises OptionError if ``value`` is a string. It must be a number."""
     if isinstance(value, str):
         raise OptionError(name, value, f"{allowed}, not a text")

@@ -1,4 +1,4 @@
-"""Batches as OpenUni's models take them: ``{"data": {…}, "data_samples": None}``."""
+"""Batches in the form that OpenUni's models take: ``{"data": {…}, "data_samples": None}``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builder.mm.arrays import TAKEN, collate_arrays
 from builder.mm.tensors import look_up, pop_type
 
 PAD_INDEX = 0
-"""What xtuner's DEFAULT_PAD_TOKEN_INDEX is."""
+"""The value of xtuner's DEFAULT_PAD_TOKEN_INDEX."""
 
 Batch = dict[str, Any]
 
@@ -23,19 +23,19 @@ Batch = dict[str, Any]
 def collate_func_gen(instances: Sequence[Mapping[str, Any]], pad_index: int = PAD_INDEX) -> Batch:
     """``pixel_values`` (b c h w), ``input_ids`` (b n, int64, padded right), ``attention_mask`` (b n, bool).
 
-    Other arrays that samples hold (``arrays`` of a CaptionDataset) come under their names: see
-    :func:`builder.mm.arrays.collate_arrays`. Nothing is copied of a batch whose images lie in one block of memory.
+    Other arrays of the samples (``arrays`` of a CaptionDataset) keep their names: see
+    :func:`builder.mm.arrays.collate_arrays`. If the images already lie in one block of memory, nothing is copied.
     """
     return _collate(instances, "pixel_values", pad_index)
 
 
 def collate_func_gen_latents(instances: Sequence[Mapping[str, Any]], pad_index: int = PAD_INDEX) -> Batch:
-    """As :func:`collate_func_gen`, with ``image_latents`` (b c h w) in place of the pixels."""
+    """Like :func:`collate_func_gen`, with ``image_latents`` (b c h w) instead of the pixels."""
     return _collate(instances, "image_latents", pad_index)
 
 
 def collate_func_gen_tokens(instances: Sequence[Mapping[str, Any]], pad_index: int = PAD_INDEX) -> Batch:
-    """As :func:`collate_func_gen`, with ``image_tokens`` (b …, int64) in place of the pixels."""
+    """Like :func:`collate_func_gen`, with ``image_tokens`` (b …, int64) instead of the pixels."""
     return _collate(instances, "image_tokens", pad_index)
 
 
@@ -64,12 +64,13 @@ def _collate(instances: Sequence[Mapping[str, Any]], image_key: str, pad_index: 
 
 
 class CollateConcat:
-    """For batches of one kind each: the first sample's ``type`` picks the collate function, and names its data.
+    """For batches whose samples all have one ``type``. The first sample's ``type`` is the key: it selects the collate
+    function, and the batch is stored under it.
 
     ``collate_fns``: one ``dict(type=function or name, **options)`` for each of ``keys``. Empty samples are left out.
 
-    mmengine's own Runner makes no object of a ``collate_fn``'s type, but calls it with each batch, and with the options
-    by name. ``CollateConcat(samples, collate_fns=…, keys=…)`` is therefore the batch itself.
+    mmengine's Runner does not build an object from a ``collate_fn``'s type. It calls the type with each batch, and with
+    the options by name. So ``CollateConcat(samples, collate_fns=…, keys=…)`` returns the batch itself.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
@@ -88,8 +89,8 @@ class CollateConcat:
             self.collate_fns[key] = partial(_function(pop_type(options)), **options)
 
     def __call__(self, data_samples: Sequence[Mapping[str, Any]]) -> Batch:
-        """``{"data": {key: …}, "data_samples": None}``. Raises OptionError where all samples are empty, and for a
-        ``type`` that is not among the keys."""
+        """``{"data": {key: …}, "data_samples": None}``. Raises OptionError if all samples are empty, or if the ``type``
+        is not one of the keys."""
         samples = [sample for sample in data_samples if len(sample) > 0]
         if not samples:
             raise OptionError("data_samples", data_samples, "a batch needs one sample that is not empty")
@@ -104,5 +105,5 @@ _OWN = {function.__name__: function for function in _FUNCTIONS}
 
 
 def _function(kind: Any) -> Any:
-    """A collate function, given as it is or by name. Our own need no registry: a worker that was spawned has none."""
+    """A collate function, given itself or by name. Our own names need no registry: a spawned worker has none."""
     return _OWN.get(kind) or look_up(kind) if isinstance(kind, str) else kind

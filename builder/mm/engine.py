@@ -1,4 +1,4 @@
-"""mmengine, where it is installed."""
+"""mmengine, if it is installed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def has_mmengine() -> bool:
 
 
 def mmengine(module: str) -> Any:
-    """``mmengine.<module>``. Its imports use much that torch and setuptools have deprecated, which is nobody's business
-    here. Raises ImportError."""
+    """``mmengine.<module>``. Hides the deprecation warnings of its imports (torch, setuptools): our users cannot act on
+    them. Raises ImportError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return import_module(f"mmengine.{module}")

@@ -1,4 +1,4 @@
-"""Hooks for mmengine's Runner. Imported by ``builder.mm`` only where mmengine is installed."""
+"""Hooks for mmengine's Runner. ``builder.mm`` imports them only if mmengine is installed."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ except ImportError as error:
     raise MissingExtraError("builder.mm's hooks", "mmengine", "mm") from error
 
 INFO = "laion6m_sampler"
-"""Key of the sampler's state in the runner's message hub: the one place that every kind of checkpoint carries along
-(DeepSpeed's know no callback), that is restored by ``resume`` and left alone by ``load_from``."""
+"""Key of the sampler's state in the runner's message hub. Every kind of checkpoint saves the message hub; DeepSpeed's
+checkpoints call no hook. ``resume`` restores it, ``load_from`` does not."""
 
 
 class SamplerStateHook(Hook):  # type: ignore[misc]  # mmengine has no types
-    """Lets an iteration-based training resume where it stopped, at once and on any number of ranks.
+    """Resumes iteration-based training where it stopped, at once and on any number of ranks.
 
-    mmengine's loop replays every batch it has trained on, decoding all images again. With this hook the state of the
-    sampler is in each checkpoint, and a resumed loop starts a loader there instead.
+    When it resumes, mmengine's loop replays every batch it has trained on and decodes all images again. This hook saves
+    the sampler's state in each checkpoint. A resumed loop then starts its loader at that state.
     """
 
-    priority = "NORMAL"  # before CheckpointHook, which is VERY_LOW: the state is up to date when it saves
+    priority = "NORMAL"  # before CheckpointHook (VERY_LOW), so the state is up to date when that saves
 
     def __init__(self) -> None:
-        self._first = 0  # the iteration that the sampler's start stands for
+        self._first = 0  # the training iteration at the sampler's start
 
     def before_train(self, runner: Any) -> None:
         loop = runner.train_loop
         self._first = loop.iter
         if loop.iter == 0 or not hasattr(loop, "dataloader_iterator"):
-            return  # an epoch-based loop begins its epochs anew, and replays nothing
+            return  # an epoch-based loop restarts its epoch and replays nothing
         sampler = _resumable(loop.dataloader)
         state = runner.message_hub.get_info(INFO) if INFO in runner.message_hub.runtime_info else None
         sampler.load_state_dict(state or sampler.state_after(loop.iter, loop.dataloader.batch_size))
@@ -57,7 +57,7 @@ class SamplerStateHook(Hook):  # type: ignore[misc]  # mmengine has no types
 
 
 class _WithoutReplay:
-    """Gives mmengine's loop nothing for the batches it asks for only to throw them away."""
+    """Replaces the batches that mmengine's loop replays and throws away: it yields None for them."""
 
     def __init__(self, batches: Iterator[Any], replayed: int) -> None:
         self._batches = batches
@@ -86,9 +86,11 @@ def _resumable(loader: Any) -> Resumable:
 
 
 class NormalizePixelsHook(Hook):  # type: ignore[misc]
-    """For ``out='uint8'``: brings each batch's ``pixel_values`` to the device and to -1 … 1 there, before the model
-    sees them, in training, validation and test. A quarter of the bytes go through the loader's queues and over the
-    bus. Batches may be nested dicts and lists, as mmengine's own collate functions make them."""
+    """For ``out='uint8'``: moves each batch's ``pixel_values`` to the device and scales them there to -1 … 1.
+
+    It runs before the model gets the batch, in training, validation and test. The loader's queues and the bus carry a
+    quarter of the bytes. Batches may be nested dicts and lists, as mmengine's own collate functions make them.
+    """
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         _normalize(data_batch, next(runner.model.parameters()).device)

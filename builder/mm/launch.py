@@ -1,4 +1,4 @@
-"""Which part of the data this process takes: its rank among how many, and who else may be sharing out batches."""
+"""Which part of the data this process takes: its rank, the number of ranks, and launchers that divide batches too."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from builder.base.errors import OptionError
 from builder.base.options import check_number
 
 _SHARE_OUT = {
-    # class: whose it is
+    # class: its library
     "BatchSamplerShard": "accelerate",
     "DataLoaderDispatcher": "accelerate",
     "_DatasetSamplerWrapper": "Lightning",
 }
-"""Classes of launchers that give each rank a part of what a sampler yields."""
+"""Classes of launchers that give each rank a part of the sampler's rows."""
 
 _FRAMES = 24
-"""How far up the stack to look for one: torch's own loader and batch sampler lie between."""
+"""How many stack frames to search for one. torch's own loader and batch sampler lie between."""
 
 
 def ranks() -> tuple[int, int]:
-    """This process's rank and the number of ranks: 0 and 1 where torch.distributed is not set up."""
+    """This process's rank and the number of ranks. 0 and 1 if torch.distributed is not set up."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """``rank`` and ``world_size`` as given, or torch.distributed's where neither is. Raises OptionError."""
+    """``rank`` and ``world_size`` as given, or torch.distributed's if neither is given. Raises OptionError."""
     if rank is None and world_size is None:
         return ranks()
     if rank is None or world_size is None:
@@ -46,8 +46,8 @@ def place(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def shared_seed(world_size: int = 1) -> int:
-    """A random seed, the same on all ranks (a collective call where torch.distributed is set up). Raises OptionError
-    where there are several ranks and no way to agree on one."""
+    """A random seed, the same on all ranks. This is a collective call if torch.distributed is set up. Raises
+    OptionError if there are several ranks and they cannot agree on a seed."""
     seeds = [secrets.randbits(31)]
     if ranks()[1] > 1:
         dist.broadcast_object_list(seeds, src=0)
@@ -57,10 +57,13 @@ def shared_seed(world_size: int = 1) -> int:
 
 
 def check_sharing(name: str, taken: tuple[int, int], *, given: bool, endless: bool, own_seed: bool) -> None:
-    """Warn where the rows would be shared out twice, or not at all. Called when a sampler's rows begin to be drawn.
+    """Warn if the rows would be divided among ranks twice, or not at all. Called at a sampler's first row.
 
-    ``taken``: the sampler's rank and number of ranks; ``given``: named by the user, not found. ``own_seed``: drawn by
-    this process alone. Raises OptionError for an endless sampler where the launcher would first list all of its rows.
+    * ``taken``: the sampler's rank and number of ranks.
+    * ``given``: the user gave them; they were not taken from torch.distributed.
+    * ``own_seed``: this process drew the seed alone.
+
+    Raises OptionError for an endless sampler if the launcher would first list all of its rows.
     """
     launcher = _launcher()
     if launcher == "Lightning" and endless:
@@ -90,7 +93,7 @@ def check_sharing(name: str, taken: tuple[int, int], *, given: bool, endless: bo
 
 
 def _launcher() -> str | None:
-    """Whose loader is drawing rows right now, among those that share them out."""
+    """The launcher whose loader is drawing rows now, if it is one of those that divide rows among ranks."""
     frame = sys._getframe(2)
     for _ in range(_FRAMES):
         if frame.f_back is None:

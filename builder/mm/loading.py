@@ -1,4 +1,4 @@
-"""How one sample is made: the methods of upstream's CaptionDataset, which its subclasses override and call."""
+"""How one sample is made: the methods of upstream's CaptionDataset. Subclasses override and call them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ from builder.read.opening import open_dataset
 from builder.read.view import Rows
 
 CAPTION_KEYS = ("re_caption", "caption")
-"""Where the reader has the caption from; asked for either, a document that lacks it is helped out by the other."""
+"""Fields that the reader's caption comes from. If one of them is wanted and a document lacks it, the row's caption is
+used."""
 
 DataSample = dict[str, Any]
 
 
 class SampleLoading:
-    """Upstream's attributes and methods. Attributes may be changed after construction, and methods overridden."""
+    """Upstream's attributes and methods. You may change attributes after construction, and override methods."""
 
     data_path: str
     data_list: Sequence[Mapping[str, Any]]
@@ -64,18 +65,18 @@ class SampleLoading:
     imdecode_backend: str
     out: str
     buckets: Buckets | None
-    FILE_CLIENT: ObjectClient | None  # this and use_ceph: upstream's names, for its subclasses
+    FILE_CLIENT: ObjectClient | None  # upstream's name (as is use_ceph): its subclasses use it
 
     _source: Rows | None
     _columns_of_files: dict[str, Any]  # image_column, caption_column
     _choice: CaptionChoice | None
-    _texts: dict[str, Values]  # columns that captions come from
+    _texts: dict[str, Values]  # columns with captions
     _arrays: ArrayColumns | None
     _images: Folder | None
     _captions: Folder | None
 
     def _load_data(self, data_path: str) -> None:
-        """Upstream's JSON lists become lists; anything else is opened by the reader, and nothing is read row by row."""
+        """Read upstream's JSON lists into lists. Open anything else with the reader; its rows are not read here."""
         path = Path(data_path)
         lists = is_list(path)
         if not lists:
@@ -95,7 +96,7 @@ class SampleLoading:
         return self._loaded(entry, None)
 
     def _loaded(self, entry: Mapping[str, Any], batch: Batch | None) -> DataSample:
-        """Image first, text second: the order in which upstream draws from ``random``."""
+        """One sample. The image comes first, then the text: upstream draws from ``random`` in this order."""
         image_file = path_in(entry, "image")
         data = self._image_of(image_file, batch)
         if self._arrays:
@@ -103,14 +104,14 @@ class SampleLoading:
         caption = self._caption_of(path_in(entry, "annotation"))
         if batch is not None and batch.tokenizes:
             batch.add_prompt(self._prompt(caption))
-            data["input_ids"] = None  # until the batch is tokenised
+            data["input_ids"] = None  # set when the batch is tokenised
         else:
             data.update(self._process_text(caption))
         data.update(image_dir=self.image_folder, image_file=str(image_file), type="text2image")
         return data
 
     def _image_of(self, image_file: str, batch: Batch | None) -> DataSample:
-        """What the sample has of its image: tokens, latents or pixels."""
+        """The image as the sample holds it: tokens, latents or pixels."""
         if self.image_tokens_folder is not None:
             return {"image_tokens": load_tensor(os.path.join(self.image_tokens_folder, f"{image_file}.pt")).long()}
         if self.latents_ceph_folder is not None:
@@ -144,7 +145,7 @@ class SampleLoading:
         return self._choice.choose(text_of)
 
     def _read_image(self, image_file: str) -> Any:
-        """A Pillow image, RGB, that has passed upstream's checks; with ``imdecode_backend='cv2'`` ScaledPixels."""
+        """A Pillow image (RGB) that has passed upstream's checks. ScaledPixels with ``imdecode_backend='cv2'``."""
         if self._source is not None:
             content = find_image(self._source, image_file).image
         elif self.image_folder is not None:
@@ -157,8 +158,8 @@ class SampleLoading:
         return transforms.open_exact(content, self.min_image_size)
 
     def _read_json(self, annotation_file: str) -> dict[str, Any]:
-        """The annotation. Over an index, a document that lacks a caption field asked for gets the row's caption; a
-        dataset of somebody else's, with images and captions only, has documents of nothing else."""
+        """The annotation as a dict. Over an index, a document without the wanted caption field gets the row's caption.
+        A dataset of another tool may have only images and captions. Its documents then hold nothing but the caption."""
         if self._source is not None:
             sample = find_annotation(self._source, annotation_file)
             try:
@@ -208,7 +209,7 @@ class SampleLoading:
         return torch.empty(shape, dtype=self._pixel_type)
 
     def _pixels(self, image: Any, place: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-        """``pixel_values`` (c h w), in the memory that ``place`` gives for a shape."""
+        """``pixel_values`` (c h w). ``place`` gives the memory for a shape."""
         width, height = self._target.of(image.width, image.height)
         pixels = place((3, height, width))
         if not isinstance(image, ScaledPixels):
@@ -219,7 +220,7 @@ class SampleLoading:
             pixels.copy_(torch.from_numpy(transforms.crop_fast(image, self._target)))
         if pixels.dtype == torch.uint8:
             return pixels
-        return pixels.div_(255).mul_(2).sub_(1)  # in place, with the three roundings of upstream's 2 * (x / 255) - 1
+        return pixels.div_(255).mul_(2).sub_(1)  # in place; rounds three times, as upstream's 2 * (x / 255) - 1
 
     def _process_text(self, text: str) -> DataSample:
         prompt = self._prompt(text)
@@ -237,7 +238,7 @@ class SampleLoading:
         return self._source
 
     def _text_columns(self, names: Sequence[str]) -> dict[str, Values]:
-        """Those of ``names`` that are columns of the dataset. Raises OptionError for columns of arrays."""
+        """The columns of the dataset among ``names``. Raises OptionError for columns of arrays."""
         if self._source is None:
             return {}
         found = {}
@@ -250,6 +251,6 @@ class SampleLoading:
 
 
 def _folder(root: str, before: Folder | None) -> Folder:
-    """The folder of this name, which a subclass may change at any time; the one there was, if it is the same: it knows
-    what its tars hold."""
+    """The Folder at this path. A subclass may change the path at any time. If it has not changed, the old Folder is
+    returned, because it has already scanned its tars."""
     return before if before is not None and before.root == Path(root) else Folder(root)

@@ -1,11 +1,10 @@
-"""Which row comes when: orders over millions of rows that are computed, not stored.
+"""Orders over millions of rows. They are computed, not stored.
 
-Every order here is a function from a position (0, 1, 2, … over all epochs and all ranks) to a row. Nothing is drawn
-in sequence, so starting at position 5,000,000,000 costs what starting at 0 costs, and the order knows nothing of how
-many processes read it: rank r of w takes the positions r, r + w, r + 2 w, … Resuming is: the same seed, another
-first position.
+Every order here is a function from a position (0, 1, 2, … over all epochs and all ranks) to a row. Nothing is drawn in
+sequence, so position 5,000,000,000 costs the same as position 0. The order does not know how many processes read it:
+rank r of w takes the positions r, r + w, r + 2 w, … To resume, use the same seed and another first position.
 
-The orders are frozen by golden tests: changing any constant here breaks every run that is resumed.
+Golden tests freeze the orders: changing any constant here breaks every resumed run.
 """
 
 from __future__ import annotations
@@ -24,19 +23,20 @@ Rows = NDArray[np.int64]
 _Words = NDArray[np.uint64]
 
 CHUNK = 1024
-"""Positions worked out at a time. The fixed cost of a numpy call (about 1 µs, some 60 calls) is spread over so many
-rows; more would delay the first row."""
+"""Positions computed at a time. Some 60 numpy calls cost about 1 µs each; a chunk spreads that cost over its rows. A
+larger chunk would delay the first row."""
 
 _ROUNDS = 8
-"""Rounds of the Feistel network, twice the four that make one a strong permutation for ideal round functions
-(Luby and Rackoff, 1988): ours is a 64-bit mixer, and halves of a small range are only a few bits wide."""
+"""Rounds of the Feistel network. Four make a strong permutation if the round functions are ideal (Luby and Rackoff,
+1988). We take twice as many: our round function is a 64-bit mixer, and the halves of a small range have only a few
+bits."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
 def mix64(word: int) -> int:
-    """One 64-bit word scrambled into another, one to one: the output function of SplitMix64 (Steele et al., 2014)."""
+    """Scramble a 64-bit word, one to one: the output function of SplitMix64 (Steele et al., 2014)."""
     word = (word + _GOLDEN) & _MASK
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -44,8 +44,8 @@ def mix64(word: int) -> int:
 
 
 def derive(seed: int, *path: int) -> int:
-    """A seed for a part of the work, named by numbers: ``derive(seed, epoch, bucket)``. Every argument counts, and so
-    does their order."""
+    """A seed for one part of the work, such as ``derive(seed, epoch, bucket)``. Every argument changes it, and so does
+    their order."""
     word = mix64(seed & _MASK)
     for step in path:
         word = mix64(word ^ mix64(step & _MASK))
@@ -61,10 +61,12 @@ def _mix_words(words: _Words) -> _Words:
 
 
 class Permutation:
-    """A shuffle of ``range(size)`` in a few dozen bytes: a Feistel network over the next power of two, walked along its
-    cycles until it is back below ``size`` (Black and Rogaway, 2002; under two steps on average).
+    """A shuffle of ``range(size)`` in a few dozen bytes.
 
-    Deterministic, picklable, without state that changes. The same size and seed give the same shuffle on every machine.
+    It is a Feistel network over the next power of two. A result ≥ ``size`` goes through the network again until it is
+    below ``size`` (cycle walking: Black and Rogaway, 2002; under two steps on average).
+
+    Deterministic, picklable, immutable. The same size and seed give the same shuffle on every machine.
     """
 
     __slots__ = ("_high", "_keys", "_low", "size")
@@ -94,7 +96,7 @@ class Permutation:
         return int(self.take(np.array([position]))[0])
 
     def find(self, row: int) -> int:
-        """The position at which ``row`` comes: the inverse of ``self[position]``."""
+        """The position of ``row``: the inverse of ``self[position]``."""
         if not 0 <= row < self.size:
             raise IndexError(row)
         word = self._decrypt(row)
@@ -103,7 +105,7 @@ class Permutation:
         return word
 
     def _encrypt(self, words: _Words) -> _Words:
-        # The halves may differ by a bit, so they take turns: an even round changes the high one, an odd round the low.
+        # The halves may differ by one bit, so they alternate: even rounds change the high half, odd rounds the low one.
         high, low = words >> np.uint64(self._low), words & np.uint64((1 << self._low) - 1)
         for turn, key in enumerate(self._keys):
             if turn % 2 == 0:
@@ -142,8 +144,8 @@ class ListedOrder:
 
 @dataclass(frozen=True, slots=True)
 class ShuffledOrder:
-    """Each epoch (``size`` positions) a shuffle of all rows, another one each time. ``part``: numbers that name one of
-    several orders with the same seed."""
+    """Each epoch (``size`` positions) is a new shuffle of all rows. ``part``: numbers that tell apart several orders
+    with the same seed."""
 
     size: int
     seed: int
@@ -159,13 +161,13 @@ class ShuffledOrder:
 
 @dataclass(frozen=True, slots=True)
 class WindowOrder:
-    """A shuffle whose reads stay near each other, for disks and networks that read whole stretches.
+    """A shuffle whose reads stay near each other, for disks and networks that are fast at long reads.
 
-    Rows are cut into runs of ``run`` neighbours. Each epoch puts the runs in a new order, takes ``window // run`` of
-    them at a time, and shuffles the rows of that window. So ``window`` consecutive positions touch ``window // run``
-    stretches of the disk, and no more than that.
+    Rows are cut into runs of ``run`` neighbours. Each epoch puts the runs in a new order. It takes ``window // run``
+    runs at a time and shuffles the rows of that window. So ``window`` consecutive positions read only
+    ``window // run`` stretches of the disk.
 
-    ``window`` rows: as many as fit into a cache; ``run`` rows: at least as many as one request should bring.
+    ``window``: as many rows as fit into a cache. ``run``: at least as many rows as one request should fetch.
     """
 
     size: int
@@ -193,35 +195,38 @@ class WindowOrder:
         return rows
 
     def _row_of(self, places: Rows, epoch: int) -> Rows:
-        """From places in the epoch's sequence of runs to rows. All runs are full but the last of the dataset, which may
-        come anywhere in the sequence and moves up what comes after it."""
+        """Rows for places in the epoch's sequence of runs. Only the dataset's last run may be short. It can come
+        anywhere in the sequence. All places after it move forward."""
         count = -(-self.size // self.run)
         short = count * self.run - self.size
         runs = Permutation(count, derive(self.seed, epoch, 0))
         if short:
-            after = (runs.find(count - 1) + 1) * self.run - short  # the first place behind the short run
+            after = (runs.find(count - 1) + 1) * self.run - short  # the first place after the short run
             places = np.where(places >= after, places + short, places)
         return runs.take(places // self.run) * self.run + places % self.run
 
 
 SLOTS = 1 << 16
-"""Positions of one turn of a mix: weights are kept to one part in 65,536."""
+"""Positions of one turn of a mix. Weights are exact to one part in 65,536."""
 
 BLOCK = 1 << 8
-"""Positions of a turn that are shuffled among themselves."""
+"""Positions of one block of a turn. Each block is shuffled by itself."""
 
 
 class MixedOrder:
-    """Several datasets, laid end to end, drawn in proportion to their weights.
+    """Several datasets, concatenated, drawn in proportion to their weights.
 
-    A turn of 65,536 positions has a fixed number of slots for each dataset, numbered through and dealt out to 256
-    blocks one by one, so that a block has its share of each dataset, to less than one. Whose each slot is and how many
-    of the same dataset come before it in the turn are two tables (256 KiB), the same for every turn; the slots of a
-    block are shuffled by numbers that depend on the block alone. So any position is found by looking at one block, and
-    the k-th pick of a dataset is the k-th of its own order: each goes through epochs of its own at its own pace and
+    A turn has 65,536 positions. Each dataset owns a fixed number of slots in it. The slots are numbered and dealt to
+    256 blocks one by one. So a block has its share of each dataset, to less than one slot.
+
+    Two tables (256 KiB) are the same for every turn: the owner of each slot, and how many slots of the same owner come
+    before it in the turn. The slots of a block are shuffled by numbers that depend only on the block. So one block is
+    enough to find any position.
+
+    The k-th pick of a dataset is the k-th row of its own order. So each dataset has its own epochs at its own pace, and
     shows every row once before it shows one twice.
 
-    ``orders``: one for each dataset; ``sizes``: their rows; ``weights``: any positive numbers.
+    ``orders``: one for each dataset. ``sizes``: their rows. ``weights``: any positive numbers.
     """
 
     def __init__(self, orders: Sequence[Order], sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
@@ -231,8 +236,8 @@ class MixedOrder:
         self._seed = seed
         self._shares = np.array(shares(weights, SLOTS), dtype=np.int64)
         self._starts = np.cumsum([0, *sizes])[:-1]
-        # One line for each block, in the order of the turn. Bits are reversed so that neighbours in number, which a
-        # small share is, come far apart.
+        # One line for each block, in the order of the turn. A small share is a few consecutive slot numbers. Reversed
+        # bits put them into blocks that are far apart.
         bits = np.unpackbits(np.arange(SLOTS // BLOCK, dtype=np.uint8)[:, None], axis=1)
         reversed_bits = np.packbits(bits, axis=1, bitorder="little").astype(np.int64)
         slots = reversed_bits + np.arange(BLOCK) * (SLOTS // BLOCK)
@@ -256,8 +261,9 @@ class MixedOrder:
         return rows
 
     def _entries(self, numbers: Rows, blocks: Rows) -> Rows:
-        """Which entry of its line of the tables each position of these blocks takes. Entries of one dataset stand side
-        by side in a line, and come in that order at the places that the shuffle gives to the dataset."""
+        """For each position of these blocks, the entry that it takes in the block's line of the tables. In a line the
+        entries of one dataset lie side by side. The shuffle chooses the positions of a dataset. Its entries fill them
+        in order."""
         places = np.arange(BLOCK, dtype=np.uint64)
         keys = _mix_words(np.uint64(mix64(self._seed & _MASK)) ^ _mix_words(numbers.astype(np.uint64)))
         shuffled = np.argsort(_mix_words(keys[:, None] ^ places), axis=1)  # no two words of a line are the same
@@ -268,9 +274,9 @@ class MixedOrder:
 
 
 def shares(weights: Sequence[float], slots: int) -> list[int]:
-    """``slots`` shared out by weight, whole numbers that sum up to ``slots`` (largest remainders).
+    """Divide ``slots`` by weight into whole numbers that sum to ``slots`` (largest remainders).
 
-    Raises OptionError where a weight is not positive, or too small for a slot.
+    Raises OptionError if a weight is not positive, or too small for one slot.
     """
     for weight in weights:
         check_number("weights", weight, "a list of positive numbers")
@@ -288,8 +294,8 @@ def shares(weights: Sequence[float], slots: int) -> list[int]:
 
 
 def walk(order: Order, start: int, stride: int, stop: int | None = None) -> Iterator[int]:
-    """Rows at ``start``, ``start + stride``, … below ``stop``; without one, for ever. The first comes after one
-    chunk."""
+    """Rows at positions ``start``, ``start + stride``, … below ``stop``. Endless without ``stop``. The first row comes
+    when one chunk is computed."""
     while stop is None or start < stop:
         end = start + CHUNK * stride if stop is None else min(stop, start + CHUNK * stride)
         positions = np.arange(start, end, stride, dtype=np.int64)
@@ -298,7 +304,7 @@ def walk(order: Order, start: int, stride: int, stop: int | None = None) -> Iter
 
 
 def _runs(numbers: Rows) -> Iterator[tuple[int, slice]]:
-    """Where an ascending array holds which number: (7, slice(0, 3)), (8, slice(3, 10)), …"""
+    """Each number of an ascending array, and the slice that holds it: (7, slice(0, 3)), (8, slice(3, 10)), …"""
     if not len(numbers):
         return
     cuts = np.flatnonzero(np.diff(numbers)) + 1

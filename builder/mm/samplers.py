@@ -1,10 +1,13 @@
-"""Samplers for one process or many. The order of rows is arithmetic (see ``builder.mm.order``): no sampler keeps a list
-of rows, each starts anywhere at once, and the order does not depend on the number of ranks.
+"""Samplers for one process or many.
+
+The order of rows is computed (see ``builder.mm.order``). No sampler keeps a list of rows. Each can start anywhere at
+once. The order does not depend on the number of ranks.
 
 A sampler takes the rows at positions ``start + rank``, ``start + rank + world_size``, … of one endless order.
 
-* ``state_dict()``: after the rows drawn so far. For loaders that snapshot it with each batch (torchdata's).
-* ``state_after(batches, batch_size)``: after so many batches were trained on, however far workers have read ahead.
+* ``state_dict()``: the state after the rows drawn so far. For loaders that save it with each batch (torchdata's).
+* ``state_after(batches, batch_size)``: the state after training on that many batches. How far workers have read ahead
+  does not matter.
 """
 
 from __future__ import annotations
@@ -23,30 +26,30 @@ from builder.mm import launch
 from builder.mm.order import ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, derive, walk
 
 State = dict[str, Any]
-"""Plain values, the same on every rank: goes into a checkpoint as it is."""
+"""Plain values, the same on every rank. It can be put into a checkpoint as it is."""
 
 RUN = 512
-"""Rows that a window takes from one place. At 110 kB an image, 56 MB: long enough to read at full speed from a
-network disk."""
+"""Neighbouring rows that a window takes from one place. At 110 kB an image this is 56 MB: long enough for a network
+disk to read at full speed."""
 
 
 class Resumable(Protocol):
-    """What a training loop asks of a sampler, or of a batch sampler, to go on where it stopped."""
+    """A sampler or batch sampler that can resume where training stopped."""
 
     def state_after(self, batches: int, batch_size: int) -> State:
-        """Where to start after each rank has trained on ``batches`` batches from the present start."""
+        """The state after each rank has trained on ``batches`` batches, counted from the current start."""
 
     def state_dict(self) -> State:
-        """Where to start after what this rank has drawn since the newest iterator began."""
+        """The state after the rows that this rank has drawn from the newest iterator."""
 
     def load_state_dict(self, state: State) -> None:
-        """Start there at the next ``iter()``. Raises OptionError where the state is of other data, or of a sampler
-        that has another order."""
+        """Start at this state at the next ``iter()``. Raises OptionError if the state belongs to other data, or to a
+        sampler with another order."""
 
 
 class Drawn:
-    """How much one iterator has given out, in which epoch. An older iterator counts on its own, and disturbs
-    nothing."""
+    """How many rows one iterator has yielded, and in which epoch. Each iterator has its own counter, so an older one
+    does no harm."""
 
     __slots__ = ("count", "epoch")
 
@@ -55,15 +58,17 @@ class Drawn:
 
 
 class InfiniteSampler(Sampler[int]):
-    """Endless; every row comes once in ``len(dataset)`` positions of all ranks. Takes the place of mmengine's.
+    """Endless. Every row comes once in ``len(dataset)`` positions of all ranks. Replaces mmengine's InfiniteSampler.
 
-    Each ``iter()`` begins at the start of the sampler's epoch (0, or what ``set_epoch`` said), or where
-    ``load_state_dict`` put it. An epoch is ``len(sampler)`` rows on every rank: what a loop over a whole loader takes.
+    Each ``iter()`` begins at the start of the sampler's epoch: 0, or the one given to ``set_epoch``. After
+    ``load_state_dict`` it begins at the loaded state. An epoch is ``len(sampler)`` rows on every rank. A loop over a
+    whole loader takes that many.
 
-    ``window`` (rows, a multiple of ``run``) keeps reads near each other: see :class:`builder.mm.order.WindowOrder`.
-    ``seed``: the same on all ranks; None draws one and shares it. ``rank``, ``world_size``: which rows are this
-    process's; without them, torch.distributed's. ``rank=0, world_size=1`` leaves sharing out to a launcher that does it
-    itself (accelerate, Lightning); with tensor, sequence or pipeline parallelism, give the data rank.
+    * ``window`` (rows, a multiple of ``run``): keeps reads near each other. See :class:`builder.mm.order.WindowOrder`.
+    * ``seed``: the same on all ranks. None draws one and shares it.
+    * ``rank``, ``world_size``: which rows this process takes. The default is torch.distributed's. Give ``rank=0,
+      world_size=1`` if the launcher itself divides the batches among ranks (accelerate, Lightning). With tensor,
+      sequence or pipeline parallelism give the data rank.
     """
 
     endless = True
@@ -80,7 +85,7 @@ class InfiniteSampler(Sampler[int]):
         world_size: int | None = None,
     ) -> None:
         self.rank, self.world_size = launch.place(rank, world_size)
-        self.placed = rank is not None  # by the user
+        self.placed = rank is not None  # the user gave the rank
         self.dataset = dataset
         self.shuffle = shuffle
         if seed is not None:
@@ -111,12 +116,12 @@ class InfiniteSampler(Sampler[int]):
         return self._drawn
 
     def __len__(self) -> int:
-        """Rows of the dataset, as mmengine has it."""
+        """Rows of the dataset, as in mmengine."""
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Start at this epoch: where a loop over ``len(loader)`` batches on every rank has left off after the one
-        before. No effect for the epoch that it is in, so that a loaded state holds."""
+        """Start at this epoch. That is where a loop over ``len(loader)`` batches on every rank ended the epoch before.
+        For the current epoch it does nothing, so a loaded state stays."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, epoch * self.size * self.world_size
             self._drawn = Drawn()
@@ -137,7 +142,7 @@ class InfiniteSampler(Sampler[int]):
         }
 
     def _identity(self) -> State:
-        """What a state must share with this sampler to mean the same place; options without effect are None."""
+        """The options that a state must have in common with this sampler. Options without effect are None."""
         window = self._window if self.shuffle else None
         run = None if window is None else self._run
         return {"kind": type(self).__name__, "shuffle": bool(self.shuffle), "window": window, "run": run}
@@ -151,11 +156,11 @@ class InfiniteSampler(Sampler[int]):
 
 
 class EpochSampler(InfiniteSampler):
-    """One epoch at a time; ``set_epoch`` for the next. Takes the place of mmengine's DefaultSampler.
+    """One epoch at a time. Call ``set_epoch`` for the next. Replaces mmengine's DefaultSampler.
 
-    Every rank gets the same number of rows: with ``round_up`` the first rows of the epoch come a second time where the
-    ranks do not share out evenly, without it the last few rows are left out. A loaded state holds for one ``iter()``:
-    the one after that shows a whole epoch. ``rank``, ``world_size`` and the others as of :class:`InfiniteSampler`.
+    Every rank gets the same number of rows. If the rows do not divide evenly, ``round_up`` repeats the first rows of
+    the epoch. Without it the last few rows are left out. A loaded state holds for one ``iter()``. The next ``iter()``
+    gives a whole epoch. ``rank``, ``world_size`` and the others are those of :class:`InfiniteSampler`.
     """
 
     endless = False
@@ -189,7 +194,7 @@ class EpochSampler(InfiniteSampler):
 
     def _rest(self) -> Iterator[int]:
         """This rank's rows of the epoch, from ``start`` on."""
-        count = self._count(max(0, self.size - self.start))  # the last batch may have ended beyond the epoch
+        count = self._count(max(0, self.size - self.start))  # the last batch may end past the epoch
         if not count:
             return
         base = self.epoch * self.size
@@ -209,7 +214,8 @@ class EpochSampler(InfiniteSampler):
             self._drawn = Drawn()
 
     def load_state_dict(self, state: State) -> None:
-        """At the end of an epoch there is nothing more in it; where the next epoch was set before, that one begins."""
+        """A state at the end of an epoch leaves no rows in it. If ``set_epoch`` has already set the next epoch, the
+        sampler starts that one."""
         ahead = self.epoch
         super().load_state_dict(state)
         self._loaded = True
@@ -218,11 +224,11 @@ class EpochSampler(InfiniteSampler):
 
 
 class MixtureSampler(InfiniteSampler):
-    """Draws from the parts of a ConcatDataset by weight, each part in epochs of its own: see
-    :class:`builder.mm.order.MixedOrder`. Endless.
+    """Draws from the parts of a ConcatDataset by weight. Endless. Each part has its own epochs: see
+    :class:`builder.mm.order.MixedOrder`.
 
-    ``dataset``: anything with ``cumulative_sizes``; ``weights``: one positive number for each part. ``rank``,
-    ``world_size`` and the others as of :class:`InfiniteSampler`.
+    ``dataset``: anything with ``cumulative_sizes``. ``weights``: one positive number for each part. ``rank``,
+    ``world_size`` and the others are those of :class:`InfiniteSampler`.
     """
 
     def __init__(
@@ -275,7 +281,7 @@ def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int
 
 
 def check_state(state: State, own: State, identity: State) -> None:
-    """Raises OptionError for a state of another sampler or other data. States saved by earlier versions hold nothing of
+    """Raises OptionError for a state of another sampler or other data. States that earlier versions saved have no
     ``identity``."""
     for name, value in identity.items():
         if name in state and state[name] != value:

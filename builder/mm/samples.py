@@ -1,4 +1,4 @@
-"""The rows of a dataset as upstream's lists have them, and the lists that upstream's configs name."""
+"""A dataset's rows in the form of upstream's lists, and the JSON lists that upstream's configs name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from builder.read.view import Rows
 
 
 class RowPath(str):
-    """A path that knows which row it belongs to: upstream's methods pass nothing but paths from hand to hand, and an
-    annotation's path says nothing about its row where a listing pairs files of different names."""
+    """A path that knows its row. Upstream's methods pass only paths to each other. A listing may pair files of
+    different names, so an annotation's path alone does not tell its row."""
 
     __slots__ = ("row", "sample")
     row: int
     sample: Sample | None
-    """The row itself, where its image has been read already. It does not travel to other processes."""
+    """The row itself, if its image has been read already. It is not pickled."""
 
     def __new__(cls, path: str, row: int, sample: Sample | None = None) -> RowPath:
         self = super().__new__(cls, path)
@@ -33,7 +33,7 @@ class RowPath(str):
 
 
 class Entries(Sequence[dict[str, str]]):
-    """A dataset's rows as data.json has them, ``{"image": …, "annotation": …}``, made one by one when asked for."""
+    """A dataset's rows as in data.json: ``{"image": …, "annotation": …}``. Each entry is made when you ask for it."""
 
     def __init__(self, source: Rows) -> None:
         self._source = source
@@ -54,7 +54,7 @@ class Entries(Sequence[dict[str, str]]):
         return _entry(self._source[row], row)
 
     def fetch(self, rows: Sequence[int]) -> list[dict[str, str]]:
-        """Entries of these rows (0 or more), whose images are read now, all together."""
+        """Entries of these rows (numbers ≥ 0). Their images are read now, together."""
         samples = self._source[list(rows)]
         return [_entry(sample, row, sample) for sample, row in zip(samples, rows, strict=True)]
 
@@ -69,7 +69,7 @@ def _entry(sample: Sample, row: int, read: Sample | None = None) -> dict[str, st
 def find_image(source: Rows, path: str) -> Sample:
     """The sample whose image has this path. Raises FileNotFoundError.
 
-    A key is the path without its extension, or with it where two images differ in nothing else.
+    A key is the path without its extension. If two paths differ only in the extension, the key keeps it.
     """
     if isinstance(path, RowPath):
         return path.sample or source[path.row]
@@ -87,8 +87,8 @@ def find_image(source: Rows, path: str) -> Sample:
 
 
 def find_annotation(source: Rows, path: str) -> Sample:
-    """The sample whose annotation has this path: known for the paths of :class:`Entries`, else looked for under the
-    image key of the same name. Raises FileNotFoundError."""
+    """The sample whose annotation has this path. Paths of :class:`Entries` know their row. For any other path, the
+    image key of the same name is looked up. Raises FileNotFoundError."""
     if isinstance(path, RowPath):
         return path.sample or source[path.row]
     try:
@@ -101,7 +101,7 @@ def find_annotation(source: Rows, path: str) -> Sample:
 
 
 def read_lists(path: Path) -> list[dict[str, Any]]:
-    """The entries of a JSON list file, or of all ``*.json`` in a folder, by name. Raises ListingError."""
+    """The entries of a JSON list file, or of all ``*.json`` files of a folder in order of name. Raises ListingError."""
     entries: list[dict[str, Any]] = []
     for file in [path] if path.suffix == ".json" else sorted(path.glob("*.json")):
         try:
@@ -117,11 +117,11 @@ def read_lists(path: Path) -> list[dict[str, Any]]:
 
 
 _OF_DATASETS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-"""What ``datasets`` writes beside its data: no lists."""
+"""Files that ``datasets`` writes beside its data. They are not lists."""
 
 
 def is_list(path: Path) -> bool:
-    """Whether upstream would read JSON lists here: a .json file, or a folder of some that is no dataset of ours."""
+    """Whether ``path`` is a JSON list for upstream: a .json file, or a folder with .json files and no index of ours."""
     if path.suffix == ".json":
         return True
     if not path.is_dir() or (path / INDEX).exists():
@@ -130,7 +130,7 @@ def is_list(path: Path) -> bool:
 
 
 def path_in(entry: Mapping[str, Any], name: str) -> str:
-    """A path of a list's entry. Raises KeyError, ValueError."""
+    """The path in field ``name`` of a list's entry. Raises KeyError, ValueError."""
     path = entry[name]
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"{name} is not a path but {kind_of(path)}")
@@ -138,7 +138,7 @@ def path_in(entry: Mapping[str, Any], name: str) -> str:
 
 
 def parse_document(text: str | bytes, annotation_file: str) -> dict[str, Any]:
-    """Raises ValueError for what is not a JSON object."""
+    """Parse a JSON object. Raises ValueError for anything else."""
     document = json.loads(text)
     if not isinstance(document, dict):
         raise ValueError(f"{annotation_file} is not a JSON object but {kind_of(document)}")

@@ -1,4 +1,4 @@
-"""Samples that cannot be used: the errors that name them, and how many may be skipped."""
+"""Samples that cannot be used: their errors, and the limit on skipping them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from builder.mm.transforms import BAD_IMAGE, UnusableImageError
 
 
 class SampleError(Laion6mError):
-    """A sample cannot be used for training. Args: data path, index (None where only a subclass knows it), image path,
+    """A sample cannot be used for training. Args: data path, index (None if only a subclass knows it), image path,
     problem."""
 
     def _words(self) -> str:
@@ -33,25 +33,26 @@ class TooManyBadSamplesError(Laion6mError):
 
 
 CONFIGURATION = (OptionError, MissingExtraError)
-"""The dataset was made wrongly: no other sample would do."""
+"""Errors of the dataset's options. Every sample would fail, so none is skipped."""
 
 OWN_WORDS = (*CONFIGURATION, SampleError, TooManyBadSamplesError)
 
 BAD_SAMPLE = (*BAD_IMAGE, KeyError, RuntimeError, AssertionError, pickle.UnpicklingError, Laion6mError)
-"""What a damaged or missing file raises on its way to a tensor (RuntimeError: torch's and OpenCV's; AssertionError: the
-checks of subclasses written for upstream). Anything else is a mistake in the program and passes through."""
+"""Errors that a damaged or missing file can raise while it becomes a tensor. RuntimeError comes from torch and OpenCV,
+AssertionError from checks in subclasses written for upstream. Any other error is a mistake in the program and is not
+caught."""
 
 SKIPS_ALLOWED = 20
-"""Skips before their share is looked at: the share of a handful says nothing."""
+"""Skips that are allowed before their share counts. The share of a few samples means nothing."""
 
 
 def problem_of(error: Exception) -> str:
-    """An error in words: a KeyError's own are only the key."""
+    """An error in words. A KeyError's own text is only the key."""
     return f"no field {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
 
 
 class Skips:
-    """What one process skipped: warns at the first of each kind, counts the others, and refuses too many."""
+    """The samples that one process skipped. Warns at the first of each kind, counts the rest, raises if too many."""
 
     def __init__(self, data_path: str, max_ratio: float) -> None:
         check_number("max_skip_ratio", max_ratio, "0 to 1")
@@ -63,7 +64,7 @@ class Skips:
         self.tried = 0
 
     def add(self, bad: SampleError, cause: Exception) -> None:
-        """Raises TooManyBadSamplesError where the share passes ``max_ratio``."""
+        """Count a skipped sample. Raises TooManyBadSamplesError if the share of skips is over ``max_ratio``."""
         self.tried += 1
         self.note(bad, cause)
         total = sum(self.counts.values())
@@ -71,7 +72,7 @@ class Skips:
             raise self.too_many() from cause
 
     def note(self, bad: SampleError, cause: Exception) -> None:
-        """Warns at the first of a kind, and counts."""
+        """Count a skipped sample. Warns at the first of its kind."""
         kind = str(cause.args[0]) if isinstance(cause, UnusableImageError) else type(cause).__name__
         if kind not in self.counts:
             warnings.warn(f"skipped {bad}; others of this kind ({kind}) are only counted", stacklevel=5)

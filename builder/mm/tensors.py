@@ -18,8 +18,8 @@ from builder.read.columns import Array
 def load_tensor(file: str | os.PathLike[str] | io.BytesIO) -> Tensor:
     """The tensor of a .pt file, on the CPU. Only tensors and plain values are unpickled, never code.
 
-    Raises OSError, RuntimeError or pickle.UnpicklingError for what is no such file, DamagedFileError for one that holds
-    something else than a tensor.
+    Raises OSError, RuntimeError or pickle.UnpicklingError if it is not a .pt file. Raises DamagedFileError if the file
+    does not hold a tensor.
     """
     value = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(value, Tensor):
@@ -29,7 +29,7 @@ def load_tensor(file: str | os.PathLike[str] | io.BytesIO) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """A tensor's bytes with what is needed to read them, for a column."""
+    """A tensor as an Array (bytes, dtype, shape), to be stored in a column."""
     plain = tensor.detach().contiguous()
     name = str(plain.dtype).removeprefix("torch.")
     return Array(plain.reshape(-1).view(torch.uint8).numpy().tobytes(), name, tuple(plain.shape))
@@ -44,42 +44,43 @@ def from_array(array: Array) -> Tensor:
 
 
 def normalize_pixels(pixel_values: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """From uint8, 0 to 255, to -1 to 1, on the device where the pixels are. In float32 the result is to the bit what
-    ``out='float32'`` gives on a CPU; it is rounded to ``dtype`` last."""
+    """Scale uint8, 0 to 255, to -1 to 1, on the device of the pixels. The float32 result has the same bits as
+    ``out='float32'`` gives on a CPU. It is rounded to ``dtype`` at the end."""
     return pixel_values.to(torch.float32).div_(255).mul_(2).sub_(1).to(dtype)
 
 
 def build(config: Any) -> Any:
-    """An object from ``dict(type=callable or name, **options)``; anything else is handed back as it is.
+    """An object from ``dict(type=callable or name, **options)``. Anything else is returned as it is.
 
-    Names (of text-style configs, ``transformers.AutoTokenizer.from_pretrained``) are looked up by mmengine's registry.
+    A name, such as ``transformers.AutoTokenizer.from_pretrained`` in a text-style config, is looked up in mmengine's
+    registry.
     """
     if not isinstance(config, Mapping):
         return config
     options = {
         name: config[name] for name in config
-    }  # item access: mmengine's lazy configs import on it, dict() does not
+    }  # by item access: it makes mmengine's lazy configs import, dict() does not
     kind = pop_type(options)
     return (look_up(kind) if isinstance(kind, str) else kind)(**options)
 
 
 def pop_type(options: dict[str, Any]) -> Any:
-    """What a config dict is to become; the options are left. Raises OptionError."""
+    """Remove a config dict's ``type`` and return it. The options stay in the dict. Raises OptionError."""
     if "type" not in options:
         raise OptionError("type", None, f"a dict that is to become an object needs one; this has {', '.join(options)}")
     return options.pop("type")
 
 
 def look_up(name: str) -> Any:
-    """What mmengine's registry of functions knows by this name, or what can be imported by it. Raises
-    MissingExtraError without mmengine, LookupError for a name that is neither."""
+    """The function that mmengine's registry has under this name, or the object that the name imports. Raises
+    MissingExtraError without mmengine, LookupError if the name is neither."""
     try:
         functions = mmengine("registry").FUNCTIONS
     except ImportError as error:
         raise MissingExtraError(f"type={name!r}, a name,", "mmengine", "mm") from error
     try:
         found = functions.get(name)
-    except RuntimeError:  # mmengine 0.10.7; before it was None
+    except RuntimeError:  # from mmengine 0.10.7 on; earlier versions return None
         found = None
     if found is None:
         raise LookupError(f"type={name!r} is neither registered nor importable")

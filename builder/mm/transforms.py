@@ -1,7 +1,7 @@
-"""From an image file's bytes to a crop of the size a model wants. Arrays are uint8, h w c, RGB, 0 to 255.
+"""From an image file's bytes to a crop of the size that the model takes. Arrays are uint8, h w c, RGB, 0 to 255.
 
-Two ways: the exact one gives what upstream's CaptionDataset gives, to the bit; the fast one (OpenCV, and simplejpeg
-where it is installed) decodes a JPEG at a half, quarter or eighth where the target is that much smaller, and resamples
+There are two ways. The exact one gives the same bits as upstream's CaptionDataset. The fast one uses OpenCV, and
+simplejpeg if it is installed. It decodes a JPEG at 1/2, 1/4 or 1/8 if the target is that much smaller. It resamples
 with other filters.
 """
 
@@ -36,17 +36,17 @@ BAD_IMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow's plugins raise for broken files (SyntaxError: PNG; struct.error: TIFF, BMP; the bomb error is no
-OSError)."""
+"""Errors that Pillow's plugins raise for broken files. SyntaxError: PNG. struct.error: TIFF, BMP. The bomb error is not
+an OSError."""
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
 class UnusableImageError(ValueError):
-    """An image that can be read but is not wanted. Args: kind (``image_too_small``, ``aspect_ratio``), detail."""
+    """The image can be read, but its size is refused. Args: kind (``image_too_small``, ``aspect_ratio``), detail."""
 
     def __str__(self) -> str:
-        return str(self.args[-1])  # alone where torch's loader made the error anew
+        return str(self.args[-1])  # the only one if torch's loader rebuilt the error
 
 
 def check_size(width: int, height: int, min_side: int) -> None:
@@ -58,10 +58,11 @@ def check_size(width: int, height: int, min_side: int) -> None:
 
 
 def random_crop(width: int, height: int, target: Size) -> tuple[int, int, int, int]:
-    """The largest box of the target's ratio, somewhere along the side that is too long: (left, upper, right, lower).
+    """The largest box of the target's ratio, as (left, upper, right, lower). Its place along the side that is too long
+    is random.
 
-    Draws once from ``random``, for a square target exactly as upstream does, also where there is nothing to choose:
-    ``randint(0, 0)`` moves the generator on, and every later draw with it.
+    Draws once from ``random``, for a square target exactly as upstream does. It draws even if there is only one box:
+    ``randint(0, 0)`` advances the generator, and so changes every later draw.
     """
     wide, high = target
     if width * high > height * wide:
@@ -75,7 +76,7 @@ def random_crop(width: int, height: int, target: Size) -> tuple[int, int, int, i
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What size an image is made: ``size`` × ``size``, or the bucket that suits its ratio."""
+    """The size of the result: ``size`` × ``size`` pixels, or the bucket nearest to the image's ratio."""
 
     size: int
     buckets: Buckets | None = None
@@ -85,18 +86,18 @@ class Target:
 
 
 def open_exact(data: bytes, min_side: int) -> Image.Image:
-    """The image as RGB, by Pillow, no EXIF turn. Raises BAD_IMAGE errors and UnusableImageError."""
+    """The image as RGB, decoded by Pillow, not turned by EXIF. Raises BAD_IMAGE errors and UnusableImageError."""
     image: Image.Image = Image.open(BytesIO(data))
     check_size(image.width, image.height, min_side)
     if image.mode == "RGB":
-        image.load()  # what convert does before it copies
+        image.load()  # as convert does; but convert would copy
         return image
     return image.convert("RGB")
 
 
 def crop_exact(image: Image.Image, target: Target) -> Pixels:
-    """Random crop, then Pillow's default filter. ``resize`` with a box is no short cut: it looks beyond the box's
-    edges."""
+    """Random crop, then resize with Pillow's default filter. ``resize(box=…)`` would give other pixels: its filter
+    reads beyond the box's edges."""
     size = target.of(image.width, image.height)
     cropped = image.crop(random_crop(image.width, image.height, size))
     return np.array(cropped.resize(size))
@@ -104,9 +105,9 @@ def crop_exact(image: Image.Image, target: Target) -> Pixels:
 
 @dataclass(frozen=True, slots=True)
 class ScaledPixels:
-    """A decoded image, BGR as OpenCV has it, perhaps smaller than the file's ``width`` × ``height`` pixels.
+    """A decoded image in OpenCV's order BGR. It may be smaller than the file's ``width`` × ``height`` pixels.
 
-    Of Pillow's methods it has ``convert``, which code written for Pillow calls before it hands an image on.
+    It has Pillow's method ``convert``, because code written for Pillow calls that on every image.
     """
 
     pixels: Pixels
@@ -114,11 +115,11 @@ class ScaledPixels:
     height: int
 
     def convert(self, mode: str = "RGB") -> Any:
-        """Itself for ``RGB``: its colours are that. A Pillow image of any other mode, of the pixels as decoded."""
+        """Returns itself for ``RGB``. For any other mode, returns a Pillow image of the decoded pixels."""
         return self if mode == "RGB" else self.to_pillow().convert(mode)
 
     def to_pillow(self) -> Image.Image:
-        """A Pillow image (RGB) of the pixels as decoded."""
+        """A Pillow image (RGB) of the decoded pixels."""
         return Image.fromarray(np.ascontiguousarray(self.pixels[:, :, ::-1]))
 
     def __getattr__(self, name: str) -> Any:
@@ -139,7 +140,7 @@ def load_cv2() -> Any:
 
 @cache
 def load_simplejpeg() -> Any:
-    """simplejpeg, or None: cv2 gives the same pixels, and takes up to a third longer."""
+    """simplejpeg, or None if it is not installed. cv2 gives the same pixels but takes up to a third longer."""
     try:
         return importlib.import_module("simplejpeg")
     except ImportError:
@@ -147,8 +148,11 @@ def load_simplejpeg() -> Any:
 
 
 def open_fast(data: bytes, min_side: int, target: Target) -> ScaledPixels:
-    """The image by simplejpeg or OpenCV, no EXIF turn; by Pillow where neither knows the format. Errors as
-    :func:`open_exact`, and OSError for a JPEG without its end marker, whose missing part would be filled with grey."""
+    """The image, decoded by simplejpeg or OpenCV, or by Pillow if neither knows the format. Not turned by EXIF.
+
+    Raises what :func:`open_exact` raises. Raises OSError for a JPEG without its end marker: the decoders would fill the
+    missing part with grey.
+    """
     cv2 = load_cv2()
     width, height, known = _header(data)
     check_size(width, height, min_side)
@@ -167,13 +171,13 @@ def open_fast(data: bytes, min_side: int, target: Target) -> ScaledPixels:
 
 
 def _header(data: bytes) -> tuple[int, int, bool]:
-    """Width, height, and whether the fast decoders give what Pillow would."""
+    """Width, height, and whether the fast decoders give the same image as Pillow."""
     jpeg = load_simplejpeg()
     if jpeg is not None and data.startswith(_JPEG_START):
         try:
             height, width, colours, _ = jpeg.decode_jpeg_header(data)
         except ValueError:
-            pass  # Pillow says what is wrong
+            pass  # Pillow, below, raises the error that says what is wrong
         else:
             if Image.MAX_IMAGE_PIXELS and width * height > 2 * Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{width}x{height} pixels; Pillow refuses so many, too")
@@ -184,7 +188,7 @@ def _header(data: bytes) -> tuple[int, int, bool]:
 
 
 def _decode_jpeg(data: bytes, width: int, height: int, factor: int) -> Any:
-    """BGR, at 1/``factor`` of the size; None for what OpenCV cannot decode."""
+    """The pixels in BGR, at 1/``factor`` of the size. None if OpenCV cannot decode them."""
     jpeg = load_simplejpeg()
     if jpeg is not None:
         least = {"min_width": -(-width // factor), "min_height": -(-height // factor), "min_factor": factor}
@@ -196,14 +200,14 @@ def _decode_jpeg(data: bytes, width: int, height: int, factor: int) -> Any:
 
 
 def shrink_factor(width: int, height: int, size: Size) -> int:
-    """8, 4, 2 or 1: how much smaller a JPEG may be decoded so that the crop still holds as many pixels as are
-    wanted."""
+    """8, 4, 2 or 1: the largest factor by which a JPEG may be decoded smaller. The crop must still have at least the
+    target's pixels."""
     room = min(width / size[0], height / size[1])
     return next((factor for factor in (8, 4, 2) if room >= factor), 1)
 
 
 def crop_fast(image: ScaledPixels, target: Target, planes: Pixels | None = None) -> Pixels:
-    """Random crop and OpenCV's resampling. c h w, RGB, in ``planes`` where they are given."""
+    """Random crop, resampled by OpenCV. Returns c h w, RGB, written into ``planes`` if given."""
     cv2 = load_cv2()
     high, wide = image.pixels.shape[:2]
     size = target.of(image.width, image.height)
@@ -215,12 +219,12 @@ def crop_fast(image: ScaledPixels, target: Target, planes: Pixels | None = None)
 
 
 _AREA = 2.5
-"""Times smaller from which on OpenCV's filter by area is the better one: below, it costs 3 times as much as a blur
-before a bilinear filter, which is as near to Pillow's bicubic as Pillow's own bilinear (41 dB)."""
+"""Above this scale OpenCV's area filter is the better one. Below it, a blur and a bilinear filter cost a third as much.
+Their result is as near to Pillow's bicubic as Pillow's own bilinear is (41 dB)."""
 
 
 def _resample(pixels: Pixels, size: Size) -> Pixels:
-    """Linear where it grows; where it shrinks, such that no detail is left that would alias."""
+    """Enlarge with a linear filter. When shrinking, first remove the detail that would alias."""
     cv2 = load_cv2()
     ratio = min(pixels.shape[1] / size[0], pixels.shape[0] / size[1])
     if 1.05 < ratio <= _AREA:
