@@ -113,7 +113,8 @@ def push(
     out = path_of(out)
     refuse_url(out, "push")
     require_folder(out)
-    require_made(out)
+    if not os.path.exists(os.path.join(out, SELECTION)):
+        require_made(out)
     branch = revision or "main"
     if create_pr and branch != "main":
         raise OptionError("create_pr", create_pr, f"without a revision ({branch}): a pull request is made to main")

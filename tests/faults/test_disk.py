@@ -120,8 +120,9 @@ class Gone(io.StringIO):
         return True
 
 
-def test_a_terminal_that_goes_away_stops_the_bar_and_not_the_work() -> None:
-    progress = Progress("convert", 10, 100, stream=Gone())
+def test_a_terminal_that_goes_away_stops_the_bar_and_not_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Gone())
+    progress = Progress("convert", 10, 100)
     for _ in range(3):
         progress._show(1.0)
     progress.update(5, 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from builder.base import schema
 from builder.base.errors import HubError, OutputError
-from builder.hub import captions_only, transfer
+from builder.engines import progress
+from builder.hub import captions_only
 from builder.hub import publisher as hub_module
 from builder.hub.client import Remote
 from builder.hub.publisher import Publisher
@@ -89,11 +91,16 @@ def test_captions_are_not_taken_from_a_shard_that_is_not_what_it_was(inside: Hub
 def test_reading_all_of_the_shards_is_shown(
     inside: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(transfer, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(progress, "_style", "json")
+
+    def read() -> int:
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+        return max((line["bytes"] for line in lines if line["stage"] == "taking captions"), default=0)
+
     push(str(out), REPO, captions_only=True, num_proc=1)
-    assert "reading: 100%" in capsys.readouterr().err
+    assert read() > 0
     push(str(out), "user/second", captions_only=True, num_proc=1)
-    assert "reading:" not in capsys.readouterr().err
+    assert read() == 0
 
 
 def test_shards_that_a_push_has_compared_are_not_read_whole_again(

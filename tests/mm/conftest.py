@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.letters import Letters
+
 torch = pytest.importorskip("torch", reason="the training side needs torch")
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine take many times as long as one
 
@@ -47,14 +49,6 @@ TEMPLATE = {
     "GENERATION": "Generate an image: {input}",
     "CFG": "Generate an image.",
 }
-
-
-class Letters:
-    """A tokenizer with a token for each letter."""
-
-    def encode(self, text: str, return_tensors: str, add_special_tokens: bool) -> Any:
-        assert return_tensors == "pt"
-        return torch.tensor([[1] * add_special_tokens + [ord(letter) for letter in text]])
 
 
 @pytest.fixture
