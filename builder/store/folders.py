@@ -1,4 +1,4 @@
-"""OUT as a folder: on this machine's disks, or (store/remote.py) behind a URL. Names are relative to it, with ``/``."""
+"""OUT as a folder: on this machine's disks, or behind a URL (store/remote.py). Names are relative to it, with ``/``."""
 
 from __future__ import annotations
 
@@ -17,34 +17,37 @@ from builder.store.output import NewFile, OutputFile, make_folder, write_whole
 
 
 class Folder(Protocol):
-    """A folder that files are written into whole. Picklable; each method is safe to call from several processes."""
+    """A folder in which files only ever appear whole. Picklable. Several processes may call each method at once."""
 
     @property
     def root(self) -> str:
         """Its path or URL."""
 
     def create(self, name: str) -> NewFile:
-        """A new file, which takes the place of one of that name when it is closed. Raises WriteError."""
+        """A new file. On close it replaces a file of the same name. Raises WriteError."""
 
     def read(self, name: str) -> bytes | None:
-        """A small file, whole; None where there is none."""
+        """The bytes of a small file; None if it does not exist."""
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """Small files, whole; None where there is none."""
+        """The bytes of small files; None for each that does not exist."""
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Files that lie directly in a folder, by their own names, and their bytes; nothing where there is none."""
+        """Name → size in bytes, of the files directly in a folder. Empty if the folder does not exist."""
 
     def local(self, name: str) -> str:
-        """A path on this machine at which a file's bytes are, to be mapped. Raises FileNotFoundError."""
+        """A path on this machine that has the file's bytes, for memory-mapping. Raises FileNotFoundError."""
 
     def remove(self, name: str) -> None:
-        """A file, or a folder with all that is in it; nothing happens where there is none."""
+        """Delete a file, or a folder with all its content. Does nothing if it does not exist."""
 
 
 class LocalFolder:
-    """A folder on this machine's disks, which others may share. ``work_lasts``: a later run may go on with what lies in
-    its bookkeeping, which must be on disk before a receipt says so; else nothing there is worth waiting for a disk."""
+    """A folder on this machine's disks. Other processes may use it too.
+
+    ``work_lasts``: a later run may continue from the bookkeeping, so each file in it is synced to disk before a receipt
+    names it. False: the bookkeeping is not synced, as no later run needs it.
+    """
 
     def __init__(self, root: str, *, work_lasts: bool = True) -> None:
         self.root = root
@@ -54,7 +57,7 @@ class LocalFolder:
         return os.path.join(self.root, *name.split("/"))
 
     def create(self, name: str) -> NewFile:
-        # Of this process alone: a task that was given up for dead, with its node, may still be writing.
+        # The name is this process's own: a task that was given up for dead with its node may still be writing.
         mine = f"{name.replace('/', '-')}.{socket.gethostname()}-{os.getpid()}"
         temporary = os.path.join(self.root, schema.WORK, "tmp", mine)
         make_folder(os.path.dirname(temporary))
@@ -100,17 +103,17 @@ class LocalFolder:
 
 
 def open_folder(out: str | Folder, options: Mapping[str, Any] | StorageOptions | None = None) -> Folder:
-    """The folder at a path or URL; ``options``: of the file system behind a URL. Raises SourceError, OptionError."""
+    """The folder at a path or URL. ``options``: for the file system behind a URL. Raises SourceError, OptionError."""
     if not isinstance(out, str):
         return out
     out = path_of(out)
     if is_url(out):
-        from builder.store.remote import RemoteFolder  # with fsspec, which local work does not need
+        from builder.store.remote import RemoteFolder  # late: it imports fsspec, which local work does not need
 
         return RemoteFolder(out, StorageOptions.of(options))
     return LocalFolder(out)
 
 
 def write(folder: Folder, name: str, pieces: Sequence[bytes | memoryview]) -> str:
-    """Write a whole file at once; returns its xxh3-128, hex. Raises WriteError."""
+    """Write a whole file. Returns its xxh3-128, hex. Raises WriteError."""
     return write_whole(folder.create(name), pieces)

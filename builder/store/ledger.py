@@ -1,12 +1,12 @@
-"""What is finished of a job, kept beside its output: restart is plan minus receipts.
+"""The record of a job's finished work, kept beside its output. A restart does the plan minus the receipts.
 
 OUT/.laion6m/
 ├── job.json                what the job is: source and options
 ├── plan.arrow              which sample goes where (see plan/plan.py), plan-rejects.arrow; plan.json: their checksums
-├── receipts/00003.json     shard 3 is whole and on disk; written last of all that belongs to it, with checksums of both
+├── receipts/00003.json     shard 3 is whole and on disk; written after all its other files, with checksums of the two:
 ├── receipts/00003.index.arrow, 00003.rejects.arrow
-├── scans/raw-00007.arrow   where the members of raw archive 7 lie, of a source behind a URL; captions-00007.arrow
-├── passed/00003.json       the stretch that begins with shard 3 was read once; written last of all that belongs to it
+├── scans/raw-00007.arrow   for a source behind a URL: where the members of raw archive 7 lie; captions-00007.arrow
+├── passed/00003.json       the stretch that begins with shard 3 was read once; written after all its other files
 ├── pushed/, pushed-cards.json    store/pushed.py; captions-only/: hub/captions_only.py; sha256.jsonl: hub/items.py
 ├── locks/0-16              who works on raw archives 0 to 16 (exclusive)
 └── tmp/                    files that are not whole yet
@@ -39,18 +39,18 @@ from builder.store.folders import Folder, LocalFolder, open_folder, write
 from builder.store.output import NewFile, make_folder
 from builder.store.seals import seal, unseal
 
-_PATIENCE = 10.0  # seconds a lock may stay held: workers of a killed run notice within one that they are orphans
+_PATIENCE = 10.0  # seconds to wait for a lock: the workers of a killed run end within one second
 
 
 Describe = Callable[[dict[str, Any], dict[str, Any]], list[str]]
-"""Two jobs → what differs, in words."""
+"""Two jobs → their differences, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A finished shard. ``digest``: xxh3-128 of the file, hex. ``check``: how an index knows the file again.
-    ``formats``: images by format; ``animated``: images of more than one frame. ``parts``: checksums of what it adds to
-    the index and to the rejects, noted when those are written."""
+    """A finished shard. ``digest``: xxh3-128 of the file, hex. ``check``: how an index tells that the file is still the
+    same. ``formats``: number of images by format. ``animated``: number of images with more than one frame. ``parts``:
+    checksums of its parts of the index and the rejects, added when those are written."""
 
     number: int
     rows: int
@@ -66,9 +66,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A stretch of a source behind a URL, read once (conversion/one_pass.py). ``first``: the number of its first shard.
-    ``receipts``: of the shards that were made on the way, from the first on; none where it was only scanned.
-    ``digests``: what the rows of each were made of: a shard stands if the plan has the same."""
+    """A stretch of a source behind a URL that was read once (conversion/one_pass.py).
+
+    ``first``: the number of its first shard. ``receipts``: of the shards made on the way, from the first on; empty if
+    the stretch was only scanned. ``digests``: one for each shard, of what its rows were made from. A shard stays valid
+    if the plan gives the same digest."""
 
     first: int
     receipts: tuple[Receipt, ...]
@@ -86,30 +88,30 @@ class Ledger:
         """``out``: a path, or an open folder."""
         self.folder = open_folder(out)
         self.out = self.folder.root
-        self._proved: set[str] = set()  # parts of receipts whose checksums were seen to fit
+        self._proved: set[str] = set()  # parts of receipts whose checksums were found right
         self._passed_parts: dict[int, dict[str, str]] = {}
-        self._held: set[str] = set()  # names of the locks that are ours
+        self._held: set[str] = set()  # names of the locks that this object holds
 
     def path(self, *names: str) -> str:
-        """Of a file of the bookkeeping, where OUT is on this machine's disks."""
+        """The path of a bookkeeping file, if OUT is on this machine's disks."""
         return os.path.join(self.out, schema.WORK, *names)
 
     def create(self, name: str) -> NewFile:
-        """A new file of the bookkeeping."""
+        """A new bookkeeping file."""
         return self.folder.create(f"{schema.WORK}/{name}")
 
     def local(self, name: str) -> str:
-        """A path at which a file of the bookkeeping can be mapped. Raises FileNotFoundError."""
+        """A path at which a bookkeeping file can be memory-mapped. Raises FileNotFoundError."""
         return self.folder.local(f"{schema.WORK}/{name}")
 
     def read(self, name: str) -> bytes | None:
-        """A file of the bookkeeping; None where there is none."""
+        """The bytes of a bookkeeping file; None if it does not exist."""
         return self.folder.read(f"{schema.WORK}/{name}")
 
     def begin(self, job: dict[str, Any], describe: Describe | None = None) -> None:
-        """Note what the job is, or raise JobMismatchError where another one was begun here, with what ``describe`` says
-        of the two. One that came to nothing (its listing could not be read) does not count: the way out of that is to
-        mend the source."""
+        """Write down what the job is. Raises JobMismatchError if another job was begun here; ``describe`` names the
+        differences. A job that left nothing is replaced: its listing could not be read, say, and the user has mended
+        the source."""
         noted = self.job
         if noted is None and self.folder.sizes(schema.DATA):
             raise JobMismatchError(self.out, ["it holds data/ that no job of this tool left"])
@@ -121,26 +123,27 @@ class Ledger:
             self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
 
     def keep_apart(self) -> None:
-        """Have git and ``hf upload`` pass over the bookkeeping, unless OUT has a .gitignore already."""
+        """Make git and ``hf upload`` ignore the bookkeeping, unless OUT already has a .gitignore."""
         if self.folder.read(_IGNORED) is None:
             write(self.folder, _IGNORED, [_IGNORES])
 
     def adopt(self, job: dict[str, Any]) -> None:
-        """Note the job anew: it is the same, but files of its source have other times."""
+        """Write the job down again. It is the same job, but files of its source have other times."""
         self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
 
     def discard(self) -> None:
-        """Remove a folder in which a job was begun that made nothing, if nobody else is at it."""
+        """Remove the folder of a job that made nothing, unless another process holds a lock in it."""
         if isinstance(self.folder, LocalFolder) and self._made_nothing():
             shutil.rmtree(self.path(), ignore_errors=True)
             if self.folder.read(_IGNORED) == _IGNORES:
                 self.folder.remove(_IGNORED)
             for name in (schema.DATA, schema.META, ""):
-                with suppress(OSError):  # it is not there, or somebody put something into it meanwhile
+                with suppress(OSError):  # missing, or somebody has put a file into it
                     os.rmdir(os.path.join(self.out, name))
 
     def _came_to_nothing(self) -> bool:
-        """Whether the job left nothing and nobody is at it, which only locks can tell."""
+        """Whether the job left nothing and no process holds a lock on it. False behind a URL, where there are no
+        locks."""
         return isinstance(self.folder, LocalFolder) and self.read(PLAN) is None and self._made_nothing()
 
     def _made_nothing(self) -> bool:
@@ -160,12 +163,12 @@ class Ledger:
         return job if isinstance(job, dict) else {}
 
     def write_receipt(self, receipt: Receipt, index: pa.RecordBatch, rejects: pa.RecordBatch) -> None:
-        """Note a shard as done. The shard must be on disk under its final name already."""
+        """Write down that a shard is done. The shard must already be on disk under its final name."""
         receipt = self.write_parts(receipt, index, rejects)
         self._write(f"receipts/{receipt.number:05d}.json", seal(asdict(receipt)))
 
     def write_parts(self, receipt: Receipt, index: pa.RecordBatch, rejects: pa.RecordBatch) -> Receipt:
-        """Write what a shard adds to the index and to the rejects; returns the receipt with the checksums of both."""
+        """Write a shard's parts of the index and the rejects. Returns the receipt with the checksums of both."""
         parts = {
             what: self._write(f"receipts/{receipt.number:05d}.{what}.arrow", memoryview(ipc_buffer(part)))
             for what, part in (("index", index), ("rejects", rejects))
@@ -173,11 +176,11 @@ class Ledger:
         return replace(receipt, parts=parts)
 
     def write_passed(self, passed: Passed) -> None:
-        """Note a stretch as passed. Its shards, their parts and its scans must be there already."""
+        """Write down that a stretch was passed. Its shards, their parts and its scans must already be written."""
         self._write(f"passed/{passed.first:05d}.json", seal(asdict(passed)))
 
     def passed(self) -> dict[int, Passed]:
-        """Stretches of the source that were passed over, by their first shard. One that cannot be read is none."""
+        """Passed stretches of the source, by the number of their first shard. Unreadable records are skipped."""
         names = sorted(name for name in self.folder.sizes(f"{schema.WORK}/passed") if name.endswith(".json"))
         found = {}
         for text in self.folder.read_all([f"{schema.WORK}/passed/{name}" for name in names]):
@@ -190,16 +193,16 @@ class Ledger:
         return found
 
     def write_scan(self, side: str, number: int, table: bytes) -> None:
-        """Keep what was found in an archive, ``number`` of ``side`` ("raw" or "captions")."""
+        """Keep the scan of one archive. ``side`` is "raw" or "captions"; ``number`` is its place on that side."""
         self._write(f"scans/{side}-{number:05d}.arrow", table)
 
     def scans(self, side: str) -> set[int]:
-        """Numbers of the archives whose scans are kept."""
+        """Numbers of the archives with a kept scan."""
         names = [name.removesuffix(".arrow").split("-") for name in self.folder.sizes(f"{schema.WORK}/scans")]
         return {int(name[1]) for name in names if name[0] == side and len(name) == 2 and name[1].isdecimal()}
 
     def read_scans(self, side: str, numbers: Sequence[int]) -> list[bytes]:
-        """What :meth:`write_scan` kept."""
+        """The tables that :meth:`write_scan` kept, in the order of ``numbers``."""
         names = [f"{schema.WORK}/scans/{side}-{number:05d}.arrow" for number in numbers]
         return [data or b"" for data in self.folder.read_all(names)]
 
@@ -221,12 +224,12 @@ class Ledger:
             ) from None
 
     def _checksums(self, number: str) -> dict[str, str]:
-        """Of the parts of a finished shard: by its receipt, or by the pass that made it."""
+        """Checksums of a finished shard's parts, from its receipt or from the pass that made it."""
         text = self.read(f"receipts/{number}.json")
         if text is not None:
             return self._receipt(f"{number}.json", text).parts
         if int(number) not in self._passed_parts:
-            self.passed()  # notes the checksums of all
+            self.passed()  # stores the checksums of all parts
         return self._passed_parts.get(int(number), {})
 
     def index_part(self, number: int) -> pa.Table:
@@ -254,7 +257,7 @@ class Ledger:
             raise DamagedFileError(path, what, f"{error}; remove {receipt} to do its shard again") from None
 
     def clear(self) -> None:
-        """Forget all of it but the locks."""
+        """Delete all bookkeeping but the locks."""
         for name in (
             "job.json",
             "plan.arrow",
@@ -276,16 +279,16 @@ class Ledger:
         return write(self.folder, f"{schema.WORK}/{name}", [data])
 
     def place(self, *names: str) -> str:
-        """For messages."""
+        """The path or URL of a bookkeeping file, for messages."""
         return join(self.out, "/".join((schema.WORK, *names)))
 
     @contextmanager
     def locked(self, first: int, last: int) -> Iterator[None]:
-        """Hold raw archives ``first`` to ``last`` (exclusive) against other runs. Raises LockedError.
+        """Lock raw archives ``first`` to ``last`` (exclusive) against other runs. Raises LockedError.
 
-        The lock is the kernel's (flock): it goes with the last process that has it, however that ended, so a stale lock
-        cannot be. Object stores have none: there two runs of one job do the same work twice and write the same bytes,
-        and a run of another job is refused by ``begin``.
+        The kernel holds the lock (flock). It releases it when the last process that has it ends, in whatever way, so no
+        lock is ever stale. Object stores have no locks. There, two runs of one job do the same work twice and write the
+        same bytes; ``begin`` refuses a run of another job.
         """
         if not isinstance(self.folder, LocalFolder):
             yield
@@ -302,7 +305,7 @@ class Ledger:
                         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         os.ftruncate(handle, 0)
                         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-                    except OSError as error:  # full; or a file system without locks
+                    except OSError as error:  # a full disk, or a file system without locks
                         _close(handle)
                         raise WriteError(path, error.strerror) from error
                     self._held.add(os.path.basename(path))
@@ -313,14 +316,14 @@ class Ledger:
         try:
             yield
         finally:
-            with suppress(OSError):  # a lock file left behind is no lock
+            with suppress(OSError):  # a file left behind locks nothing
                 os.unlink(path)
             self._held.discard(os.path.basename(path))
             _close(handle)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Short critical sections between runs: taking locks, writing what all of them share."""
+        """A short critical section between runs: to take locks, and to write files that all runs share."""
         if not isinstance(self.folder, LocalFolder):
             yield
             return
@@ -337,10 +340,10 @@ class Ledger:
             _close(handle)
 
     def _overlapping(self, first: int, last: int) -> str | None:
-        """Who else holds a stretch that overlaps, if anybody alive does."""
+        """Who holds a lock that overlaps this stretch. None if no other living process does."""
         locks = self.path("locks")
         for name in sorted(set(os.listdir(locks) if os.path.isdir(locks) else []) - self._held):
-            edges = re.fullmatch(r"(\d+)-(\d+)", name)  # who copies folders leaves files of other names
+            edges = re.fullmatch(r"(\d+)-(\d+)", name)  # copying a folder can leave files of other names
             if edges is None or not (int(edges[1]) < last and first < int(edges[2])):
                 continue
             handle = _open(self.path("locks", name))
@@ -354,7 +357,7 @@ class Ledger:
 
 
 def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two jobs, in words, most telling first."""
+    """The differences between two jobs, in words: the first five, and how many more there are."""
     found = list(_differences(before, now, ""))
     return found[:5] + ([f"and {len(found) - 5} more"] if len(found) > 5 else [])
 
@@ -383,5 +386,5 @@ def _open(path: str) -> int:
 
 
 def _close(handle: int) -> None:
-    with suppress(OSError):  # of a lock's file, whose content nobody relies on
+    with suppress(OSError):  # only a lock's file; nobody relies on its content
         os.close(handle)

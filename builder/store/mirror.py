@@ -1,4 +1,4 @@
-"""A converted folder behind a URL as a folder of this machine: small files as copies, shards as holes of their size."""
+"""A converted folder behind a URL, mirrored on this machine: small files as copies, shards as empty sparse files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from builder.store.output import make_folder
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """``folder``: where the copy is. Picklable."""
+    """The mirror of the folder at ``url``. ``folder``: where the copy lies. Picklable."""
 
     url: str
     folder: str
@@ -24,8 +24,8 @@ class Mirror:
 
     @classmethod
     def of(cls, url: str, folder: str, options: StorageOptions) -> Mirror:
-        """Copy meta/ and README.md; of data/ the names and sizes. Columns that were added are left out. Raises
-        SourceError where there is no converted folder."""
+        """Copy meta/ and README.md, and only the names and sizes of data/. Added columns are left out. Raises
+        SourceError if there is no converted folder."""
         mirror = cls(url.rstrip("/"), folder, options)
         storage = Storage(options)
         try:
@@ -52,20 +52,20 @@ class Mirror:
         return mirror
 
     def fetch(self, name: str) -> None:
-        """Bring one file here. Raises FileNotFoundError, SourceError."""
+        """Download one file. Raises FileNotFoundError, SourceError."""
         path = self._place(name)
         make_folder(os.path.dirname(path))
         Storage(self.options).ask(join(self.url, name), lambda system, place: system.get_file(place, path))
 
     def release(self, name: str, size: int) -> None:
-        """Leave of a file a hole of ``size`` bytes, which takes no room."""
+        """Replace a file with a sparse file of ``size`` bytes, which takes no disk space."""
         path = self._place(name)
         make_folder(os.path.dirname(path))
         with open(path, "wb") as file:
             file.truncate(size)
 
     def _named(self) -> set[str]:
-        """Files that the manifest names; none that would lie outside. Raises DamagedFileError."""
+        """Files that the manifest names, without those that would lie outside the folder. Raises DamagedFileError."""
         path = self._place(schema.MANIFEST)
         try:
             with open(path, "rb") as file:

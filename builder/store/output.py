@@ -1,4 +1,4 @@
-"""Files that appear under their final name only when they are whole and on disk."""
+"""Files that get their final name only when they are whole and on disk."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ _MOST_PIECES = 1024  # IOV_MAX of Linux and macOS
 
 
 class NewFile(Protocol):
-    """A file being written from front to back. Nobody sees it under its name before ``close`` has returned."""
+    """A file that is written from front to back. Nobody sees it under its final name before ``close`` returns."""
 
     @property
     def position(self) -> int:
         """Bytes written so far."""
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Append all pieces; they may be changed afterwards. Raises WriteError."""
+        """Append all pieces. The caller may change them afterwards. Raises WriteError."""
 
     def close(self) -> str:
-        """Finish it, under its final name; returns the xxh3-128 of all that was written, hex. Raises WriteError."""
+        """Finish the file under its final name. Returns the xxh3-128 of all its bytes, hex. Raises WriteError."""
 
     def abort(self) -> None:
-        """Forget it. Raises nothing: there is an error on its way already."""
+        """Give the file up. Raises nothing: the caller is already raising an error."""
 
 
 class OutputFile:
-    """A new file on this machine's disks, digested on the way. Written at ``path``; renamed to ``final``, where that is
-    given, on close, and removed when it is given up. ``sync``: on disk before it has its final name. Without, other
-    processes see a whole file, but a power cut may lose it. Raises WriteError when the system refuses."""
+    """A new file on this machine's disks. Its checksum is computed while it is written.
+
+    Written at ``path``. If ``final`` is given, the file is renamed to it on close, and removed on abort. ``sync``: the
+    bytes are on disk before the file gets its final name. Without it, other processes still see only a whole file, but
+    a power cut may lose it. Raises WriteError if the system refuses.
+    """
 
     def __init__(self, path: str, final: str | None = None, *, sync: bool = True) -> None:
         self.path = path
@@ -48,7 +51,7 @@ class OutputFile:
             raise WriteError(path, error.strerror) from error
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Append all pieces, in as few system calls as there can be."""
+        """Append all pieces with as few system calls as possible."""
         update = self._digest.update
         size = 0
         for piece in pieces:
@@ -63,20 +66,20 @@ class OutputFile:
 
     def _write_some(self, pieces: Sequence[bytes | memoryview]) -> None:
         left = sum(map(len, pieces)) - os.writev(self._fd, pieces)
-        if left:  # a full disk, a signal or a 2 GiB limit: go on until the system says why
+        if left:  # a full disk, a signal or a 2 GiB limit: go on until the system raises an error or is done
             rest = b"".join(pieces)[-left:]
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
 
     def close(self) -> str:
-        """Sync to disk, give it its final name; returns the xxh3-128 of all that was written, hex."""
+        """Sync to disk, then rename to the final name. Returns the xxh3-128 of all bytes written, hex."""
         fd, self._fd = self._fd, -1
         try:
             try:
                 if self._sync:
                     os.fsync(fd)
             finally:
-                os.close(fd)  # where network disks report a full quota at the latest
+                os.close(fd)  # the last point at which network disks report a full quota
         except OSError as error:
             raise WriteError(self.path, error.strerror) from error
         if self._final is not None:
@@ -84,7 +87,8 @@ class OutputFile:
         return self._digest.hexdigest()
 
     def abort(self) -> None:
-        """Give the handle back. Raises nothing: there is an error on its way already."""
+        """Close the handle, and delete the file if it has a final name. Raises nothing: the caller is already raising
+        an error."""
         if self._fd >= 0:
             with suppress(OSError):
                 os.close(self._fd)
@@ -95,7 +99,7 @@ class OutputFile:
 
 
 class ArrowSink:
-    """A NewFile as pyarrow wants to see it: an object with ``write`` that does not close what it writes to."""
+    """A NewFile with the methods that pyarrow calls. ``close`` does not close the NewFile."""
 
     closed = False
 
@@ -110,14 +114,14 @@ class ArrowSink:
         return self._file.position
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: no bytes are buffered here."""
 
     def close(self) -> None:
-        """The file is closed by who opened it."""
+        """Does nothing: whoever opened the file closes it."""
 
 
 def publish(temporary: str, final: str, *, sync: bool = True) -> None:
-    """Give a whole, synced file its final name, and sync the name."""
+    """Rename a whole, synced file to its final name, and sync the name. Raises WriteError."""
     try:
         os.makedirs(os.path.dirname(final), exist_ok=True)
         os.replace(temporary, final)
@@ -133,15 +137,15 @@ def publish(temporary: str, final: str, *, sync: bool = True) -> None:
 
 
 def write_file(path: str, pieces: Sequence[bytes | memoryview], temporary: str | None = None) -> str:
-    """Write and publish a whole file at once; returns its xxh3-128, hex. ``temporary``: where it grows up, on the same
-    disk; beside ``path`` unless given."""
+    """Write and publish a whole file. Returns its xxh3-128, hex. ``temporary``: the path to write at, on the same disk.
+    The default is beside ``path``."""
     temporary = temporary or f"{path}.tmp"
     make_folder(os.path.dirname(temporary))
     return write_whole(OutputFile(temporary, path), pieces)
 
 
 def write_whole(file: NewFile, pieces: Sequence[bytes | memoryview]) -> str:
-    """Write and publish a whole file at once; returns its xxh3-128, hex."""
+    """Write and publish a whole file. Returns its xxh3-128, hex. Raises WriteError."""
     try:
         file.write(pieces)
         return file.close()

@@ -1,4 +1,4 @@
-"""OUT behind a URL. Object stores know no rename: a file is sent in parts, and is there when all of them are."""
+"""OUT behind a URL. Object stores have no rename: a file is sent in parts, and appears when all parts have arrived."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from builder.base.urls import Chain, StorageOptions, join
 from builder.store.output import NewFile
 
 PART = 16 << 20
-"""Bytes sent at once. S3 takes 10,000 parts of at least 5 MiB, so files of 160 GB; a shard has 500 MB."""
-_UNDER_WAY = 2  # parts held while they are sent: reading goes on meanwhile
+"""Bytes of one part. S3 takes up to 10,000 parts of at least 5 MiB, so a file may have 160 GB. A shard has 500 MB."""
+_UNDER_WAY = 2  # parts in memory while they are sent; the caller writes on meanwhile
 _AT_ONCE = 16  # small objects fetched together
 
 _READ_ONLY = {"http", "https", "data", "git", "github", "jlab", "laion6m", "libarchive", "reference", "tar", "zip"}
@@ -29,7 +29,7 @@ _HALF_WRITTEN = {"arrow_hdfs", "dbfs", "ftp", "ftps", "hdfs", "sftp", "smb", "ss
 
 
 class RemoteFolder:
-    """A folder behind a URL. What is fetched of it to be mapped lies in a temporary folder, which goes with this."""
+    """A folder behind a URL. ``local`` downloads files into a temporary folder, which is deleted with this object."""
 
     def __init__(self, url: str, options: StorageOptions) -> None:
         """Raises OutputError for a URL that cannot be written to."""
@@ -96,13 +96,13 @@ class RemoteFolder:
 
 
 def _remove_mine(scratch: str, owner: int) -> None:
-    """A forked worker has the same object, and no business with its folder."""
+    """Delete the temporary folder, but only in the process that made it. A forked worker has a copy of the object."""
     if os.getpid() == owner:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 class RemoteOutputFile:
-    """A new object, sent in parts by a thread of its own while the next is being filled. Memory: four parts."""
+    """A new object. Its own thread sends one part while the next is filled. Memory: four parts."""
 
     def __init__(self, url: str, storage: Storage) -> None:
         self.path = url
@@ -138,9 +138,9 @@ class RemoteOutputFile:
         self._thread.shutdown(cancel_futures=True)
         handle, self._handle = self._handle, None
         if handle is not None:
-            with suppress(Exception):  # the store drops unfinished uploads by its own rules, if it hears of none
+            with suppress(Exception):  # if the store hears nothing, it drops the upload by its own rules
                 handle.discard()
-                handle.closed = True  # else fsspec would finish it when the handle is collected
+                handle.closed = True  # else fsspec would finish the upload when the handle is collected
 
     def _send(self) -> None:
         part, self._part = self._part, bytearray()
