@@ -10,13 +10,14 @@
     import datasets, laion6m                                             # datasets 4 and 5, plain, after this import
     datasets.load_dataset("laion6m.py", data_dir="data/laion6m", split="train")
 
-``data_dir`` is a source in any of its layouts (tars or extracted), or a folder that ``laion6m convert`` made. Without
-it: data/laion6m if that is there, else the Hub repository wusize/laion6m, downloaded or streamed.
+``data_dir``: a source in any layout (tars or extracted), or a folder that ``laion6m convert`` made. Without it:
+data/laion6m if that exists, else the Hub repository wusize/laion6m, downloaded or streamed.
 
-Whatever ``builder`` has, this module hands on: ``from laion6m import convert, open_dataset, load_dataset``. And
+This module has every name of ``builder``: ``from laion6m import convert, open_dataset, load_dataset``. And
 ``python -m laion6m`` is the command.
 
-Options, by name: ``caption_key``, ``max_aspect_ratio``, ``min_side``, ``max_pixels``, ``recaptions``, ``hub_revision``.
+Options, as keyword arguments: ``caption_key``, ``max_aspect_ratio``, ``min_side``, ``max_pixels``, ``recaptions``,
+``hub_revision``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ if __name__ == "__main__":
 
     command()  # ends the process
 else:
-    from builder.hf import builder as hf  # indented: datasets 3 would ask to install what stands at the margin
+    from builder.hf import builder as hf  # indented: datasets 3 asks to install unindented imports
 
 if TYPE_CHECKING:
     from builder import *  # noqa: F403

@@ -1,1 +1,1 @@
-"""Who runs the work: this process, several, or a Ray cluster. And progress."""
+"""Who runs the work: this process, several processes, or a Ray cluster. And the progress of it."""

@@ -8,7 +8,7 @@ from builder.engines.local import LocalEngine, SerialEngine
 
 
 def make_engine(choice: EngineChoice) -> Engine:
-    """The engine of that name, with its processes started. Raises ClusterError."""
+    """Make the chosen engine and start its processes. Raises ClusterError."""
     if choice.name == "ray":
         from builder.engines.ray import RayEngine
 

@@ -20,10 +20,10 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """Which engine, as the user says it. ``num_proc``: processes, or tasks at a time, 1 or more; None: as many as fit.
-    ``address``: of a Ray cluster that is there; None: one of our own on this machine.
+    """The user's choice of engine. ``num_proc``: processes, or tasks at a time, 1 or more; None: as many as fit.
+    ``address``: of an existing Ray cluster; None: start our own on this machine.
 
-    Raises OptionError, and MissingExtraError where the engine's package is not installed: before anything is written.
+    Raises OptionError, and MissingExtraError if the engine's package is not installed. Both before anything is written.
     """
 
     name: str = "local"
@@ -42,15 +42,15 @@ class EngineChoice:
 
 
 class Engine(Protocol):
-    """Runs picklable work on picklable tasks. Results come as they are ready, in any order; tasks are taken from the
-    iterable one at a time as there is room for them. The first error ends the run and is raised."""
+    """Runs picklable work on picklable tasks. Results come when they are ready, in any order. Tasks are taken from the
+    iterable one at a time, when there is room. The first error ends the run and is raised."""
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
-        """``report`` is called in the calling process, now and then also with (0, 0). What it is told adds up to what
-        the work reported, of tasks that were begun twice once."""
+        """``report`` is called in the calling process, sometimes with (0, 0). Its counts add up to what the work
+        reported. A task that was started twice counts once."""
 
     def dismiss(self) -> None:
-        """No more work will come: processes may end while the caller goes on."""
+        """No more work will come. Processes may end while the caller goes on."""
 
     def __enter__(self) -> Engine: ...
 

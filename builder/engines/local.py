@@ -15,12 +15,12 @@ from builder.base.errors import OptionError, WorkerDiedError
 from builder.engines.contract import Report, Result, Task, Work
 from builder.engines.messages import answer_to, describe, out_of_memory, pack, unpack
 
-_TICK = 0.2  # seconds between looks at progress, and between reports of a worker
+_TICK = 0.2  # seconds between checks of progress, and between a worker's reports
 _STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
 class SerialEngine:
-    """This process does it."""
+    """Runs everything in this process."""
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
         for task in tasks:
@@ -31,7 +31,7 @@ class SerialEngine:
             yield result
 
     def dismiss(self) -> None:
-        """There is nobody."""
+        """Does nothing: there are no workers."""
 
     def __enter__(self) -> SerialEngine:
         return self
@@ -41,15 +41,15 @@ class SerialEngine:
 
 
 class LocalEngine:
-    """Worker processes on this machine, each with one task at a time over a pipe of its own, so that a worker that dies
-    is known together with what it was doing."""
+    """Worker processes on this machine. Each has one task at a time and a pipe of its own. So if a worker dies, its
+    task is known."""
 
     def __init__(self, num_proc: int) -> None:
         import multiprocess
         import multiprocess.connection
 
-        # fork is what keeps starting cheap: a worker has everything imported already.
-        # Not on macOS, whose own libraries have threads that do not outlive one.
+        # fork makes starting cheap: a worker has everything imported already.
+        # Not on macOS: its system libraries have threads that do not survive a fork.
         self._context = multiprocess.get_context("fork" if sys.platform == "linux" else "spawn")
         self._wait = multiprocess.connection.wait
         self._workers: list[_Worker] = []
@@ -91,7 +91,7 @@ class LocalEngine:
             report(0, 0)
 
     def dismiss(self) -> None:
-        """They take 10 ms to end, and are waited for in ``__exit__``."""
+        """Tell the workers to end. They take 10 ms; ``__exit__`` waits for them."""
         for worker in self._workers:
             worker.dismiss()
 
@@ -129,7 +129,7 @@ class _Worker:
         return kind, value
 
     def dismiss(self) -> None:
-        with suppress(OSError):  # closing the pipe would not do: workers forked later hold copies of its end
+        with suppress(OSError):  # closing the pipe is not enough: later forked workers hold copies of it
             self.connection.send_bytes(b"")
 
     def stop(self) -> None:
@@ -147,14 +147,14 @@ class _Worker:
         self.process.join(timeout=5)
         code = self.process.exitcode
         if code == -signal.SIGTERM:
-            time.sleep(0.5)  # whoever stops all of a job's processes may reach us second: then that is what happened
+            time.sleep(0.5)  # if all of the job's processes are being stopped, our own SIGTERM comes now
         ending = f"exit code {code}" if code is None or code >= 0 else f"signal {signal.Signals(-code).name}"
         return WorkerDiedError(describe(self.task), ending)
 
 
 @contextmanager
 def stops_held() -> Iterator[None]:
-    """SIGINT and SIGTERM wait. For starting a process, which inherits that and is to call :func:`stop_when_told`."""
+    """Block SIGINT and SIGTERM while a process starts. It inherits the block and must call :func:`stop_when_told`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
@@ -163,18 +163,18 @@ def stops_held() -> Iterator[None]:
 
 
 def stop_when_told() -> None:
-    """In a process started by :func:`stops_held`: not the parent's handlers, but the end by SIGTERM."""
+    """In a process started under :func:`stops_held`: drop the parent's handlers, let SIGTERM end it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
 def _serve(theirs: Any, connection: Any, parent: int) -> None:
-    """A worker's life: task in, result out, until the parent closes the pipe or is gone."""
+    """A worker's loop: task in, result out, until the parent closes the pipe or is gone."""
     stop_when_told()
-    gc.freeze()  # what came along with the fork is not to be looked through again and again,
-    gc.set_threshold(20_000)  # nor are ten thousands of rows, which have no circles among them: 6 % of an index's time
-    theirs.close()  # the parent's end, which a forked worker has too: while it is open, a send to nobody only waits
+    gc.freeze()  # the collector skips what the fork brought along,
+    gc.set_threshold(20_000)  # and rarely runs over rows, which have no cycles: saves 6 % of an index's time
+    theirs.close()  # the fork's copy of the parent's end: while it is open, a send after the parent died hangs
     send = connection.send_bytes
     pending = [0, 0]
     last = 0.0
@@ -204,4 +204,4 @@ def _serve(theirs: Any, connection: Any, parent: int) -> None:
                 send(pack(("progress", tuple(pending))))
                 pending[:] = [0, 0]
             send(answer)
-    os._exit(0)  # no atexit handlers of the parent's run twice
+    os._exit(0)  # do not run the parent's atexit handlers again

@@ -1,9 +1,9 @@
-"""How far a run is, on stderr: a bar on a terminal and in notebooks, a line now and then elsewhere.
+"""How far a run is, on stderr: a bar on a terminal and in notebooks, else a line now and then.
 
     stage → Progress (counts) → a thread, now and then → Snapshot → views: bar, lines or JSON lines; and the log
 
-Counting is an addition. A thread of its own shows the counts, so a stage that reports nothing for a while is seen to go
-on all the same. A terminal that goes away ends the showing, not the run.
+Counting is one addition. A separate thread shows the counts. So a stage that reports nothing for a while still shows
+that it runs. If the terminal goes away, only the showing ends, not the run.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ from builder.engines.views import STYLES, Bar, Log, Snapshot, View, view_of
 _log = logging.getLogger(__name__)
 
 _drawing = threading.RLock()
-"""Held while anything is written or imported for it. A fork waits for it: the child would inherit it locked."""
+"""Held while anything is written or imported for writing. A fork waits for it: the child would inherit it locked."""
 
 _style = "auto"
 _bar: Bar | None = None
 
 
 def show_progress(style: str) -> None:
-    """How this process shows progress from now on: one of STYLES. "auto": a bar on a terminal and in notebooks, lines
-    elsewhere."""
+    """Set how this process shows progress: one of STYLES. "auto": a bar on a terminal and in notebooks, else lines."""
     global _style
     assert style in STYLES, style
     _style = style
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """A message for people, above the bar if there is one; also in the log. ``quiet``: in the log alone."""
+    """Show a message above the bar, if there is one, and log it. ``quiet``: only log it."""
     _log.info("%s", text)
     if quiet or sys.stderr is None:
         return
-    with _drawing, suppress(OSError, ValueError):  # a terminal that went away, a log on a full disk
+    with _drawing, suppress(OSError, ValueError):  # the terminal went away, or the log's disk is full
         if _bar is not None:
             _bar.clear()
         sys.stderr.write(f"{text}\n")
@@ -50,16 +49,16 @@ def say(text: str, *, quiet: bool = False) -> None:
 
 
 def announce(sentences: Iterable[str], *, quiet: bool) -> None:
-    """Say something about the source before the work begins; ``quiet``: in the log alone."""
+    """Show sentences about the source before the work begins. ``quiet``: only log them."""
     for sentence in sentences:
         say(sentence, quiet=quiet)
 
 
 class Progress:
-    """One stage of a run. A context manager, or end it with ``finish``. Thread-safe.
+    """One stage of a run. Use it as a context manager, or end it with ``finish``. Thread-safe.
 
-    ``total``: of ``unit``, None where nobody knows; then ``size``, bytes of all the work, tells the share. ``done``:
-    what earlier runs did of it, where the bar begins; rates are of this run. ``quiet``: show nothing. ``total`` and
+    ``total``: number of ``unit``, None if unknown; then ``size``, the bytes of all the work, gives the share. ``done``:
+    what earlier runs did, where the bar begins. Rates count this run only. ``quiet``: show nothing. ``total`` and
     ``size`` may be set while it runs.
     """
 
@@ -77,7 +76,7 @@ class Progress:
         self.total, self.size = total, size
         self._first = done
         self.images = 0
-        """Counted by this run; whatever ``unit`` is."""
+        """Units counted by this run, whatever ``unit`` is."""
         self.bytes = 0
         self._lock = threading.Lock()
         self._started = time.monotonic()
@@ -93,13 +92,13 @@ class Progress:
             self._thread.start()
 
     def update(self, images: int, size: int = 0) -> None:
-        """Count on."""
+        """Add to the counts."""
         with self._lock:
             self.images += images
             self.bytes += size
 
     def finish(self) -> None:
-        """End the stage; leaves the terminal's line clean. Again, it does nothing."""
+        """End the stage and leave the terminal's line clean. A second call does nothing."""
         if self._thread is None or self._ended.is_set():
             return
         self._ended.set()
@@ -133,7 +132,7 @@ class Progress:
         self.finish()
 
     def _show_on(self) -> None:
-        """The thread's work, until the stage ends or nobody can be shown anything any more."""
+        """The thread's loop, until the stage ends or nothing can be shown any more."""
         while self._views and not self._ended.wait(max(0.0, min(self._due) - (time.monotonic() - self._started))):
             self._show(time.monotonic() - self._started)
 
@@ -145,7 +144,7 @@ class Progress:
                 try:
                     view.show(self.snapshot())
                     self._due[number] = age + view.pause(age)
-                except (OSError, ValueError):  # ValueError: of a closed file
+                except (OSError, ValueError):  # ValueError: the file is closed
                     del self._views[number], self._due[number]
             _remember(self._views)
 

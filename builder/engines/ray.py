@@ -1,10 +1,9 @@
-"""The engine that is a Ray cluster: each task of a job is a Ray task, on whichever node has room. The one place that
-imports ray.
+"""The Ray engine: each task of a job is a Ray task, on any node with room. Only this module imports ray.
 
     driver: task → message ──▶ node: answer_to(message) ──▶ driver: result, and what the task reported
 
-Messages and answers are those of engines/local.py, so the output has the same bytes. Tasks are retried here and not by
-Ray, so that the reasons are known: each is kept, and named when a task is given up. Progress moves when a task returns.
+Messages and answers are those of engines/local.py, so the output has the same bytes. Retries happen here, not in Ray.
+So every reason is known: each is kept, and named if a task is given up. Progress moves when a task returns.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ from builder.engines.messages import answer_to, describe, pack, unpack
 from builder.engines.progress import say
 
 TRIES = 3
-"""How often a task is begun when nodes or workers die under it: once is an accident, three times is the task's own
-doing (it takes more memory than a node has)."""
-_PER_CPU = 2  # tasks sent ahead for each CPU: a node that is done has the next one there
-_TICK = 0.2  # seconds between looks at what is ready
-_LOOK = 10.0  # seconds between looks at how large the cluster is now
-_TIMEOUT = 120.0  # seconds that a node may take to answer a question
+"""How often a task is started if nodes or workers die under it. Once is an accident. Three times is the task's fault:
+it needs more memory than a node has."""
+_PER_CPU = 2  # tasks sent per CPU, so that a node has its next task at hand
+_TICK = 0.2  # seconds between checks for ready results
+_LOOK = 10.0  # seconds between checks of the cluster's size
+_TIMEOUT = 120.0  # seconds a node may take to answer
 _STORE = 256 << 20  # bytes of our own cluster's object store: messages and answers pass through it, images do not
 
 
 @dataclass(slots=True)
 class _Flight:
-    """A task under way. ``reasons``: what ended it, each time so far."""
+    """A task under way. ``reasons``: what ended each earlier try."""
 
     task: Any
     message: bytes
@@ -50,19 +49,19 @@ class _Flight:
 
 
 class RayEngine:
-    """Runs work on a cluster. Every node needs laion6m and pyarrow in the driver's versions, and OUT on a disk that all
-    of them share or behind a URL."""
+    """Runs work on a cluster. Every node needs laion6m and pyarrow in the driver's versions. OUT must be on a disk that
+    all nodes share, or behind a URL."""
 
     def __init__(self, num_proc: int | None, address: str | None) -> None:
-        """``num_proc``: tasks at a time; None: as many as the cluster has CPUs. ``address``: of a cluster that is
-        there; None: one of our own, on this machine. Raises MissingExtraError, ClusterError."""
+        """``num_proc``: tasks at a time; None: as many as the cluster has CPUs. ``address``: of an existing cluster;
+        None: start our own on this machine. Raises MissingExtraError, ClusterError."""
         if (address or "").startswith("ray://"):
             way_out = "Give HOST:PORT of its head, or auto, on a machine of the cluster."
             raise ClusterError(str(address), "Ray Client hides the cluster's nodes", way_out)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each start warns of what will change
-        if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # it looks at import
-            # Our cluster's ports are open to the network. Left to itself, Ray keeps a token in the home folder.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each start prints a warning
+        if address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # ray reads it at import
+            # Our cluster's ports are open to the network. By default Ray keeps a token in the home folder.
             os.environ["RAY_AUTH_MODE"] = "token"
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         try:
@@ -78,7 +77,7 @@ class RayEngine:
         self._stdout = ExitStack()
         if self._mine:
             self._connect(address)
-            # Ray prints what it hears of nodes that die, and stdout is for --json.
+            # Ray prints messages about dead nodes, and stdout is for --json.
             self._stdout.enter_context(redirect_stdout(sys.stderr))
         try:
             self._compare_versions()
@@ -90,7 +89,7 @@ class RayEngine:
 
     def _connect(self, address: str | None) -> None:
         own: dict[str, Any] = {"address": address}
-        if address is not None and address.startswith("127."):  # else Ray looks for the node at this machine's address
+        if address is not None and address.startswith("127."):  # else Ray looks for it at this machine's address
             own["_node_ip_address"] = address.partition(":")[0]
         if address is None:
             own = {
@@ -104,16 +103,16 @@ class RayEngine:
         try:
             _knock(address)
             self._ray.init(configure_logging=False, log_to_driver=False, **own)
-        except Exception as error:  # Ray's own, grpc's, ConnectionError …
+        except Exception as error:  # errors of Ray and grpc, ConnectionError …
             raise ClusterError(
                 self._address, f"{type(error).__name__}: {error}", "Is it running? ray status --address … says."
             ) from error
         finally:
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there, that ends Python on the spot
+                signal.signal(signal.SIGTERM, before)  # Ray's own handler ends Python at once
 
     def _compare_versions(self) -> None:
-        """Other versions could write other bytes. Raises ClusterError."""
+        """Raise ClusterError if a node has other versions: they could write other bytes."""
         ray, errors = self._ray, self._ray.exceptions
         mine = versions()
         ask = ray.remote(num_cpus=0, max_retries=0)(versions)
@@ -126,7 +125,7 @@ class RayEngine:
             try:
                 theirs = ray.get(answer, timeout=_TIMEOUT)
             except lost:
-                continue  # a moment ago, or short of memory for one; each task asks again where it is
+                continue  # node just left, or has no memory for this task; each task checks again
             except errors.RayError as error:
                 said = str(error).strip().splitlines()[-1]
                 way_out = f"Install laion6m {mine['laion6m']} on every node."
@@ -167,21 +166,21 @@ class RayEngine:
             report(0, 0)
 
     def _room(self) -> int:
-        """Tasks under way at a time: so many plans lie in memory."""
+        """How many tasks may be under way: this many plans lie in memory."""
         if self._num_proc is not None:
             return self._num_proc
         return max(1, int(_PER_CPU * self._ray.cluster_resources().get("CPU", 1)))
 
     def _send(self, flight: _Flight) -> None:
-        """Begin a task, or begin it again."""
+        """Start a task, or start it again."""
         self._flying[self._do.remote(flight.message, self._setting)] = flight
 
     def _answer(self, reference: Any, flight: _Flight) -> tuple[str, Any, int, int] | None:
-        """What came of a task; None where it has to be begun again. Raises WorkerDiedError, ClusterError."""
+        """A task's outcome; None if it must be started again. Raises WorkerDiedError, ClusterError."""
         errors = self._ray.exceptions
         try:
             message, images, size = self._ray.get(reference)
-        except errors.RayTaskError as error:  # not the work's own: those come as answers
+        except errors.RayTaskError as error:  # not an error of the work: those come as answers
             said = str(error).strip().splitlines()[-1]
             raise ClusterError(self._address, f"{describe(flight.task)}: {said}", "See Ray's logs.") from error
         except errors.RayError as error:
@@ -197,7 +196,7 @@ class RayEngine:
         return kind, value, images, size
 
     def dismiss(self) -> None:
-        """The cluster's processes are its own."""
+        """Does nothing: the cluster owns its processes."""
 
     def __enter__(self) -> RayEngine:
         return self
@@ -218,11 +217,11 @@ class RayEngine:
 def do(message: bytes, setting: tuple[str, dict[str, str]]) -> tuple[bytes, int, int]:
     """On a node: do the work in a message. Returns the packed answer, and the images and bytes that the work reported.
     ``setting``: the driver's working folder, where relative paths start, and its versions. Raises RuntimeError on a
-    node with other versions; it may have joined since the start."""
+    node with other versions: it may have joined after the start."""
     folder, theirs = setting
     if versions() != theirs:
         raise RuntimeError(f"a node has {_said(versions())}, the driver {_said(theirs)}: what they write could differ")
-    with suppress(OSError):  # a node without that folder can work on URLs and absolute paths
+    with suppress(OSError):  # without that folder, URLs and absolute paths still work
         os.chdir(folder)
     done = [0, 0]
 
@@ -234,14 +233,14 @@ def do(message: bytes, setting: tuple[str, dict[str, str]]) -> tuple[bytes, int,
 
 
 def _knock(address: str | None) -> None:
-    """Ray itself takes minutes to say that nobody is there. Raises OSError."""
+    """Try a connection, as Ray takes minutes to report that nobody is there. Raises OSError."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def versions() -> dict[str, str]:
-    """What decides the bytes of the output."""
+    """The versions that decide the output's bytes."""
     return {"laion6m": builder.__version__, "pyarrow": pa.__version__}
 
 

@@ -1,4 +1,4 @@
-"""What a stage's counts look like: a bar, lines, JSON lines, or a log's."""
+"""How a stage's counts are shown: a bar, lines, JSON lines, or log lines."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from builder.base.words import size as in_words
 STYLES = ("auto", "bar", "lines", "json", "none")
 
 _BAR_EVERY = 0.1  # seconds
-_NARROW = 10  # columns of the bar itself, at least
+_NARROW = 10  # minimum columns of the bar itself
 _MINUTE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Counts of a stage. ``total``: of ``unit``; None: unknown, ``size`` (bytes) tells the share where it is not 0.
-    ``images``, ``bytes``: by this run, in ``seconds``. ``first``: done before it, of what tells the share."""
+    """Counts of a stage. ``total``: number of ``unit``; None: unknown, then ``size`` (bytes) gives the share unless it
+    is 0. ``images``, ``bytes``: by this run, in ``seconds``. ``first``: what was done before, in the unit that gives
+    the share."""
 
     stage: str
     unit: str
@@ -42,7 +43,7 @@ class Snapshot:
 
     @property
     def done(self) -> int:
-        """Of ``all``, earlier runs' work included."""
+        """Done out of ``all``, including earlier runs."""
         return self.first + (self.bytes if self.by_bytes else self.images)
 
     @property
@@ -51,19 +52,19 @@ class Snapshot:
 
     @property
     def share(self) -> float | None:
-        """0 to 1; None where it is not known."""
+        """0 to 1; None if unknown."""
         if self.all is None:
             return None
         return min(1.0, self.done / self.all) if self.all else 1.0
 
     @property
     def rate(self) -> float:
-        """Units a second, of this run."""
+        """Units per second in this run."""
         return self.images / max(self.seconds, 1e-6)
 
     @property
     def left(self) -> float | None:
-        """Seconds, by this run's rate; None while it cannot be known."""
+        """Seconds left at this run's rate; None if unknown."""
         made = self.bytes if self.by_bytes else self.images
         if self.all is None or not made:
             return None
@@ -71,7 +72,7 @@ class Snapshot:
 
 
 def figures(now: Snapshot) -> list[str]:
-    """Facts about a stage in words, the most telling first."""
+    """Facts about a stage in words, the most important first."""
     facts = []
     if now.by_bytes:
         facts.append(f"{in_words(now.done)} of {in_words(now.size)}")
@@ -91,7 +92,7 @@ def figures(now: Snapshot) -> list[str]:
 
 
 def fitting(facts: list[str], room: int) -> str:
-    """As many of the facts as there is room for, in columns."""
+    """As many of the facts as fit into ``room`` columns."""
     text = ""
     for fact in facts:
         longer = f"{text}, {fact}" if text else fact
@@ -105,10 +106,10 @@ class View(Protocol):
     """Shows snapshots of one stage. ``show`` and ``close`` may raise OSError."""
 
     first: float
-    """Seconds after the stage's begin at which it is shown first."""
+    """Seconds from the stage's begin to the first showing."""
 
     def pause(self, age: float) -> float:
-        """Seconds until it is to be shown again, ``age`` seconds after the stage began."""
+        """Seconds until the next showing, ``age`` seconds after the stage began."""
 
     def show(self, now: Snapshot) -> None: ...
 
@@ -117,7 +118,7 @@ class View(Protocol):
 
 
 def view_of(style: str) -> list[View]:
-    """A view on stderr of this style; none where there is no stderr."""
+    """Views on stderr in this style; none if there is no stderr."""
     if style == "none" or sys.stderr is None:
         return []
     if style == "json":
@@ -128,7 +129,7 @@ def view_of(style: str) -> list[View]:
 
 
 class Bar:
-    """tqdm's bar. It is imported when a stage is shown first: a command that is done by then does not pay for it."""
+    """tqdm's bar. tqdm is imported at the first showing, so a quick command does not pay for it."""
 
     first = _BAR_EVERY
 
@@ -149,12 +150,12 @@ class Bar:
         if terminal:
             self._clear_below()
         self._bar.refresh()
-        if terminal:  # leave the cursor in front: what the terminal echoes of a ^C shall not begin another line
+        if terminal:  # leave the cursor in front, so that an echoed ^C starts no new line
             sys.stderr.write("\r")
             sys.stderr.flush()
 
     def _clear_below(self) -> None:
-        """In a terminal that was made narrower the bar takes several lines, the cursor in front of the first."""
+        """After a terminal was made narrower, the bar takes several lines. The cursor is in front of the first."""
         with suppress(OSError, ValueError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             if columns < self._columns:
@@ -162,7 +163,7 @@ class Bar:
             self._columns = columns
 
     def clear(self) -> None:
-        """Take it off the screen until it is shown again."""
+        """Remove the bar from the screen until the next showing."""
         if self._bar is not None:
             self._bar.clear()
 
@@ -178,10 +179,10 @@ def _make_bar(now: Snapshot) -> Any:
         from tqdm.std import tqdm  # tqdm.auto without asyncio: 45 ms less
 
     class Made(tqdm):  # type: ignore[misc,type-arg,unused-ignore]
-        """With our figures, which name what is counted, as many as fit."""
+        """A bar with our figures, as many as fit. They name what is counted."""
 
-        monitor_interval = 0  # no thread of its own: this one comes from one
-        _lock = threading.RLock()  # else tqdm makes a semaphore for processes
+        monitor_interval = 0  # no monitor thread: we already call it from a thread
+        _lock = threading.RLock()  # else tqdm creates a multiprocessing semaphore
         now: Snapshot
 
         @property
@@ -203,7 +204,7 @@ def _format(share: float | None) -> str:
 
 
 class Lines:
-    """A line at first every 5 seconds, after a minute every minute."""
+    """A line every 5 seconds at first, every minute after a minute."""
 
     first = 5.0
 
@@ -214,7 +215,7 @@ class Lines:
         _write(line(now))
 
     def close(self, now: Snapshot) -> None:
-        """What comes next is said by whoever comes next."""
+        """Does nothing: what follows prints its own lines."""
 
 
 def line(now: Snapshot) -> str:
@@ -224,7 +225,7 @@ def line(now: Snapshot) -> str:
 
 
 class JsonLines:
-    """One object a line: at the begin, every second, at the end."""
+    """One JSON object a line: at the beginning, every second, at the end."""
 
     first = 0.0
 
@@ -250,7 +251,7 @@ class JsonLines:
 
 
 class Log:
-    """Begin and end of a stage, and a line every minute, through ``logging``."""
+    """Log a stage's beginning and end, and a line every minute, through ``logging``."""
 
     first = 0.0
 

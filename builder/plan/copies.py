@@ -1,4 +1,4 @@
-"""A source that was copied without its times is the same source: a job on it goes on."""
+"""A copied source with other file times is the same source: a job on it goes on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from builder.store.ledger import Ledger
 
 
 def adopt_copies(ledger: Ledger, job: dict[str, Any], layout: Layout, options: ConvertOptions, engine: Engine) -> None:
-    """Note ``job`` in place of the one in the ledger where they differ in nothing but the times of files, and every
-    archive has the members it had when the work was planned. Raises JobMismatchError where some have others."""
+    """Put ``job`` in the ledger if it differs from the one there in file times only, and every archive still has its
+    planned members. Raises JobMismatchError if an archive has others."""
     noted = ledger.job
     if noted is None or not times_alone_differ(noted, json.loads(json.dumps(job))):
         return

@@ -1,4 +1,4 @@
-"""Recaptions that belong to other images than they were joined with: seen in a sample before any work begins."""
+"""Find recaptions that were joined with the wrong images. A sample is checked before any work begins."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from builder.source.captions import contradiction
 from builder.source.layout import Layout
 from builder.source.scan import open_archive, read_member
 
-_SAMPLE = 100  # rows looked at, evenly over all
-_FAR_SAMPLE = 8  # where each is a request or two
+_SAMPLE = 100  # rows checked, evenly spaced
+_FAR_SAMPLE = 8  # behind a URL, where each costs a request or two
 
 
 def refuse_contradicted(layout: Layout, plan: Plan) -> None:
-    """Raises SourceError where most of a sample of the joined rows contradict the sidecars of their images."""
+    """Raise SourceError if most sampled joined rows contradict their images' sidecars."""
     stated, wrong, example = 0, 0, ""
     most = min(len(plan.rows), _FAR_SAMPLE if layout.is_remote else _SAMPLE)
     for number in range(most):

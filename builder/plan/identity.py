@@ -1,4 +1,4 @@
-"""What identifies a source: by which a run knows whether it may go on with another's work."""
+"""What identifies a source. A run compares it to decide if it may continue another run's work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from builder.store.seals import file_digest
 
 
 def describe_source(layout: Layout) -> dict[str, Any]:
-    """What identifies a source: names, sizes and modification times of its archives and listings."""
+    """The source's identity: names, sizes and modification times of its archives and listings."""
 
     def files(paths: Sequence[str]) -> list[list[str | int]]:
         return [[os.path.basename(path), *state_of(path, layout.storage)] for path in paths]
@@ -32,8 +32,8 @@ def describe_source(layout: Layout) -> dict[str, Any]:
 
 
 def describe_folders(layout: Layout, engine: Engine, *, quiet: bool = True) -> dict[str, str]:
-    """What identifies the files of an extracted source, each of which can change by itself: the state of each folder.
-    Looks at every file (some 3 us each when the system has them in memory). Raises SourceError."""
+    """The identity of an extracted source's files, each of which can change alone: the state of each folder. Looks at
+    every file (about 3 µs each if the system has them in memory). Raises SourceError."""
     sides = (("raw", layout.raw), ("captions", layout.captions))
     folders = [(f"{side}/{each.name}", each) for side, archives in sides for each in archives if each.is_folder]
     states: dict[str, str] = {}
@@ -46,18 +46,18 @@ def describe_folders(layout: Layout, engine: Engine, *, quiet: bool = True) -> d
 
 
 def listing_digests(layout: Layout) -> dict[str, str]:
-    """xxh3-128 of the files of the listing and of the recaptions, hex; none behind URLs."""
+    """xxh3-128 (hex) of the files of the listing and the recaptions; none behind URLs."""
     files = [path for path in (*layout.listing, *layout.recaptions) if not is_url(path)]
     return {os.path.basename(path): file_digest(path) for path in files}
 
 
 def times_alone_differ(noted: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether two jobs differ in nothing but when files of the source were modified, as after a copy that did not keep
-    that."""
+    """Whether two jobs differ only in the modification times of source files, as after a copy that did not keep
+    times."""
     before, after = (job.get("source", {}).get("files", {}) for job in (noted, now))
     some_kept = any(before.get(name) == state for name, state in after.items())
     if before != after and some_kept:
-        return False  # a copy has other times everywhere: here a file was written to
+        return False  # a copy changes all times; here one file was written to
     return noted != now and _timeless(noted) == _timeless(now)
 
 
@@ -72,13 +72,13 @@ def _timeless(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing_archives(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """In words, how many archives and listings have other contents; none where all are the same."""
+    """How many archives and listings have other contents, in words; empty if none."""
     other = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     return [f"{len(other):,} files of the source have other contents, such as {other[0]}"] if other else []
 
 
 def describe_jobs(noted: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two jobs, in words; of a source which files are gone, new or others, not their times."""
+    """What differs between two jobs, in words. Of a source: which files are gone, new or changed; not their times."""
     before, after = noted.get("source", {}), now.get("source", {})
     found: list[str] = []
     for side in ("raw", "captions"):
@@ -109,4 +109,4 @@ def _folder_state(task: tuple[str, Archive], report: Report) -> tuple[str, str]:
 
 
 def _unheard(images: int, size: int) -> None:
-    """The progress is counted in folders."""
+    """Does nothing: progress is counted in folders."""

@@ -1,4 +1,4 @@
-"""The listing of a source without a data.json: every annotation is a listed sample."""
+"""The listing of a source without data.json: every annotation is a listed sample."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
 
 TOGETHER = 1 << 16
-"""Rows, or paths, that are Python objects at a time: 6 million would be gigabytes."""
+"""Rows or paths held as Python objects at a time. 6 million would take gigabytes."""
 
 
 def listing_of_annotations(raw: Sequence[ArchiveTable], annotations: Sequence[ArchiveTable]) -> Listing:
-    """A listing in the order of the annotations' archives and offsets. The image of ``a/b.json`` is the member
-    ``a/b.*`` that ends as images do (endings.IMAGE_ENDINGS), or ``a/b`` itself if that does (``a/b.jpg.json``); where
-    there is none the sample is listed all the same, as ``a/b.jpg``, and will be counted as missing. Behind these come
-    the images that have no JSON, but a ``.txt`` with the caption.
+    """A listing in the order of the annotations: by archive, then offset. The image of ``a/b.json`` is the member
+    ``a/b.*`` with an image's ending (endings.IMAGE_ENDINGS), or ``a/b`` itself if it has one (``a/b.jpg.json``). If
+    there is no image, the sample is listed as ``a/b.jpg`` and will count as missing. Images without JSON, but with a
+    caption in a ``.txt``, follow at the end.
 
     Needs tables scanned with names.
     """
@@ -56,13 +56,13 @@ def listing_of_annotations(raw: Sequence[ArchiveTable], annotations: Sequence[Ar
 
 
 def _image_of(annotation: str) -> str:
-    """What the image of an annotation would be called."""
+    """The image name that belongs to an annotation."""
     stem = stem_of(annotation)
     return stem if stem.lower().endswith(IMAGE_ENDINGS) else f"{stem}.jpg"
 
 
 def names_repeat(raw: Sequence[ArchiveTable], archives: Sequence[Archive]) -> bool:
-    """Whether images of two tars have the same name but for its ending: then they are different samples, as names begin
+    """Whether images of two tars have the same name apart from the ending. Then they are different samples: names begin
     anew in every tar. Needs tables scanned with names."""
     parts, owners = [np.zeros((0, 2), dtype="<u8")], [np.zeros(0, np.int32)]
     for number, (table, archive) in enumerate(zip(raw, archives, strict=True)):
@@ -77,8 +77,8 @@ def names_repeat(raw: Sequence[ArchiveTable], archives: Sequence[Archive]) -> bo
 
 
 def under_tars(tables: Sequence[ArchiveTable], archives: Sequence[Archive]) -> list[ArchiveTable]:
-    """The same members, each under its tar's path without ending: ``000003.jpg`` of ``00002.tar`` is
-    ``00002/000003.jpg``. Files of folders have their folder's name already."""
+    """The same members, each under its tar's path without ending: ``000003.jpg`` of ``00002.tar`` becomes
+    ``00002/000003.jpg``. Files of folders already carry their folder's name."""
     stems = Counter(without_ending(archive.name) for archive in archives if not archive.is_folder)
     found = []
     for table, archive in zip(tables, archives, strict=True):
@@ -94,8 +94,8 @@ def under_tars(tables: Sequence[ArchiveTable], archives: Sequence[Archive]) -> l
 
 
 def refuse_unpaired(layout: Layout, raw: Sequence[ArchiveTable], annotations: Sequence[ArchiveTable]) -> None:
-    """Raises LayoutError where no sample can come of a source without a data.json: it has no annotations, or where tars
-    of both lie in the folder itself, no images. Not where damage, which is reported, may be why."""
+    """Raise LayoutError if a source without data.json can give no sample: it has no annotations; or it has tars of both
+    kinds in its top folder and no images. Does not raise if damage, which is reported, may be the cause."""
     in_folder = layout.raw_root == layout.root
     place = "its tars" if in_folder else "captions/" if layout.captions else "raw/"
     if not any(table.is_json.any() or _mark(table, "is_text").any() for table in annotations):
@@ -115,7 +115,7 @@ def refuse_unpaired(layout: Layout, raw: Sequence[ArchiveTable], annotations: Se
 
 
 def members_of(tables: Sequence[ArchiveTable], which: str | None) -> tuple[pa.ChunkedArray, Ids]:
-    """Names and stem ids of members of all tables; ``which``: only those with that mark."""
+    """Names and stem ids of the members of all tables. ``which``: only members with that mark."""
     names: list[pa.StringArray] = []
     stems = [np.zeros((0, 2), dtype="<u8")]
     for table in tables:
@@ -133,7 +133,7 @@ def _mark(table: ArchiveTable, which: str) -> Bools:
 
 
 def _few_chunks(names: list[pa.StringArray]) -> pa.ChunkedArray:
-    """One chunk where the text of all fits into one: to take from 6,000 is slow."""
+    """One chunk if all text fits into one: ``take`` from 6,000 chunks is slow."""
     column = pa.chunked_array(names, type=pa.string())
     return column.combine_chunks() if 0 < column.nbytes < MOST_TEXT else column
 

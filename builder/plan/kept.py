@@ -1,4 +1,4 @@
-"""A survey on disk, beside the output: a rerun starts where this one got to."""
+"""A survey on disk, beside the output. A rerun starts from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from builder.store.seals import file_digest, seal, unseal
 
 
 def save_survey(survey: Survey, ledger: Ledger) -> None:
-    """Keep the plan beside the output, so that a rerun starts where this one got to."""
+    """Save the plan beside the output, so that a rerun starts from it."""
     plan = survey.plan
     digests = {"plan-rejects.arrow": _save_table(ledger, "plan-rejects.arrow", plan.rejects.schema, [plan.rejects])}
     facts = {
@@ -40,11 +40,11 @@ def save_survey(survey: Survey, ledger: Ledger) -> None:
     stretches = (plan.rows.slice(first, BATCH_ROWS) for first in range(0, len(plan.rows), BATCH_ROWS))
     whole = (rows.replace_schema_metadata(schema.metadata) for rows in stretches)
     digests["plan.arrow"] = _save_table(ledger, "plan.arrow", schema, whole)
-    write_whole(ledger.create(PLAN), [seal(digests)])  # last: with it there is a plan
+    write_whole(ledger.create(PLAN), [seal(digests)])  # written last: the plan exists only with it
 
 
 def _save_table(ledger: Ledger, name: str, schema: pa.Schema, stretches: Iterable[pa.Table]) -> str:
-    """Write an Arrow IPC stream, a stretch of the table at a time; returns the file's xxh3-128, hex."""
+    """Write an Arrow IPC stream, one stretch of the table at a time. Returns the file's xxh3-128 (hex)."""
     file = ledger.create(name)
     try:
         with pa.ipc.new_stream(ArrowSink(file), schema) as writer:
@@ -57,7 +57,7 @@ def _save_table(ledger: Ledger, name: str, schema: pa.Schema, stretches: Iterabl
 
 
 def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
-    """What :func:`save_survey` kept; None where there is none. The rows stay on disk, memory-mapped. Raises
+    """What :func:`save_survey` saved; None if there is nothing. The rows stay on disk, memory-mapped. Raises
     DamagedFileError."""
     text = ledger.read(PLAN)
     if text is None:
@@ -73,7 +73,7 @@ def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
             rejects = pa.ipc.open_stream(source).read_all()
         facts = json.loads((rows.schema.metadata or {})[b"plan"])
     except FileNotFoundError:
-        return None  # somebody tidied up: it is made again
+        return None  # a file was deleted: plan again
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         refuse_denied(ledger.place(PLAN), error)
         raise DamagedFileError(ledger.place(PLAN), "plan", f"{error}; remove it to have it made again") from None

@@ -1,4 +1,4 @@
-"""Why a listed sample that planning could not place is lost, and where: a reason, a detail, an archive."""
+"""Explain each listed sample that planning could not place: a reason, a detail, an archive."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from builder.source.layout import Archive, Layout
 from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
 
-_TOGETHER = 1 << 16  # losses put into words at a time
+_TOGETHER = 1 << 16  # losses described at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Puts a reason and a place to every listed sample that cannot be read."""
+    """Gives every listed sample that cannot be read a reason and a place."""
 
     layout: Layout
     listing: Listing
@@ -71,8 +71,8 @@ class Losses:
 
 
 class Neighbours:
-    """Guesses in which archive a path that was not found should have been: the one with its folder's name, else the one
-    that holds the nearest found path; where none was found, the first that is damaged."""
+    """Guesses which archive should hold a path that was not found. First guess: the archive with its folder's name.
+    Else the one that holds the nearest found path. If no path was found: the first damaged archive."""
 
     def __init__(
         self, archives: Sequence[Archive], tables: Sequence[ArchiveTable], paths: pa.ChunkedArray, found: Found
@@ -87,11 +87,11 @@ class Neighbours:
         self._in_order: Int64s | None = None
 
     def name(self, position: int) -> str:
-        """Of the archive in which that entry's path was found."""
+        """The name of the archive in which that entry's path was found."""
         return self.archives[int(self._found.archives[position])].name
 
     def explain(self, path: str, position: int, missing: Reason) -> tuple[Reason, str, str]:
-        """Why that entry's path cannot be read. ``missing``: the reason where it is nowhere."""
+        """Why that entry's path cannot be read. ``missing``: the reason if no archive has it."""
         if self._found.there[position]:
             cut = self._found.states[position] == CUT
             return Reason.TAR_DAMAGED, f"{path} is {'cut off' if cut else 'stored sparse'}", self.name(position)
@@ -111,13 +111,13 @@ class Neighbours:
         return self._nearest(path)
 
     def absent(self, path: str) -> str:
-        """Names the archive that would hold the path by number, when there is none of that number."""
+        """The numbered archive that would hold the path, if no archive has that number."""
         folder = path.split("/")[0] if "/" in path else ""
         return f"; there is no {folder}.tar" if folder and folder not in self._by_name else ""
 
     def _nearest(self, path: str) -> int | None:
         if self._in_order is None:
-            import pyarrow.compute as pc  # 30 ms that few need
+            import pyarrow.compute as pc  # takes 30 ms, rarely needed
 
             order = pc.sort_indices(self._paths).to_numpy().astype(np.int64)
             self._in_order = order[self._found.there[order]]

@@ -1,7 +1,7 @@
 """Join listed samples with the members that hold them: by path, across all archives.
 
-Pure arithmetic on columns; no file is touched. Joining is on 128-bit path hashes: sort once, then bisect. 6 million
-samples have 12 million members, so what is made here is made a side, a column and a stretch at a time.
+Works on columns only; no file is read. Paths are joined by their 128-bit hashes: sort once, then bisect. 6 million
+samples have 12 million members. So the work is done one side, one column and one stretch at a time.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Integers = npt.NDArray[np.integer]
 Bools = npt.NDArray[np.bool_]
 
 _TOGETHER = 1 << 18
-"""Paths looked up at a time. They are bisected in ascending order, many times as fast as at random, and the faster the
-more there are; each takes 150 bytes of memory."""
+"""Paths looked up at a time. Each batch is bisected in ascending order, many times as fast as in random order. Larger
+batches are faster; each path takes 150 bytes of memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Which members the listing names. Columns in the order of the listing: positions among all members of a side,
-    NOT_FOUND allowed, and whose image an entry before names too. ``unlisted``: images that no entry names.
-    ``replaced``: images and JSON that a later member of the same name took the place of."""
+    """Which members the listing names. Columns in listing order: positions among all members of a side (or NOT_FOUND),
+    and whether an earlier entry names the same image. ``unlisted``: number of images that no entry names. ``replaced``:
+    images and JSON files that a later member of the same name replaces."""
 
     image_at: Integers
     annotation_at: Integers
@@ -44,35 +44,35 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where each listed path lies, columns in the order of the listing. Where none was found there is no archive (-1),
-    and offset and size are 0."""
+    """Where each listed path lies. Columns in listing order. A path that was not found has archive -1, offset 0, size
+    0."""
 
     archives: npt.NDArray[np.int32]
     offsets: Integers  # bytes in the archive
     sizes: Integers
     states: npt.NDArray[np.uint8]
-    shapes: npt.NDArray[np.uint32] | None = None  # of images, where their scan noted them
+    shapes: npt.NDArray[np.uint32] | None = None  # of images, if their scan noted them
 
     @property
     def there(self) -> Bools:
-        """Which are found."""
+        """Which paths were found."""
         return np.not_equal(self.archives, NOT_FOUND)
 
     @property
     def whole(self) -> Bools:
-        """Which are members with all their bytes there."""
+        """Which members have all their bytes."""
         return self.there & np.equal(self.states, WHOLE)
 
 
 class IdLookup:
-    """From an id to the position of its last occurrence: later members of a name win, as they do on extraction.
+    """From an id to the position of its last occurrence. On duplicate names the last wins, as on extraction.
 
-    20 bytes of memory for each id. ``parts``: (n, 2) each, behind one another.
+    20 bytes of memory per id. ``parts``: shape (n, 2) each, concatenated.
     """
 
     def __init__(self, *parts: Ids) -> None:
         first = np.concatenate([np.zeros(0, dtype="<u8"), *(part[:, 0] for part in parts)])
-        order = np.argsort(first, kind="stable")  # equal ids stay in their order
+        order = np.argsort(first, kind="stable")  # equal ids keep their order
         self._order = order.astype(index_type(len(order)))
         del order
         self._first = first[self._order]
@@ -84,7 +84,8 @@ class IdLookup:
         return len(self._order)
 
     def _sort_within_first_halves(self) -> None:
-        """Ids of the same first half by their second: equal ids, and one pair in a million listings of 6 million."""
+        """Sort ids with the same first half by the second half. These are equal ids, and rarely two different ones: one
+        pair in a million listings of 6 million."""
         same = self._first[1:] == self._first[:-1]
         if not same.any():
             return
@@ -96,7 +97,7 @@ class IdLookup:
         self._order[places], self._second[places] = self._order[sort], self._second[sort]
 
     def last(self, wanted: Ids) -> Int64s:
-        """Positions, NOT_FOUND where an id does not occur. Shape (len(wanted),)."""
+        """Positions, shape (len(wanted),); NOT_FOUND if an id does not occur."""
         found = np.full(len(wanted), NOT_FOUND, dtype=np.int64)
         if not len(self) or not len(wanted):
             return found
@@ -107,7 +108,7 @@ class IdLookup:
         near = (place >= 0) & (first[place] == wanted[:, 0])
         hit = near & (second[place] == wanted[:, 1])
         found[ascending[hit]] = self._order[place[hit]]
-        # Two ids that share 64 bits (6 million of them do with p ≈ 1e-6): look at all that share them.
+        # Two ids share 64 bits (in 6 million: p ≈ 1e-6). Check all ids that share them.
         for number in np.flatnonzero(near & ~hit):
             at = place[number]
             while at >= 0 and first[at] == wanted[number, 0]:
@@ -125,7 +126,7 @@ class IdLookup:
         return mask
 
     def find(self, paths: pa.StringArray | pa.ChunkedArray) -> Integers:
-        """The positions of a column of paths."""
+        """The positions of all paths in a column."""
         at = np.full(len(paths), NOT_FOUND, dtype=index_type(len(self)))
         start = 0
         for ids in column_ids(paths, _TOGETHER):
@@ -135,14 +136,14 @@ class IdLookup:
 
 
 def index_type(count: int) -> type[np.signedinteger]:
-    """What holds positions below ``count``, and NOT_FOUND: half the memory where 31 bits do."""
+    """The type for positions below ``count`` and NOT_FOUND. 32 bits, half the memory, if 31 are enough."""
     return np.int32 if count < 2**31 else np.int64
 
 
 def join(listing: Listing, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable]) -> Join:
-    """Find images and annotations by their paths. ``captions`` is ``raw`` where the JSON lies beside the images.
+    """Find images and annotations by their paths. ``captions`` is ``raw`` if the JSON lies beside the images.
 
-    A lookup of 6 million members takes 120 MB: those of the two sides are not there at the same time.
+    A lookup of 6 million members takes 120 MB. The lookups of the two sides are never in memory together.
     """
     lookup = IdLookup(*(table.ids for table in raw))
     image_at = lookup.find(listing.images)
@@ -159,7 +160,7 @@ def join(listing: Listing, raw: Sequence[ArchiveTable], captions: Sequence[Archi
 
 
 def places(tables: Sequence[ArchiveTable], at: Integers) -> Found:
-    """What the members at these positions are. Columns are made one after the other."""
+    """Archive, offset and size of the members at these positions. Columns are made one after the other."""
 
     def of(name: str, absent: int) -> npt.NDArray[np.generic]:
         column = np.concatenate([np.zeros(0, dtype=np.uint8), *(getattr(table, name) for table in tables)])
@@ -179,13 +180,13 @@ def _shapes(table: ArchiveTable) -> npt.NDArray[np.uint32]:
 def _at(column: npt.NDArray[np.generic], at: Integers, absent: int) -> npt.NDArray[np.generic]:
     if not len(column):
         return np.full(len(at), absent, dtype=column.dtype)
-    values = column[at]  # NOT_FOUND takes the last
+    values = column[at]  # NOT_FOUND takes the last value
     values[at == NOT_FOUND] = absent
     return values
 
 
 def repeated(ids: Ids) -> Bools:
-    """Which positions hold an id that occurred before them."""
+    """Which positions hold an id that occurred earlier."""
     order = np.lexsort((ids[:, 1], ids[:, 0]))
     mask = np.zeros(len(ids), dtype=np.bool_)
     if len(ids):
@@ -195,8 +196,8 @@ def repeated(ids: Ids) -> Bools:
 
 
 def named_before(paths: pa.StringArray | pa.ChunkedArray, at: Integers, members: int) -> Bools:
-    """Which of the listed paths an entry before them names too. ``at``: where they were found among ``members``, which
-    says the same of two found paths as their ids do."""
+    """Which listed paths an earlier entry also names. ``at``: where they were found among ``members``. Two
+    found paths are equal if and only if their positions are."""
     mask = np.zeros(len(at), dtype=np.bool_)
     there = at != NOT_FOUND
     often = np.bincount(at[there], minlength=members) > 1
@@ -216,7 +217,7 @@ def named_before(paths: pa.StringArray | pa.ChunkedArray, at: Integers, members:
 
 
 def shared(ids: Ids, among: Bools) -> Bools:
-    """Which positions (of those in ``among``) hold an id that another position in ``among`` holds too."""
+    """Which positions in ``among`` hold an id that another position in ``among`` also holds."""
     mask = np.zeros(len(ids), dtype=np.bool_)
     chosen = np.flatnonzero(among)
     if len(chosen) < 2:
@@ -229,8 +230,7 @@ def shared(ids: Ids, among: Bools) -> Bools:
 
 
 def suspects(hashes: npt.NDArray[np.uint64], among: Bools) -> Int64s:
-    """Positions (of those in ``among``) with a hash that another of them has too. 64 bits: next to none but those of
-    equal strings."""
+    """Positions in ``among`` whose hash another of them has too. With 64 bits, nearly all are equal strings."""
     twice = np.concatenate([_twice(hashes[among & (hashes >> np.uint64(61) == part)]) for part in range(8)])
     found = [np.zeros(0, dtype=np.int64)]
     for first in range(0, len(hashes) if len(twice) else 0, _TOGETHER):
@@ -241,14 +241,14 @@ def suspects(hashes: npt.NDArray[np.uint64], among: Bools) -> Int64s:
 
 
 def _twice(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Those that occur more than once, ascending."""
+    """Hashes that occur more than once, ascending."""
     hashes.sort()
     again: npt.NDArray[np.uint64] = hashes[1:][hashes[1:] == hashes[:-1]]
     return np.concatenate([again[:1], again[1:][again[1:] != again[:-1]]])  # np.unique imports numpy.ma, 15 ms
 
 
 def unlisted_images(tables: Sequence[ArchiveTable], lookup: IdLookup, named: Integers) -> int:
-    """How many images no entry names. ``named``: positions of found images, NOT_FOUND allowed."""
+    """How many images no entry names. ``named``: positions of found images, may hold NOT_FOUND."""
     free = lookup.effective()
     free &= np.concatenate([np.zeros(0, np.bool_), *(table.is_image for table in tables)])
     free[named[named != NOT_FOUND]] = False
@@ -256,7 +256,7 @@ def unlisted_images(tables: Sequence[ArchiveTable], lookup: IdLookup, named: Int
 
 
 def replaced_members(tables: Sequence[ArchiveTable], lookup: IdLookup) -> int:
-    """How many images and JSON files a later member of the same name takes the place of."""
+    """How many images and JSON files are replaced by a later member of the same name."""
     earlier = ~lookup.effective()
     if not earlier.any():
         return 0
@@ -265,9 +265,9 @@ def replaced_members(tables: Sequence[ArchiveTable], lookup: IdLookup) -> int:
 
 
 def by_place(found: Found, at: Integers, chosen: Bools, members: int) -> Integers:
-    """The positions in the listing that are ``chosen``, in the order in which their members lie: by archive and offset.
-    ``at``: the members' positions among all, no two of the chosen at the same."""
-    # Members mostly stand in file order, so that their own positions are that order already and nothing need be sorted.
+    """The ``chosen`` positions in the listing, in the order of their members: by archive, then offset. ``at``: the
+    members' positions among all; no two chosen ones are equal."""
+    # Members mostly stand in file order. Then their positions have that order already and nothing is sorted.
     listed = np.full(members, NOT_FOUND, dtype=index_type(len(at)))
     listed[at[chosen]] = np.arange(len(at), dtype=listed.dtype)[chosen]
     order: Integers = listed[listed != NOT_FOUND]
@@ -276,7 +276,7 @@ def by_place(found: Found, at: Integers, chosen: Bools, members: int) -> Integer
         some = order[first : first + _TOGETHER + 1]
         archives, offsets = found.archives[some], found.offsets[some]
         same, further = archives[1:] == archives[:-1], offsets[1:] > offsets[:-1]
-        if not np.all((archives[1:] > archives[:-1]) | (same & further)):  # links: names of members before them
+        if not np.all((archives[1:] > archives[:-1]) | (same & further)):  # links name members before them
             positions = np.flatnonzero(chosen)
             sort = np.lexsort((found.offsets[positions], found.archives[positions]))
             return positions[sort].astype(order.dtype)

@@ -1,7 +1,7 @@
-"""Decide, before anything is written, which sample goes where: a pure function of what scanning found.
+"""Decide which sample goes where, before anything is written. A pure function of what scanning found.
 
-Shards are cut by the archives' sizes alone, so their names and numbers are known from a listing of the source and do
-not depend on which samples turn out bad, on ``--start/--end`` or on who does the work.
+Shards are cut by the archives' sizes alone. So their names and number follow from a file listing of the source. They
+do not depend on bad samples, on ``--start/--end`` or on who does the work.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ PLAN_ROW = pa.schema(
         ("keeps_ending", pa.bool_()),
         ("path", pa.string()),
         ("annotation_path", pa.string()),
-        ("recaption", pa.string()),  # a JSON object that goes over the annotation; null or "": none
+        ("recaption", pa.string()),  # a JSON object whose fields replace the annotation's; null or "": none
     ]
 )
-"""A sample to be read: where its image and its annotation lie, and what they are called."""
+"""A sample to read: where its image and annotation lie, and their names."""
 
 SHAPE = pa.field("shape", pa.uint32())
-"""One more column where the archives' scans noted it (source/glance.py); 0: not known."""
+"""One more column, if the scans noted it (source/glance.py); 0: not known."""
 
 BATCH_ROWS = 1 << 16
-"""Rows of a plan that are in memory at a time while it is written."""
+"""Planned rows in memory at a time while the plan is written."""
 
 FRAMING = 0.98
-"""Share of a shard that archive bytes may fill; the rest is for page headers, page indexes and the footer."""
+"""Share of a shard that archive bytes may fill. The rest is for page headers, page indexes and the footer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A shard's stretch of the source: from byte ``start`` of archive ``first`` to byte ``end`` of archive ``last``
-    (both inclusive archives; ``end`` exclusive)."""
+    """A shard's stretch of the source: from byte ``start`` of archive ``first`` to byte ``end`` of archive ``last``.
+    Both archives are inclusive, ``end`` is exclusive."""
 
     first: int
     start: int
@@ -74,7 +74,8 @@ class Cut:
 
 
 class Rows(Protocol):
-    """Planned rows (PLAN_ROW) in output order, as a ``pa.Table`` has them: from disk they are one, mapped."""
+    """Planned rows (PLAN_ROW) in output order, with the methods of ``pa.Table``. From disk they are one,
+    memory-mapped."""
 
     @property
     def num_rows(self) -> int: ...
@@ -85,13 +86,13 @@ class Rows(Protocol):
         """``length`` rows from ``offset`` on."""
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """A column, whole."""
+        """A whole column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``rows``: PLAN_ROW, in output order; shard i holds rows ``bounds[i]`` to ``bounds[i + 1]``. ``rejects``:
-    REJECT_ROW, samples known to be lost without reading them. ``owners``: the raw archive with which each shard
+    REJECT_ROW, samples that are lost without reading them. ``owners``: for each shard, the raw archive where it
     begins."""
 
     rows: Rows
@@ -107,9 +108,9 @@ class Plan:
 
 
 def cut_shards(sizes: Sequence[int], text_bytes: int, max_shard_size: int) -> tuple[Cut, ...]:
-    """Shards as stretches of archives of ``sizes`` bytes: whole archives together while they fit, a larger archive in
-    even parts. ``text_bytes``, of annotations kept in archives of their own, is spread evenly over all. At least
-    one."""
+    """Cut archives of ``sizes`` bytes into shards. Whole archives share a shard while they fit; a larger archive is cut
+    into even parts. ``text_bytes``: annotations in archives of their own, spread evenly over all. At least one
+    shard."""
     factor = 1 + text_bytes / max(1, sum(sizes))
     room = max_shard_size * FRAMING / factor
     cuts: list[Cut] = []
@@ -131,7 +132,7 @@ def cut_shards(sizes: Sequence[int], text_bytes: int, max_shard_size: int) -> tu
 
 
 def cuts_of(layout: Layout, options: ConvertOptions) -> tuple[Cut, ...]:
-    """How a plan would cut a source of tars that are not compressed."""
+    """The shards of a source of uncompressed tars."""
     text = sum(archive.size for archive in layout.captions)
     return cut_shards([archive.size for archive in layout.raw], text, options.max_shard_size)
 
@@ -144,8 +145,8 @@ def plan_joined(
     captions: Sequence[ArchiveTable],
     max_shard_size: int,
 ) -> Plan:
-    """Plan what a listing asks for, once it is joined with the members: the names and ids of ``raw`` and ``captions``
-    (tables of ``layout.annotations``) are not needed any more."""
+    """Plan a listing that was joined with the members. The names and ids of ``raw`` and ``captions`` (the tables of
+    ``layout.annotations``) are no longer needed."""
     duplicate = joined.duplicate
     keeps_ending = endings_kept(listing, duplicate)
     image, annotation = places(raw, joined.image_at), places(captions, joined.annotation_at)
@@ -173,7 +174,7 @@ def plan_joined(
 
 
 def first_samples(plan: Plan, count: int) -> Plan:
-    """The plan of its first ``count`` samples only: rows in output order, then those that are known to be lost."""
+    """The plan of the first ``count`` samples only: rows in output order, then samples known to be lost."""
     assert isinstance(plan.rows, PlannedRows)
     rows = min(count, len(plan.rows))
     shards = max(1, sum(first < rows for first in plan.bounds[:-1]))
@@ -189,12 +190,12 @@ def first_samples(plan: Plan, count: int) -> Plan:
 
 
 _DECIDING = ("archive", "offset", "size", "position", "annotation_archive", "annotation_offset", "annotation_size")
-"""Columns of PLAN_ROW that say which bytes a row is made of. Its paths follow from its position in the listing."""
+"""Columns of PLAN_ROW that decide a row's bytes. Its paths follow from its position in the listing."""
 
 
 def rows_digests(rows: Rows, bounds: Sequence[int]) -> tuple[str, ...]:
-    """xxh3-128, hex, of what decides the rows of each shard (_DECIDING and ``keeps_ending``): equal digests, equal
-    shards. Shard i has rows ``bounds[i]`` to ``bounds[i + 1]``."""
+    """For each shard the xxh3-128 (hex) of all that decides its rows (_DECIDING and ``keeps_ending``). Equal digests
+    mean equal shards. Shard i has rows ``bounds[i]`` to ``bounds[i + 1]``."""
     digests = [xxhash.xxh3_128() for _ in bounds[1:]]
     for name in (*_DECIDING, "keeps_ending"):
         column = rows.column(name)
@@ -206,7 +207,7 @@ def rows_digests(rows: Rows, bounds: Sequence[int]) -> tuple[str, ...]:
 
 def _bounds(cuts: Sequence[Cut], archives: npt.NDArray[np.int32], offsets: Integers) -> tuple[int, ...]:
     """Where each shard begins among the ordered rows. A row belongs where its image's first byte lies."""
-    firsts = np.array([cut.first for cut in cuts], dtype=archives.dtype)  # of another type, all of them would be cast
+    firsts = np.array([cut.first for cut in cuts], dtype=archives.dtype)  # another type would cast all archives
     starts = np.searchsorted(archives, firsts).tolist()
     ends = np.searchsorted(archives, firsts, side="right").tolist()
     bounds = [
@@ -216,12 +217,12 @@ def _bounds(cuts: Sequence[Cut], archives: npt.NDArray[np.int32], offsets: Integ
 
 
 def endings_kept(listing: Listing, duplicate: Bools) -> Bools:
-    """Whose keys keep their ending, because another listed image would have the same key without it."""
+    """Which keys keep their ending: without it another listed image would have the same key."""
     keeps = np.zeros(len(listing), dtype=np.bool_)
     if _one_ending(listing):
         return keeps
     hashes = _stem_hashes(listing)
-    while True:  # a kept "a.jpg" may in turn be the stem of "a.jpg.png"; whole paths are unique, so this ends
+    while True:  # a kept "a.jpg" may be the stem of "a.jpg.png"; ends as whole paths are unique
         doubtful = suspects(hashes, ~duplicate)
         kept = keeps[doubtful]
         paths = take_text(listing.images, doubtful).to_pylist()
@@ -234,7 +235,7 @@ def endings_kept(listing: Listing, duplicate: Bools) -> Bools:
 
 
 def _one_ending(listing: Listing) -> bool:
-    """Whether all images end in the same extension: then no two paths have the same stem."""
+    """Whether all images have the same ending. Then no two paths have the same stem."""
     if not len(listing):
         return True
     first = str(listing.images[0].as_py())
@@ -254,14 +255,14 @@ def _stem_hashes(listing: Listing) -> npt.NDArray[np.uint64]:
 
 
 def _hashes(keys: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """64 bits for each."""
+    """A 64-bit hash for each key."""
     return np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, map(str.encode, keys))), dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRows:
-    """Rows of a plan that is not on disk yet, put together from what they were planned with when they are asked for:
-    as a table, 6 million would be 0.6 GB more."""
+    """Rows of a plan that is not on disk yet. They are built from the planned columns on request: as a table, 6 million
+    rows would take 0.6 GB more."""
 
     listing: Listing
     order: Integers

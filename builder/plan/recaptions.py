@@ -30,17 +30,17 @@ from builder.source.scan import joined_value, open_bytes, refuse_pointer
 from builder.source.tables import ArchiveTable
 
 _FREE_ROWS = 1 << 22
-"""pyarrow makes room for the rows that are claimed: so many, and one for each byte of the file, are believed."""
+"""pyarrow allocates memory for the number of rows that a file claims. This many are believed, plus one per byte."""
 
-_MOST_CHARACTERS = 1 << 28  # of one Arrow array: at 4 bytes each, half of what its 32-bit offsets hold
+_MOST_CHARACTERS = 1 << 28  # of one Arrow array: at 4 bytes each, half of what 32-bit offsets reach
 _NAMES = ("key", "path", "image", "file_name")
 """Columns that hold a member's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """What a file of recaptions is joined by: its ``column`` with ``field`` of the sidecars, or, where ``field`` is "",
-    with the members' names."""
+    """What a file of recaptions is joined by: its ``column`` with ``field`` of the sidecars. If ``field`` is "": with
+    the members' names."""
 
     column: str
     field: str
@@ -52,8 +52,8 @@ class On:
 
 @dataclass(frozen=True, slots=True)
 class Recaptions:
-    """``listing``: of the rows of all files. ``matched`` of them belong to an image; ``words``: joined by what.
-    ``example``: a value they are joined by; ``member``: an image's name."""
+    """``listing``: the rows of all files. ``matched``: how many belong to an image. ``words``: what they are joined by,
+    in words. ``example``: a value they are joined by; ``member``: an image's name."""
 
     listing: Listing
     matched: int
@@ -62,7 +62,7 @@ class Recaptions:
     member: str
 
     def refuse_unmatched(self) -> None:
-        """Raises SourceError where no row belongs to any of the images."""
+        """Raise SourceError if no row belongs to an image."""
         if len(self.listing) and self.member and not self.matched:
             raise SourceError(
                 f"none of {len(self.listing):,} recaptions belongs to an image, joined {self.words}: one says "
@@ -74,10 +74,10 @@ class Recaptions:
 def listing_of_recaptions(
     files: Sequence[str], raw: Sequence[ArchiveTable], caption_key: str, on: str | None = None
 ) -> Recaptions:
-    """A listing in the order of the recaptions' rows. Each is joined with the member whose sidecar has its ``url``, or
-    whose name without extension is its ``key``; ``on``: by something else (see :func:`joined_on`).
+    """A listing in the order of the recaptions' rows. A row is joined with the member whose sidecar has its ``url``, or
+    whose name without extension is its ``key``. ``on``: join by something else (see :func:`joined_on`).
 
-    Needs tables scanned with names, and with the field of :func:`wanted_field`. Raises ListingError for a file that
+    Needs tables scanned with names and with the field of :func:`wanted_field`. Raises ListingError for a file that
     cannot be read or lacks the columns.
     """
     names, stems = members_of(raw, None)
@@ -95,7 +95,7 @@ def listing_of_recaptions(
             if by_field is not None and chosen.field:
                 at = np.full(len(rows), NOT_FOUND, dtype=np.int64)
                 member = by_field.last(path_ids(labels))
-                found = (member != NOT_FOUND) & np.array([label != "" for label in labels])  # "": members without one
+                found = (member != NOT_FOUND) & np.array([label != "" for label in labels])  # "": none
                 at[found] = by_stem.last(stems[member[found]])
                 sidecar_stems = iter(map(stem_of, take_text(names, member[found]).to_pylist()))
                 missing = [
@@ -121,9 +121,9 @@ def listing_of_recaptions(
 
 
 def joined_on(file: str, on: str | None) -> On:
-    """What a file's rows are joined by. ``on``: ``url``, ``sha256`` or another field of the sidecars; ``FIELD=COLUMN``
-    where the file calls it otherwise; ``key`` or ``path``: the members' names. None: ``url`` where there is such a
-    column, else ``key``. Raises ListingError where the file has no such column."""
+    """What a file's rows are joined by. ``on``: ``url``, ``sha256`` or another field of the sidecars. ``FIELD=COLUMN``
+    if the file calls it otherwise. ``key`` or ``path``: the members' names. None: ``url`` if the file has that column,
+    else ``key``. Raises ListingError if the file lacks the column."""
     names = column_names(file)
     if on is not None:
         field, _, column = on.partition("=")
@@ -143,7 +143,7 @@ def joined_on(file: str, on: str | None) -> On:
 
 
 def wanted_field(files: Sequence[str], on: str | None) -> str:
-    """The field of the sidecars that recaptions are to be joined by; "" for none. Raises ListingError."""
+    """The field of the sidecars that recaptions are joined by; "" for none. Raises ListingError."""
     fields = {chosen.field for chosen in (joined_on(file, on) for file in files)} - {""}
     if len(fields) > 1:
         raise SourceError(f"recaptions are joined by {' and '.join(sorted(fields))}: convert them one after another")
@@ -166,7 +166,7 @@ def _documents(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     for row in rows:
         document = json.dumps(row, ensure_ascii=False, default=str)
         if not document.isascii():
-            document = document.encode("utf-8", "backslashreplace").decode()  # half an emoji stays an escape
+            document = document.encode("utf-8", "backslashreplace").decode()  # lone surrogates stay escapes
         if size + len(document) > _MOST_CHARACTERS:
             yield some
             some, size = [], 0
@@ -176,13 +176,13 @@ def _documents(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _nowhere(file: str, label: str) -> str:
-    """A name for a recaption that belongs to no member. With ``//`` in it no member has it: else one that the url did
-    not lead to might be taken for its image."""
+    """A name for a recaption that belongs to no member. It contains ``//``, so no member has it. Otherwise a member
+    that the url did not lead to could be taken for its image."""
     return label if "//" in label else f"{os.path.basename(file)}//{label}"
 
 
 def _recaption_rows(file: str, caption_key: str, join: str) -> Iterator[list[dict[str, Any]]]:
-    """Rows as dicts, some at a time, the caption under ``re_caption``; columns of bytes are left out, unless the writer
+    """Rows as dicts, some at a time, the caption under ``re_caption``. Columns of bytes are left out, unless the writer
     marks no text as text."""
     names = column_names(file)
     wanted = AUTO_KEYS if caption_key == "auto" else (caption_key,)
@@ -207,8 +207,8 @@ def _text_rows(file: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def _parquet_rows(file: str, needed: set[str]) -> Iterator[list[dict[str, Any]]]:
-    """``needed``: columns of text. Where one of them is of bytes, the writer marks no text (ClickHouse's String, Hive):
-    then columns of bytes are text where their first value is."""
+    """``needed``: columns of text. If one of them holds bytes, the writer marks no text (ClickHouse's String, Hive).
+    Then a column of bytes is text if its first value is."""
     parquet = _open(file)
     counts = [parquet.metadata.row_group(number).num_rows for number in range(parquet.metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) > os.path.getsize(file) + _FREE_ROWS:
@@ -223,12 +223,12 @@ def _parquet_rows(file: str, needed: set[str]) -> Iterator[list[dict[str, Any]]]
             for row in rows if text else ():
                 row.update((name, row[name].decode()) for name in text if row[name] is not None)
             yield rows
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text that is no UTF-8, times beyond 9999
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # invalid UTF-8, years after 9999
         raise ListingError(file, "columns", f"cannot be read: {error}") from None
 
 
 def _is_text(parquet: pq.ParquetFile, name: str) -> bool:
-    """Whether the first value that is there is UTF-8."""
+    """Whether the first value that is not null is UTF-8."""
     for batch in parquet.iter_batches(16, columns=[name]):
         for value in filter(None, batch.column(0).to_pylist()):
             try:
@@ -246,7 +246,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_parquet(file: str) -> bool:
-    """Whether to read it as Parquet: what is not called as a text form of rows is."""
+    """Whether to read it as Parquet: any file whose name is not that of a text format."""
     lower = file.lower()
     return not any(f".{kind}" in os.path.basename(lower) for kind in ("json", "ndjson", "csv", "tsv"))
 

@@ -1,8 +1,8 @@
-"""A listing that writes paths in another way than the archives do: below another folder, with backslashes, in another
-case, in another Unicode form.
+"""A listing that spells paths differently from the archives: under another folder, with backslashes, in another case,
+in another Unicode form.
 
-Where hardly any listed path is that of a member as it stands, members and listed paths are compared by a canonical
-form. Where nearly all agree then, the listing is read so; where none does, one of each is shown side by side.
+If hardly any listed path is a member's, both are compared in a canonical form. If nearly all agree then, the listing is
+read that way. If none does, the error shows one of each side by side.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from builder.source.tables import ArchiveTable
 
 HARDLY_ANY = 0.05
 NEARLY_ALL = 0.5
-"""Shares of the listed paths, or of the members: a source may be a part of what is listed, or hold more than that."""
+"""Shares of the listed paths, or of the members: a source may hold only part of the listing, or more."""
 
 _SAMPLE = 1000
 _TOGETHER = 1 << 16
@@ -41,8 +41,8 @@ class _Respelled:
 def respelled(
     listing: Listing, joined: Join, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable], rescan: Rescan
 ) -> tuple[Listing, str] | None:
-    """The listing with its paths as the archives write them, and in which way that was another one; None where there is
-    nothing to do. ``rescan``: the tables once more, with names. Raises SourceError where nothing agrees."""
+    """The listing with its paths spelled as in the archives, and what was different, in words; None if nothing to do.
+    ``rescan``: gives the tables again, with names. Raises SourceError if nothing agrees."""
     images = _fits(joined.image_at, sum(int(table.is_image.sum()) for table in raw))
     annotations = listing.recaptions is not None or _fits(
         joined.annotation_at, sum(int(table.is_json.sum()) for table in captions)
@@ -81,7 +81,7 @@ def _respell(
         lookup = IdLookup(there)
         found = lookup.last(path_ids(_cut(path, listed_cut) for path in mine))
         twice = repeated(there)
-        if twice.any():  # two members that are one in this form: nobody knows which is meant
+        if twice.any():  # two members with the same canonical form: ambiguous
             found[np.isin(found, np.flatnonzero(twice))] = NOT_FOUND
         hits = int((found != NOT_FOUND).sum())
         if hits >= NEARLY_ALL * min(len(found), len(names)):
@@ -114,9 +114,9 @@ def _stretches(column: pa.ChunkedArray | pa.StringArray) -> Iterator[list[str]]:
 
 
 def _offsets(mine: list[str], theirs: list[str]) -> tuple[int, int] | None:
-    """How many folders in front of a listed path, and in front of a member's, to leave out so that they are the same:
-    what most of a sample has. By the last two parts of their paths, as names may begin anew in every folder; by the
-    last part where no two agree."""
+    """How many leading folders to drop from a listed path, and from a member's, so that they are equal: the most
+    frequent answer in a sample. Compares the last two parts of the paths, as names may begin anew in every folder; the
+    last part alone if no two agree."""
     for parts in (2, 1):
         votes: Counter[tuple[int, int]] = Counter()
         for some, all_of in ((mine, theirs), (theirs, mine)):
@@ -136,7 +136,7 @@ def _last(path: str, parts: int) -> str:
 
 
 def _front(one: str, other: str) -> tuple[int, int]:
-    """Parts in front of what both paths end in."""
+    """Number of parts before the ending that both paths share."""
     a, b = one.split("/"), other.split("/")
     same = 0
     while same < min(len(a), len(b)) and a[-1 - same] == b[-1 - same]:
@@ -151,7 +151,8 @@ def _cut(path: str, parts: int) -> str:
 def _written(
     column: pa.ChunkedArray | pa.StringArray, names: pa.ChunkedArray, found: Int64s, kept: Bools, cut: int
 ) -> pa.ChunkedArray:
-    """The listed paths as members are called. What was found as it stood stays; what is not found loses its front."""
+    """The listed paths with the members' names. A path that was found as written stays. One that is not found loses its
+    leading folders."""
     paths, first = TextColumn(), 0
     for some in _stretches(column):
         at = found[first : first + len(some)]
@@ -183,7 +184,7 @@ def _words(listed: str, member: str, listed_cut: int, member_cut: int) -> str:
 
 
 def _nearest(names: pa.ChunkedArray, theirs: list[str], listed: str) -> str:
-    """A member whose name is the listed one's, in whatever folder; else the first."""
+    """A member with the listed file name, in any folder; else the first member."""
     last = _last(listed, 1)
     number = next((number for number, path in enumerate(theirs) if _last(path, 1) == last), 0)
     return str(names[number].as_py())

@@ -1,4 +1,4 @@
-"""Look over a whole source and plan: recognise, scan every archive, read the listing, join."""
+"""Survey a whole source and plan it: recognise, scan every archive, read the listing, join."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from builder.source.tables import ArchiveTable, content_digest
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A planned source. ``damage``: archive name → what is wrong with it, for archives that are not sound.
-    ``digests``: of each shard's planned rows (conversion/one_pass.py), for a source behind a URL. ``replaced``: members
-    that a later one of the same name took the place of; ``hidden``: companions of desktop systems among the members.
-    ``notes``: sentences on how the source was read; ``read_as``: the same for the manifest. ``contents``: archive →
-    digest of its members, by which a copy of it is known (plan/identity.py)."""
+    """A planned source. ``damage``: archive name → what is wrong, for damaged archives. ``digests``: of each shard's
+    planned rows (conversion/one_pass.py), for a source behind a URL. ``replaced``: members that a later one of the same
+    name replaces. ``hidden``: desktop companion files among the members. ``notes``: sentences on how the source was
+    read. ``read_as``: the same for the manifest. ``contents``: archive → digest of its members, which recognises a copy
+    (plan/identity.py)."""
 
     layout: Layout
     plan: Plan
@@ -49,7 +49,7 @@ class Survey:
 
     @property
     def unread(self) -> dict[str, int]:
-        """How many files and folders of the source were not read, by kind; companions inside tars among them."""
+        """How many files and folders of the source were not read, by kind. Companion files inside tars count."""
         counts = {each.kind: each.count for each in self.layout.unread}
         if self.hidden:
             counts[HIDDEN] = counts.get(HIDDEN, 0) + self.hidden
@@ -59,9 +59,9 @@ class Survey:
 def survey(
     layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False, quiet: bool = True
 ) -> Survey:
-    """Scan and plan. data.json is read in a thread meanwhile: this process only waits for the scans. What is wrong with
-    the archives is raised first. ``shapes``: note what the scan shows of images in passing. ``quiet``: show no
-    progress. Raises SourceError, ListingError."""
+    """Scan and plan. A thread reads data.json meanwhile: this process only waits for the scans. Problems of the
+    archives are raised first. ``shapes``: note what the scan shows of images. ``quiet``: show no progress. Raises
+    SourceError, ListingError."""
     with ThreadPoolExecutor(1) as thread:
         listing = thread.submit(listed, layout, options.policy.caption_key) if layout.listing else None
         scanned = scan_all(layout, options, engine, shapes=shapes, quiet=quiet)
@@ -76,8 +76,8 @@ def plan_survey(
     listing_read: Callable[[], Listing] | None = None,
     engine: Engine | None = None,
 ) -> Survey:
-    """Plan with the tables of all raw archives, then all captions archives. ``listing_read``: gives what data.json
-    lists, where somebody has read it. ``engine``: scans once more where the listing writes paths in another way. Raises
+    """Plan with the tables of all raw archives, then all captions archives. ``listing_read``: returns the entries of
+    data.json, if it was read already. ``engine``: scans again if the listing spells paths differently. Raises
     SourceError, ListingError."""
     contents = {} if layout.is_remote else {name: content_digest(each) for name, each in labelled(layout, scanned)}
     notes = [_subfolders(layout)] if _subfolders(layout) else []
@@ -89,7 +89,7 @@ def plan_survey(
         notes.append("names begin anew in every tar: each key begins with its tar's name, such as 00002/000003")
         read_as["keys"] = "tar/name"
     if layout.recaptions:
-        from builder.plan.recaptions import listing_of_recaptions  # with pyarrow's Parquet reader, 20 ms
+        from builder.plan.recaptions import listing_of_recaptions  # imports pyarrow's Parquet reader: 20 ms
 
         found = listing_of_recaptions(
             layout.recaptions, scanned[: len(layout.raw)], options.policy.caption_key, options.on
@@ -115,7 +115,7 @@ def plan_survey(
         joined = join(listing, *_sides(layout, scanned))
         notes.append(f"the listing writes paths in another way than the archives: read {words}")
         read_as["listed_paths"] = words
-    scanned = [table.without_names() for table in scanned]  # of 6 million samples 0.2 GB, and more without a listing
+    scanned = [table.without_names() for table in scanned]  # saves 0.2 GB for 6 million samples, more without a listing
     plan = plan_joined(layout, listing, joined, *_sides(layout, scanned), options.max_shard_size)
     if options.limit is not None:
         plan = first_samples(plan, options.limit)
@@ -139,7 +139,7 @@ def plan_survey(
 def scan_all(
     layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False, quiet: bool = True
 ) -> list[ArchiveTable]:
-    """The tables of all archives, those of captions/ behind those of raw/. Raises SourceError."""
+    """The tables of all archives: those of raw/, then those of captions/. Raises SourceError."""
     requests = scan_requests(layout, options, shapes=shapes)
     return _scanned(requests, engine, quiet=quiet)
 
@@ -157,18 +157,19 @@ def _scanned(requests: list[ScanRequest], engine: Engine, *, quiet: bool = True)
 
 
 def scan_requests(layout: Layout, options: ConvertOptions, *, shapes: bool) -> list[ScanRequest]:
-    """What to scan: the archives of raw/, then those of captions/. ``shapes``: note what the scan shows of images in
-    passing. Raises ListingError."""
+    """What to scan: the archives of raw/, then those of captions/. ``shapes``: note what the scan shows of images.
+    Raises ListingError."""
     names, field_name = scans_wanted(layout, options)
     requests = [ScanRequest(archive, names, field_name, shapes) for archive in layout.raw]
     return requests + [ScanRequest(archive, names, field_name) for archive in layout.captions]
 
 
 def scans_wanted(layout: Layout, options: ConvertOptions) -> tuple[bool, str]:
-    """Whether scans must note the members' names, and which field of JSON members ("": none). Raises ListingError."""
+    """Whether scans must note the members' names, and which field of JSON members ("" for none). Raises
+    ListingError."""
     if not layout.recaptions:
         return not layout.listing, ""
-    from builder.plan.recaptions import wanted_field  # with pyarrow's Parquet reader, 20 ms
+    from builder.plan.recaptions import wanted_field  # imports pyarrow's Parquet reader: 20 ms
 
     return True, wanted_field(layout.recaptions, options.on)
 
@@ -200,11 +201,11 @@ def _scan(request: ScanRequest, report: Report) -> tuple[ScanRequest, ArchiveTab
 
 
 def _unheard(images: int, size: int) -> None:
-    """The progress of a scan is counted in archives."""
+    """Does nothing: the progress of a scan is counted in archives."""
 
 
 def listed(layout: Layout, caption_key: str = "auto") -> Listing:
-    """What data.json lists. Raises ListingError, SourceError."""
+    """The entries of data.json. Raises ListingError, SourceError."""
     with ExitStack() as files:
         opened = [files.enter_context(closing(open_bytes(path, layout.storage))) for path in layout.listing]
         for file in opened:
@@ -213,13 +214,14 @@ def listed(layout: Layout, caption_key: str = "auto") -> Listing:
 
 
 def _sides(layout: Layout, tables: list[ArchiveTable]) -> tuple[list[ArchiveTable], list[ArchiveTable]]:
-    """The tables of raw archives, and those of the archives that hold annotations: the same list where they do."""
+    """The tables of the raw archives, and of the archives that hold annotations. The same list if these are the
+    same."""
     raw = tables[: len(layout.raw)]
     return raw, tables[len(layout.raw) :] if layout.captions else raw
 
 
 def _subfolders(layout: Layout) -> str:
-    """Says that tars were found in folders of raw/ or captions/; "" where there are none."""
+    """A sentence that tars were found in subfolders of raw/ or captions/; "" if there are none."""
     inside = [archive.name for archive in (*layout.raw, *layout.captions) if "/" in archive.name]
     return f"tars in subfolders are read: {len(inside):,}, such as {inside[0]}" if inside else ""
 
