@@ -1,5 +1,7 @@
-"""A Reader, or a view of one, as a map-style ``datasets.Dataset``: columns of the mapped index, and images that are
-read when they are looked at."""
+"""A Reader, or a view of one, as a map-style ``datasets.Dataset``.
+
+Its columns are those of the memory-mapped index. An image is read when it is accessed.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +30,30 @@ from builder.read.view import Rows
 PROTOCOL = "laion6m"
 _COLUMNS = ("key", "caption", "width", "height", "path", "annotation_path", "size", "position")
 _AT_ONCE = 1 << 20
-"""Rows of a chunk of addresses: far from the 2 GiB that its offsets hold."""
+"""Rows of one chunk of addresses. They stay far below 2 GiB, the most that its 32-bit offsets can address."""
 
 _READERS: dict[str, Reader] = {}
 
 
 def reader_dataset(rows: Rows) -> datasets.Dataset:
-    """Columns of the rows, and ``image``, a ``datasets.Image`` whose bytes are elsewhere: its path is an address,
-    ``laion6m://PLACE#ROW/NAME``, read when the image is looked at. A ``map`` that touches no image caches addresses,
-    and so do ``save_to_disk`` and ``to_parquet``; ``push_to_hub`` embeds the bytes. Two habits of ``datasets`` cost
-    more here than elsewhere, and ``input_columns`` avoids both: ``filter`` decodes every column of a row, and ``map``
-    encodes each image its function looked at anew.
+    """The rows as a ``datasets.Dataset``: the columns of the index, and ``image``, a ``datasets.Image``.
 
-    Nothing is copied but the addresses (some 90 bytes a row), and no cache is written. ``annotation`` is not a column:
-    see ``reader.find(key).annotation``.
+    An image holds no bytes, only a path: the address ``laion6m://PLACE#ROW/NAME``. The bytes are read when the image is
+    accessed. A ``map`` that reads no image caches only addresses; ``save_to_disk`` and ``to_parquet`` also write only
+    addresses. ``push_to_hub`` embeds the bytes.
+
+    Two habits of ``datasets`` cost more here than elsewhere. ``filter`` decodes every column of a row. ``map`` encodes
+    again each image that its function has read. ``input_columns`` avoids both.
+
+    Only the addresses are made anew (about 90 bytes a row); all else is shared, and no cache is written. ``annotation``
+    is not a column: use ``reader.find(key).annotation``.
     """
     reader = rows.reader
     place = _place_of(reader)
     _READERS[place] = reader
     columns = rows.columns(*_COLUMNS)
     numbers = np.asarray(rows.rows, dtype=np.int64)
-    prefix = f"{PROTOCOL}://{quote(place, safe='')}#"  # datasets would fold slashes
+    prefix = f"{PROTOCOL}://{quote(place, safe='')}#"  # datasets would merge slashes
     stretches = (slice(first, first + _AT_ONCE) for first in range(0, len(rows), _AT_ONCE))
     addresses = [_addresses(prefix, numbers[each], columns.slice(each.start, _AT_ONCE)) for each in stretches]
     images = pa.chunked_array(addresses, _IMAGE)
@@ -69,32 +74,35 @@ _IMAGE = schema.ROW.field("image").type
 
 
 def _addresses(prefix: str, numbers: npt.NDArray[np.int64], some: pa.Table) -> pa.StructArray:
-    """Of the rows with these numbers. They end in the image's own name, which is what stays where the bytes are
-    embedded; null where there is no image."""
+    """Addresses of the rows ``numbers``, whose columns are ``some``; null for a row without an image. An address ends
+    in the image's own name: only the name is kept when the bytes are embedded."""
     rows = number_array(numbers).cast(pa.string())
     names = pc.replace_substring_regex(some.column("path").combine_chunks(), "^.*/", "")
-    names = pc.replace_substring(names, "::", "__")  # datasets cuts addresses there
+    names = pc.replace_substring(names, "::", "__")  # datasets splits addresses at "::"
     addresses = pc.binary_join_element_wise(pc.binary_join_element_wise(pa.scalar(prefix), rows, ""), names, "/")
     missing = bool_array(numbers_of(some.column("size")) < 0)
     return pa.StructArray.from_arrays([pa.nulls(len(some), pa.binary()), addresses], fields=list(_IMAGE), mask=missing)
 
 
 def _place_of(reader: Reader) -> str:
-    """Its folder, and which files its rows are of: row 5 of others is another image. With a second mark where only who
-    has opened it knows how."""
+    """A reader's place: its folder, and the identity of its files, since row 5 of other files is another image.
+
+    A second mark is added if the reader was opened with its own source or options. Only the process that opened it can
+    open such a place.
+    """
     index, root, source, storage = reader.__getstate__()
     options = getattr(storage, "options", NO_OPTIONS)
     place = f"{root if is_url(root) else os.path.abspath(root)}@{reader.identity}"
     if source is None and options == NO_OPTIONS:
-        return place  # open_dataset(root) is the same once more
+        return place  # open_dataset(root) opens the same again
     opened = repr((index, source, options.text))
     return f"{place}-{hashlib.sha256(opened.encode()).hexdigest()[:8]}"
 
 
 class FileSystem(ServedFiles):
-    """``laion6m://PLACE#ROW/NAME``: the images of open datasets, and of those that can be opened again.
+    """``laion6m://PLACE#ROW/NAME``: the images of open datasets, and of datasets that can be opened again.
 
-    fsspec loads it by its entry point in processes that import nothing of ours: workers that are spawned.
+    Spawned workers import nothing of this package. There, fsspec loads this class by its entry point.
     """
 
     protocol = PROTOCOL
@@ -133,7 +141,7 @@ def _folder(path: str) -> dict[str, Any]:
 
 
 def _name_of(sample: Sample) -> str:
-    """The image's own name, as in its address: datasets cuts addresses at ``::``."""
+    """The image's own name, as in its address. It has no ``::``: datasets splits addresses there."""
     return sample.path.rpartition("/")[2].replace("::", "__")
 
 
@@ -142,7 +150,7 @@ def _address(path: str) -> str:
 
 
 def _parts(path: str) -> tuple[str, str | None, str]:
-    """Place, row (None where none is named) and name of an address."""
+    """(place, row, name) of an address. The row is None if the address names none."""
     quoted, mark, rest = path.partition("#")
     row, _, name = rest.partition("/")
     return unquote(quoted), row if mark else None, name
@@ -156,7 +164,7 @@ def _sample(path: str) -> Sample:
 
 
 def _reader(path: str) -> Reader:
-    """The dataset of an address. A process that has not opened it yet (not forked from one that has) does."""
+    """The dataset of an address. Opens it if neither this process nor one it was forked from has."""
     place = _parts(path)[0]
     reader = _READERS.get(place)
     if reader is None:

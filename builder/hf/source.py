@@ -1,4 +1,4 @@
-"""What ``data_dir`` is: a source, a converted folder, or nothing, which means the Hub. And what identifies it."""
+"""What ``data_dir`` is: a source, a converted folder, or nothing, which means the Hub. Also, what identifies it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Source(Protocol):
     """Where rows come from."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """Plain values that change when the rows could."""
+        """Plain values. They change whenever the rows may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,11 @@ class LocalSource:
     layout: Layout
 
     def fingerprint(self) -> dict[str, Any]:
-        """Names, sizes and modification times of tars and listings; of extracted folders the modification time, which
-        changes when a file in it is added, removed or replaced, and not when it is written in place: looking at twelve
-        million files would take minutes at each load."""
+        """Names, sizes and modification times of tars and listings. For an extracted folder, its modification time.
+
+        That time changes when a file in the folder is added, removed or replaced. It does not change when a file is
+        written in place. To look at twelve million files would take minutes at each load.
+        """
         layout = self.layout
         folders = [archive for archive in (*layout.raw, *layout.captions) if archive.is_folder]
         return {
@@ -57,7 +59,7 @@ class LocalSource:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedFolder:
-    """The shards of a folder that ``convert`` made, all of them."""
+    """All shards of a folder that ``convert`` made."""
 
     root: str
     shards: tuple[str, ...]
@@ -73,7 +75,7 @@ class ConvertedFolder:
 
 @dataclass(frozen=True, slots=True)
 class SelectedRows:
-    """The rows of a selection, or of a folder of tars for webdataset."""
+    """The rows of a selection, or of a folder converted to tars for webdataset."""
 
     rows: Rows
 
@@ -96,20 +98,20 @@ class HubSource:
 
 
 def find_source(data_dir: str | None, options: ConvertOptions, revision: str, token: str | bool | None) -> Source:
-    """Look at ``data_dir``, or at data/laion6m, or ask the Hub for the commit. Raises SourceError,
-    OptionError, HubError."""
+    """The source in ``data_dir``. Without one: data/laion6m if it exists, else the Hub, which is asked for the commit.
+    Raises SourceError, OptionError, HubError."""
     if data_dir is None and not os.path.isdir(DEFAULT_FOLDER):
         return HubSource(REPOSITORY, _commit(REPOSITORY, revision, token))
     folder = path_of(data_dir) if data_dir is not None else DEFAULT_FOLDER
     if not is_url(folder):
-        folder = os.path.abspath(folder)  # a stream outlives a change of the working directory
+        folder = os.path.abspath(folder)  # the working directory may change while a stream is open
     if not is_url(folder) and os.path.exists(os.path.join(folder, SELECTION)):
         _refuse_policy(folder, options.policy, options.recaptions)
         return SelectedRows(open_dataset(folder))
     shards = _shards(folder)
     if shards and not os.path.isdir(os.path.join(folder, "raw")):
         _refuse_other_policy(folder, options)
-        if shards[0].endswith(".tar"):  # for webdataset: no columns, so rows come by the index
+        if shards[0].endswith(".tar"):  # tars have no columns: their rows come through the index
             return SelectedRows(open_dataset(folder))
         return ConvertedFolder(folder, shards)
     try:
@@ -132,7 +134,7 @@ class HubFiles:
 
 
 def list_files(source: HubSource, token: str | bool | None) -> HubFiles:
-    """The repository's tars and listing, each side by name. Raises LayoutError where there is no raw/*.tar."""
+    """The repository's tars and listing; both sides are sorted by name. Raises LayoutError if there is no raw/*.tar."""
     info = HfApi(token=token).dataset_info(source.repository, revision=source.commit)
     names = sorted((entry.rfilename for entry in info.siblings or []), key=os.fsencode)
 
@@ -147,7 +149,7 @@ def list_files(source: HubSource, token: str | bool | None) -> HubFiles:
 
 
 def downloaded_layout(source: HubSource, files: HubFiles, paths: Sequence[str]) -> Layout:
-    """A card layout whose files lie wherever the cache put them; ``paths``: of ``files.all``, in that order."""
+    """The card layout of files in the Hub's cache. ``paths``: where each of ``files.all`` lies, in that order."""
     place = dict(zip(files.all, paths, strict=True))
 
     def archives(names: tuple[str, ...]) -> tuple[Archive, ...]:
@@ -174,7 +176,7 @@ def _folder(name: str) -> str:
 
 
 def _shards(folder: str) -> tuple[str, ...]:
-    """The converted shards in ``folder``. Raises SourceError where some of them are missing."""
+    """The converted shards in ``folder``; empty if there are none. Raises SourceError if some are missing."""
     data = os.path.join(folder, schema.DATA)
     if not os.path.isdir(data):
         return ()
@@ -193,7 +195,7 @@ def _shards(folder: str) -> tuple[str, ...]:
 
 
 def _of_index(folder: str, error: LayoutError) -> SourceError:
-    """What to say of a folder that is no source: of one that ``laion6m index`` made, how it is opened."""
+    """The error for a folder that is no source. If ``laion6m index`` made the folder, it says how to open it."""
     path = os.path.join(folder, *schema.INDEX.split("/"))
     if is_url(folder) or not os.path.exists(path):
         return error
@@ -208,7 +210,8 @@ def _of_index(folder: str, error: LayoutError) -> SourceError:
 
 
 def _refuse_other_policy(folder: str, options: ConvertOptions) -> None:
-    """A converted folder has had its samples chosen. Options that ask for others must not be passed over."""
+    """Raises OptionError for options that differ from those the folder was converted with. Its samples are already
+    chosen, so such options cannot take effect, and ignoring them would mislead."""
     policy = options.policy
     for name in ("recaptions", "listing"):
         if given := getattr(options, name):
@@ -223,15 +226,18 @@ def _refuse_other_policy(folder: str, options: ConvertOptions) -> None:
 
 
 def _refuse_policy(folder: str, policy: SamplePolicy, recaptions: tuple[str, ...]) -> None:
-    """The rows of a selection are chosen already, by SQL."""
+    """Raises OptionError for options that choose samples: SQL has already chosen the rows of a selection."""
     if recaptions or policy != SamplePolicy():
         given = "recaptions" if recaptions else "samples"
         raise OptionError(given, recaptions or policy, f"{folder} is a selection; laion6m select chooses its rows")
 
 
 def _commit(repository: str, revision: str, token: str | bool | None) -> str:
-    """The commit that ``revision`` is now. Through a small file, so that a cached answer serves where there is no
-    network; cached files lie in ``snapshots/COMMIT/``."""
+    """The commit that ``revision`` means now. Raises HubError.
+
+    Downloads a small file to learn it: without a network, the cached copy gives the answer. Cached files lie in
+    ``snapshots/COMMIT/``.
+    """
     try:
         path = HfApi(token=token).hf_hub_download(repository, "README.md", repo_type="dataset", revision=revision)
     except LocalEntryNotFoundError as error:

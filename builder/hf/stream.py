@@ -1,6 +1,7 @@
-"""Rows straight from remote tars: a raw tar and the captions tar of the same number, each read once, forward.
+"""Rows streamed from remote tars. Each raw tar and the captions tar of the same name are read once, from the front.
 
-There is no plan, as a plan needs every header of every tar, and no listing: every annotation is a listed sample.
+There is no plan: a plan needs every header of every tar. There is no listing either: every annotation counts as a
+listed sample.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PairUnit:
-    """A raw tar and its captions tar, as URLs. ``options``: of the file system; not shown, as they may hold a token."""
+    """A raw tar and its captions tar, as URLs. ``options``: for the file system. The repr hides them: they may hold a
+    token."""
 
     raw: str
     captions: str
     options: Mapping[str, Any] = field(repr=False)
 
     def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
-        """Images in the order in which they lie in the tar. A caption whose image is not there is counted, and said."""
+        """Yield images in the order of the tar. A caption without an image is counted and logged."""
         ready = RowBatch()
         with ExitStack() as stack:
             documents = _documents(_open(self.captions, self.options, stack))
@@ -83,7 +85,8 @@ class PairUnit:
 
 
 def plan_pairs(raw: Mapping[str, str], captions: Mapping[str, str], options: Mapping[str, Any]) -> Planned:
-    """Units for tars of equal names; both arguments: name → URL. Tars that stand alone are remarked on."""
+    """One unit for each pair of tars with the same name. ``raw``, ``captions``: name → URL. Each tar without a partner
+    gets a remark."""
     units: list[Unit] = [PairUnit(url, captions[name], options) for name, url in raw.items() if name in captions]
     remarks = [f"{url} has no captions tar of its name and is left out" for n, url in raw.items() if n not in captions]
     remarks += [f"{url} has no raw tar of its name and is left out" for n, url in captions.items() if n not in raw]
@@ -97,7 +100,8 @@ def _open(url: str, options: Mapping[str, Any], stack: ExitStack) -> ByteFile:
 
 
 def _documents(file: ByteFile) -> dict[str, bytes | SampleProblem]:
-    """Every annotation of a captions tar (some 15 MB) by its path without extension; of several, the last."""
+    """Path without extension → annotation, for all of a captions tar (about 15 MB). On duplicate paths the last
+    wins."""
     documents: dict[str, bytes | SampleProblem] = {}
     damage: list[Damage] = []
     for member in _members(file, damage):
@@ -114,7 +118,7 @@ def _documents(file: ByteFile) -> dict[str, bytes | SampleProblem]:
 
 
 def _members(file: ByteFile, damage: list[Damage]) -> Iterator[Member]:
-    """Members as they are met; those that are links to others at the end, as a link may point forward."""
+    """Yield members in file order. Links to other members come last: a link may point forward."""
     entries: list[Member | Link] = []
     links: set[str] = set()
     for found in walk_tar(file):

@@ -1,4 +1,4 @@
-"""Counts of lost samples, brought together from the processes that ``datasets`` starts."""
+"""Counts of lost samples, collected from the processes that ``datasets`` starts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _log = logging.getLogger(__name__)
 
 
 class Tally:
-    """Adds up what units count. While :meth:`collected` is open, each unit's counts go into a file of their own in a
-    folder, as the unit may run in another process (picklable: the folder's path goes along). Otherwise, in streaming,
-    nobody knows which unit is the last: the running total is logged each time it has doubled."""
+    """Adds up the counts of the units. Picklable: a copy keeps the folder's path.
+
+    While :meth:`collected` is open, each unit writes its counts into its own file in a folder, as it may run in another
+    process. Outside of it (in streaming) nobody knows which unit is the last. There, the running total is logged each
+    time it has doubled.
+    """
 
     def __init__(self) -> None:
         self._folder: str | None = None
@@ -38,7 +41,7 @@ class Tally:
 
     @contextmanager
     def collected(self) -> Iterator[Counter[str]]:
-        """Gives a counter that is complete when the block has ended well."""
+        """Yield a counter. It is complete when the block has ended without an error."""
         rejected: Counter[str] = Counter()
         with tempfile.TemporaryDirectory(prefix="laion6m-") as folder:
             self._folder = folder
@@ -52,7 +55,7 @@ class Tally:
 
 
 def in_words(rejected: Counter[str], listed: int | None) -> str:
-    """One line: how many samples are no rows, and why."""
+    """One line of text: how many samples are no rows, and why."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejected.items()))
     of = "" if listed is None else f"of {listed:,} listed samples "
     return f"{of}{rejected.total():,} are no rows: {reasons}. laion6m convert keeps each with its reason."

@@ -1,6 +1,6 @@
-"""Pieces of work for the ``datasets`` builder: each turns a stretch of a source into tables of rows.
+"""Pieces of work for the ``datasets`` builder. Each turns a stretch of a source into tables of rows.
 
-``datasets`` divides a list of them among processes, and shuffles it for streaming, so they are small and picklable.
+``datasets`` divides a list of them among processes, and shuffles it for streaming. So they are small and picklable.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from builder.source.samples import Stock, read_samples
 from builder.store.shards import TextRow, row_columns
 
 TABLE_BYTES = 16 << 20
-"""Image bytes of one table. ``datasets`` writes each table as a record batch or row group of its own."""
+"""Image bytes of one table. ``datasets`` writes each table as its own record batch or row group."""
 
 UNIT_BYTES = 64 << 20
-"""Source bytes of one unit, at most."""
+"""The most source bytes of one unit."""
 MANY_UNITS = 256
-"""As many units there are at least (while they are not tiny), so that any number of processes is kept busy."""
+"""The fewest units of a source, so that many processes have work. A small source has fewer, so that no unit is tiny."""
 _TINY = 128 << 10
 
 
@@ -42,13 +42,16 @@ class Unit(Protocol):
     """A picklable piece of work."""
 
     def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
-        """Tables of schema.ROW in row order; counts what becomes no row in ``rejected``, by reason."""
+        """Yield tables of schema.ROW in row order. Count samples that become no row in ``rejected``, by reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """Units in row order, and what is known before any is read: samples listed, rows at most (None: unknown), samples
-    lost for good by reason, remarks on the source."""
+    """Units in row order, and what is known before any is read.
+
+    ``listed``: number of listed samples; None if unknown. ``rows``: the most rows there can be; None if unknown.
+    ``rejected``: samples that are already lost, by reason. ``remarks``: sentences about the source.
+    """
 
     units: list[Unit]
     listed: int | None
@@ -58,7 +61,7 @@ class Planned:
 
 
 class RowBatch:
-    """Rows on their way to becoming a table."""
+    """Collects rows until they become a table."""
 
     def __init__(self) -> None:
         self._rows: list[TextRow] = []
@@ -78,7 +81,7 @@ class RowBatch:
         self._size += len(image) + len(annotation)
 
     def take(self) -> pa.Table:
-        """The rows so far as a table of schema.ROW; begins anew."""
+        """Return the rows so far as a table of schema.ROW, and start again with none."""
         columns = row_columns(self._rows, binary_array(self._images))
         self.__init__()  # type: ignore[misc]
         return pa.Table.from_arrays(columns, schema=schema.ROW)
@@ -86,8 +89,8 @@ class RowBatch:
 
 @dataclass(frozen=True, slots=True)
 class PlannedUnit:
-    """Planned rows (PLAN_ROW) of a local source. In this process they are a slice of the plan; pickled, they are a copy
-    of just that slice."""
+    """Planned rows (PLAN_ROW) of a local source. In this process they are a slice of the plan. Pickling copies only
+    that slice."""
 
     rows: pa.Table
     stock: Stock
@@ -155,7 +158,7 @@ class ShardUnit:
         if self.group is None:
             with pa.memory_map(self.path) as source:
                 for batch in pa.ipc.open_stream(source):
-                    batch.validate(full=True)  # offsets that lie would read memory that is not the file's
+                    batch.validate(full=True)  # wrong offsets would read memory outside the file
                     step = _step(batch.num_rows, batch.nbytes)
                     for first in range(0, batch.num_rows, step):
                         yield pa.Table.from_batches([batch.slice(first, step)])
@@ -223,7 +226,7 @@ def _as_rows(table: pa.Table, path: str) -> pa.Table:
 
 
 def _step(rows: int, size: int) -> int:
-    """Rows of about TABLE_BYTES."""
+    """How many rows make about TABLE_BYTES, in ``rows`` rows of ``size`` bytes together."""
     return max(1, rows * TABLE_BYTES // max(1, size))
 
 
