@@ -121,7 +121,8 @@ _OF_DATASETS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", 
 
 
 def is_list(path: Path) -> bool:
-    """Whether ``path`` is a JSON list for upstream: a .json file, or a folder with .json files and no index of ours."""
+    """Whether ``path`` is a JSON list for upstream: a .json file, or a folder with .json files and no index of ours.
+    Files in ``_OF_DATASETS`` do not count."""
     if path.suffix == ".json":
         return True
     if not path.is_dir() or (path / INDEX).exists():

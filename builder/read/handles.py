@@ -1,4 +1,4 @@
-"""Open files of a dataset, few at a time, each proved to be the file the index was made for."""
+"""Open files of a dataset, a limited number at a time. Each is checked to be the file that was indexed."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from builder.read.threads import ForkLock
 from builder.source.files import ByteFile, LocalFile, whole_time
 
 MOST_OPEN = 128
-"""Of thousands of shards: far below the 1,024 descriptors that processes are commonly allowed."""
+"""The most files open at a time. A dataset may have thousands of shards; a process often may open only 1,024 files."""
 
 SAYS_COLD = hasattr(os, "RWF_NOWAIT")
-"""Whether the system tells what is in its page cache: Linux does, macOS does not."""
+"""Whether the system can say what is in its page cache. Linux can, macOS cannot."""
 _PROBE = bytearray(1)
 
 _TICK_NS = 20_000_000
-"""Systems note times by a clock that ticks every 1 to 10 ms."""
+"""Longer than any tick of file times: their clock ticks every 1 to 10 ms."""
 
 _TAIL = 64 << 10
-"""Bytes at a Parquet file's end that are read first: most footers lie in them, so most take one request."""
+"""Bytes at a Parquet file's end that are read first. Most footers fit, so most need only one request."""
 
 
 class Handle(ByteFile, Protocol):
-    """An open file. Thread-safe: reads carry their own positions. ``read_at`` raises ChangedFileError where the file is
-    not what it was when it was opened, SourceError where it cannot be read."""
+    """An open file. Thread-safe: each read gives its own position. ``read_at`` raises ChangedFileError if the file has
+    changed since it was opened, and SourceError if it cannot be read."""
 
     @property
     def size(self) -> int:
@@ -51,45 +51,45 @@ class Handle(ByteFile, Protocol):
 
     @property
     def mtime_ns(self) -> int | None:
-        """When it was modified; None where storage does not say."""
+        """Time of the last modification. None if storage does not say."""
 
     @property
     def state(self) -> tuple[object, ...]:
-        """What is another when the file is. The first two tell by themselves."""
+        """Values that differ if the file has changed. A difference in one of the first two is enough to be sure."""
 
     def check(self) -> None:
-        """Raises ChangedFileError where the file is known not to be what it was when it was opened."""
+        """Raises ChangedFileError if the file is known to have changed since it was opened."""
 
 
 class Storage(Protocol):
-    """Where a dataset's files are. Picklable."""
+    """The place that holds a dataset's files. Picklable."""
 
     threads: int
-    """How many reads at a time get the most out of it."""
+    """The number of simultaneous reads at which it is fastest."""
 
     gap: int
-    """Bytes between two rows that are cheaper read than asked around; -1 where only rows that overlap (one that is
-    asked for twice) should share a read."""
+    """The most bytes between two rows that are still read in one request. -1: only rows that overlap share a read (a
+    row that is asked for twice)."""
 
     def join(self, root: str, path: str) -> str:
-        """The place of a file, of ``path`` (with ``/``) below ``root``."""
+        """The full path or URL of the file ``path`` (with ``/``) below ``root``."""
 
     def open(self, path: str) -> Handle:
-        """Raises SourceError when it is not there."""
+        """Raises SourceError if the file is missing."""
 
 
 class LocalHandle(LocalFile):
-    """A file on this machine. Closed when nobody holds it any more, so a thread that reads from it never loses it.
+    """A file on this machine. It is closed when its last user lets go, so it never closes under a thread that reads.
 
-    It is never mapped: under a map a file that is cut short, or a disk that fails, is SIGBUS, which ends the process
-    without a word; and a cold map is fetched in small pieces.
+    Images are not read through a map. If a mapped file is cut short, or its disk fails, SIGBUS kills the process
+    without a message. And a map that is not in the page cache is read in small pieces.
     """
 
     size: int
     mtime_ns: int
     strict = False
-    """Whether a file that has its size and its time counts as changed where its inode was touched: true where somebody
-    can prove its bytes then. A removed file (no names are left) is not: nobody can write to it any more."""
+    """Whether a touched inode counts as a change although size and time are the same. True if the file's bytes can then
+    be proved. A removed file (no names left) does not count: nobody can write to it any more."""
 
     def __init__(self, path: str) -> None:
         """Raises SourceError."""
@@ -109,11 +109,11 @@ class LocalHandle(LocalFile):
         return self.size, self.mtime_ns, self._ctime_ns
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Looks after reading whether the file has changed (about 1 µs): a system that writes notes the time first, so
-        bytes that were read before it changed are those of the file that was opened."""
+        """Checks after the read that the file has not changed (about 1 µs). A write sets the time before the bytes. So
+        if the time has not changed, the bytes are those of the file that was opened."""
         try:
             data = pread(self._fd, length, offset)
-            if fstat(self._fd).st_ctime_ns != self._ctime_ns:  # of all times the one that nobody can set
+            if fstat(self._fd).st_ctime_ns != self._ctime_ns:  # the only time that nobody can set
                 self.check()
         except OSError as error:
             raise self._failure(offset, error) from error
@@ -130,25 +130,25 @@ class LocalHandle(LocalFile):
         self._ctime_ns = status.st_ctime_ns
 
     def is_cold(self, offset: int, length: int) -> bool:
-        """Whether bytes are not in the page cache, as far as the system says: those in the middle stand for all, as the
-        first and the last pages belong to neighbours, too."""
+        """Whether the bytes are missing from the page cache, as far as the system says. Only the middle is checked: the
+        first and the last page also hold bytes of neighbours."""
         if not SAYS_COLD:
             return False
         try:
             preadv(self._fd, [_PROBE], offset + length // 2, os.RWF_NOWAIT)
         except BlockingIOError:
             return True
-        except OSError:  # not every file system answers that; those that lie in memory do not
+        except OSError:  # some file systems cannot answer, such as those in memory
             return False
         return False
 
     def map(self) -> pa.MemoryMappedFile:
-        """The file as a map, whatever has its name by now. For columns that are copied out of it at once."""
+        """A map of the open file, even if its name now belongs to another file. For columns that are copied at once."""
         return pa.memory_map(f"/dev/fd/{self._fd}")
 
 
 class HandleFile(io.RawIOBase):
-    """A handle as a file with a position: what pyarrow reads Parquet through. Not thread-safe."""
+    """A handle as a file with a position. pyarrow reads Parquet through it. Not thread-safe."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle, self._at = handle, 0
@@ -177,7 +177,7 @@ class LocalStorage:
     """Files on this machine."""
 
     threads = min(4, os.cpu_count() or 1)
-    gap = -1  # a read costs less than cutting its bytes out of a larger one
+    gap = -1  # a read costs less than cutting its bytes out of a larger read
 
     def join(self, root: str, path: str) -> str:
         return os.path.join(root, *path.split("/"))
@@ -187,7 +187,7 @@ class LocalStorage:
 
 
 class Handles:
-    """Files by their numbers in an index. Thread-safe; survives fork and pickling (nothing open travels)."""
+    """Files by their numbers in an index. Thread-safe. Survives fork and pickling (open files are not pickled)."""
 
     def __init__(
         self,
@@ -196,8 +196,8 @@ class Handles:
         storage: Storage | None = None,
         prove: Callable[[str, Handle], bool] | None = None,
     ) -> None:
-        """``prove``: whether a file, by its path in the index, holds the bytes that were indexed: asked where it was
-        written to, or its time was set, since it was opened first. Without it, such a file is an error."""
+        """``prove(path in the index, handle)``: whether the file holds the bytes that were indexed. It is called if the
+        file was written to, or its time was set, since it was first opened. Without it, such a file is an error."""
         self.root, self.files, self.storage, self._prove = root, files, storage or LocalStorage(), prove
         self._open: OrderedDict[int, Handle] = OrderedDict()
         self._seen: dict[int, object] = {}
@@ -214,12 +214,15 @@ class Handles:
         return not isinstance(self.storage, LocalStorage)
 
     def path(self, number: int) -> str:
-        """Where file ``number`` is. Raises DamagedFileError for a name that leads out of the index's root."""
+        """The path of file ``number``. Raises DamagedFileError for a name that leads out of the index's root."""
         return self._inside(self.files[number].path)
 
     def get(self, number: int) -> Handle:
-        """The file, opened and checked. Raises IndexMismatchError when it is not the one indexed, ChangedFileError when
-        it is not what it was when this first opened it, RemovedShardError when only the Hub has it."""
+        """The file, opened and checked.
+
+        Raises IndexMismatchError if it is not the file that was indexed, ChangedFileError if it has changed since it
+        was first opened here, RemovedShardError if only the Hub has it.
+        """
         with self._lock:
             handle = self._open.get(number)
             if handle is not None:
@@ -229,7 +232,7 @@ class Handles:
             raise DamagedFileError(self.root, "index", f"it names file {number} of {len(self.files)}")
         handle = self._opened(number)
         if handle.mtime_ns is not None and 0 <= time.time_ns() - handle.mtime_ns < _TICK_NS:
-            time.sleep(_TICK_NS / 1e9)  # a second write within the same tick would leave the time as it is
+            time.sleep(_TICK_NS / 1e9)  # a second write in the same tick would not change the time
             handle = self._opened(number)
         state = handle.state if self._prove else handle.state[:2]
         if self._seen.get(number, state) != state and not (
@@ -246,7 +249,7 @@ class Handles:
         return handle
 
     def current(self, number: int) -> Handle:
-        """The same, and the file was looked at just now."""
+        """Like ``get``, but checks now that an open file has not changed."""
         handle = self.get(number)
         try:
             handle.check()
@@ -257,7 +260,8 @@ class Handles:
         return handle
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """Exactly ``size`` bytes. Raises IndexMismatchError when the file does not have them, or not those any more."""
+        """Exactly ``size`` bytes. Raises IndexMismatchError if the file is too short, ChangedFileError if it has
+        changed."""
         handle = self._open.get(number) or self.get(number)
         if offset < 0 or size < 0 or offset + size > handle.size:
             raise IndexMismatchError(handle.name, f"bytes {offset:,} to {offset + size:,} of {handle.size:,}")
@@ -268,7 +272,7 @@ class Handles:
                 raise
             handle = self._again(number, handle)
             data = handle.read_at(offset, size)
-        while len(data) != size:  # network storage may give a part at a time
+        while len(data) != size:  # network storage may return only a part
             more = handle.read_at(offset + len(data), size - len(data))
             if not more:
                 raise IndexMismatchError(handle.name, f"it ends at byte {offset + len(data):,}")
@@ -284,15 +288,16 @@ class Handles:
             raise
 
     def _again(self, number: int, changed: Handle) -> Handle:
-        """The file, opened anew after it changed. Raises IndexMismatchError unless it holds the same bytes."""
+        """Reopen a file that has changed. Raises IndexMismatchError unless it holds the same bytes."""
         with self._lock:
             if self._open.get(number) is changed:
                 del self._open[number]
         return self.get(number)
 
     def read_member(self, number: int, path: str, size: int, offset: int) -> bytes:
-        """A whole file below the side (raw/ or captions/) that file ``number``, a folder, lies in. ``offset``: its
-        row's, which is its modification time where the folder's check says so. Raises IndexMismatchError."""
+        """A whole file of a folder. File ``number`` is that folder. ``path`` is below its side, raw/ or captions/.
+        ``offset``: the row's offset. It holds the modification time (ns) if the folder's check says so. Raises
+        IndexMismatchError."""
         folder = self.files[number]
         side = folder.path.split("/")[0]
         timed = folder.check.get("offset") == "mtime_ns"
@@ -302,16 +307,16 @@ class Handles:
         return handle.read_at(0, size)
 
     def _inside(self, path: str) -> str:
-        if ".." in path.split("/"):  # an index may be a stranger's, and be there to be read out
+        if ".." in path.split("/"):  # a stranger's index must not make us read other files
             raise DamagedFileError(self.root, "index", f"it names {path!r}, which leads out of it")
         return self.storage.join(self.root, path)
 
     def _pushed_to(self, number: int) -> str | None:
-        """The repository that has file ``number``, where it was removed here for that reason."""
+        """The repository that has file ``number``, if the file was removed here because it was pushed there."""
         name = self.files[number].path
         if not isinstance(self.storage, LocalStorage) or os.path.exists(self.path(number)):
             return None
-        from builder.store.pushed import PushRecords  # what a reader that finds its files has no use for
+        from builder.store.pushed import PushRecords  # a reader that finds its files does not need it
 
         mark = PushRecords(self.root).marks().get(name)
         return mark.url if mark else None
@@ -324,7 +329,7 @@ class Handles:
         except SourceError as error:
             request_failed = error.__cause__ is not None and not isinstance(self.storage, LocalStorage)
             if request_failed or too_many_open(error.__cause__):
-                raise  # of the file itself that says nothing
+                raise  # this says nothing about the file itself
             if error.__cause__ is not None:
                 refuse_denied(path, error.__cause__)
             raise IndexMismatchError(path, str(error).removeprefix(f"{path}: ")) from error
@@ -332,7 +337,7 @@ class Handles:
 
 
 def describe_difference(handle: Handle, check: dict[str, Any]) -> str | None:
-    """What tells a file from the one that was indexed, in words; None when nothing does."""
+    """The difference between a file and the one that was indexed, in words. None if there is none."""
     size, footer, mtime = check.get("size"), check.get("footer"), check.get("mtime_ns")
     if size is not None and size != handle.size:
         pointer = f"; it is {LFS_POINTER}" if 64 <= handle.size < 1024 and is_lfs_pointer(handle.read_at(0, 64)) else ""
@@ -348,12 +353,13 @@ LFS_POINTER = "a pointer to a file that Git LFS has: git lfs pull fetches it"
 
 
 def is_lfs_pointer(start: bytes) -> bool:
-    """Whether a file that begins so is what ``git clone`` leaves of a large one without Git LFS."""
+    """Whether a file with this start is a Git LFS pointer. ``git clone`` without Git LFS leaves one for each large
+    file."""
     return start.startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def parquet_footer_digest(handle: Handle) -> str | None:
-    """xxh3-128 of a Parquet file's footer with its length and magic, hex; None where there is no whole footer."""
+    """xxh3-128 (hex) of a Parquet file's footer with its length and magic. None if there is no whole footer."""
     tail = handle.read_at(max(0, handle.size - _TAIL), min(_TAIL, handle.size))
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] != b"PAR1" or length > handle.size - 4:

@@ -1,4 +1,4 @@
-"""Whether a shard that was touched while it was open still holds what the conversion wrote."""
+"""Checks that a shard still holds what the conversion wrote, if it was touched while it was open."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _BLOCK = 1 << 20
 
 
 class Proof:
-    """Compares files with the manifest's checksums. The manifest counts only if it is that of the index in use: whoever
-    replaces the shards may have replaced it as well. Reads whole files: a shard of 500 MB takes 0.2 s."""
+    """Compares files with the manifest's checksums. The manifest must belong to the index in use: somebody who replaced
+    the shards may have replaced the manifest too. Reads whole files. A shard of 500 MB takes 0.2 s."""
 
     def __init__(self, index: LocalHandle) -> None:
         self._index = index

@@ -1,6 +1,6 @@
-"""A Reader: any row of a converted folder, or of an index over tars, by one read of its bytes.
+"""A Reader: any row of a converted folder, or of an index over tars, with one read of its bytes.
 
-What a Reader has in common with its views is in ``builder/read/view.py``.
+``builder/read/view.py`` has what Readers and Views share.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _READERS: WeakValueDictionary[tuple[object, ...], Reader] = WeakValueDictionary(
 
 
 def _at_hand(state: _State) -> Reader:
-    """A reader for samples that came from another process: one for all of them, as each has files open."""
+    """The reader for samples from another process. All of them share one, because each reader holds files open."""
     index_path, root, source, storage = state
     try:
         status = os.stat(index_path)
     except OSError:
-        return Reader(*state)  # which says what is wrong
+        return Reader(*state)  # it raises the error that says what is wrong
     options = sorted(getattr(storage, "options", {}).items())
     key = (index_path, root, source, repr(options), status.st_ino, status.st_size, status.st_mtime_ns)
     reader = _READERS.get(key)
@@ -56,8 +56,9 @@ class Reader(Rows):
     """All rows of a dataset. Deterministic, thread-safe, safe after fork, picklable (as paths)."""
 
     def __init__(self, index_path: str, root: str, source: str | None = None, storage: Storage | None = None) -> None:
-        """``index_path``: of the index, on this machine. ``root``: the dataset's folder. ``source``: where the indexed
-        files are, if not where the index says. ``storage``: what to read them through, if not this machine's disks."""
+        """``index_path``: the index file on this machine. ``root``: the dataset's folder. ``source``: where the indexed
+        files are, if the index's own place is wrong. ``storage``: how to read them, if not from this machine's
+        disks."""
         self._state = (index_path, root, source, storage)
         self._index = Index(index_path, root, source)
         root, files = self._index.root, self._index.header.files
@@ -67,7 +68,7 @@ class Reader(Rows):
             self._files = handles_of(root, files, storage)
         self._groups = GroupColumns(self._files)
         self._annotations = Annotations(self._index, self._files, self._groups)
-        # Files in which (offset, size) is not simply where the bytes are: folders of files, compressed columns.
+        # In these files (offset, size) is not the place of the bytes: folders of files, compressed columns.
         self._odd = [file.kind in ("folder", "rowgroups") for file in self._index.header.files]
         self._any_odd = any(self._odd)
         self._added: dict[str, Column | Values] = {}
@@ -102,7 +103,7 @@ class Reader(Rows):
     @overload
     def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
     def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
-        if type(row) is int and 0 <= row < self._count:  # what most rows are asked for with
+        if type(row) is int and 0 <= row < self._count:  # the usual case
             return Sample(self, row, *self._index.place(row))
         return super().__getitem__(row)
 
@@ -139,7 +140,7 @@ class Reader(Rows):
         return Sample(self, row, batch, at)
 
     def _pickled(self, row: int, image: bytes | None) -> tuple[Any, ...]:
-        """What a sample of this reader is made of in another process."""
+        """Everything that another process needs to rebuild a sample of this reader."""
         return _unpickled, (self._state, row, image)
 
     def _read(self, batch: IndexBatch, at: int) -> bytes:
@@ -156,7 +157,7 @@ class Reader(Rows):
         image = self._groups.value(number, batch.offset[at], file.check["column"]) if file.kind == "rowgroups" else None
         if image is None:
             path = batch.text("path", at)
-            # As datasets caches an imagefolder.
+            # datasets caches an imagefolder in this form.
             named = f", only the name of a file, {path}" if path.startswith("/") or "://" in path else ""
             raise DamagedFileError(file.path, f"row {batch.position[at]}", f"has no image in it{named}")
         return image
@@ -164,8 +165,8 @@ class Reader(Rows):
     def _fetch(self, rows: Sequence[int]) -> list[Sample]:
         """Samples with their images, read together.
 
-        Each image is an object of its own, which a sample keeps and gives out: no second copy, and no batch that lives
-        for as long as one sample of it does.
+        Each image is a separate bytes object, and its sample keeps it. So it is not copied again, and one sample does
+        not keep the memory of a whole batch alive.
         """
         keep_freed_memory()
         self._index.file.check()
@@ -179,7 +180,7 @@ class Reader(Rows):
             samples.append(sample)
             file, size = batch.file[at], batch.size[at]
             if size < 0:
-                continue  # without an image, which is an error for whoever asks for it
+                continue  # no image: reading sample.image raises the error
             if odd is not None and odd[file]:
                 apart.append((file, batch.offset[at], number))
             else:
@@ -188,7 +189,7 @@ class Reader(Rows):
         read_together(self._files, wanted, images)
         for _, _, _, number in wanted:
             samples[number]._image = images[number]
-        for _, _, number in sorted(apart):  # a row group that several are in is decoded once
+        for _, _, number in sorted(apart):  # sorted: each row group is decoded once
             sample = samples[number]
             sample._image = self._read_odd(sample._batch, sample._at)
         return samples

@@ -1,4 +1,4 @@
-"""A dataset behind a URL: its index is fetched once and kept, then each sample is one range request."""
+"""A dataset behind a URL. Its index is fetched once and kept. Then each sample is one range request."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class RemoteStorage(Storage):
     """Files behind URLs. Picklable and safe after fork."""
 
     threads = 32
-    gap = 64 << 10  # at 50 MB a second 1.3 ms, less than a request takes
+    gap = 64 << 10  # 1.3 ms at 50 MB/s, less than a request takes
 
     def __init__(self, options: Mapping[str, Any] | StorageOptions | None, cache: LocalCache | None = None) -> None:
-        """``cache``: where images are kept on this machine, if anywhere."""
+        """``cache``: keeps images on this machine. None: they are not kept."""
         super().__init__(options)
         self.cache = cache
 
@@ -49,10 +49,10 @@ class RemoteStorage(Storage):
 
 
 class RemoteFile:
-    """One file behind a URL, of any file system. Thread-safe: every read is a request of its own, and a second one that
-    asks whether the file is still the same."""
+    """One file behind a URL, of any file system. Thread-safe. Each read makes two requests: one for the bytes, one to
+    check that the file has not changed."""
 
-    mtime_ns = None  # storage that says it says it in its own way
+    mtime_ns = None  # each storage reports times in another way; ``state`` has them
 
     def __init__(self, storage: RemoteStorage, url: str) -> None:
         """Raises SourceError."""
@@ -73,13 +73,13 @@ class RemoteFile:
         return self.size, self._version
 
     def check(self) -> None:
-        """Each answer is compared."""
+        """Does nothing: each read checks the file."""
 
     def close(self) -> None:
-        """Nothing is open between requests."""
+        """Does nothing: no connection is held between requests."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Raises SourceError; ChangedFileError where the file is another than when it was opened, or gone."""
+        """Raises SourceError. Raises ChangedFileError if the file has changed since it was opened, or is gone."""
         if not length:
             return b""
 
@@ -111,7 +111,7 @@ _CHANGED = {412: "it is another one now", 416: "it is shorter now"}
 
 
 class S3File(RemoteFile):
-    """An object of S3: only the one that was opened is asked for, by its ETag."""
+    """An object of S3. Requests name the ETag, so S3 answers only with the object that was opened."""
 
     def _range(self, start: int, end: int) -> bytes:
         system, path = self._storage.system(self.name)
@@ -134,7 +134,7 @@ class S3File(RemoteFile):
 
 
 class HttpFile(RemoteFile):
-    """A file of a web server. Servers need not know If-Match, so that each answer's headers are compared as well."""
+    """A file of a web server. A server may ignore If-Match, so each answer's headers are compared as well."""
 
     def _range(self, start: int, end: int) -> bytes:
         system, path = self._storage.system(self.name)
@@ -168,7 +168,7 @@ class _StatusError(Exception):
 
 
 def _on_loop(system: Any, work: Coroutine[Any, Any, bytes]) -> bytes:
-    """What a coroutine gives, run by the thread that serves the file system's connections."""
+    """Run a coroutine in the file system's own thread and return its result."""
     return asyncio.run_coroutine_threadsafe(work, system.loop).result()
 
 
@@ -179,8 +179,9 @@ def _complete(data: bytes, length: int) -> bytes:
 
 
 def pinned(url: str, storage: RemoteStorage) -> str:
-    """Where the dataset stays as it is now: of a branch of the Hub its commit; without a network (HF_HUB_OFFLINE) the
-    folder in the Hub's cache. Other places are compared as they are read. Raises SourceError."""
+    """A place where the dataset cannot change. For a branch on the Hub: its commit. With HF_HUB_OFFLINE: the folder in
+    the Hub's cache. Any other URL is returned as it is, and its files are checked when they are read. Raises
+    SourceError."""
     if not url.startswith("hf://") or "::" in url:
         return url
     from builder.read import hub
@@ -189,20 +190,20 @@ def pinned(url: str, storage: RemoteStorage) -> str:
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:
-    """The path of a local copy of the dataset's index, as of :func:`fetch`. Raises SourceError."""
+    """The path of a local copy of the dataset's index, made by :func:`fetch`. Raises SourceError."""
     try:
         return fetch(url, storage, schema.INDEX)
     except (FileNotFoundError, SourceError) as error:
-        if isinstance(error, SourceError) and status_of(error) != 404:  # which huggingface_hub below 1 leaves as it is
+        if isinstance(error, SourceError) and status_of(error) != 404:  # huggingface_hub < 1 leaves 404 as it is
             raise
         raise SourceError(f"{url}: {_absence(url, storage)}") from None
 
 
 def _absence(url: str, storage: RemoteStorage) -> str:
-    """What is not there of a folder without an index, in words."""
+    """Says what is missing for a folder without an index: the bucket, the folder or the index."""
     system, path = storage.system(url)
     top = path.strip("/").partition("/")[0]
-    with contextlib.suppress(Exception):  # what cannot be asked for is not said
+    with contextlib.suppress(Exception):  # if the question fails, leave the detail out
         if url.startswith(_BUCKETS) and not system.exists(top):
             return f"there is no bucket {top}"
         if not url.startswith("http") and not system.exists(path):
@@ -214,9 +215,9 @@ _BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
 
 
 def fetch(url: str, storage: RemoteStorage, name: str) -> str:
-    """The path of a local copy of the file ``name`` below ``url``, fetched now unless it was before: anew each time
-    from a server that says nothing by which another file of the same size could be told. Raises SourceError,
-    FileNotFoundError."""
+    """The path of a local copy of the file ``name`` below ``url``. It is fetched only if there is no copy yet. Some
+    servers send nothing that tells apart two files of the same size; from those it is fetched each time. Raises
+    SourceError, FileNotFoundError."""
     place = storage.join(url, name)
     ending = os.path.splitext(name)[1]
     found = storage.look(place)
@@ -228,7 +229,7 @@ def fetch(url: str, storage: RemoteStorage, name: str) -> str:
     os.close(handle)
     try:
         storage.ask(place, lambda system, path: system.get_file(path, temporary))
-        # Under its content's name, where nothing else tells: what a reader of before has open stays as it is.
+        # Without a version, the name comes from the content. So a copy that an older reader has open is never replaced.
         kept = os.path.join(folder, (known or file_digest(temporary)) + ending)
         if not os.path.exists(kept):
             os.replace(temporary, kept)
@@ -241,8 +242,7 @@ def fetch(url: str, storage: RemoteStorage, name: str) -> str:
 
 
 def names_in(url: str, storage: RemoteStorage, folder: str) -> list[str]:
-    """Names of what lies in a folder below ``url``; none where it is not there, or the server does not list.
-    Raises SourceError."""
+    """Names in a folder below ``url``. Empty if the folder is missing or the server cannot list. Raises SourceError."""
     place = storage.join(url, folder)
     try:
         found = storage.ask(place, lambda system, path: system.ls(path, detail=False))

@@ -1,4 +1,4 @@
-"""A few threads that wait for storage together."""
+"""A few threads that wait for storage at the same time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_WORTH = 8  # items for each thread, below which handing them over costs more than it gains
+_WORTH = 8  # items for each thread; with fewer, starting the thread costs more than it gains
 
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """One pool for each process: threads do not come along when a process forks."""
+    """One pool for each process: a fork does not copy threads."""
     return ThreadPoolExecutor(max_workers=128, thread_name_prefix=f"laion6m-{process}")
 
 
 def in_threads(work: Callable[[list[Item]], None], items: list[Item], threads: int) -> None:
-    """Call ``work`` on consecutive stretches of ``items``, in up to ``threads`` threads, this one included. The first
-    error is raised when all are done."""
+    """Call ``work`` on consecutive parts of ``items``, in up to ``threads`` threads. This thread is one of them. When
+    all are done, the first error is raised."""
     count = min(threads, len(items) // _WORTH)
     if count < 2:
         work(items)
@@ -42,8 +42,8 @@ def in_threads(work: Callable[[list[Item]], None], items: list[Item], threads: i
 
 
 def one_by_one(work: Callable[[Item], None], items: Sequence[Item], threads: int) -> None:
-    """Call ``work`` on each item, in up to ``threads`` threads at a time, this one included: each takes the next item
-    when it is done with one. The first error is raised when all have stopped, which they do at an error."""
+    """Call ``work`` on each item, in up to ``threads`` threads. This thread is one of them. A thread that is done with
+    an item takes the next one. At an error all threads stop. Then the first error is raised."""
     left = iter(items)  # a list's iterator gives each item to one thread
     failed: list[BaseException] = []
 
@@ -58,13 +58,13 @@ def one_by_one(work: Callable[[Item], None], items: Sequence[Item], threads: int
 
     futures = [_pool(os.getpid()).submit(take) for _ in range(min(threads, len(items)) - 1)]
     take()
-    wait([future for future in futures if not future.cancel()])  # those that never came to begin have nothing left
+    wait([future for future in futures if not future.cancel()])  # a future that never started has no items left to take
     if failed:
         raise failed[0]
 
 
 def fetched_ahead(fetch: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
-    """What ``fetch`` gives for each item. The next one is fetched by a thread while one is looked at."""
+    """``fetch(item)`` for each item. A thread fetches the next one while the caller uses this one."""
     coming: Future[Answer] | None = None
     for item in items:
         done, coming = coming, _pool(os.getpid()).submit(fetch, item)
@@ -75,8 +75,8 @@ def fetched_ahead(fetch: Callable[[Item], Answer], items: Iterable[Item]) -> Ite
 
 
 class ForkLock:
-    """A lock that nobody holds in a forked child: the thread that held it did not come along, and would never let
-    go."""
+    """A lock that is free in a forked child. The fork does not copy the thread that held it, so nobody would release
+    it."""
 
     __slots__ = ("__weakref__", "_lock")
 
