@@ -1,4 +1,4 @@
-"""Paths as 128-bit hashes: what members and listed samples are joined on."""
+"""Paths as 128-bit hashes. Members and listed samples are joined by them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import xxhash
 from builder.base.arrays import chunks_of
 
 Ids = npt.NDArray[np.uint64]
-"""(n, 2): xxh3-128 of n paths. 16 bytes instead of a string; with 128 bits collisions are negligible."""
+"""Shape (n, 2): xxh3-128 of n paths. Each takes 16 bytes instead of a string. 128 bits: collisions are negligible."""
 
-_TOGETHER = 1 << 16  # names hashed at a time: ``b"".join`` keeps all its pieces until its end
+_TOGETHER = 1 << 16  # names hashed at a time: ``b"".join`` keeps all its pieces in memory
 
 
 def path_ids(paths: Iterable[str] | pa.StringArray) -> Ids:
@@ -27,7 +27,7 @@ def path_ids(paths: Iterable[str] | pa.StringArray) -> Ids:
 
 
 def column_ids(paths: pa.StringArray | pa.ChunkedArray, together: int) -> Iterator[Ids]:
-    """The ids of a column of paths, ``together`` at a time: those of 6 million would be 96 MB."""
+    """Yield the ids of a column of paths, ``together`` at a time: the ids of 6 million paths would take 96 MB."""
     for chunk in chunks_of(paths):
         for first in range(0, len(chunk), together):
             yield path_ids(chunk.slice(first, together))

@@ -1,4 +1,4 @@
-"""Paths and URLs as callers give them: text or ``os.PathLike``, ``~`` for the home folder."""
+"""Paths and URLs as callers give them: text or ``os.PathLike``, with ``~`` for the home folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from builder.base.errors import SourceError
 from builder.base.urls import is_url
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
-"""What every path argument takes."""
+"""The type of every path argument."""
 
 _SQUEEZED = re.compile(r"([a-z][a-z0-9+]+):/(?!/)")  # "s3://b" in a pathlib.Path becomes "s3:/b"
 _LOCAL = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?|(?=/))")
@@ -22,9 +22,10 @@ _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def path_of(place: StrPath) -> str:
-    """The path or URL as text, with ``~`` and ``~user`` expanded; ``file://`` and ``local://`` are paths.
+    """The path or URL as text. ``~`` and ``~user`` are expanded. ``file://`` and ``local://`` URLs become paths.
 
-    Raises TypeError for anything else, SourceError for a URL with one slash (``s3:/bucket``).
+    Raises TypeError for anything but text or ``os.PathLike[str]``, SourceError for a URL with one slash
+    (``s3:/bucket``).
     """
     text = os.fspath(place)
     if not isinstance(text, str):
@@ -46,20 +47,20 @@ def path_or_none(place: StrPath | None) -> str | None:
 
 
 def paths_of(places: StrPath | Iterable[StrPath]) -> tuple[str, ...]:
-    """Each of several; one alone is one, not its letters."""
+    """Several paths as a tuple. A single path is one path, not a list of letters."""
     if isinstance(places, str | os.PathLike):
         return (path_of(places),)
     return tuple(map(path_of, places))
 
 
 def require_folder(path: str) -> None:
-    """Raises SourceError, in words with a way out, where ``path`` is no folder of this machine."""
+    """Raises SourceError if ``path`` is no folder on this machine."""
     if not os.path.isdir(path):
         raise SourceError(f"{path} is not a folder" if os.path.lexists(path) else not_there(path))
 
 
 def not_there(path: str) -> str:
-    """``path is not there``, and what may be meant where it looks like the name of a repository on the Hub."""
+    """The words ``path is not there``. If it looks like a repository on the Hub, they also name its URL."""
     head = path.partition("/")[0]
     if _REPO_ID.fullmatch(path) and not os.path.exists(head):
         return f"{path} is not there. If it is a repository on the Hub, give hf://datasets/{path}"
@@ -67,8 +68,8 @@ def not_there(path: str) -> str:
 
 
 def cache_folder() -> str:
-    """Where indexes without a place beside their data are kept: ``LAION6M_CACHE``, else ~/.cache/laion6m. A temporary
-    folder if neither can be written."""
+    """The folder for indexes that cannot lie beside their data: ``LAION6M_CACHE``, else ~/.cache/laion6m. It is created
+    if missing. If it cannot be written, a temporary folder is used."""
     home = os.path.abspath(os.path.expanduser(os.environ.get("LAION6M_CACHE") or "~/.cache/laion6m"))
     with suppress(OSError):
         os.makedirs(home, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What is on disk, described once: writers and readers meet only here.
+"""The formats on disk, described once for writers and readers.
 
-The columns of a row, of the index and of the rejects table, and the metadata keys that go with them.
+The columns of a row, of the index and of the rejects table, and the metadata keys of each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 SPLIT = "train"
 SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "webdataset": ".tar"}
-"""``--format`` → how its shards' names end."""
+"""``--format`` → the suffix of its shards' names."""
 
 ROW = pa.schema(
     [
@@ -36,11 +36,11 @@ ROW = pa.schema(
         ("annotation", pa.string()),
     ]
 )
-"""One sample. Everything is nullable because that is what ``datasets`` infers and casts to.
+"""One sample. Every field is nullable because ``datasets`` infers and casts to nullable fields.
 
-``image`` comes first because its chunk lies first in each row group. parquet-java (Spark, Hive, Trino, Flink) gives a
-row group to the split that holds byte *first column's offset + half of the group's size*. With another column listed
-first, behind the images, that byte lies in a later row group or beyond the file, and then nobody reads the rows.
+``image`` is the first column because its chunk lies first in each row group. parquet-java (Spark, Hive, Trino, Flink)
+gives a row group to the split that holds byte *first column's offset + half of the group's size*. If the first column
+lay behind the images, that byte would be in a later row group or beyond the file. Then nobody would read the rows.
 """
 
 FEATURES: dict[str, Any] = {
@@ -51,14 +51,15 @@ FEATURES: dict[str, Any] = {
     "height": {"dtype": "int32", "_type": "Value"},
     "annotation": {"dtype": "string", "_type": "Value"},
 }
-"""The same as ``datasets.Features.to_dict`` gives it; goes into each shard, so that any reader sees an image column."""
+"""The features of a row, in the form of ``datasets.Features.to_dict``. Each shard holds them, so that every reader sees
+an image column."""
 
 HUGGINGFACE_KEY = b"huggingface"
 SHARD_SCHEMA = ROW.with_metadata({HUGGINGFACE_KEY: json.dumps({"info": {"features": FEATURES}}).encode()})
 
 
 def is_row(found: pa.Schema) -> bool:
-    """Whether these are the columns of a row, in any order: the first version of this tool listed ``key`` first."""
+    """Whether these are the columns of a row, in any order. The first version of this tool wrote ``key`` first."""
     return _by_name(found) == _by_name(ROW)
 
 
@@ -67,12 +68,11 @@ def _by_name(columns: pa.Schema) -> list[tuple[str, str, bool]]:
 
 
 INDEX_METADATA_KEY = b"laion6m"
-"""Schema metadata of the index: JSON of :class:`IndexHeader`."""
+"""The key of the index's schema metadata. Its value is the JSON of :class:`IndexHeader`."""
 
 INDEX_BATCH_ROWS = 1 << 16
-"""Rows of each record batch of the index but the last, so that row i lies in batch i >> 16 with nothing to look up.
-65,536 captions of 0.5 kB are 32 MB: far from the 2 GiB that 32-bit offsets hold, and little enough to build in
-memory."""
+"""Rows of each record batch of the index; only the last is shorter. So row i lies in batch i >> 16, without a search.
+65,536 captions of 0.5 kB are 32 MB. That is far below 2 GiB, the limit of 32-bit offsets, and fits easily in memory."""
 
 INDEX_ROW = pa.schema(
     [
@@ -84,9 +84,9 @@ INDEX_ROW = pa.schema(
         ("position", pa.int64()),  # of the sample in the listing
         ("annotation_file", pa.int32()),  # IN_SHARD, IN_INDEX, or an index into IndexHeader.files
         ("annotation_offset", pa.int64()),
-        ("annotation_size", pa.int64()),  # bytes, a BOM not counted
-        ("bom", pa.bool_()),  # the document began with a byte order mark, which the row leaves out
-        ("digest", pa.binary(16)),  # xxh3-128 of the image's bytes, big-endian; null where nobody read them
+        ("annotation_size", pa.int64()),  # bytes, without the BOM
+        ("bom", pa.bool_()),  # the document began with a byte order mark; the row leaves it out
+        ("digest", pa.binary(16)),  # xxh3-128 of the image's bytes, big-endian; null if they were never read
         ("key", pa.string()),
         ("path", pa.string()),  # the image's path as listed
         ("annotation_path", pa.string()),
@@ -96,15 +96,16 @@ INDEX_ROW = pa.schema(
 )
 
 INDEX_PART = INDEX_ROW.append(pa.field("key_hash", pa.uint64()))
-"""Index rows of a shard, before they are put together: with xxh3-64 of their keys."""
+"""Index rows of one shard, before the parts become one index. ``key_hash``: xxh3-64 of the key."""
 
 IN_SHARD, IN_INDEX = -1, -2
-"""Where an annotation is when it is in no file of its own: in the shard's column, or (put together from a sidecar and a
-recaption, so that no file holds it) in the index itself."""
+"""Values of annotation_file for an annotation that has no place of its own in a file. IN_SHARD: it is in the shard's
+column. IN_INDEX: it is in the index itself, as it was made from a sidecar and a recaption and no file holds it."""
 
 FIND_COLUMNS = [("find_hash", pa.uint64()), ("find_row", pa.int64())]
-"""Two more columns of the index, not aligned with its rows: xxh3-64 of every key in ascending order, and whose it is.
-They have as many entries as there are rows, so they ride along; a key is found by bisection without reading any key."""
+"""Two more columns of the index: xxh3-64 of every key in ascending order, and the row of that key. They are not aligned
+with the index's rows, but have as many entries, so they fit in the same table. They find a key by bisection, without
+reading any key."""
 
 INDEX_TABLE = pa.schema([*INDEX_ROW, *(pa.field(*column) for column in FIND_COLUMNS)])
 
@@ -123,9 +124,9 @@ REJECT_ROW = pa.schema(
 class IndexedFile:
     """A file that an index points into.
 
-    ``check`` is how to tell that it is still the same one: ``{"size": …, "footer": xxh3-128 hex}`` for Parquet,
-    ``{"size": …, "mtime_ns": …}`` for tars, ``{"offset": "mtime_ns"}`` for folders of files: there a row's offset is
-    its file's modification time in ns.
+    ``check`` tells whether the file is still the same. Parquet: ``{"size": …, "footer": xxh3-128 hex}``. Tars:
+    ``{"size": …, "mtime_ns": …}``. Folders of files: ``{"offset": "mtime_ns"}``, which means that a row's offset is its
+    file's modification time in ns.
     """
 
     path: str
@@ -136,8 +137,8 @@ class IndexedFile:
 
 @dataclass(frozen=True, slots=True)
 class IndexHeader:
-    """Index-wide facts. ``root`` is what file paths are relative to: relative to the folder that holds ``meta``, or
-    absolute."""
+    """Facts about the whole index. ``root`` is the folder that file paths are relative to. It is absolute, or relative
+    to the folder that holds ``meta``."""
 
     version: int
     root: str
@@ -162,7 +163,7 @@ class IndexHeader:
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """What an index says of itself. Raises TypeError, ValueError."""
+    """The JSON object in ``text``. Raises TypeError or ValueError for anything else."""
     try:
         return _as(dict, json.loads(text))
     except RecursionError:
@@ -170,7 +171,7 @@ def json_object(text: bytes) -> dict[str, Any]:
 
 
 def _as(kind: type[_T], value: Any) -> _T:
-    """``value``, if it is just of that type (``True`` is no int)."""
+    """``value``, if it is exactly of this type (``True`` is no int). Raises TypeError."""
     if type(value) is not kind:
         raise TypeError(f"{value!r:.40} is not of type {kind.__name__}")
     return value
@@ -179,12 +180,12 @@ def _as(kind: type[_T], value: Any) -> _T:
 INDEX_VERSION = 1
 
 CACHE_OF_DATASETS = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
-"""What ``map`` and ``shuffle`` leave beside Arrow files that ``load_from_disk`` has mapped."""
+"""Names of the files that ``map`` and ``shuffle`` leave beside Arrow files that ``load_from_disk`` has opened."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardName:
-    """``train-00003-of-00016.parquet``: formatted and parsed here, nowhere else."""
+    """A shard's name, such as ``train-00003-of-00016.parquet``. Only this class formats and parses it."""
 
     number: int
     total: int

@@ -1,6 +1,6 @@
-"""Bytes that this package has, as files of an fsspec file system: for libraries that open files by address.
+"""Serves bytes of this package as files of an fsspec file system, for libraries that open files by address.
 
-Imported late: with fsspec, which local work does not need.
+Imported late: it imports fsspec, which local work does not need.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from builder.base.errors import SourceError
 
 
 class AddressError(SourceError, FileNotFoundError):
-    """Nothing is under an address: what fsspec expects of a file system. Args as of OSError: ENOENT, why, address."""
+    """An address has no file. fsspec expects a FileNotFoundError here. Args as in OSError: ENOENT, why, address."""
 
     @staticmethod
     def of(address: str, why: str) -> AddressError:
@@ -27,7 +27,7 @@ class AddressError(SourceError, FileNotFoundError):
 
 
 class ServedFile(io.BytesIO):
-    """A file in memory. ``size``: bytes, which fsspec's readers of blocks and ends ask for."""
+    """A file in memory. ``size``: bytes. fsspec needs it to read blocks and the end of a file."""
 
     def __init__(self, data: bytes, name: str = "") -> None:
         super().__init__(data)
@@ -35,10 +35,10 @@ class ServedFile(io.BytesIO):
 
 
 class ServedFiles(fsspec.AbstractFileSystem):  # type: ignore[misc]
-    """A read-only file system. Subclasses set ``protocol``, and say what there is.
+    """A read-only file system. A subclass sets ``protocol`` and defines ``data``, ``entry`` and ``children``.
 
     Keeps fsspec's contract: picklable, ``info``, ``ls``, ``find``, ``size``, ``cat_file`` with negative bounds,
-    ``read_block``, and FileNotFoundError (:class:`AddressError`) for what is not there.
+    ``read_block``, and FileNotFoundError (:class:`AddressError`) for a missing file.
     """
 
     root_marker = ""
@@ -48,7 +48,7 @@ class ServedFiles(fsspec.AbstractFileSystem):  # type: ignore[misc]
         raise NotImplementedError
 
     def entry(self, path: str) -> dict[str, Any]:
-        """``name``, ``type`` ("file" or "directory") and ``size`` of what is at ``path``. Raises AddressError."""
+        """``name``, ``type`` ("file" or "directory") and ``size`` of the entry at ``path``. Raises AddressError."""
         raise NotImplementedError
 
     def children(self, path: str) -> list[dict[str, Any]]:

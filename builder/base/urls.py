@@ -1,4 +1,4 @@
-"""URLs as names of places (``s3://``, ``gs://``, ``hf://``, ``https://`` …), and the options that open them."""
+"""URLs of files and folders (``s3://``, ``gs://``, ``hf://``, ``https://`` …), and the options that open them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from builder.base.errors import OptionError, SourceError
 
 _SCHEMES = {"s3", "s3a", "gs", "gcs", "http", "https", "hf"}
-"""Names in storage options that are those of a scheme, not of an option."""
+"""Keys of storage options that name a scheme, not an option."""
 
 _CACHES = {"blockcache", "filecache", "simplecache"}
-"""Links of a chained URL that keep what the next one has: ``simplecache::s3://bucket/path``."""
+"""Links of a chained URL that cache the next link's files: ``simplecache::s3://bucket/path``."""
 
 _SECRETS = re.compile(
     r"(?<=://)[^/\s@]+(?=@)|(?i:(?<=signature=)|(?<=[?&]sig=)|(?<=token=))[^&\s]+"
@@ -23,19 +23,20 @@ _SECRETS = re.compile(
 )
 
 _LINKS = {*_CACHES, "libarchive", "tar", "zip"}
-"""Links that may stand without slashes, in front of another: ``zip::data.zip``."""
+"""Links that may stand before another link without slashes: ``zip::data.zip``."""
 
 
 def is_url(path: str) -> bool:
-    """Whether a place is behind a URL rather than on this machine's disks."""
+    """Whether a place is a URL, not a path on this machine's disks."""
     return "://" in path or (path.split("::", 1)[0] in _LINKS and "::" in path)
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A URL taken apart where fsspec chains them: ``zip://out::s3://bucket/x.zip`` is ``out`` in that archive.
+    """A chained URL of fsspec, split into its links. ``zip://out::s3://bucket/x.zip`` means ``out`` in that archive.
 
-    ``link``: the one that names the place, here ``zip://out``; what stands before it are caches.
+    ``link``: the link that names the place, here ``zip://out``. ``before``: links of caches. ``after``: all links after
+    ``link``.
     """
 
     before: tuple[str, ...]
@@ -63,7 +64,7 @@ class Chain:
 
 
 def join(root: str, name: str) -> str:
-    """A file's place below a folder that is a path or a URL."""
+    """The path or URL of the file ``name`` below the folder ``root``."""
     if not is_url(root):
         return os.path.join(root, *name.split("/"))
     chain = Chain.of(root)
@@ -73,9 +74,9 @@ def join(root: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
-    """What file systems are opened with, as JSON text: of one for all, or by scheme (``{"s3": {…}, "hf": {…}}``).
+    """Options that open file systems, as JSON text: the same for all, or by scheme (``{"s3": {…}, "hf": {…}}``).
 
-    Picklable and hashable. Its repr shows nothing of it: there may be keys inside.
+    Picklable and hashable. The repr hides the text: it may hold keys.
     """
 
     text: str = field(default="{}", repr=False)
@@ -90,7 +91,7 @@ class StorageOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | StorageOptions | None) -> StorageOptions:
-        """From what a caller has."""
+        """From a mapping, or None for no options. StorageOptions are returned unchanged."""
         return options if isinstance(options, StorageOptions) else cls(json.dumps(dict(options or {})))
 
     def for_scheme(self, scheme: str) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class StorageOptions:
 
 
 def options_for(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file system is opened with, of options for all or by scheme."""
+    """The options for one scheme. ``options`` are by scheme, or the same for all."""
     mine = options.get(scheme)
     if not isinstance(mine, Mapping):
         mine = {name: each for name, each in options.items() if name not in _SCHEMES}
@@ -106,7 +107,8 @@ def options_for(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stripped(value: Any) -> Any:
-    """Without blanks around text: a token read from a file ends in a newline, which no header may hold."""
+    """The value with no blanks around its text. A token read from a file ends in a newline, and HTTP headers allow
+    none."""
     if isinstance(value, str):
         return value.strip()
     return {name: _stripped(each) for name, each in value.items()} if type(value) is dict else value
@@ -116,7 +118,7 @@ NO_OPTIONS = StorageOptions()
 
 
 def refuse_url(place: str, command: str) -> None:
-    """For what works on this machine's disks only. Raises SourceError."""
+    """Raises SourceError for a URL. For commands that work only on this machine's disks."""
     if is_url(place):
         raise SourceError(
             f"{place}: laion6m {command} works on folders of this machine. Download it, or copy it here, first."
@@ -124,12 +126,13 @@ def refuse_url(place: str, command: str) -> None:
 
 
 def masked(text: str) -> str:
-    """``text`` without what gives access: in addresses a user's password, a signature, a token; tokens of the Hub."""
+    """``text`` with all secrets masked: users, passwords, signatures and tokens in URLs; tokens of the Hub and in
+    headers."""
     return _SECRETS.sub("…", text)
 
 
 def say(error: object) -> str:
-    """What a storage library's error says, masked, in one line, without the queries of addresses: signed ones are long,
-    and their other parts tell nobody anything."""
+    """The message of a storage library's error: masked, in one line, at most 500 characters. Queries of URLs are cut
+    off: those of signed URLs are long and tell people nothing."""
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\")]+", r"\1", " ".join(str(error).split()))
     return masked(text)[:500]

@@ -1,4 +1,4 @@
-"""Numbers and names as a person reads them."""
+"""Numbers and names as text for people."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Without control characters: names in a stranger's tar must not steer the terminal."""
+    """The text with control characters escaped: names in an unknown tar must not control the terminal."""
     return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
