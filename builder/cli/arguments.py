@@ -1,4 +1,4 @@
-"""Groups of arguments that several commands share, and how they become options."""
+"""Groups of arguments that several commands share, and the options made from them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from builder.cli.parser import Group, Parser
 from builder.engines.views import STYLES
 
 _TABLES = {"parquet", "jsonl", "ndjson", "json", "csv", "tsv"}
-"""Endings of files with recaptions, compressed or not: behind ``--recaptions FILE`` more of these are values too."""
+"""Endings of recaption files, compressed or not. Behind ``--recaptions FILE``, such words are values too."""
 
 
 def add_common(parser: Parser) -> None:
-    """What every command has."""
+    """Arguments of every command."""
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help='print one JSON object on stdout; of a failure {"error": …}')
     group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
@@ -33,7 +33,7 @@ def add_processes(parser: Parser) -> None:
 
 
 def add_workers(parser: Parser) -> None:
-    """Processes, or a Ray cluster."""
+    """Arguments for processes, or a Ray cluster."""
     group = parser.add_argument_group("workers")
     group.add_argument("--num-proc", type=positive, metavar="N", help="processes (default: the cores of this machine)")
     group.add_argument("--engine", choices=["local", "ray"], default="local", help="who does the work (local)")
@@ -63,7 +63,7 @@ def add_slice(parser: Parser) -> None:
 
 
 def add_policy(parser: Parser) -> None:
-    """Which samples become rows."""
+    """Arguments that decide which samples become rows."""
     group = parser.add_argument_group("samples")
     group.add_argument(
         "--caption-key", default="auto", metavar="NAME", help="the caption's field (re_caption, else caption)"
@@ -102,7 +102,7 @@ def add_recaptions(parser: Parser, help: str, group: Group | None = None) -> Non
 
 
 def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOptions:
-    """Of the arguments of ``add_policy``. Raises OptionError."""
+    """Options from the arguments of ``add_policy``. Raises OptionError."""
     return ConvertOptions(
         format=format,
         policy=SamplePolicy(
@@ -120,7 +120,7 @@ def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOption
 
 
 def positive(text: str) -> int:
-    """An argument that is 1 or more."""
+    """An integer argument of 1 or more."""
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)

@@ -1,7 +1,7 @@
 """The command ``laion6m``: which commands there are, how one is run, what its exit code is.
 
 A command is a module of this wing with ``EXAMPLE``, ``declare(parser)`` and ``run(arguments)``, and a line in
-:data:`COMMANDS`. The module is imported when its command is run or asked for help, so that no command pays for the
+:data:`COMMANDS`. Its module is imported only if the command is run or asked for help. So no command pays for the
 others.
 """
 
@@ -46,21 +46,21 @@ COMMANDS = {
 }
 """Every command and its help. ``add-column`` is the module ``builder.cli.add_column``."""
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look (rejects, damage, unread parts)."
 
 
 class Command(Protocol):
-    """What a command's module holds."""
+    """What a command's module contains."""
 
     EXAMPLE: str
-    """A command line that works, for the help."""
+    """A command line that works, shown in the help."""
 
     def declare(self, parser: Parser) -> None:
         """Add the command's arguments."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Do it; returns the exit code."""
+        """Run the command; returns the exit code."""
 
 
 def load(name: str) -> Command:
@@ -69,7 +69,7 @@ def load(name: str) -> Command:
 
 
 def make_parser(name: str, parser: Parser | None = None) -> Parser:
-    """The parser of one command's arguments: ``parser``, if given, made into it."""
+    """The parser of one command's arguments. ``parser``: use this one."""
     module = load(name)
     example = "\n  ".join(module.EXAMPLE.splitlines())
     parser = parser or Parser()
@@ -83,9 +83,9 @@ def make_parser(name: str, parser: Parser | None = None) -> Parser:
 
 
 def read(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
-    """The command that ``argv`` names, and its arguments. Raises SystemExit: 2 for a mistake, 0 for --help."""
+    """The command that ``argv`` names, and its arguments. Raises SystemExit: 2 for a usage error, 0 for --help."""
     for word in argv:
-        if not is_utf8(word) or "\0" in word:  # from a shell in another encoding; Arrow and JSON cannot hold it
+        if not is_utf8(word) or "\0" in word:  # the shell has another encoding; Arrow and JSON cannot hold it
             _top_parser().error(f"{word!r} is not UTF-8")
     if not argv or argv[0] not in COMMANDS:
         _answer_without_command(argv)
@@ -93,18 +93,18 @@ def read(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
 
 
 def _answer_without_command(argv: Sequence[str]) -> NoReturn:
-    """--help, --version, or a usage error."""
+    """Answer --help or --version, or report a usage error."""
     top = _top_parser()
     if not argv:
         top.error(f"give a command: {', '.join(COMMANDS)}")
     if not argv[0].startswith("-"):
         top.error(f"there is no command {argv[0]}.{did_you_mean(argv[0], COMMANDS)}")
-    top.parse_known_args(argv[:1])  # ends here if it is one of its own options
+    top.parse_known_args(argv[:1])  # ends the process for its own options
     top.error(f"give the command first: laion6m COMMAND {argv[0]} …")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. This process keeps its signal handlers."""
+    """Run one command; returns the exit code. Leaves this process's signal handlers alone."""
     as_json = False
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -126,16 +126,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Laion6mError as error:
         fail(str(error), as_json=as_json)
         return FAILED
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         discard_stdout()
         return FAILED
-    except (OSError, ImportError) as error:  # at whatever file, a module's among them, the limit was met
+    except (OSError, ImportError) as error:  # any file can hit the limit, even a module's
         fail(_words_of(error), as_json=as_json)
         return FAILED
 
 
 def _words_of(error: OSError | ImportError) -> str:
-    """What the system said, in one line. Raises the error again where that would not help anybody."""
+    """The system's message, in one line. Raises the error again if the message helps nobody."""
     if out_of_files(str(error)):
         return str(error)
     if _is_lost(error):
@@ -149,7 +149,7 @@ _LOST = "the working directory has been deleted. Go to one that is there (cd), o
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether an error comes of a working directory that was deleted."""
+    """Whether the error comes from a deleted working directory."""
     if isinstance(error, FileNotFoundError):
         try:
             os.getcwd()
@@ -159,9 +159,9 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def take_signals() -> None:
-    """Have this process end by SIGTERM as by Ctrl-C. For a process that is the command: others want to keep theirs."""
+    """Let SIGTERM end this process as Ctrl-C does. Only for the command's own process: other processes keep theirs."""
     signal.signal(signal.SIGTERM, _stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored, behind a nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # under nohup a shell may ignore it
         signal.signal(signal.SIGINT, _stop)
 
 
@@ -170,16 +170,16 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def command() -> None:
-    """The command itself: a process of its own, which ends as soon as all is said and done.
+    """The command itself: a process of its own, which ends as soon as all is said.
 
-    Python frees every module and object before it ends, 30 ms for those of a short command, and a large dataset's takes
-    seconds. The system takes back all of it at once. Threads have been waited for and other exit handlers have run by
-    then: the one that is registered first runs last.
+    Python frees every module and object before it ends. That takes 30 ms for a short command, and seconds for a large
+    dataset. The system takes all back at once. So this process ends directly. Its threads and the other exit handlers
+    are done by then: the handler that is registered first runs last.
     """
-    # numpy starts threads for products of matrices when it is imported, 50 ms of processor time: no command has any.
+    # At import numpy starts threads for matrix products: 50 ms of processor time. No command needs them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # What importing makes stays, and so do most rows: looking through them for circles at every 700th new object is a
-    # tenth of a short command's time.
+    # Objects made by imports stay, and so do most rows. A search for cycles at every 700th new object takes a tenth of
+    # a short command's time.
     gc.set_threshold(20_000)
     _hold_standard_files()
     _allow_open_files()
@@ -188,7 +188,7 @@ def command() -> None:
     atexit.register(_leave, code)
     try:
         code[0] = main()
-    except SystemExit as error:  # a usage error's, or --help's
+    except SystemExit as error:  # from a usage error or --help
         code[0] = error.code
         raise
     sys.exit(code[0])
@@ -212,17 +212,17 @@ def _sentence(words: str) -> str:
 
 
 def _hold_standard_files() -> None:
-    """A daemon may start a command with stdin, stdout or stderr closed. The next files that are opened would take their
-    numbers, and what a library prints would go into them."""
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # it gets the lowest number that is free
+    """Open stdin, stdout and stderr if a daemon started the command with them closed. Otherwise the next opened files
+    get their numbers, and a library's prints would go into them."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # open takes the lowest free number
         pass
     os.close(spare)
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as there is somebody to say something
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - stays open to the end
 
 
 def _allow_open_files() -> None:
-    """As many as the system lets this process have: the usual 1,024 are few for thousands of tars."""
+    """Raise the limit as far as the system allows: the usual 1,024 files are few for thousands of tars."""
     with suppress(OSError, ValueError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -233,7 +233,7 @@ def _leave(code: list[Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
-        return  # closed, full or None: let Python end as it does
+        return  # closed, full or None: let Python end as usual
     os._exit(code[0] if isinstance(code[0], int) else FAILED)
 
 

@@ -105,6 +105,6 @@ def _convert_and_push(arguments: argparse.Namespace) -> int:
     )
     text, next_steps = describe_summary(summary), "\nnext:"
     if pushed:
-        text = f"{text.partition(next_steps)[0]}\n{pushed}"  # what comes next is there, not here
+        text = f"{text.partition(next_steps)[0]}\n{pushed}"  # the next steps are on the Hub, not here
     show(arguments, summary.to_json() | {"pushed": pushed and pushed.to_json()}, text)
     return verdict(arguments.max_reject_ratio, summary)

@@ -1,4 +1,4 @@
-"""laion6m duplicates: which images are there twice, and which one of each to keep."""
+"""laion6m duplicates: find images that occur twice, and which one of each group to keep."""
 
 from __future__ import annotations
 

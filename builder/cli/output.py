@@ -1,4 +1,4 @@
-"""What a command says and where: results on stdout (with ``--json`` one object), messages on stderr."""
+"""What a command prints and where: results on stdout (one object with ``--json``), messages on stderr."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ DONE, FAILED, USAGE, LOOK = 0, 1, 2, 3
 
 _log = logging.getLogger("builder")
 _NO_FILES_LEFT = os.strerror(errno.EMFILE)
-_NOR_ANYWHERE = os.strerror(errno.ENFILE)  # of the system, in the same words and some more
+_NOR_ANYWHERE = os.strerror(errno.ENFILE)  # the whole system's limit; its text extends the other's
 
 
 def say(text: str) -> None:
-    """A message for people, on stderr and in the log."""
+    """Show a message for people on stderr, and log it."""
     progress.say(masked(text))
 
 
 def start_log(path: str, argv: Sequence[str]) -> None:
-    """Append messages to a file, with times, from now on. Raises OutputError."""
+    """From now on append messages with times to a file. Raises OutputError."""
     try:
         handler = logging.FileHandler(path_of(path), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(f"cannot write the log {path}: {error.strerror}") from error
-    logging.raiseExceptions = False  # a full disk under the log must not end the work
+    logging.raiseExceptions = False  # a full disk for the log must not end the work
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     _log.addHandler(handler)
     _log.setLevel(logging.INFO)
@@ -50,14 +50,15 @@ def start_log(path: str, argv: Sequence[str]) -> None:
 
 
 def show(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    """A command's result on stdout: with ``--json`` one object, else the text. Raises OutputError, BrokenPipeError."""
+    """Print a command's result on stdout: one object with ``--json``, else the text. Raises OutputError,
+    BrokenPipeError."""
     result = json.dumps(document) if arguments.json else masked(text)
     _log.info("%s", result)
     write(result)
 
 
 def write(text: str) -> None:
-    """A line, or several, on stdout. Characters that its encoding lacks are escaped. Raises OutputError,
+    """Print one or more lines on stdout. Characters that its encoding lacks are escaped. Raises OutputError,
     BrokenPipeError."""
     if sys.stdout is None:
         raise OutputError("cannot write the result to stdout: it is closed")
@@ -73,7 +74,7 @@ def write(text: str) -> None:
 
 
 def verdict(max_reject_ratio: float, summary: Summary) -> int:
-    """The exit code of a conversion; says why where it is not 0."""
+    """The exit code of a conversion. Prints why it is not 0."""
     totals = summary.totals
     if summary.trouble:
         say(f"laion6m: the source wants a look: {', '.join(summary.trouble)}")
@@ -89,31 +90,31 @@ def verdict(max_reject_ratio: float, summary: Summary) -> int:
 
 
 def fail(words: str, *, as_json: bool) -> None:
-    """Say why a command has ended; ``as_json``: on stdout too. Names in it may be a stranger's: what does not print is
-    escaped."""
+    """Print why a command ended. ``as_json``: on stdout too. Unprintable characters are escaped: names may come from
+    strangers."""
     text = masked(printable(_with_limit(words)))
     say(f"{_red('laion6m:')} {text}")
     if as_json and sys.stdout is not None:
         try:
             sys.stdout.write(json.dumps({"error": text}) + "\n")
             sys.stdout.flush()
-        except OSError:  # it has been said
+        except OSError:  # stderr has it already
             discard_stdout()
 
 
 def _red(text: str) -> str:
-    """On a terminal, unless somebody wants none of it (no-color.org)."""
+    """Red text on a terminal, unless NO_COLOR is set (no-color.org)."""
     wanted = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     return f"\033[31m{text}\033[0m" if wanted and os.environ.get("TERM") != "dumb" else text
 
 
 def discard_stdout() -> None:
-    """What is still held of it must not raise once more when Python ends."""
+    """Discard what stdout still holds, so that it does not raise again when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def out_of_files(text: str) -> bool:
-    """Whether an error, of whatever library, says that no more files can be opened."""
+    """Whether an error from any library says that no more files can be opened."""
     return _NO_FILES_LEFT in text
 
 

@@ -1,4 +1,4 @@
-"""The parser of one command's arguments: argparse with short errors, hints, and options of several values."""
+"""The parser of one command's arguments: argparse with short errors, hints, and options that take several values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USAGE = 2  # exit code
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments of one command. Options may stand before, between and behind the positional arguments."""
+    """Arguments of one command. Options may come before, between and after the positional arguments."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)  # an abbreviation breaks when an option is added
@@ -24,8 +24,9 @@ class Parser(argparse.ArgumentParser):
         self._several: dict[str, Like] = {}
 
     def add_several(self, name: str, *, like: Like, group: Group | None = None, **options: Any) -> None:
-        """An option that takes one value or more, declared in ``group`` if given. Its first value may be anything. The
-        words behind it are values of it as long as ``like`` says so: it does not swallow positional arguments."""
+        """Add an option that takes one or more values, in ``group`` if given. Its first value may be any word. The
+        following words are values too while ``like`` accepts them, so the option does not swallow positional
+        arguments."""
         (group or self).add_argument(name, action="append", default=[], **options)
         self._several[name] = like
 
@@ -34,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         return [action for action in self._actions if not action.option_strings]
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse. A mistake ends the process with exit code 2."""
+        """Parse. A usage error ends the process with exit code 2."""
         argv = list(self._one_value_each(argv))
         known = self._option_string_actions
         for word in argv[: argv.index("--")] if "--" in argv else argv:
@@ -44,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         return self.parse_intermixed_args(argv)
 
     def _one_value_each(self, argv: Sequence[str]) -> Iterable[str]:
-        """``--recaptions a b`` as ``--recaptions a --recaptions b``."""
+        """Turn ``--recaptions a b`` into ``--recaptions a --recaptions b``."""
         option, values = "", 0
         for word in argv:
             if word.startswith("-") and word != "-":
@@ -63,6 +64,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean convert?``, or nothing."""
+    """`` Did you mean convert?``, or an empty text."""
     close = difflib.get_close_matches(word.replace("_", "-"), list(known), n=1)
     return f" Did you mean {close[0]}?" if close else ""

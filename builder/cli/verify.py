@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         address=arguments.address,
         storage_options=arguments.storage_options,
     )
-    if unread := next(filter(out_of_files, result.problems), None):  # what could not be opened is not what is wrong
+    if unread := next(filter(out_of_files, result.problems), None):  # a file that could not be opened is not damaged
         raise SourceError(f"not all was verified: {unread}")
     show(arguments, result.to_json(), describe_verification(result))
     return DONE if result.ok else FAILED

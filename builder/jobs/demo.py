@@ -1,4 +1,4 @@
-"""demo: a small source made on the spot → convert → verify → read. Offline, in a few seconds."""
+"""demo: make a small source → convert → verify → read. Offline, in a few seconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SHARDS, _PER_SHARD = 4, 75
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What came of it. ``expected``: rejects by reason, as the source was made to have."""
+    """The demo's results. ``expected``: rejects by reason that the source was made to have."""
 
     path: str
     converted: Summary
@@ -44,7 +44,7 @@ class Demo:
         return self.verified.ok and self.converted.totals.rejected == self.expected
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``--json``."""
+        """What ``--json`` prints."""
         return {
             "ok": self.ok,
             "path": self.path,
@@ -55,10 +55,10 @@ class Demo:
 
 
 def demo(folder: StrPath | None = None, *, say: Callable[[str], None] = lambda text: None) -> Demo:
-    """Make FOLDER/source (card layout, 300 images, some of them bad on purpose), convert it to FOLDER/out, verify that
-    against the source and read it back. ``say`` is told each step.
+    """Make FOLDER/source (card layout, 300 images, some bad on purpose), convert it to FOLDER/out, verify OUT against
+    the source and read it back. ``say`` gets a message for each step.
 
-    A folder that an earlier demo made is used again. Raises OutputError for one that holds anything else.
+    A folder of an earlier demo is used again. Raises OutputError if the folder holds anything else.
     """
     started = time.monotonic()
     folder = path_of(folder or DEMO)
@@ -76,7 +76,7 @@ def demo(folder: StrPath | None = None, *, say: Callable[[str], None] = lambda t
 
 
 def _prepare(folder: str, source: str) -> dict[str, int]:
-    """The source, made unless it is there; returns the rejects it has."""
+    """Make the source unless it exists. Returns its rejects by reason."""
     mark = os.path.join(folder, _MARK)
     if os.path.exists(mark):
         with open(mark, encoding="utf-8") as handle:
@@ -123,7 +123,7 @@ def _write_source(source: str) -> dict[str, int]:
 
 
 def _spoil(shard: int, listing: list[dict[str, str]], images: dict[str, bytes], annotations: dict[str, bytes]) -> None:
-    """What is wrong with web images, a few of each kind."""
+    """Add the usual problems of web images, a few of each kind."""
     mine = [entry for entry in listing if entry["image"] in images]
     if shard == 0:
         images[mine[10]["image"]] = images[mine[10]["image"]][:-200]
@@ -143,7 +143,7 @@ def _spoil(shard: int, listing: list[dict[str, str]], images: dict[str, bytes], 
 
 
 def _write_tar(path: str, folder: str, members: dict[str, bytes]) -> None:
-    """A tar as ``tar -cf 00000.tar 00000`` makes it."""
+    """Write a tar as ``tar -cf 00000.tar 00000`` does."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT) as tar:
         head = tarfile.TarInfo(folder)

@@ -1,4 +1,4 @@
-"""Images for the demo: drawn by arithmetic, the same bytes each time with the same Pillow."""
+"""Images for the demo, drawn by arithmetic. With the same Pillow the bytes are always the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HUES = ((220, 60, 50), (235, 140, 40), (220, 190, 60), (70, 160, 80), (40, 150,
 
 
 def draw(number: int) -> tuple[bytes, str, str]:
-    """One image: its bytes, its file ending and a caption that says what is on it."""
+    """One image: its bytes, its file ending, and a caption that describes it."""
     from PIL import Image
 
     width, height = _SIDES[number % len(_SIDES)]
@@ -43,15 +43,15 @@ def encode(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def wide(number: int) -> bytes:
-    """A JPEG five times as wide as high."""
+    """A JPEG that is five times as wide as high."""
     from PIL import Image
 
     return encode(Image.new("RGB", (200, 40), _HUES[number % len(_HUES)]), "JPEG")
 
 
 def _form(number: int) -> tuple[str, str, dict[str, Any]]:
-    """Mostly JPEG, as in the source; some are progressive, some are turned by EXIF, some are of another format under
-    the same ending, as web images are."""
+    """Mostly JPEG, as in the source. As on the web, some are progressive, some are turned by EXIF, some have another
+    format under the same ending."""
     if number % 10 == 3:
         return "PNG", ".png", {}
     if number % 10 == 5:
@@ -64,6 +64,6 @@ def _form(number: int) -> tuple[str, str, dict[str, Any]]:
         from PIL import Image
 
         exif = Image.Exif()
-        exif[0x0112] = 6  # orientation: to be turned by 90 degrees
+        exif[0x0112] = 6  # orientation: turn by 90 degrees
         return "JPEG", ".jpg", {"exif": exif}
     return "JPEG", ".jpg", {"quality": 85}

@@ -1,4 +1,4 @@
-"""extract writes over nothing that is there, unless it is told to."""
+"""extract overwrites no existing file unless told to."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from itertools import chain, islice
 from builder.base.errors import OutputError
 from builder.source.endings import is_tar
 
-_NAMED = 3  # names that the error gives
+_NAMED = 3  # names listed in the error
 
 Listing = tuple[str, Iterable[bytes]]
-"""A file of the listing: its name in OUT, and the bytes it is to have."""
+"""A file of the listing: its name in OUT, and its bytes."""
 
 
 def refuse_existing(out: str, files: Iterable[str], listing: Iterable[Listing]) -> None:
-    """Raises OutputError, before anything is written, where OUT has one of ``files`` (paths below it), a listing that
-    says something else, or archives of a source of its own."""
+    """Raise OutputError, before anything is written, if OUT has one of ``files`` (paths below it), a different listing,
+    or archives of a source of its own."""
     sides = [side for side in ("raw", "captions") if os.path.isdir(os.path.join(out, side))]
     archives = chain.from_iterable(_archives(out, side) for side in sides)
     if found := list(islice(archives, _NAMED)):
@@ -41,7 +41,7 @@ def _archives(out: str, side: str) -> Iterator[str]:
 
 
 def _differing(out: str, listing: Iterable[Listing]) -> Iterator[str]:
-    """Files of the listing that are there with other bytes. Another slice of the same job leaves the same ones."""
+    """Listing files that exist with other bytes. Another slice of the same job writes the same bytes."""
     for name, blocks in listing:
         path = os.path.join(out, name)
         if os.path.lexists(path) and not os.path.isdir(path) and not _holds(path, blocks):
@@ -57,7 +57,7 @@ def _holds(path: str, blocks: Iterable[bytes]) -> bool:
 
 
 def _existing(out: str, files: Iterable[str]) -> Iterator[str]:
-    """Those of the files that are there. A folder is listed once while its files come one after the other."""
+    """The files that exist. Consecutive files of a folder cost one listing of the folder."""
     folder, names = "", frozenset[str]()
     for file in files:
         parent, _, name = file.rpartition("/")
@@ -71,5 +71,5 @@ def _files_in(folder: str) -> frozenset[str]:
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
-    except (OSError, ValueError):  # not there; a NUL in its name
+    except (OSError, ValueError):  # missing, or a NUL in the name
         return frozenset()

@@ -1,12 +1,12 @@
-"""extract: raw/, captions/ and data.json as files again, from a source's tars or from a converted or indexed folder.
+"""extract: write raw/, captions/ and data.json as files, from a source's tars or from a converted or indexed folder.
 
     archives → scan → later members win → pieces of equal weight → files
     index → rows → pieces → files
 
-A tar is cut into pieces of members, so that one large tar keeps all processes busy, and no two pieces write the same
-file. Nothing that is there is written over, unless ``overwrite`` says so: then it is written again, not skipped. A file
-of the right size may still be cut inside or be of another source, and telling that costs a read, which is most of the
-work. ``--start`` is how to go on after a stop.
+A tar is cut into pieces of members, so one large tar keeps all processes busy. No two pieces write the same file. An
+existing file is never overwritten, unless ``overwrite`` is set; then it is written again, not skipped. A file of the
+right size may still be damaged or from another source. To find out costs a read, and that is most of the work. Use
+``--start`` to continue after a stop.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ from builder.source.layouts import recognise
 from builder.source.scan import ScanRequest, open_archive, scan_archive
 from builder.source.tables import ArchiveTable
 
-_BLOCK = 8 << 20  # bytes of a member in memory at a time
+_BLOCK = 8 << 20  # bytes of a member in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """What was written. ``files`` = images + captions + others (img2dataset's .txt). ``failures``: the first of
-    ``failed`` files that were not written, and of places where a tar is damaged, in words."""
+    """What was written. ``files`` = images + captions + others (img2dataset's .txt). ``failed``: number of files that
+    were not written, and of places where a tar is damaged. ``failures``: the first of them, in words."""
 
     out: str
     files: int = 0
@@ -72,7 +72,7 @@ class Extraction:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``--json``."""
+        """What ``--json`` prints."""
         return {
             "files": self.files,
             "images": self.images,
@@ -87,7 +87,7 @@ class Extraction:
 
 @dataclass(frozen=True, slots=True)
 class _Members:
-    """Members of one archive to be written into ``side`` (raw or captions), by ascending offset."""
+    """Members of one archive to write into ``side`` (raw or captions), by ascending offset."""
 
     place: Place
     side: str
@@ -115,19 +115,19 @@ def extract(
 ) -> Extraction:
     """Write a source's or a dataset's samples as files.
 
-    ``form`` "card": OUT/raw, OUT/captions and, last, OUT/data.json. From a source: members of raw tars ``start`` to
-    ``end`` (exclusive; -1 means all) in the order of their names, and of the captions tars that go with them
-    (captions_of); its data.json as it is. Where names repeat the last member counts, and links become files. From a
-    folder that ``convert`` or ``index`` made, or a selection: the images and annotations of its rows, of shards
-    ``start`` to ``end``, byte for byte, and a data.json of all rows in the order of the listing.
+    ``form`` "card" writes OUT/raw, OUT/captions and, last, OUT/data.json. From a source: the members of raw tars
+    ``start`` to ``end`` (exclusive; -1: all) in name order, and of the captions tars that belong to them (captions_of);
+    data.json is copied unchanged. On duplicate names the last member wins. Links become files. From a folder made by
+    ``convert`` or ``index``, or from a selection: the images and annotations of its rows in shards ``start`` to
+    ``end``, byte for byte, and a data.json of all rows in listing order.
 
-    Other forms take a dataset, an index or a selection, and name files by the rows' keys. "imagefolder": KEY.jpg, and
+    Other forms need a dataset, an index or a selection, and name files by the rows' keys. "imagefolder": KEY.jpg, and
     metadata.jsonl with key, caption, width, height and the added columns of values. "captions": KEY.jpg and KEY.txt,
     the caption in one line.
 
-    Nothing in OUT is written over unless ``overwrite`` says so: files that are there, a listing that says something
-    else, or a source of its own are an OutputError before anything is written. Names that would leave OUT, and members
-    that are not whole, are counted, named and left out. Raises SourceError, OptionError, OutputError.
+    Nothing in OUT is overwritten unless ``overwrite`` is set. Existing files, a different listing, or a source of its
+    own in OUT raise OutputError before anything is written. Names that would leave OUT, and members that are
+    not whole, are left out, counted and named. Raises SourceError, OptionError, OutputError.
     """
     started = time.monotonic()
     path, out = path_of(path), path_of(out)
@@ -144,7 +144,7 @@ def extract(
     with make_engine(EngineChoice(engine, num_proc, address)) as crew:
         workers = num_proc or default_num_proc()
         if layout is None:
-            from builder.jobs.extract_rows import extract_rows  # 40 ms that a source's tars do without
+            from builder.jobs.extract_rows import extract_rows  # takes 40 ms; tars do not need it
             from builder.read.opening import open_dataset
 
             rows = open_dataset(path)
@@ -164,7 +164,7 @@ def extract(
 
 
 def describe_extraction(result: Extraction) -> str:
-    """For people."""
+    """The result as text for people."""
     seconds = max(result.seconds, 1e-9)
     lines = [
         f"{result.images:,} images and {result.captions:,} captions, {result.bytes / 1e6:,.1f} MB, in "
@@ -179,8 +179,8 @@ def describe_extraction(result: Extraction) -> str:
 
 
 def _layout(path: str, form: str) -> Layout | None:
-    """The source's layout; None for a folder of rows. A source with an index beside its tars is a source, unless a
-    ``form`` is wanted that only rows have."""
+    """The source's layout; None for a folder of rows. A source with an index beside its tars counts as a source, unless
+    only rows have the wanted ``form``."""
     if os.path.exists(os.path.join(path, SELECTION)):
         return None
     indexed = os.path.exists(os.path.join(path, *schema.INDEX.split("/")))
@@ -199,7 +199,8 @@ def _layout(path: str, form: str) -> Layout | None:
 
 
 def _refuse_overlap(path: str, out: str) -> None:
-    """OUT must be apart from all that is read, and from what ``verify`` knows every file of."""
+    """Raise SourceError if OUT is a folder that is read, or lies in one: raw/ or captions/; data/ or meta/, where
+    ``verify`` knows every file."""
     inside = os.path.relpath(os.path.realpath(out), os.path.realpath(path))
     if inside == "." or inside.split(os.sep)[0] in ("raw", "captions", "data.json", schema.DATA, schema.META):
         raise SourceError(f"{out} lies in {path}, which is read from. Choose an OUT outside of it.")
@@ -226,8 +227,8 @@ def _extract_archives(layout: Layout, place: Place, part: Slice, crew: Engine, w
 
 
 def captions_of(part: Slice, raws: int, captions: int) -> range:
-    """Numbers of the captions archives that go with a slice of ``raws`` raw ones: number i with raw archive
-    ⌊i · raws / captions⌋, so that each goes with one, and with its own number where there are as many of both."""
+    """Numbers of the captions archives that belong to a slice of ``raws`` raw archives. Captions archive i belongs to
+    raw archive ⌊i · raws / captions⌋. So each belongs to one; with equal counts, to the one of its own number."""
     if not raws:
         return part.of(captions)
     taken = part.of(raws)
@@ -245,11 +246,11 @@ def _scan_one(archive: Archive, report: Report) -> tuple[str, ArchiveTable]:
 
 
 def _unheard(files: int, size: int) -> None:
-    """Scanning is quick and has no progress of its own."""
+    """Does nothing: scanning is quick and shows no progress."""
 
 
 class _Side:
-    """All members of raw/ or captions/, names as Arrow strings until a piece of them is on its way."""
+    """All members of raw/ or captions/. Names stay Arrow strings until their piece is sent to a worker."""
 
     def __init__(self, place: Place, side: str, root: str, archives: list[Archive], tables: list[ArchiveTable]) -> None:
         self._place, self._side, self._root, self._archives, self._tables = place, side, root, archives, tables
@@ -266,21 +267,21 @@ class _Side:
                 yield f"{self._side}/{archive.name}, bytes {place.offset:,} to {place.end:,}: {place.problem}"
 
     def paths(self) -> Iterator[str]:
-        """Of all files that are to be written, below OUT."""
+        """The paths of all files to write, below OUT."""
         for table, taken in zip(self._tables, self._taken, strict=True):
             names = [] if table.names is None else table.names.to_pylist()
             yield from (f"{self._side}/{names[row]}" for row in taken.tolist())
 
     def pieces(self, workers: int) -> Iterator[_Members]:
-        """The work, an archive at a time."""
+        """The pieces of work, archive by archive."""
         most = target(self.bytes + PER_FILE * self.files, workers)
         for archive, table, taken in zip(self._archives, self._tables, self._taken, strict=True):
             mine = taken[np.argsort(table.offsets[taken], kind="stable")]
-            names = [] if table.names is None else table.names.to_pylist()  # .take would load pyarrow.compute: 30 ms
+            names = [] if table.names is None else table.names.to_pylist()  # .take loads pyarrow.compute: 30 ms
             kinds = np.where(table.is_image, IMAGE, np.where(table.is_json, CAPTION, OTHER))
             columns = (table.offsets, table.sizes, table.states, kinds)
             weights = table.sizes[mine].astype(np.int64) + PER_FILE
-            # A compressed tar is read from its beginning each time, so it stays whole.
+            # A compressed tar is read from its beginning each time, so it stays in one piece.
             for lo, hi in cut_evenly(weights, int(weights.sum()) if table.compression else most):
                 rows = mine[lo:hi]
                 lists = (column[rows].tolist() for column in columns)
@@ -289,7 +290,7 @@ class _Side:
 
 
 def _write_members(task: _Members, report: Report) -> Tally:
-    """Write a piece. Raises SourceError where the archive is gone or changed, WriteError."""
+    """Write a piece. Raises SourceError if the archive is missing or changed, WriteError."""
     tally = Tally([0, 0, 0])
     file = None if task.archive.is_folder else open_archive(task.archive)
     try:
@@ -330,7 +331,7 @@ def _file_blocks(path: str, size: int) -> Iterator[bytes]:
 
 
 def _listing_files(layout: Layout) -> Iterator[Listing]:
-    """The source's own, name by name."""
+    """The source's own listing files, one by one."""
     folder = os.path.isdir(os.path.join(layout.root, "data.json"))
     for path in layout.listing:
         name = f"data.json/{os.path.basename(path)}" if folder else os.path.basename(path)

@@ -1,4 +1,4 @@
-"""What extracting consists of, whatever is extracted: pieces of equal weight, files written, and a tally of them."""
+"""Shared by all kinds of extraction: cut work into pieces of equal weight, write files, count them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from builder.jobs.existing import Listing, refuse_existing
 from builder.store.tree import NameRefusedError, Tree
 
 FORMS = ("card", "imagefolder", "captions")
-PER_FILE = 32 << 10  # cost of creating one file, as bytes written
-LISTED = 100  # failures that are kept in words
+PER_FILE = 32 << 10  # cost of creating one file, as equivalent bytes written
+LISTED = 100  # failures kept as text
 IMAGE, CAPTION, OTHER = 0, 1, 2
 _PIECE = (4 << 20, 256 << 20)  # least and most weight of a piece of work
 
@@ -27,7 +27,7 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The folder that files go to, and whether they may replace what is there."""
+    """The folder for the files, and whether existing files may be replaced."""
 
     out: str
     overwrite: bool
@@ -36,14 +36,14 @@ class Place:
         return Tree(self.out, replace=self.overwrite)
 
     def refuse_existing(self, files: Iterable[str], listing: Iterable[Listing]) -> None:
-        """Raises OutputError where something is there that may not be replaced."""
+        """Raise OutputError if a file exists that may not be replaced."""
         if not self.overwrite:
             refuse_existing(self.out, files, listing)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one piece of work came to."""
+    """Counts of one piece of work."""
 
     counts: list[int]
     bytes: int = 0
@@ -57,7 +57,8 @@ class Tally:
 
 
 def cut_evenly(weights: Int64s, most: int) -> list[tuple[int, int]]:
-    """Ranges (end exclusive) that cover all weights in order, each of about ``most`` or less, or of one weight."""
+    """Ranges (end exclusive) that cover all weights in order. Each weighs about ``most`` or less, or is a single
+    item."""
     ends = np.cumsum(weights)
     pieces = max(1, -(-int(ends[-1]) // max(1, most))) if len(ends) else 0
     cuts = [int(np.searchsorted(ends, ends[-1] * number / pieces)) for number in range(1, pieces)]
@@ -78,7 +79,7 @@ def write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int, tally: Tall
 
 
 def write_listing(place: Place, listing: Iterable[Listing], tally: Tally) -> None:
-    """Neither images nor captions, so they count only where they cannot be written."""
+    """Write the listing files. They are neither images nor captions, so only failures are counted."""
     with place.tree() as tree:
         for name, blocks in listing:
             _write_whole(tree, name, blocks, tally)

@@ -1,4 +1,4 @@
-"""Extract the rows of a dataset or a selection, laid out as other tools want their files.
+"""Extract the rows of a dataset or a selection, in the file layouts of other tools.
 
 card           raw/…, captions/…, data.json    as the source had them
 imagefolder    KEY.jpg, metadata.jsonl         what datasets.load_dataset("imagefolder", data_dir=OUT) reads
@@ -41,13 +41,13 @@ from builder.read.view import Rows, View
 
 _BOM = b"\xef\xbb\xbf"
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-"""Those that all readers of such folders take for images. Others are written as .jpg: readers go by the bytes."""
+"""Endings that all readers of such folders accept as images. Others are written as .jpg: readers check the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Rows to be written. ``first``: the number of the first among all. ``repeated``: those whose annotation a later
-    row writes."""
+    """Rows to write. ``first``: the number of the first among all rows. ``repeated``: rows whose annotation a later row
+    writes."""
 
     place: Place
     form: str
@@ -57,14 +57,14 @@ class _Piece:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name for messages."""
         return f"rows {self.first} to {self.first + len(self.rows)}"
 
 
 def extract_rows(
     whole: Rows, place: Place, form: str, part: Slice, crew: Engine, *, workers: int, quiet: bool
 ) -> Tally:
-    """Write the rows of a Reader or View, of its shards ``part``, then the listing of all rows."""
+    """Write the rows of a Reader or View in its shards ``part``, then the listing of all rows."""
     index = whole.reader._index
     numbers = np.asarray(whole.rows, dtype=np.int64)
     if part != Slice():
@@ -88,7 +88,7 @@ def extract_rows(
 
 
 def _names_of(rows: Rows, form: str) -> Iterator[str]:
-    """Of all files that are to be written, as :func:`_files_of` names them."""
+    """The names of all files to write, as :func:`_files_of` names them."""
     table = rows.columns("key", "path", "annotation_path")
     keys, paths, documents = (table.column(name).to_pylist() for name in table.column_names)
     if form == "card":
@@ -101,14 +101,14 @@ def _names_of(rows: Rows, form: str) -> Iterator[str]:
 
 
 def _listing_files(rows: Rows, form: str) -> list[Listing]:
-    """What there is once for all rows."""
+    """The files that exist once for all rows."""
     if form == "card":
         return [("data.json", _listing_of(rows))]
     return [("metadata.jsonl", _metadata_of(rows))] if form == "imagefolder" else []
 
 
 def _write_piece(task: _Piece, report: Report) -> Tally:
-    """Raises IndexMismatchError, DamagedFileError, WriteError."""
+    """Write a piece. Raises IndexMismatchError, DamagedFileError, WriteError."""
     tally = Tally([0, 0, 0])
     with task.place.tree() as tree:
         for number, sample in enumerate(task.rows):
@@ -132,13 +132,13 @@ def _files_of(sample: Sample, form: str, repeated: bool) -> Iterator[tuple[str, 
 
 
 def image_name(key: str, path: str) -> str:
-    """The key with the image's ending: two keys are never the same, paths of several tars may be."""
+    """The key with the image's ending. Keys are unique; paths of several tars may repeat."""
     ending = os.path.splitext(path)[1]
     return f"{key}{ending if ending.lower() in _ENDINGS else '.jpg'}"
 
 
 def _listing_of(rows: Rows) -> Iterator[bytes]:
-    """data.json of all rows, in the order of the listing they came from."""
+    """data.json of all rows, in the order of the original listing."""
     table = rows.columns("path", "annotation_path", "position")
     order = np.argsort(table.column("position").to_numpy(), kind="stable")
     yield b"["
@@ -166,5 +166,5 @@ def _metadata_of(rows: Rows) -> Iterator[bytes]:
 
 
 def _json_value(value: Any) -> Any:
-    """NaN and infinities are none of JSON's."""
+    """The value for JSON; NaN and infinities become null, as JSON has none."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

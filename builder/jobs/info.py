@@ -1,4 +1,4 @@
-"""info: what a folder is, what is in it and what to do next, from names, sizes and the manifest: no image is read."""
+"""info: what a folder is, what it holds and what to do next. Uses names, sizes and the manifest; reads no image."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from builder.store.manifest import Manifest, read_manifest
 from builder.store.pushed import PushRecords
 from builder.verification.splits import splits_note
 
-_HEAD = 1 << 20  # bytes looked at: of a listing to guess its length, of a tar for names
-_NAMED = 20  # missing files that are named one by one
+_HEAD = 1 << 20  # bytes read: of a listing to guess its length, of a tar for names
+_NAMED = 20  # missing files named one by one
 _LISTING = 32 << 20
-"""Bytes of a listing that are read to see whether it is sound, 0.3 s: of a longer one its two ends (check_listing)."""
-_SAMPLES = 3  # members named as samples
+"""Bytes of a listing read to check it: 0.3 s. A longer listing is checked at both ends only (check_listing)."""
+_SAMPLES = 3  # members shown as samples
 
 _FIRST_LOOK = {
     Reason.IMAGE_MISSING: "are all raw tars there? Their folders in data.json tell which are not",
@@ -64,7 +64,7 @@ _FIRST_LOOK = {
 @dataclass(frozen=True, slots=True)
 class Info:
     """``kind``: source, parquet, arrow, index, selection, or unfinished. ``facts``: what ``--json`` prints. ``lines``:
-    the same for people, ``next``: commands to type."""
+    the same for people. ``next``: commands to type."""
 
     path: str
     kind: str
@@ -73,22 +73,22 @@ class Info:
     next: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``--json``."""
+        """What ``--json`` prints."""
         return {"path": self.path, "kind": self.kind, **self.facts, "next": list(self.next)}
 
 
 def describe_info(info: Info) -> str:
-    """For people."""
+    """The result as text for people."""
     following = [f"{'     ' if number else 'next:'} {each}" for number, each in enumerate(info.next)]
     return "\n".join([*map(printable, info.lines), *following])
 
 
 def info(path: StrPath, *, storage_options: Mapping[str, Any] | None = None) -> Info:
-    """Look at a folder: a source, what ``convert`` or ``index`` made of one, a selection, or what a stopped run left.
+    """Look at a folder: a source, an output of ``convert`` or ``index``, a selection, or what a stopped run left.
     ``path`` may be the URL of a source or a converted folder, opened with ``storage_options``.
 
-    Raises SourceError where it is none of these or cannot be read, DamagedFileError for a manifest that cannot be. What
-    is wrong inside data.json is told, not raised.
+    Raises SourceError if it is none of these or cannot be read, DamagedFileError if the manifest cannot be read. A
+    problem inside data.json is reported, not raised.
     """
     path = path_of(path)
     if is_url(path):
@@ -106,12 +106,12 @@ def info(path: StrPath, *, storage_options: Mapping[str, Any] | None = None) -> 
 
 
 def _selection(path: str) -> Info:
-    """Of a selection: which dataset it is of, and what each step of choosing left."""
+    """A selection: its dataset, and how many rows each step of choosing left."""
     selection = read_selection(path)
     try:
         dataset = dataset_of(path, selection)
         lines = [f"{path} is a selection of {dataset}"]
-    except SourceError as error:  # which is what info is there to say
+    except SourceError as error:  # info reports it
         dataset = ""
         lines = [str(error)]
     lines += [f"{selection.of:>13,} rows"] + [f"{step.rows:>13,} {step.condition}" for step in selection.steps]
@@ -137,7 +137,7 @@ def made(path: str, manifest: Manifest) -> Info:
     present = [name for name in shards if sizes[name] is not None and name not in cut]
     columns = {name: _column_kind(path, name) for name in columns_of(path)}
     note = None
-    if manifest.kind == "parquet" and splits_note(path, present[:1]):  # all are made alike
+    if manifest.kind == "parquet" and splits_note(path, present[:1]):  # all shards are alike
         note = splits_note(path, present)
     facts = {
         "totals": totals,
@@ -208,7 +208,7 @@ def made(path: str, manifest: Manifest) -> Info:
 
 
 def _column_kind(path: str, name: str) -> str:
-    """What the rows of an added column hold, or why it cannot be read."""
+    """What an added column's rows hold, or why it cannot be read."""
     try:
         column = open_any(path, name)
     except IndexMismatchError:
@@ -219,7 +219,7 @@ def _column_kind(path: str, name: str) -> str:
 
 
 def _size_of(path: str) -> int | None:
-    """Bytes; None where there is no file."""
+    """Bytes; None if the file is missing."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -227,17 +227,17 @@ def _size_of(path: str) -> int | None:
 
 
 def _missing_tars(path: str) -> list[str]:
-    """Of an index: the indexed files that are not where it says."""
+    """Of an index: the indexed files that are not where the index says."""
     try:
         index = Index(os.path.join(path, *schema.INDEX.split("/")), path)
     except (DamagedFileError, SourceError):
-        return []  # verify says what is wrong with it
+        return []  # verify reports what is wrong
     files = Handles(index.root, index.header.files)
     return [files.path(number) for number in missing_files(files)]
 
 
 def _examples(path: str) -> dict[str, str]:
-    """One reject of each reason; none where the table cannot be read (verify says what is wrong with it)."""
+    """One reject of each reason; none if the table cannot be read (verify reports what is wrong)."""
     try:
         file = os.path.join(path, schema.REJECTS)
         check_claims(file, pq.read_metadata(file), os.path.getsize(file))
@@ -280,7 +280,7 @@ def _unfinished(path: str) -> Info:
 
 
 def _planned(ledger: Ledger) -> int | None:
-    """Shards of the plan; None where a run stopped before it had one."""
+    """Number of planned shards; None if the run stopped before it had a plan."""
     try:
         with pa.memory_map(ledger.path("plan.arrow")) as source:
             facts = json.loads((pa.ipc.open_stream(source).schema.metadata or {})[b"plan"])
@@ -358,7 +358,7 @@ def side_line(archives: tuple[Archive, ...]) -> str:
 
 
 def _entries(listing: tuple[str, ...]) -> int | None:
-    """About how many entries: counted in the first MiB, and the rest by its size. Exact where that is all there is."""
+    """About how many entries: counts the first MiB and scales by size. Exact if the listing is no longer."""
     total = 0
     for path in listing:
         with closing(open_bytes(path, NO_OPTIONS)) as file:
@@ -369,7 +369,7 @@ def _entries(listing: tuple[str, ...]) -> int | None:
 
 
 def _problem(listing: str) -> str:
-    """What is wrong with a file of the listing, as convert would say it; empty where it is sound."""
+    """What is wrong with a file of the listing, in convert's words; empty if sound."""
     try:
         with closing(open_bytes(listing, NO_OPTIONS)) as file:
             check_listing(file, _LISTING)
@@ -379,7 +379,7 @@ def _problem(listing: str) -> str:
 
 
 def _samples(archive: Archive) -> list[str]:
-    """Names of the first few files of an archive. Reads a few headers."""
+    """Names of the first few files of an archive. Reads only a few headers."""
     if archive.is_folder:
         with os.scandir(archive.path) as entries:
             files = (entry.name for entry in entries if archive.name or entry.is_file())
@@ -389,7 +389,7 @@ def _samples(archive: Archive) -> list[str]:
     try:
         if compression_of(file.read_at(0, 16)) is not None:
             return []
-        file.size = min(file.size or 0, _HEAD)  # in what is no tar the walk would look for one to the end
+        file.size = min(file.size or 0, _HEAD)  # in a file that is no tar the walk would search to the end
         found = (item.name for item in walk_tar(file) if isinstance(item, Member))
         return [name for name, _ in zip(found, range(_SAMPLES), strict=False)]
     finally:

@@ -1,4 +1,4 @@
-"""info of what lies behind a URL."""
+"""info for a URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from builder.store.mirror import Mirror
 
 
 def info_far(url: str, options: StorageOptions) -> Info:
-    """Behind a URL: a converted folder, by copies of its small files, or a source."""
+    """Look behind a URL: a converted folder, by copies of its small files, or a source."""
     with tempfile.TemporaryDirectory(prefix="laion6m-") as folder:
         try:
             Mirror.of(url, folder, options)
