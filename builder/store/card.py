@@ -1,6 +1,6 @@
-"""README.md: the dataset card, made from the counts, options and versions that the manifest holds.
+"""README.md: the dataset card, made from the manifest's counts, options and versions.
 
-What its owner writes into it stays: see card_merge.py.
+Text that the owner writes into it stays: see card_merge.py.
 """
 
 from __future__ import annotations
@@ -52,11 +52,14 @@ _SIZES = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a card is made from. ``totals``, ``options``, ``versions``: as the manifest has them. ``num_bytes``: of the
-    rows as Arrow holds them, about; ``download_size``: of the files in data/. ``features``: as
-    ``datasets.Features.to_dict`` gives them. ``images``: whether the image bytes are there. ``columns``: added ones by
-    name, each with what its rows hold; every one is a configuration of its own. ``chosen``: of a selection, how many
-    rows its dataset has, then each step of choosing."""
+    """The facts on a card.
+
+    ``totals``, ``options``, ``versions``: as in the manifest.
+    ``num_bytes``: size of the rows in Arrow, about. ``download_size``: bytes of the files in data/.
+    ``features``: in the form of ``datasets.Features.to_dict``. ``images``: whether the rows have image bytes.
+    ``columns``: name of each added column → what a row of it holds. Each is a configuration of its own.
+    ``chosen``: for a selection, the number of rows of its dataset, then each step of choosing.
+    """
 
     totals: dict[str, Any]
     options: dict[str, Any]
@@ -81,32 +84,36 @@ def write_card(
     download_size: int,
     existing: bytes | None = None,
 ) -> bytes:
-    """The card of a converted folder; see :class:`Facts`. ``existing``: the one that is there, whose owner's text and
-    metadata stay. Raises OutputError where its YAML cannot be read."""
+    """The card of a converted folder; see :class:`Facts`. ``existing``: the card in the folder now. Its owner's text
+    and metadata stay. Raises OutputError if its YAML cannot be read."""
     facts = Facts(totals, options, versions, num_bytes, download_size, features_of(options))
     repo = PLACEHOLDER if existing is None else take_apart(existing, schema.CARD).repo
     return make_card(facts, own_part(existing, schema.CARD), repo)
 
 
 def features_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Of a folder converted with ``options``. Tars have no columns: datasets makes some of the members it finds."""
+    """The features of a folder converted with ``options``. Empty for tars: ``datasets`` makes columns of their members
+    itself."""
     return {} if options["format"] == "webdataset" else schema.FEATURES
 
 
 def make_card(facts: Facts, own: Own, repo: str, statistics: str = "") -> bytes:
-    """A card for a repository ("user/name"). ``statistics``: a section in Markdown; "" for none."""
+    """A card for a repository ("user/name"). ``statistics``: a section in Markdown, or "" for none."""
     return compose(_metadata(facts), with_statistics(_body(facts, repo), statistics), own, repo)
 
 
 def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], versions: dict[str, str]) -> bytes | None:
-    """A converted folder's card as it was made, out of one that has been edited or pushed since; None where its made
-    metadata are not those of ``totals`` and ``options``. Its made text is taken as it stands, whatever version made it:
-    compare what comes out with the checksum of what was made."""
+    """A converted folder's card as it was first made, restored from one that was edited or pushed since. None if its
+    made metadata do not fit ``totals`` and ``options``.
+
+    The made text is taken unchanged, whatever version made it. So compare the result with the checksum of the card that
+    was made.
+    """
     try:
         info = made_metadata(card.values)["dataset_info"]
         sizes = int(info["splits"][0]["num_bytes"]), int(info["download_size"])
         there = info.get("features", ())
-        features = {each["name"]: schema.FEATURES[each["name"]] for each in there}  # in the card's order
+        features = {each["name"]: schema.FEATURES[each["name"]] for each in there}  # in the order of the card
         metadata = _metadata(Facts(totals, options, versions, *sizes, features))
     except (KeyError, IndexError, TypeError, ValueError):
         return None
@@ -114,7 +121,7 @@ def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], ve
 
 
 def make_interim_card(own: Own, repo: str, suffix: str) -> bytes:
-    """A card for while shards come one by one: it claims no counts that do not hold yet."""
+    """A card for the time in which shards are still being uploaded. It states no counts, as they are not final."""
     body = "An upload of this dataset is under way: not all of its shards are here yet, and no counts are given until they are."
     return compose({"configs": [_config(CONFIG, _shards(suffix))]}, body, own, repo)
 
@@ -318,7 +325,7 @@ def _made(facts: Facts) -> str:
 
 
 def _arguments(options: dict[str, Any]) -> str:
-    """The options that were not left at their defaults, as they would be typed."""
+    """The options that differ from their defaults, as a user would type them."""
     policy = options["policy"]
     given = [
         ("--format", options["format"], "parquet"),
@@ -340,7 +347,7 @@ def _arguments(options: dict[str, Any]) -> str:
 
 
 def code(text: str) -> str:
-    """Any text as a Markdown code span: nothing in it is markup, a marker of ours, or a new line."""
+    """Any text as a Markdown code span. Nothing in it acts as markup, as one of our markers, or as a new line."""
     plain = "".join(each if each.isprintable() else " " for each in text).replace("<!--", "<! --").strip() or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
     pad = " " if plain[0] == "`" or plain[-1] == "`" else ""

@@ -1,8 +1,12 @@
-"""A dataset card is partly made and partly its owner's: telling the two apart, and putting them together again.
+"""Split a dataset card into the part that the tool made and the owner's part, and join the two again.
 
-Made are the text between two HTML comments and the metadata that follow from the data (:data:`FACTS`). Everything else
-is the owner's, and stays: text above and below, further metadata, their values where :data:`DEFAULTS` has others, and
-entries of ``configs`` and ``dataset_info`` for other configurations than ours.
+The tool makes the text between two HTML comments, and the metadata that follow from the data (:data:`FACTS`). All else
+is the owner's, and stays:
+
+- text above and below
+- further metadata
+- values that differ from :data:`DEFAULTS`
+- entries of ``configs`` and ``dataset_info`` for other configurations than ours.
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ from builder.base.errors import OutputError
 from builder.base.schema import SPLIT
 
 FACTS = ("size_categories", "dataset_info", "configs")
-"""Metadata that follow from the data: written anew each time."""
+"""Metadata that follow from the data. They are written anew each time."""
 
 CONFIG = "default"
-"""The configuration that is made: entries of ``configs`` and ``dataset_info`` under another name are the owner's."""
+"""The configuration that the tool makes. Entries of ``configs`` and ``dataset_info`` under another name are the
+owner's."""
 _SHARED = ("dataset_info", "configs")
 
 DEFAULTS: dict[str, Any] = {
@@ -28,13 +33,13 @@ DEFAULTS: dict[str, Any] = {
     "task_categories": ["text-to-image", "image-to-text"],
     "pretty_name": "laion6m",
 }
-"""Metadata that a card begins with and its owner may change."""
+"""Metadata of a new card. Its owner may change them."""
 
 _ORDER = ("language", "license", "size_categories", "task_categories", "pretty_name")
-"""Keys that come first, in this order; then the owner's, then :data:`_SHARED`."""
+"""The keys that come first, in this order. The owner's keys follow, then :data:`_SHARED`."""
 
 PLACEHOLDER = "OWNER/NAME"
-"""Stands for the repository in a card that has not been pushed."""
+"""Stands in place of the repository's name in a card that has not been pushed."""
 
 _BEGIN = "<!-- laion6m:begin {repo} (made by the tool, and replaced up to laion6m:end; write above or below) -->"
 _END = "<!-- laion6m:end -->"
@@ -47,8 +52,9 @@ _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTAL
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What a card's owner wrote. ``metadata``: key → its YAML, written anew (values stay, comments do not); of
-    ``configs`` and ``dataset_info`` a list of the entries that are theirs."""
+    """The owner's part of a card. ``metadata``: key → its YAML, written anew: values stay, comments are lost. For
+    ``configs`` and ``dataset_info`` it is a list of the owner's entries. ``before``, ``after``: text above and below
+    the made text."""
 
     metadata: dict[str, str] = field(default_factory=dict)
     before: str = ""
@@ -57,8 +63,8 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A card taken apart. ``values``: all metadata. ``repo``: as the begin marker names it. ``inside``: the made text,
-    None where the markers are not there."""
+    """A card split into parts. ``values``: all metadata. ``repo``: the repository that the begin marker names.
+    ``inside``: the made text; None if the markers are missing."""
 
     values: dict[str, Any]
     own: Own
@@ -67,7 +73,7 @@ class Card:
 
 
 def compose(facts: dict[str, Any], body: str, own: Own, repo: str) -> bytes:
-    """A card. ``facts``: those of :data:`FACTS`."""
+    """Make a card from both parts. ``facts``: the metadata of :data:`FACTS`. ``body``: the made text."""
     theirs = _load("".join(own.metadata.values()), "")
     values = DEFAULTS | {key: value for key, value in facts.items() if key not in _SHARED}
     values |= {key: value for key, value in theirs.items() if key not in _SHARED}
@@ -85,7 +91,8 @@ def compose(facts: dict[str, Any], body: str, own: Own, repo: str) -> bytes:
 
 
 def take_apart(card: bytes, where: str) -> Card:
-    """Raises OutputError where its YAML cannot be read: what it says must not be lost. ``where``: for the message."""
+    """Split a card. Raises OutputError if its YAML cannot be read, so that no metadata are lost. ``where``: the card's
+    name, for the message."""
     text = card.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
     match = _FRONT.match(text)
     front, body = (match[1], text[match.end() :]) if match else ("", text.removeprefix("\ufeff"))
@@ -95,19 +102,21 @@ def take_apart(card: bytes, where: str) -> Card:
         inside = found[0]
         own = Own(_own_metadata(values), body[: inside.start()].strip("\n"), body[inside.end() :].strip("\n"))
         return Card(values, own, inside[1], inside[2])
-    # Markers that were cut or doubled say nothing about whose the text around them is: then all of it is the owner's.
+    # Cut or doubled markers do not tell whose the text around them is. Then all of it counts as the owner's.
     kept = "".join(line for line in body.splitlines(keepends=True) if not _MARKER.match(line))
     return Card(values, Own(_own_metadata(values), kept.strip("\n"), ""), PLACEHOLDER, None)
 
 
 def own_part(card: bytes | None, where: str) -> Own:
-    """What of a card is its owner's; nothing of one that is not there. Raises OutputError."""
+    """The owner's part of a card; empty for None. Raises OutputError."""
     return Own() if card is None else take_apart(card, where).own
 
 
 def generated_part(card: bytes) -> bytes:
-    """What of a card is made, in a form that does not depend on how its YAML is laid out, on the owner's text, or on
-    the repository it was pushed to. Empty where there is none. Two cards of the same data agree in it."""
+    """The made part of a card in a normal form; empty if there is none. Two cards of the same data have the same form.
+
+    It does not depend on the layout of the YAML, on the owner's text, or on the repository the card was pushed to.
+    """
     try:
         parts = take_apart(card, "")
     except OutputError:
@@ -121,12 +130,12 @@ def generated_part(card: bytes) -> bytes:
 
 
 def with_statistics(body: str, text: str) -> str:
-    """The made text of a pushed card: with statistics (Markdown), which ``unnamed`` takes out again."""
+    """The made text of a pushed card: ``body`` and statistics (Markdown). ``unnamed`` removes the statistics again."""
     return f"{body.strip()}\n\n{_STATISTICS.format(text=text.strip())}" if text else body
 
 
 def unnamed(card: Card) -> str:
-    """The made text, as it is in a card that has not been pushed. Empty where there is none."""
+    """The made text as it would be in a card that was never pushed. Empty if there is none."""
     body = card.inside or ""
     if _MARKED_STATISTICS.search(body):
         body = _MARKED_STATISTICS.sub("", body).strip() + "\n"
@@ -136,31 +145,32 @@ def unnamed(card: Card) -> str:
 
 
 def agree(card: Card, facts: dict[str, Any]) -> bool:
-    """Whether the made metadata of a card are these, however they are laid out."""
+    """Whether the made metadata of a card are equal to ``facts``. Their layout does not matter."""
     return made_metadata(card.values) == facts
 
 
 def made_metadata(values: dict[str, Any]) -> dict[str, Any]:
-    """Of a card's metadata those that are made, as they are where the owner has added nothing."""
+    """The made metadata of a card, as they would be if the owner had added nothing."""
     found = {key: values[key] for key in FACTS if key in values}
     infos, configs = ([each for each in _entries(values, key) if not _is_owners(each)] for key in _SHARED)
     if isinstance(found.get("configs"), list):
         found["configs"] = configs
     if _entries(values, "dataset_info"):
         del found["dataset_info"]
-        if infos:  # of two that claim to be ours neither is as made
+        if infos:  # if two entries claim to be ours, neither is as made
             info = infos[0] if len(infos) == 1 else {}
             found["dataset_info"] = {key: value for key, value in info.items() if key != "config_name"}
     return found
 
 
 def named(repo: str) -> tuple[str, ...]:
-    """The forms in which a made text names its repository. (A bare name would not do: the text names others too.)"""
+    """The forms in which a made text names its repository. A bare name is not enough: the text names others too."""
     return f'load_dataset("{repo}"', f"hf://datasets/{repo}/", f'hf://datasets/{repo}"'
 
 
 def _entries(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Of ``configs`` or ``dataset_info``, which may be a single one. Nothing where they are not what they should be."""
+    """The entries of ``configs`` or ``dataset_info`` as a list; each may also be a single entry. Empty if any is no
+    mapping."""
     value = values.get(key)
     entries = value if isinstance(value, list) else [value]
     found = [each for each in entries if isinstance(each, dict)]
@@ -168,7 +178,7 @@ def _entries(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def column_config(name: str) -> str:
-    """The configuration that an added column is in a repository."""
+    """The name of an added column's configuration in a repository."""
     return name if name != CONFIG else f"column_{name}"
 
 
@@ -200,7 +210,7 @@ def _load(front: str, where: str) -> dict[str, Any]:
 
 
 def _own_metadata(values: dict[str, Any]) -> dict[str, str]:
-    """Key → YAML, for the keys that are the owner's, and their entries of keys that are ours, too."""
+    """Key → YAML, for the owner's keys, and for the owner's entries in keys that are shared."""
     own = {key: value for key, value in values.items() if key not in FACTS and DEFAULTS.get(key, ()) != value}
     for key in _SHARED:
         if entries := [each for each in _entries(values, key) if _is_owners(each)]:

@@ -1,7 +1,7 @@
-"""Where the values of a binary column lie in a Parquet file: a walk over page headers and lengths, not over values.
+"""Find where the values of a binary column lie in a Parquet file. Reads page headers and lengths, not values.
 
-An uncompressed PLAIN page holds its values as they are, each after its length, so (offset, length) is all that random
-access needs. Pages that hold them in any other way are left to pyarrow.
+An uncompressed PLAIN page holds each value unchanged after its length. So random access needs only (offset, length).
+Pages of any other kind are left to pyarrow.
 
 Source: parquet-format, README.md, Encodings.md (PLAIN; RLE / bit-packing hybrid) and parquet.thrift (PageHeader).
 """
@@ -32,24 +32,26 @@ _V1_HEADER, _V2_HEADER = 5, 8  # fields of PageHeader
 _PLAIN, _RLE = 0, 3  # Encoding
 
 _HEADER_READ = 512  # a header without statistics is 20 to 60 bytes
-_MAX_HEADER = 16 << 20  # as pyarrow; statistics may hold two whole values
+_MAX_HEADER = 16 << 20  # pyarrow's limit; statistics may hold two whole values
 _MAX_HEADER_VALUES = 1000  # parquet.thrift knows about 30
 _READ_AHEAD = 256 << 10
 _MOST_PADDING = 4096  # fastparquet ends each page with 8 zero bytes
 _HOP_FROM = 16 << 10
-"""Average bytes a value from which on 4-byte reads from length to length (about 1 µs each) beat reading everything."""
+"""If values have this many bytes or more on average, 4-byte reads of the lengths (about 1 µs each) are faster than
+reading the whole page."""
 
 _uint32 = struct.Struct("<I").unpack_from
 
 
 class UnexpectedPageError(DamagedFileError):
-    """A page that this walk does not understand. The file may be sound, and its values may be there for whoever decodes
-    them. Args as of DamagedFileError."""
+    """A page that this module does not understand. The file may be sound: a reader that decodes pages may still find
+    the values. Args as in DamagedFileError."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValueRanges:
-    """Where each row's value lies: file offset and length in bytes, int64 each, shape ``(rows,)``. Null: 0 and -1."""
+    """Where each row's value lies: file offsets and lengths in bytes, both int64 of shape ``(rows,)``. A null has
+    offset 0 and length -1."""
 
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
@@ -58,11 +60,14 @@ class ValueRanges:
 def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> ValueRanges | None:
     """The ranges of ``column`` (dotted path of a leaf: ``"image.bytes"``) in row order.
 
-    None where the bytes do not lie in the file as they are: a page that is compressed, dictionary-encoded or otherwise
-    not PLAIN, a repeated column, one that is not BYTE_ARRAY, a chunk in another file. Reads page headers, levels and
-    lengths; memory is bounded by the result, the levels of one page and 16 MiB. Every range returned lies inside its
-    column chunk. Raises DamagedFileError for a file that contradicts itself or the schema in ``metadata``;
-    UnexpectedPageError where that is a page, which other writers may have laid out in a way of their own.
+    None if the file does not hold the bytes unchanged: a page is compressed, dictionary-encoded or otherwise not PLAIN;
+    the column is repeated or not BYTE_ARRAY; a chunk is in another file.
+
+    Reads page headers, levels and lengths. Memory: the result, the levels of one page and 16 MiB. Every range lies
+    inside its column chunk.
+
+    Raises DamagedFileError for a file that contradicts itself or the schema in ``metadata``. Raises UnexpectedPageError
+    if a page does: other writers may lay out pages in their own way.
     """
     size, footer = read_footer(file)
     try:
@@ -93,7 +98,7 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
             return None
         chunks.append(chunk)
     for before, after in pairwise(sorted((chunk.start, chunk.end) for chunk in chunks)):
-        if after[0] < before[1]:  # thousands of row groups that share one chunk would take time without end
+        if after[0] < before[1]:  # thousands of row groups that share one chunk would take forever
             raise DamagedFileError(file.name, f"byte {after[0]}", f"chunks of {column!r} overlap")
     walk = _Walk(file, leaf.max_definition_level, rows)
     if not all(walk.chunk(chunk) for chunk in chunks):
@@ -115,7 +120,7 @@ class _Chunk:
 
 
 def _chunk(group: Struct, number: int, index: int, column: str, file_size: int) -> _Chunk | None:
-    """Column ``index`` of a RowGroup; None for one in another file, or encrypted. Raises ThriftError."""
+    """Column ``index`` of a RowGroup. None if it is encrypted or in another file. Raises ThriftError."""
     rows, columns = need(group, 3, I64), structs(group, 1)
     if index >= len(columns):
         raise ThriftError(-1, f"{len(columns)} columns, fewer than the schema has")
@@ -127,7 +132,7 @@ def _chunk(group: Struct, number: int, index: int, column: str, file_size: int) 
         raise ThriftError(-1, f"column {index} is not {column!r}, as in the schema")
     values, size, start = need(fields, 5, I64), need(fields, 7, I64), need(fields, 9, I64)
     dictionary = get(fields, 11)
-    if type(dictionary) is int and 0 < dictionary < start:  # 0 from writers that mean none
+    if type(dictionary) is int and 0 < dictionary < start:  # some writers write 0 for none
         start = dictionary
     if values != rows:
         raise ThriftError(-1, f"{rows} rows, but {values} values of {column!r}")
@@ -137,22 +142,24 @@ def _chunk(group: Struct, number: int, index: int, column: str, file_size: int) 
 
 
 class _Walk:
-    """The rows found so far, and the stretch of the file read last."""
+    """The rows found so far, and the bytes of the file that were read last."""
 
     def __init__(self, file: ByteFile, max_level: int, rows: int) -> None:
         self.offsets: NDArray[np.int64] = np.zeros(rows, np.int64)
-        self.lengths: NDArray[np.int64] = np.empty(rows, np.int64)  # not filled: rows only claimed cost no memory
+        self.lengths: NDArray[np.int64] = np.empty(
+            rows, np.int64
+        )  # not filled: rows that a footer only claims cost no memory
         self.row = 0
         self._file = file
         self._max_level = max_level
         self._place = ""
         self._data = b""
         self._base = 0  # offset of _data in the file
-        self._end = 0  # of the column chunk: nothing is read beyond
+        self._end = 0  # end of the column chunk: nothing is read beyond it
         self._left = 0  # values of the column chunk that are still to come
 
     def chunk(self, chunk: _Chunk) -> bool:
-        """Walk one column chunk; False where a page does not hold its values as they are."""
+        """Walk one column chunk. Returns False if a page does not hold its values unchanged."""
         self._place = f"row group {chunk.group}"
         self._end, self._left = chunk.end, chunk.values
         if self._left > len(self.offsets) - self.row:
@@ -205,7 +212,7 @@ class _Walk:
         return True
 
     def _header(self, at: int, length: int = _HEADER_READ) -> tuple[Struct, int]:
-        """The page header at ``at``, and the offset after it. Most lie in what was read last."""
+        """(the page header at ``at``, the offset after it). Most headers lie in the bytes that were read last."""
         if not 0 <= at - self._base < len(self._data):
             self._read(at, length)
         try:
@@ -219,7 +226,7 @@ class _Walk:
 
     def _levels(self, offset: int, size: int, values: int) -> NDArray[np.bool_] | None:
         """Which rows hold a value, shape ``(values,)``; None if all do."""
-        if size > 64 + 8 * values:  # a run of one value takes 6 bytes at most
+        if size > 64 + 8 * values:  # a run of one value takes at most 6 bytes
             self._fail(f"definition levels of {size} bytes for {values} values")
         try:
             present = decode_levels(self._bytes(offset, size), self._max_level, values)
@@ -228,7 +235,7 @@ class _Walk:
         return None if present.all() else present
 
     def _values(self, at: int, end: int, values: int, present: NDArray[np.bool_] | None) -> None:
-        """Hop over the lengths of the values between ``at`` and ``end``, and note where they lie."""
+        """Read the length of each value between ``at`` and ``end``, skip the value, and store where it lies."""
         count = values if present is None else int(np.count_nonzero(present))
         if end - at < 4 * count:
             self._fail(f"{count} values in {end - at} bytes")
@@ -250,7 +257,7 @@ class _Walk:
             lengths.append(length)
             at += length
         if at != end and (end - at > _MOST_PADDING or self._bytes(at, end - at).strip(b"\0")):
-            # Lengths that do not add up: who decodes them all the same gets other values.
+            # The lengths do not add up. A reader that decodes them anyway gets other values.
             raise DamagedFileError(self._file.name, self._place, f"{end - at} bytes after the last of {count} values")
         where: Any = slice(self.row, self.row + values)
         if present is not None:
@@ -268,7 +275,7 @@ class _Walk:
         return self._data[place : place + length]
 
     def _read(self, offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``offset`` on, fewer only at the end of the column chunk."""
+        """Read ``length`` bytes from ``offset`` on. Fewer only at the end of the column chunk."""
         length = min(length, self._end - offset)
         self._data, self._base = self._file.read_at(offset, length), offset
         if len(self._data) < length:
@@ -286,10 +293,10 @@ class _Walk:
 
 
 def decode_levels(data: bytes, max_level: int, count: int) -> NDArray[np.bool_]:
-    """Which of ``count`` definition levels (RLE / bit-packed hybrid) are ``max_level`` (1 to 255), shape ``(count,)``.
+    """Which of ``count`` definition levels are equal to ``max_level`` (1 to 255), as bools of shape ``(count,)``.
 
-    Runs beyond ``count`` are ignored, as pyarrow does: bit-packed ones come in eights. Raises ValueError for too few
-    levels and for levels above ``max_level``.
+    ``data`` is the RLE / bit-packed hybrid. Levels beyond ``count`` are ignored, as in pyarrow: bit-packed runs hold
+    multiples of eight. Raises ValueError for too few levels, and for a level above ``max_level``.
     """
     present = np.empty(count, np.bool_)
     width = max_level.bit_length()
