@@ -1,4 +1,4 @@
-"""Write an Arrow IPC shard, as ``datasets.load_from_disk`` maps it."""
+"""Write an Arrow IPC shard, in the form that ``datasets.load_from_disk`` memory-maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from builder.store.shards import TextRow, WrittenShard, row_columns
 
 
 class ArrowShardWriter:
-    """Writes rows into ``file`` as an IPC stream whose record batches are cut by bytes."""
+    """Writes rows into ``file`` as an IPC stream. A record batch ends before it is larger than GROUP_BYTES."""
 
     def __init__(self, file: NewFile) -> None:
         self._file = file
@@ -34,12 +34,12 @@ class ArrowShardWriter:
         self._weight += weight
         self._image_bytes += len(image)
         if weight > GROUP_BYTES:
-            self._end_batch(image)  # as it is: a copy would be as large again
+            self._end_batch(image)  # not copied: a copy would double the memory
         else:
             self._images += image
 
     def release(self) -> None:
-        """Images were copied when they were added."""
+        """Does nothing: ``add`` has already copied the images."""
 
     def close(self) -> WrittenShard:
         self._end_batch()
@@ -61,7 +61,7 @@ class ArrowShardWriter:
         image = pa.Array.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(offsets), data])
         columns = row_columns(rows, image)
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema.SHARD_SCHEMA))
-        # The batch's buffers end where the file does now, each padded, in the order of the columns.
+        # The batch's buffers end at the current end of the file. Each is padded; they are in column order.
         behind = sum(_padded(length) for length in _buffer_lengths(columns)[_IMAGE_BUFFER:])
         self._offsets.append(offsets[:-1].astype(np.int64) + self._file.position - behind)
         self._count += len(rows)
@@ -69,12 +69,12 @@ class ArrowShardWriter:
 
 
 _IMAGE_BUFFER = 1
-"""Position of the images' bytes among a batch's buffers that are not empty by nature: the images' offsets come
-first."""
+"""Position of the images' bytes among a batch's buffers, without the empty validity buffers. Position 0 is the images'
+offsets."""
 
 
 def _buffer_lengths(columns: list[pa.Array]) -> list[int]:
-    """Bytes of each buffer that a batch without nulls is written with (offsets and values, in column order)."""
+    """The size in bytes of each buffer in a batch without nulls: offsets and values, in column order."""
     lengths: list[int] = []
     for column in columns:
         if pa.types.is_struct(column.type):
@@ -88,12 +88,14 @@ def _buffer_lengths(columns: list[pa.Array]) -> list[int]:
 
 
 def _padded(length: int) -> int:
-    """As Arrow's IPC format aligns buffers: to 8 bytes (format/Message.fbs; pyarrow writes no more than that)."""
+    """A buffer's size with padding. Arrow's IPC format aligns buffers to 8 bytes (format/Message.fbs); pyarrow uses
+    exactly that."""
     return -(-length // 8) * 8
 
 
 def image_offsets(path: str, column: str = "image") -> np.ndarray:
-    """Where each row's image begins in an IPC stream file: the addresses of its mapped buffers, less the map's."""
+    """The file offset of each row's image in an IPC stream file. It is the address of the mapped buffer minus the
+    address of the map."""
     found = [np.zeros(0, dtype=np.int64)]
     with pa.memory_map(path) as source:
         whole = source.read_buffer()

@@ -1,4 +1,4 @@
-"""The footer of a Parquet file, read without pyarrow: what it is, what it claims, and who would miss rows by it.
+"""The footer of a Parquet file, read without pyarrow: its checksum, its claims, and the rows that some readers miss.
 
 Source: parquet-format, README.md and parquet.thrift (FileMetaData, RowGroup, ColumnChunk, ColumnMetaData).
 """
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 
 FREE_NULLS = 1 << 22
-"""A value takes 4 bytes or more, but runs of nulls take next to none: so many rows need no bytes to be believed."""
+"""A footer may claim this many rows more than the file has bytes. A value takes 4 bytes or more, but a run of nulls
+takes almost none."""
 
 
 def check_claims(path: str, metadata: pq.FileMetaData, size: int) -> None:
-    """That the rows a footer claims may be in a file of ``size`` bytes: pyarrow makes room for all of a row group's
-    before it reads one, and a trillion of them would end the process, or another. Raises DamagedFileError."""
+    """Raises DamagedFileError if the file, of ``size`` bytes, is too small for the rows that its footer claims.
+
+    pyarrow allocates memory for all rows of a row group before it reads one. For a trillion rows, the system would kill
+    this process, or another.
+    """
     counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows or metadata.num_rows > size + FREE_NULLS:
         claim = f"{metadata.num_rows:,} rows, {sum(counts):,} of them in row groups, in {size:,} bytes"
@@ -33,9 +37,9 @@ def check_claims(path: str, metadata: pq.FileMetaData, size: int) -> None:
 
 
 def footer_digest(file: ByteFile) -> tuple[int, str]:
-    """File size in bytes, and xxh3-128 (hex) of the footer with its length and magic: they tell one shard from another.
+    """(file size in bytes, xxh3-128 in hex of the footer with its length and magic). They tell one shard from another.
 
-    Reads the end of the file only. Raises DamagedFileError where that is not the end of a Parquet file.
+    Reads only the end of the file. Raises DamagedFileError if it is not the end of a Parquet file.
     """
     size, start, _ = _place(file)
     digest = xxhash.xxh3_128()
@@ -45,7 +49,7 @@ def footer_digest(file: ByteFile) -> tuple[int, str]:
 
 
 def _place(file: ByteFile) -> tuple[int, int, int]:
-    """File size, and where the footer starts (inclusive) and ends (exclusive)."""
+    """(file size, start of the footer (inclusive), its end (exclusive)), all in bytes. Raises DamagedFileError."""
     size = file.size
     if size is None:
         raise DamagedFileError(file.name, "end", "Parquet is read from its end, and where that is cannot be known here")
@@ -63,7 +67,7 @@ def _place(file: ByteFile) -> tuple[int, int, int]:
 
 
 def read_footer(file: ByteFile) -> tuple[int, Struct]:
-    """File size in bytes, and FileMetaData. (pyarrow's view of it ends the process over some damaged column chunks.)
+    """(file size in bytes, FileMetaData). pyarrow is not used: it crashes the process on some damaged column chunks.
 
     Raises DamagedFileError.
     """
@@ -75,7 +79,7 @@ def read_footer(file: ByteFile) -> tuple[int, Struct]:
 
 
 def structs(fields: Struct, number: int) -> list[Struct]:
-    """A field that must be a list of structs. Raises ThriftError."""
+    """The structs in a field. Raises ThriftError if the field is not a list of structs."""
     items = need(fields, number, LIST)
     if items.kind != STRUCT and items.values:
         raise ThriftError(-1, f"field {number} is a list of type {items.kind}")
@@ -84,10 +88,10 @@ def structs(fields: Struct, number: int) -> list[Struct]:
 
 
 def missed_by_splits(file: ByteFile) -> tuple[int, int]:
-    """How many rows readers built on parquet-java would miss, and how many there are.
+    """(rows that readers built on parquet-java would miss, rows in all).
 
-    They cut a file into splits, and read a row group in the split that holds the byte *offset of its first column +
-    half of its size*. Beyond the end of the file there is no split. Raises DamagedFileError.
+    These readers cut a file into splits. They read a row group in the split that holds the byte *offset of its first
+    column + half of its size*. If that byte is beyond the end of the file, no split holds it. Raises DamagedFileError.
     """
     size, footer = read_footer(file)
     missed = total = 0
@@ -95,7 +99,9 @@ def missed_by_splits(file: ByteFile) -> tuple[int, int]:
         for group in structs(footer, 4):
             rows = need(group, 3, I64)
             columns = [need(chunk, 3, STRUCT) for chunk in structs(group, 1)]
-            starts = [get(columns[0], number) for number in (9, 11)]  # of data and of the dictionary, which may be none
+            starts = [
+                get(columns[0], number) for number in (9, 11)
+            ]  # of the data and of the dictionary, which may be missing
             length = get(group, 6) or sum(need(column, 7, I64) for column in columns)
             middle = min(start for start in starts if start is not None) + length // 2
             total += rows

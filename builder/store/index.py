@@ -13,20 +13,20 @@ from builder.base.errors import OutputError
 from builder.store.output import ArrowSink, NewFile
 
 Parts = Callable[[], Iterable[pa.Table]]
-"""Gives the index rows (INDEX_ROW and ``key_hash``), shard by shard, as often as it is called."""
+"""Returns the index rows (INDEX_ROW and ``key_hash``), shard by shard. It can be called several times."""
 
 
 def write_index(
     file: NewFile, root: str, files: Sequence[schema.IndexedFile], parts: Parts, rows: int | None = None
 ) -> str:
-    """Write the index of all parts in their order into ``file``; returns its xxh3-128, hex. ``rows``: how many there
-    must be, where that is known otherwise.
+    """Write the index of all parts, in their order, into ``file``. Returns its xxh3-128, hex. ``rows``: the expected
+    number of rows, if known. Raises OutputError if the parts hold another number.
 
-    Memory: one batch of INDEX_BATCH_ROWS rows, and 28 bytes for each row of all.
+    Memory: one batch of INDEX_BATCH_ROWS rows, and 28 bytes for each row of the whole index.
     """
     try:
         hashes = [np.zeros(0, dtype=np.uint64)]
-        # Copies: views would keep every part mapped, and a process may have 65,530 maps.
+        # Copied: views would keep every part memory-mapped, and a process may have 65,530 maps.
         hashes += [numbers_of(part.column("key_hash")).copy() for part in parts()]
         key_hashes = np.concatenate(hashes)
         del hashes
@@ -49,7 +49,7 @@ def write_index(
 
 
 def _rebatched(parts: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
-    """The rows in batches of INDEX_BATCH_ROWS, the last shorter."""
+    """Yield the rows in batches of INDEX_BATCH_ROWS. The last may be shorter."""
     pending: list[pa.Table] = []
     count = 0
     for part in parts:
@@ -67,7 +67,7 @@ def _rebatched(parts: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
 
 def _one_batch(tables: list[pa.Table]) -> pa.RecordBatch:
     batches = pa.concat_tables(tables).combine_chunks().to_batches()
-    if len(batches) != 1:  # taking the first would lose the rows of the others without a word
+    if len(batches) != 1:  # taking only the first would silently lose the rows of the others
         rows = sum(table.num_rows for table in tables)
         raise OutputError(f"the captions of {rows:,} rows are more than the 2 GiB that a batch of the index can hold")
     return batches[0]

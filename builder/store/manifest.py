@@ -18,8 +18,8 @@ MANIFEST_VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """``files``: path relative to OUT → {"size": bytes, "xxh3_128": hex}. ``totals``: as ``--json`` prints them.
-    ``source``: layout, numbers of archives, damage. No time, path, host or number of processes: the same source and
-    options give the same bytes."""
+    ``source``: layout, numbers of archives, damage. It has no time, path, host or number of processes. So the same
+    source and options give the same bytes."""
 
     kind: str  # "parquet", "arrow" or "index"
     versions: dict[str, str]
@@ -29,7 +29,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
 
     def to_json(self) -> bytes:
-        """Ends with a checksum of all that stands before it."""
+        """The manifest as JSON. Its last field is a checksum of all the others."""
         document: dict[str, Any] = {
             "manifest_version": MANIFEST_VERSION,
             "kind": self.kind,
@@ -44,7 +44,7 @@ class Manifest:
 
 
 def read_manifest(out: str) -> Manifest:
-    """Raises DamagedFileError when it is not there, or not as it was written."""
+    """The manifest of OUT. Raises DamagedFileError if it is missing or was changed since it was written."""
     path = os.path.join(out, schema.MANIFEST)
     try:
         with open(path, "rb") as handle:
@@ -54,7 +54,7 @@ def read_manifest(out: str) -> Manifest:
 
 
 def parse_manifest(text: bytes, path: str) -> Manifest:
-    """The manifest that ``to_json`` wrote. ``path``: for messages. Raises DamagedFileError."""
+    """Parse a manifest that ``to_json`` wrote. ``path``: for messages. Raises DamagedFileError."""
     try:
         document = json.loads(text)
         noted = document.pop("checksum")
@@ -77,7 +77,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
 
 
 def require_made(out: str) -> None:
-    """Raises SourceError where no conversion was begun in a folder, with what it may be instead."""
+    """Raises SourceError if no conversion was begun in a folder. The message says what the folder may be instead."""
     if any(os.path.exists(os.path.join(out, name)) for name in (schema.MANIFEST, schema.WORK)):
         return
     place = shlex.quote(out)

@@ -1,11 +1,11 @@
-"""Write a Parquet shard: text columns through pyarrow, image pages straight from the buffer they were read into.
+"""Write a Parquet shard: text columns with pyarrow, image pages directly from the buffer they were read into.
 
-pyarrow would copy every image three times (into an array, into a page, into the file). Here a page is its header, then
-``length, bytes`` for each image (PLAIN encoding), handed to the system in one ``writev``. The text columns of a row
-group are written by pyarrow into memory as a small Parquet file of their own, and their column chunks are moved here
-with their offsets shifted. The footer is put together from both.
+pyarrow would copy every image three times: into an array, into a page, into the file. Here, a page is its header and
+then ``length, bytes`` for each image (PLAIN encoding). One ``writev`` hands it to the system. pyarrow writes the text
+columns of a row group into memory, as a small Parquet file. Their column chunks are copied from there, with their
+offsets shifted. The footer is made from both.
 
-Source: apache/parquet-format, README.md and parquet.thrift (field numbers below are its).
+Source: apache/parquet-format, README.md and parquet.thrift (it defines the field numbers below).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ParquetShardWriter:
         self._image_bytes = 0
 
     def add(self, image: memoryview, row: TextRow) -> None:
-        """Append one row. Cuts pages and row groups by bytes, so that the same rows give the same file."""
+        """Append one row. Pages and row groups end by bytes only, so that the same rows give the same file."""
         size = len(image)
         weight = size + row.weight
         group = self._group
@@ -96,11 +96,11 @@ class ParquetShardWriter:
             self._end_page()
 
     def release(self) -> None:
-        """Let go of all image views: those of an unfinished page are copied."""
+        """Copy the images of the unfinished page. Afterwards no image view is needed any more."""
         self._page = [bytes(piece) for piece in self._page]
 
     def close(self) -> WrittenShard:
-        """Finish the file, under its final name."""
+        """Finish the file under its final name."""
         self._end_group()
         footer = self._footer()
         tail = [footer, packing.pack("<I", len(footer)), MAGIC]
@@ -116,7 +116,7 @@ class ParquetShardWriter:
         )
 
     def abort(self) -> None:
-        """Give it up."""
+        """Give the file up."""
         self._file.abort()
 
     def _end_page(self) -> None:
@@ -141,7 +141,7 @@ class ParquetShardWriter:
         if group.rows:
             image_chunk = self._image_chunk(group)
             text_chunks, column_indexes, offset_indexes = self._write_text(group.rows)
-            chunks = [image_chunk, *text_chunks]  # in the schema's order, in the footer as in the file
+            chunks = [image_chunk, *text_chunks]  # both footer and file are in the schema's order
             locations = [{1: i64(start), 2: i32(size), 3: i64(row)} for start, size, row in group.pages]
             self._column_indexes.append([None, *column_indexes])
             self._offset_indexes.append([{1: list_of(STRUCT, locations)}, *offset_indexes])
@@ -175,7 +175,7 @@ class ParquetShardWriter:
         return {2: i64(0), 3: struct(metadata)}
 
     def _write_text(self, rows: list[TextRow]) -> tuple[list[Struct], list[bytes | None], list[Struct]]:
-        """Write the text columns' chunks; returns their ColumnChunks, ColumnIndexes and OffsetIndexes in column
+        """Write the chunks of the text columns. Returns their ColumnChunks, ColumnIndexes and OffsetIndexes, in column
         order."""
         small = _text_file(rows)
         length = int.from_bytes(small[-8:-4], "little")
@@ -201,8 +201,8 @@ class ParquetShardWriter:
         return chunks, column_indexes, offset_indexes
 
     def _footer(self) -> bytes:
-        """Page indexes go in front of the footer, all ColumnIndexes first, as parquet-format's PageIndex.md lays them
-        out."""
+        """Write the page indexes and return the footer's bytes. The indexes stand before the footer, all ColumnIndexes
+        first, as in parquet-format's PageIndex.md."""
         for group, indexes in zip(self._groups, self._column_indexes, strict=True):
             for chunk, index in zip(get(group, 1), indexes, strict=True):
                 if index is not None:
@@ -223,13 +223,13 @@ class ParquetShardWriter:
 
 
 def page_header(size: int, count: int) -> bytes:
-    """PageHeader of an uncompressed PLAIN data page (version 1) of ``size`` bytes with ``count`` values."""
+    """The PageHeader of an uncompressed PLAIN data page (version 1) of ``size`` bytes with ``count`` values."""
     data: Struct = {1: i32(count), 2: i32(_PLAIN), 3: i32(_RLE), 4: i32(_RLE)}
     return write_struct({1: i32(_DATA_PAGE), 2: i32(size), 3: i32(size), 5: struct(data)})
 
 
 def _levels(count: int) -> bytes:
-    """Definition levels of a page without nulls: one RLE run, behind its length."""
+    """Definition levels of a page without nulls: the length of one RLE run, then the run."""
     run, value = bytearray(), count << 1
     while value > 0x7F:
         run.append(value & 0x7F | 0x80)
@@ -239,7 +239,7 @@ def _levels(count: int) -> bytes:
 
 
 def _text_file(rows: list[TextRow]) -> bytes:
-    """All columns but image.bytes as a Parquet file of one row group. No statistics on long text: they would repeat
+    """All columns but image.bytes, as a Parquet file of one row group. Long text has no statistics: they would repeat
     whole captions in the footer."""
     columns = row_columns(rows, None)
     sink = pa.BufferOutputStream()
@@ -267,7 +267,7 @@ def _span(data: bytes, offset: int | None, length: int | None) -> bytes | None:
 
 @functools.cache
 def _template() -> Struct:
-    """Schema, key-value metadata and column orders as pyarrow writes them for an empty file of our schema."""
+    """The footer that pyarrow writes for an empty file of our schema: schema, key-value metadata and column orders."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema.SHARD_SCHEMA):
         pass

@@ -1,9 +1,9 @@
-"""What pushes left to be known, beside the receipts: which shards are on the Hub, and which cards were brought here.
+"""Records of pushes, kept beside the receipts: which shards are on the Hub, and which cards a push left here.
 
 OUT/.laion6m/
-├── pushed/00003.json       shard 3 is on the Hub, as the Hub has confirmed: its file here may be gone
-└── pushed-cards.json       of each place a card is kept, each repository and revision: the card that the last push left
-                            in both
+├── pushed/00003.json       the Hub has confirmed that it has shard 3: its file here may be removed
+└── pushed-cards.json       for each place of a card, each repository and revision: the card that the last push left
+                            both here and on the Hub
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CARDS = f"{schema.WORK}/pushed-cards.json"
 
 @dataclass(frozen=True, slots=True)
 class PushedMark:
-    """A shard that the Hub has. ``digest``: xxh3-128 of the file, hex; ``sha256``: the same file's, as the Hub states
+    """A shard that the Hub has. ``digest``: xxh3-128 of the file, hex. ``sha256``: of the same file, as the Hub gives
     it."""
 
     number: int
@@ -35,20 +35,20 @@ class PushedMark:
 
     @property
     def url(self) -> str:
-        """The repository, as ``open_dataset`` takes it."""
+        """The repository and revision as an hf:// URL, for ``open_dataset``."""
         branch = "" if self.revision == "main" else f"@{self.revision.replace('/', '%2F')}"
         return f"hf://datasets/{self.repo}{branch}"
 
     @property
     def command(self) -> str:
-        """The arguments of ``laion6m push OUT`` that mean the repository and its revision."""
+        """The arguments of ``laion6m push OUT`` that name the repository and its revision."""
         return self.repo if self.revision == "main" else f"{self.repo} --revision {self.revision}"
 
 
 @dataclass(frozen=True, slots=True)
 class PushedCard:
-    """A card that a push left here and on the Hub. ``own``: its owner's part; ``digest``: xxh3-128 of the file, hex;
-    ``made``: of the part that the tool made; ``manifest``: of the manifest it was made from."""
+    """A card that a push left here and on the Hub. ``own``: its owner's part. The others are xxh3-128, hex: ``digest``
+    of the file, ``made`` of the part that the tool made, ``manifest`` of the manifest it was made from."""
 
     own: dict[str, Any]
     digest: str
@@ -57,17 +57,18 @@ class PushedCard:
 
 
 class PushRecords:
-    """Of one OUT. What cannot be read is as if it were not there: then a shard is made again, a card compared anew."""
+    """The records of one OUT. An unreadable record counts as missing: then the shard is made again, or the card
+    compared again."""
 
     def __init__(self, out: str | Folder) -> None:
         self._folder = LocalFolder(out) if isinstance(out, str) else out
 
     def write_mark(self, mark: PushedMark) -> None:
-        """Note that the Hub has a shard. Only then may its file be removed. Raises WriteError."""
+        """Write down that the Hub has a shard. Only after this may its file be removed. Raises WriteError."""
         write(self._folder, f"{_MARKS}/{mark.number:05d}.json", [seal(asdict(mark))])
 
     def mark(self, number: int, repo: str, revision: str) -> PushedMark | None:
-        """The mark that a repository has a shard."""
+        """The mark that a repository has this shard at this revision; None if there is none."""
         mark = self._mark(f"{number:05d}.json")
         return mark if mark and (mark.number, mark.repo, mark.revision) == (number, repo, revision) else None
 
@@ -77,13 +78,13 @@ class PushRecords:
         return {mark.path: mark for mark in map(self._mark, names) if mark is not None}
 
     def write_card(self, place: str, repo: str, card: PushedCard, revision: str = "main") -> None:
-        """``place``: of the card, relative to OUT. Raises WriteError."""
+        """Write a card's record. ``place``: path of the card, relative to OUT. Raises WriteError."""
         cards = self._cards()
         cards[place] = {**cards.get(place, {}), _key(repo, revision): asdict(card)}
         write(self._folder, _CARDS, [seal({"cards": cards})])
 
     def cards(self, place: str) -> dict[str, PushedCard]:
-        """By repository, and revision where that is another than main: "user/x@v2"."""
+        """Repository → card. A revision other than main is in the key: "user/x@v2"."""
         found = {}
         with suppress(TypeError, AttributeError):
             for key, fields in self._cards().get(place, {}).items():

@@ -1,4 +1,4 @@
-"""Write meta/rejects.parquet: every listed sample that is no row, in the order of the listing."""
+"""Write meta/rejects.parquet: every listed sample that did not become a row, in the order of the listing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from builder.base.schema import REJECT_ROW
 from builder.store.output import ArrowSink, NewFile
 
 GROUP_ROWS = 1 << 20
-"""Rows of a row group, and in memory twice at a time. What ``pq.write_table`` takes unless told otherwise."""
+"""Rows of a row group: the default of ``pq.write_table``. One row group is in memory twice."""
 
 _TOGETHER = 1024
-"""Tables put together at a time: each is a mapped file, and a process may have 65,530 maps."""
+"""Tables joined at a time. Each is a memory-mapped file, and a process may have 65,530 maps."""
 
 
 def write_rejects(file: NewFile, tables: Iterable[pa.Table]) -> tuple[int, str]:
-    """Write the rejects of all tables (REJECT_ROW) into ``file``; returns its size and its xxh3-128, hex."""
+    """Write the rejects of all tables (REJECT_ROW) into ``file``. Returns (size in bytes, xxh3-128 in hex)."""
     try:
         table = _together(tables)
         positions = numbers_of(table.column("position"))

@@ -1,4 +1,4 @@
-"""Small documents that carry a checksum of themselves, and checksums of whole files."""
+"""Small JSON documents that hold their own checksum, and checksums of whole files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BLOCK = 1 << 20
 
 
 def checksum(document: dict[str, Any]) -> str:
-    """xxh3-128 (hex) of what a document says, whatever the order of its keys and the blanks between them."""
+    """xxh3-128 (hex) of a document's content. The order of keys and the blanks in its JSON do not matter."""
     return xxhash.xxh3_128_hexdigest(json.dumps(document, sort_keys=True, ensure_ascii=True).encode())
 
 
@@ -21,7 +21,7 @@ def seal(document: dict[str, Any]) -> bytes:
 
 
 def unseal(text: bytes) -> dict[str, Any]:
-    """What was sealed. Raises ValueError for anything else."""
+    """The document that ``seal`` wrote. Raises ValueError for anything else."""
     try:
         document = json.loads(text)
         noted = document.pop("checksum")

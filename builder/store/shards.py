@@ -1,4 +1,4 @@
-"""A shard being written: what goes in, what is known of it afterwards, and the contract of its writers."""
+"""Writing a shard: its rows, the facts about the finished file, and the contract of the writers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builder.base.arrays import number_array, string_array, utf8_array
 
 
 class TextRow(NamedTuple):
-    """A row without its image. ``annotation``: the document in UTF-8. ``width`` and ``height``: pixels."""
+    """A row without its image. ``annotation``: the JSON document in UTF-8. ``width`` and ``height``: pixels."""
 
     key: str
     path: str
@@ -26,13 +26,13 @@ class TextRow(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """Bytes it adds to a row group, about: the caption stands in the annotation too."""
+        """Bytes it adds to a row group, about. Twice the annotation: the annotation holds the caption too."""
         return len(self.annotation) * 2
 
 
 def row_columns(rows: Sequence[TextRow], images: pa.Array | None) -> list[pa.Array]:
-    """The columns of rows in the order of schema.ROW. ``images``: their bytes, binary; None: ``image`` is its path
-    alone."""
+    """The columns of rows, in the order of schema.ROW. ``images``: a binary array of their bytes. None: ``image`` holds
+    only the path."""
     parts = [string_array([row.path for row in rows])]
     if images is not None:
         parts.insert(0, images)
@@ -48,9 +48,9 @@ def row_columns(rows: Sequence[TextRow], images: pa.Array | None) -> list[pa.Arr
 
 @dataclass(frozen=True, slots=True)
 class WrittenShard:
-    """``offsets``: of each row's image in the file. ``digest``: xxh3-128 of the whole file, hex. ``check``: how the
-    index tells that the file is still this one. ``annotation_offsets``: where each row's document lies by itself in the
-    file; None where it is in a column."""
+    """Facts about a finished shard. ``offsets``: file offset of each row's image, in bytes. ``digest``: xxh3-128 of the
+    whole file, hex. ``check``: how the index tells that the file is still the same. ``annotation_offsets``: file offset
+    of each row's annotation; None if annotations are in a column."""
 
     offsets: npt.NDArray[np.int64]
     rows: int
@@ -62,16 +62,16 @@ class WrittenShard:
 
 
 class ShardWriter(Protocol):
-    """Rows in, one file out. Deterministic: the same rows in the same order give the same bytes."""
+    """Takes rows and writes one file. Deterministic: the same rows in the same order give the same bytes."""
 
     def add(self, image: memoryview, row: TextRow) -> None:
         """Append a row. ``image`` must stay valid until ``release`` or ``close``."""
 
     def release(self) -> None:
-        """Copy what is still held of image views."""
+        """Write or copy all images that are still held as views."""
 
     def close(self) -> WrittenShard:
-        """Finish the file, under its final name. Afterwards the writer is of no further use."""
+        """Finish the file under its final name. The writer cannot be used afterwards."""
 
     def abort(self) -> None:
         """Give the file up."""

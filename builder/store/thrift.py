@@ -1,7 +1,7 @@
-"""The Thrift compact protocol, as far as Parquet uses it: structs, lists and scalars, without generated code.
+"""The part of the Thrift compact protocol that Parquet uses: structs, lists and scalars, without generated code.
 
-A parsed struct keeps the wire type of every value, so it can be changed in a few fields and written back with all other
-bytes as they were: ``write_struct(read_struct(data)[0]) == data`` for whatever writes fields in ascending order and
+A parsed struct keeps the wire type of every value. So a few fields can be changed, and all other bytes are written back
+unchanged: ``write_struct(read_struct(data)[0]) == data``. This holds if the writer puts fields in ascending order and
 integers in their shortest form, as every Parquet writer does.
 
 Source: thrift/doc/specs/thrift-compact-protocol.md. Maps and UUIDs do not occur in parquet.thrift and are refused.
@@ -15,14 +15,14 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 TRUE, FALSE, I8, I16, I32, I64, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12
-"""Wire types. In a field's header TRUE and FALSE are the value itself; as the type of list items both mean bool."""
+"""Wire types. In a field's header, TRUE and FALSE are the value itself. As the type of list items, both mean bool."""
 
 MAX_DEPTH = 32  # parquet.thrift nests 7 deep; Python gives up at about 1,000
 _BITS = {I16: 16, I32: 32, I64: 64}
 
 
 class ThriftError(ValueError):
-    """Bytes are no struct, or another than expected. Args: offset in the bytes (-1 where there is none), problem."""
+    """Bytes are no struct, or not the expected one. Args: offset in the bytes (-1 if there is none), problem."""
 
     def __str__(self) -> str:
         offset, problem = self.args
@@ -30,14 +30,14 @@ class ThriftError(ValueError):
 
 
 class Value(NamedTuple):
-    """What a field holds. ``data``: bool, int, float, bytes, ``Items`` or ``Struct``, as ``kind`` says."""
+    """The value of a field. ``data``: bool, int, float, bytes, ``Items`` or ``Struct``, depending on ``kind``."""
 
     kind: int
     data: Any
 
 
 class Items(NamedTuple):
-    """What a list or set holds: bare ``data`` all of one ``kind``."""
+    """The items of a list or set: bare ``data`` values, all of the same ``kind``."""
 
     kind: int
     values: list[Any]
@@ -73,10 +73,11 @@ def list_of(kind: int, values: Iterable[Any]) -> Value:
 
 
 def get(fields: Struct, *path: int) -> Any:
-    """The plain value at ``path``, by turns field numbers and, below a list, positions; None where a field is absent.
+    """The plain value at ``path``; None if a field is missing.
 
-    ``get(footer, 4, 0, 3)`` is num_rows of the first row group. Structs and lists come as the dict and list
-    that are written back, so that changing them changes what ``write_struct`` writes.
+    A step in ``path`` is a field number in a struct, or a position in a list: ``get(footer, 4, 0, 3)`` is num_rows of
+    the first row group. A struct or list is returned itself, not as a copy. So a change in it changes what
+    ``write_struct`` writes.
     """
     at: Any = fields
     for step in path:
@@ -92,7 +93,7 @@ def get(fields: Struct, *path: int) -> Any:
 
 
 def need(fields: Struct, number: int, kind: int) -> Any:
-    """The data of a field that must be there and of ``kind``. Raises ThriftError where a file has it otherwise."""
+    """The data of a field. Raises ThriftError if the field is missing or not of ``kind``."""
     value = fields.get(number)
     if value is None or value.kind != kind:
         raise ThriftError(-1, f"field {number} is {'missing' if value is None else f'of type {value.kind}'}")
@@ -100,10 +101,10 @@ def need(fields: Struct, number: int, kind: int) -> Any:
 
 
 def read_struct(data: bytes | memoryview, offset: int = 0, *, max_values: int = 1 << 23) -> tuple[Struct, int]:
-    """The struct that begins at ``offset``, and the offset after it.
+    """(the struct that begins at ``offset``, the offset after it).
 
-    Raises ThriftError for anything else, and for more than ``max_values`` fields and list items in all: one byte can
-    become a value of 150 in memory.
+    Raises ThriftError for anything else, and for more than ``max_values`` fields and list items in all: one byte in the
+    file can become a value of 150 bytes in memory.
     """
     try:
         return _read_struct(data, offset, MAX_DEPTH, repeat(None, max_values))
@@ -206,7 +207,8 @@ def _read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
 
 
 def write_struct(fields: Struct) -> bytes:
-    """The bytes of a struct, fields in ascending order. Raises ThriftError for an integer that its type cannot hold."""
+    """The bytes of a struct, with fields in ascending order. Raises ThriftError for an integer too large for its
+    type."""
     out = bytearray()
     _write_struct(out, fields)
     return bytes(out)

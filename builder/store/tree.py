@@ -1,4 +1,4 @@
-"""Write files below a folder, and nowhere else: neither a name nor a symbolic link leads out of it."""
+"""Write files below a folder and nowhere else. Neither a name nor a symbolic link can lead out of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from builder.store.output import make_folder
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 32  # folders; members of a tar lie in one or a few
-_LONGEST = 4095  # bytes of a name: Linux's PATH_MAX. Beyond it nothing that is given a path could open the file
+_LONGEST = 4095  # bytes of a name: Linux's PATH_MAX. No program can open a longer path
 _OF_THE_NAME = {
     errno.ENAMETOOLONG: "a part of it is longer than this file system allows",
     errno.ENOTDIR: "a file or a symbolic link is where it has a folder",
@@ -25,20 +25,24 @@ _OF_THE_NAME = {
     errno.EILSEQ: "this file system does not allow its characters",
     errno.EINVAL: "this file system does not allow it",
 }
-"""Errors that one name brings on, so that others may go on; all else (full, failing, read-only) ends the run."""
+"""Errors that concern one name only, so other files can still be written. Any other error (a full, failing or read-only
+disk) ends the run."""
 
 
 class NameRefusedError(Exception):
-    """A file of that name is not written. Args: name, why."""
+    """A file of this name cannot be written. Args: name, why."""
 
 
 class Tree:
-    """A folder to write into. Every part of a path is opened by itself, from its parent on, without following links, so
-    that a link planted there (or by another process meanwhile) is met, never followed. Not thread-safe."""
+    """A folder to write into. Not thread-safe.
+
+    Each part of a path is opened from its parent, without following links. So a link that lies there is never followed,
+    even if another process has just made it.
+    """
 
     def __init__(self, root: str, *, replace: bool = True) -> None:
-        """``root`` is made, and may itself be a link: it is the user's own word. ``replace``: write over files that are
-        there. Raises WriteError."""
+        """``root`` is created if missing. It may be a link itself, as the user chose it. ``replace``: replace files
+        that exist. Raises WriteError."""
         self.root, self._replace = root, replace
         make_folder(root)
         self._folders: OrderedDict[str, int] = OrderedDict()
@@ -56,11 +60,11 @@ class Tree:
         os.close(self._root)
 
     def write(self, name: str, blocks: Iterable[bytes | memoryview], *, whole: bool = False) -> int:
-        """Write a file, in place of one that is there where that is allowed; returns its size in bytes.
+        """Write a file. Replaces an existing file if this tree may. Returns the size in bytes.
 
-        ``whole``: it gets its name only when it is whole, and replaces what has it. Raises NameRefusedError for names
-        that would leave the folder or that the system does not take, WriteError where the system refuses to write at
-        all.
+        ``whole``: the file gets its name only when it is whole, and always replaces an existing file. Raises
+        NameRefusedError for a name that would lead out of the folder or that the system does not allow, WriteError if
+        the system refuses to write at all.
         """
         parts = name.split("/")
         if "\0" in name:
@@ -110,13 +114,13 @@ def _write(folder: int, leaf: str, blocks: Iterable[bytes | memoryview], *, repl
         try:
             for block in blocks:
                 done = 0
-                while done < len(block):  # a signal, or 2 GiB, ends a write early
+                while done < len(block):  # a signal or the 2 GiB limit can end a write early
                     done += os.write(handle, memoryview(block)[done:] if done else block)
                 size += done
         finally:
             os.close(handle)
     except BaseException:
-        with suppress(OSError):  # no file rather than half of one
+        with suppress(OSError):  # no file is better than half a file
             os.unlink(leaf, dir_fd=folder)
         raise
     return size
@@ -125,14 +129,14 @@ def _write(folder: int, leaf: str, blocks: Iterable[bytes | memoryview], *, repl
 def _rename(folder: int, leaf: str, final: str) -> None:
     try:
         os.replace(leaf, final, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:  # a folder has that name
+    except OSError:  # for example, a folder has this name
         with suppress(OSError):
             os.unlink(leaf, dir_fd=folder)
         raise
 
 
 def _create(folder: int, leaf: str, *, replace: bool) -> int:
-    """A new file. What is there is unlinked, not written into: it may be a link to a file elsewhere."""
+    """Open a new file. An existing one is deleted, not written into: it may be a link to a file elsewhere."""
     try:
         return os.open(leaf, _FILE, 0o666, dir_fd=folder)
     except FileExistsError:

@@ -1,7 +1,7 @@
-"""Write a shard as webdataset reads it: a tar of pairs, KEY.jpg and KEY.json, one behind the other.
+"""Write a shard for webdataset: a tar of pairs, KEY.jpg followed by KEY.json.
 
-webdataset (and ``datasets``) cut a member's name at the first dot of its last part: what stands before is the key.
-Dots there are written as ``%2E``, so that ``00000/a.b`` is one sample and not ``b.jpg`` of another.
+webdataset and ``datasets`` cut a member's name at the first dot of its last part. The text before the dot is the key.
+So a dot in a key's last part is written as ``%2E``: ``00000/a.b`` stays one sample, and is not ``b.jpg`` of another.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from builder.store.output import NewFile
 from builder.store.shards import TextRow, WrittenShard
 
 _BLOCK = 512
-_RECORD = 20 * _BLOCK  # tars are whole records; GNU tar and tarfile write zeros up to the next one
-_PENDING = 1 << 20  # bytes gathered before they are written
+_RECORD = 20 * _BLOCK  # a tar consists of whole records; GNU tar and tarfile fill the last one with zeros
+_PENDING = 1 << 20  # bytes to collect before a write
 _LONGEST = 100  # bytes of a name in a header
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 _MAGIC = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
@@ -29,7 +29,7 @@ class WebDatasetShardWriter:
     def __init__(self, file: NewFile) -> None:
         self._file = file
         self._pieces: list[bytes | memoryview] = []
-        self._position = 0  # with what is pending
+        self._position = 0  # includes the pending bytes
         self._image_offsets: list[int] = []
         self._annotation_offsets: list[int] = []
         self._image_bytes = 0
@@ -43,12 +43,12 @@ class WebDatasetShardWriter:
             self.release()
 
     def release(self) -> None:
-        """Write what was gathered."""
+        """Write the collected bytes."""
         self._file.write(self._pieces)
         self._pieces = []
 
     def close(self) -> WrittenShard:
-        """Finish the file, under its final name."""
+        """Finish the file under its final name."""
         end = self._position + 2 * _BLOCK
         self._pieces.append(bytes(2 * _BLOCK + -end % _RECORD))
         self.release()
@@ -64,11 +64,11 @@ class WebDatasetShardWriter:
         )
 
     def abort(self) -> None:
-        """Give it up."""
+        """Give the file up."""
         self._file.abort()
 
     def _add_member(self, name: str, data: bytes | memoryview) -> int:
-        """Returns where its data begins."""
+        """Add a member. Returns the offset of its data."""
         head = member_header(name, len(data))
         start = self._position + len(head)
         padding = bytes(-len(data) % _BLOCK)
@@ -78,13 +78,15 @@ class WebDatasetShardWriter:
 
 
 def member_name(key: str) -> str:
-    """The key as webdataset will give it back: itself, unless its last part holds a dot or one of the escapes."""
+    """The member's name for a key, without ending. It is the key itself, unless the last part holds a dot or one of the
+    escapes, or the key has a line break. webdataset gives this name as the key."""
     folder, slash, base = key.rpartition("/")
     return folder.replace("\n", "%0A") + slash + _AMBIGUOUS.sub(lambda found: f"%{ord(found[0]):02X}", base)
 
 
 def image_ending(path: str, image: bytes | memoryview) -> str:
-    """``.jpg`` and the like, in lower case: the path's own where it is an image's, else by the first bytes."""
+    """The ending of an image's member, such as ``.jpg``, in lower case. It is the path's own ending if that is an
+    image's, else it comes from the first bytes."""
     own = os.path.splitext(path)[1].lower()
     if own in _ENDINGS:
         return own
@@ -93,7 +95,8 @@ def image_ending(path: str, image: bytes | memoryview) -> str:
 
 
 def member_header(name: str, size: int) -> bytes:
-    """A regular file's header in GNU format: no time and no owner, so that the same rows give the same bytes."""
+    """The header of a regular file in GNU format. It has no time and no owner, so that the same rows give the same
+    bytes."""
     encoded = name.encode()
     if len(encoded) <= _LONGEST:
         return _header(encoded, size, b"0")
