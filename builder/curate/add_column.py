@@ -41,12 +41,12 @@ def add_column(
 ) -> ColumnSummary:
     """Add the column ``name`` to a converted folder or an index.
 
-    ``source``: a folder of arrays by image path (``<image path>.pt``, ``.npy``, ``.safetensors``, one for every row);
-    or Parquet, CSV or JSON lines files whose values are joined by ``on`` ("key", "path", "url" or "sha256"; unless
-    given, by what the files have). ``field``: instead, a field of the annotations. Rows without a value are null;
-    rows without an array are an error unless ``missing_ok``.
+    ``source``: a folder with one array file per row, named after the image path (``<image path>.pt``, ``.npy``,
+    ``.safetensors``). Or Parquet, CSV or JSON lines files whose values are joined by ``on``: "key", "path", "url" or
+    "sha256"; None: by what the files have. ``field``: a field of the annotations instead. A row without a value is
+    null. A row without an array is an error unless ``missing_ok``.
 
-    Raises SourceError (nothing matches, a file cannot be read), OutputError (there is such a column), OptionError,
+    Raises SourceError (nothing matches, a file cannot be read), OutputError (the column exists), OptionError,
     JobMismatchError, LockedError, MissingExtraError (.pt files need torch), InterruptedRunError.
     """
     started = time.monotonic()
@@ -114,7 +114,7 @@ def describe_column(summary: ColumnSummary) -> str:
 
 
 def _field(reader: Reader, name: str, field: str, *, quiet: bool) -> tuple[pa.ChunkedArray, int]:
-    """A field of all annotations, typed, and how many values are not of that type. Raises SourceError."""
+    """One field of all annotations, typed, and how many values do not have that type. Raises SourceError."""
     progress = Progress("reading annotations", len(reader), 0, quiet=quiet)
     values = []
     try:

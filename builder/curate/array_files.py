@@ -1,4 +1,4 @@
-"""One array of a file: .pt, .npy or .safetensors, by the path of its image."""
+"""Read one array from a file: .pt, .npy or .safetensors, found by the path of its image."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ _SAFETENSORS = {
 }  # fmt: skip
 
 _LONGEST = (1 << 31) - 1
-"""Of each length in a shape, which the files keep as int32, and of an array's bytes, as Arrow's binary has them."""
+"""Upper limit of each length in a shape (stored as int32), and of an array's bytes (Arrow's binary type)."""
 
 
 class Finder:
-    """The array of an image path, from a file of one of the known kinds. The kind that was there last is tried
-    first."""
+    """Finds the array of an image path, in a file of a known kind. The kind that was found last is tried first."""
 
     def __init__(self, folder: str, *, missing_ok: bool = False) -> None:
-        """``missing_ok``: an image may have none."""
+        """``missing_ok``: an image may have no array."""
         self._folder, self._missing_ok = folder, missing_ok
         self._kinds: list[tuple[str, Callable[[str], Array]]] = [
             (".pt", _load_pt),
@@ -39,7 +38,7 @@ class Finder:
         ]
 
     def __call__(self, image: str) -> Array | None:
-        """None where there is none and may be. Raises SourceError."""
+        """None if the array is missing and may be. Raises SourceError."""
         for place, (ending, load) in enumerate(self._kinds):
             path = os.path.join(self._folder, *image.split("/")) + ending
             if os.path.exists(path):
@@ -56,7 +55,7 @@ class Finder:
 def _loaded(load: Callable[[str], Array], path: str) -> Array:
     try:
         array = load(path)
-        if not all(type(length) is int and length <= _LONGEST for length in array.shape):  # True is an int to Python
+        if not all(type(length) is int and length <= _LONGEST for length in array.shape):  # to Python True is an int
             raise ValueError(f"a shape of {array.shape}; lengths are whole numbers of up to {_LONGEST:,}")
         if len(array.data) > _LONGEST:
             raise ValueError(f"{len(array.data):,} bytes; {_LONGEST:,} are the most that a row can have")
@@ -64,7 +63,7 @@ def _loaded(load: Callable[[str], Array], path: str) -> Array:
         raise _no_array(path, error) from error
     except (Laion6mError, MemoryError):
         raise
-    except Exception as error:  # numpy, torch and pickle raise whatever a damaged file leads them to
+    except Exception as error:  # numpy, torch and pickle can raise anything for a damaged file
         raise _no_array(path, error) from error
     return array
 
@@ -76,7 +75,7 @@ def _no_array(path: str, error: Exception) -> SourceError:
 
 def _load_pt(path: str) -> Array:
     try:
-        tensors = import_module("builder.mm.tensors")  # the one way up to torch, taken only where there are .pt files
+        tensors = import_module("builder.mm.tensors")  # the only import upwards, to torch; only for .pt files
     except ImportError as error:
         raise MissingExtraError(f"reading {path}", "torch", "mm") from error
     array: Array = tensors.to_array(tensors.load_tensor(path))
@@ -87,7 +86,7 @@ _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 
 
 def _load_npy(path: str) -> Array:
-    """Raises ValueError, before any memory is asked for, where the header claims more than the file holds."""
+    """Load a .npy file. If the header claims more than the file holds, raises ValueError before memory is allocated."""
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
         if version not in _NPY_HEADERS:
@@ -107,7 +106,7 @@ def _load_npy(path: str) -> Array:
 
 
 def _load_safetensors(path: str) -> Array:
-    """One tensor, by the format's own description: 8 bytes length, JSON, data."""
+    """Load one tensor as the format defines it: 8 bytes length, JSON, data."""
     with open(path, "rb") as file:
         data = file.read()
     if len(data) < 8 or (length := struct.unpack("<Q", data[:8])[0]) > len(data) - 8:

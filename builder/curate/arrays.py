@@ -1,4 +1,4 @@
-"""Columns of arrays: pack one file for each image into a column beside the images. No image is read or written."""
+"""Columns of arrays: pack one file per image into a column beside the images. No image is read or written."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from builder.store.pages import value_ranges
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """One shard: rows ``first`` (inclusive) to ``end`` (exclusive) of the dataset, arrays from below ``folder``."""
+    """One shard: rows ``first`` (inclusive) to ``end`` (exclusive) of the dataset; its arrays lie below ``folder``."""
 
     root: str
     name: str
@@ -67,10 +67,10 @@ def add_arrays(
     engine: str = "local",
     quiet: bool = False,
 ) -> ColumnSummary:
-    """Pack ``<folder>/<image path>.pt``, ``.npy`` or ``.safetensors`` of every row of a converted folder (or of one
-    that ``laion6m index`` made) into a column; go on where an earlier run stopped. ``missing_ok``: rows may have none.
+    """Pack ``<folder>/<image path>.pt``, ``.npy`` or ``.safetensors`` of every row of a converted or indexed folder
+    into a column. Continues an earlier run that stopped. ``missing_ok``: rows may have no array.
 
-    Raises SourceError (a file is missing or holds no single array), OutputError (there is such a column already),
+    Raises SourceError (a file is missing or does not hold exactly one array), OutputError (the column exists),
     JobMismatchError, LockedError, OptionError, MissingExtraError (.pt files need torch), InterruptedRunError.
     """
     started = time.monotonic()
@@ -88,7 +88,7 @@ def add_arrays(
     digest = index_digest(path)
     job = {"index": digest, "folder": os.path.abspath(folder), **({"missing": "ok"} if missing_ok else {})}
     with Ledger(work_path(path, name)).locked(0, 1):
-        refuse_made(path, name)  # by the run that was waited for
+        refuse_made(path, name)  # the run we waited for may have made it
         _begin(path, name, job)
         pending = [unit for unit in units if not _is_done(unit)]
         progress = Progress(f"column {name}", sum(unit.end - unit.first for unit in pending), 0, quiet=quiet)
@@ -115,8 +115,8 @@ def _part(unit: _Unit) -> str:
 
 
 def _begin(root: str, name: str, job: dict[str, str]) -> None:
-    """Note what the job is, or raise JobMismatchError where another one was begun. One that made nothing (its folder
-    was mistyped) does not count. Only under the lock: who works elsewhere may have made nothing yet."""
+    """Note the job, or raise JobMismatchError if another job was begun. A job that made nothing (its folder was
+    mistyped) does not count. Call only under the lock: a job elsewhere may have made nothing yet."""
     path = work_path(root, name, "job.json")
     try:
         with open(path, "rb") as file:
@@ -134,12 +134,12 @@ def _begin(root: str, name: str, job: dict[str, str]) -> None:
 
 
 def _is_done(unit: _Unit) -> bool:
-    """Its receipt, which is written last, is there, and so is the shard."""
+    """Whether the shard exists, and its receipt, which is written last."""
     return os.path.exists(_part(unit)) and os.path.exists(os.path.join(unit.root, shard_path(unit.name, unit.shard)))
 
 
 def _write_shard(unit: _Unit, report: Report) -> int:
-    """Write one shard, then its receipt: the rows of the column's index, and how to know the file again."""
+    """Write one shard, then its receipt: the rows of the column's index, and the file's identity."""
     index = Index(os.path.join(unit.root, schema.INDEX), unit.root)
     final = os.path.join(unit.root, shard_path(unit.name, unit.shard))
     temporary = work_path(unit.root, unit.name, f"{unit.shard.number:05d}.tmp")
@@ -169,7 +169,7 @@ def _write_shard(unit: _Unit, report: Report) -> int:
 
 
 def _groups(index: Index, unit: _Unit, report: Report) -> Iterator[tuple[list[str], list[Array | None]]]:
-    """The shard's keys and arrays, a row group at a time: as much as stays under GROUP_BYTES."""
+    """The shard's keys and arrays, one row group at a time, each within GROUP_BYTES."""
     keys: list[str] = []
     arrays: list[Array | None] = []
     size = 0
@@ -189,7 +189,8 @@ def _groups(index: Index, unit: _Unit, report: Report) -> Iterator[tuple[list[st
 
 
 def _parquet(file: OutputFile, name: str) -> pq.ParquetWriter:
-    """Arrays uncompressed, PLAIN and without statistics, so that they lie contiguous; the small columns compressed."""
+    """Arrays are uncompressed, PLAIN and without statistics, so that they lie contiguous. Small columns are
+    compressed."""
     small = ["key", f"{name}.dtype", f"{name}.shape.list.element"]
     return pq.ParquetWriter(
         ArrowSink(file),
@@ -204,7 +205,7 @@ def _parquet(file: OutputFile, name: str) -> pq.ParquetWriter:
 
 
 def _table(name: str, keys: Sequence[str], arrays: Sequence[Array | None]) -> pa.Table:
-    """A row without an array has no bytes, and null for dtype and shape."""
+    """A table of keys and arrays. A row without an array has no bytes, and null for dtype and shape."""
     fields = [
         pa.array([array.data if array else b"" for array in arrays], pa.binary()),
         pa.array([array.dtype if array else None for array in arrays], pa.string()),
@@ -215,7 +216,7 @@ def _table(name: str, keys: Sequence[str], arrays: Sequence[Array | None]) -> pa
 
 
 def _write_index(root: str, name: str, digest: str, units: Sequence[_Unit]) -> int:
-    """All receipts as one index, and the checksums of all files. Returns the bytes of all arrays."""
+    """Merge all receipts into one index, with the checksums of all files. Returns the bytes of all arrays."""
     files, digests, size = [], {}, 0
     for unit in units:
         part = _read_part(unit)
@@ -230,7 +231,7 @@ def _write_index(root: str, name: str, digest: str, units: Sequence[_Unit]) -> i
 
 
 def _rebatched(units: Sequence[_Unit]) -> Iterator[pa.RecordBatch]:
-    """The receipts' rows in batches of INDEX_BATCH_ROWS, the last shorter."""
+    """The receipts' rows in batches of INDEX_BATCH_ROWS; the last may be shorter."""
     rest = COLUMN_ROW.empty_table()
     for unit in units:
         rest = pa.concat_tables([rest, _read_part(unit).replace_schema_metadata(None)])

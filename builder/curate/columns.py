@@ -1,4 +1,4 @@
-"""Columns of numbers, booleans, strings and lists of strings: one value for each row, beside the images."""
+"""Columns of numbers, booleans, strings and lists of strings: one value per row, beside the images."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from builder.store.seals import seal
 
 @dataclass(frozen=True, slots=True)
 class ColumnSummary:
-    """What was made. ``bytes``: of the values themselves. Of values joined from files: ``matched`` rows have one,
-    ``missing`` have none (null), ``stray`` values belong to no row; ``invalid``: values that are not of the column's
-    type (null)."""
+    """What was made. ``bytes``: size of the values. For values joined from files: ``matched`` rows have a value,
+    ``missing`` rows have none (null), ``stray`` values belong to no row. ``invalid``: values that do not have the
+    column's type (null)."""
 
     out: str
     name: str
@@ -73,12 +73,12 @@ class ColumnSummary:
 
 
 def write_column(folder: str, name: str, values: pa.Array | pa.ChunkedArray, *, replace: bool = False) -> int:
-    """Write ``values``, one for each row of a converted folder or index, in row order, as its column ``name``: into
-    columns/NAME/*.parquet with keys, and mapped into meta/. Returns the number of files in columns/NAME.
+    """Write ``values`` as column ``name`` of a converted folder or index: one value per row, in row order. Writes
+    columns/NAME/*.parquet with keys, and a memory-mapped copy in meta/. Returns the number of files in columns/NAME.
 
-    Types: booleans, integers, floats, strings, lists of strings; others that mean the same (large_string, dictionaries,
-    half floats) are cast. Nulls are kept. ``replace``: a column that is there gives way. Raises OptionError (name,
-    type, number of values), OutputError (there is such a column), LockedError, DamagedFileError, WriteError.
+    Types: booleans, integers, floats, strings, lists of strings. Equivalent types (large_string, dictionaries, half
+    floats) are cast. Nulls are kept. ``replace``: replace an existing column. Raises OptionError (name, type, number of
+    values), OutputError (the column exists), LockedError, DamagedFileError, WriteError.
     """
     check_name(name)
     column = pa.chunked_array(values.chunks if isinstance(values, pa.ChunkedArray) else [values], type=values.type)
@@ -91,9 +91,9 @@ def write_column(folder: str, name: str, values: pa.Array | pa.ChunkedArray, *, 
     with Ledger(work_path(folder, name)).locked(0, 1):
         if replace:
             with suppress(FileNotFoundError):
-                os.unlink(column_index(folder, name))  # first: without it the column is not there
+                os.unlink(column_index(folder, name))  # first: without its index the column does not exist
         refuse_made(folder, name)
-        shutil.rmtree(os.path.join(folder, "columns", name), ignore_errors=True)  # of a run that did not end
+        shutil.rmtree(os.path.join(folder, "columns", name), ignore_errors=True)  # left by an unfinished run
         keys = index.table(["key"]).column(0)
         files, digests = [], {}
         for number, (first, end) in enumerate(pairwise(cuts)):
@@ -109,7 +109,7 @@ def write_column(folder: str, name: str, values: pa.Array | pa.ChunkedArray, *, 
 
 
 def plain_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column with one of the types that a column can have. Raises OptionError."""
+    """The column as one of the types that a column can have. Raises OptionError."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
@@ -133,7 +133,7 @@ def plain_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _write_shard(table: pa.Table, temporary: str, final: str) -> tuple[dict[str, Any], str]:
-    """Write one file; returns how to know it again, and its xxh3-128."""
+    """Write one file. Returns its identity and its xxh3-128."""
     make_folder(os.path.dirname(temporary))
     file = OutputFile(temporary)
     try:
@@ -148,7 +148,7 @@ def _write_shard(table: pa.Table, temporary: str, final: str) -> tuple[dict[str,
 
 
 def _batches(name: str, column: pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
-    """INDEX_BATCH_ROWS rows each, the last shorter."""
+    """Batches of INDEX_BATCH_ROWS rows; the last may be shorter."""
     for first in range(0, len(column), INDEX_BATCH_ROWS):
         chunks = column.slice(first, INDEX_BATCH_ROWS).chunks
         values = pa.concat_arrays(chunks)
@@ -158,7 +158,7 @@ def _batches(name: str, column: pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
 def publish_index(
     root: str, header: ColumnHeader, row: pa.Schema, batches: Iterable[pa.RecordBatch], digests: dict[str, str]
 ) -> None:
-    """Write a column's index, last of all its files, and the checksums of all. ``digests``: of the others."""
+    """Write a column's index after all its other files, and the checksums of all. ``digests``: of the other files."""
     name = header.name
     table = row.with_metadata({schema.INDEX_METADATA_KEY: header.to_json()})
     final, temporary = column_index(root, name), work_path(root, name, "index.tmp")
@@ -177,24 +177,23 @@ def publish_index(
 
 
 def shard_cuts(files: npt.NDArray[Any]) -> list[int]:
-    """Where a row's images lie in another file than the row's before: [0, …, rows]."""
+    """Row numbers where a new image file begins: [0, …, rows]."""
     inner = (np.flatnonzero(np.diff(files)) + 1).tolist()
     return [0, *inner, len(files)] if len(files) else [0]
 
 
 def shard_path(name: str, shard: ShardName) -> str:
-    """Of a column's file, relative to the dataset's folder."""
+    """Path of a column's file, relative to the dataset's folder."""
     return f"columns/{name}/{shard}"
 
 
 def work_path(root: str, name: str, *rest: str) -> str:
-    """Where a column's files are while they are not whole."""
+    """Folder of a column's files until they are complete."""
     return os.path.join(root, schema.WORK, "columns", name, *rest)
 
 
 def refuse_made(root: str, name: str) -> None:
-    """Raises OutputError where there is such a column, or one that differs in upper and lower case only: SQL does not
-    tell them apart."""
+    """Raise OutputError if the column exists, or one whose name differs only in case: SQL cannot tell these apart."""
     for there in columns_of(root):
         if there.lower() == name.lower():
             raise OutputError(

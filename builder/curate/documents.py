@@ -1,4 +1,4 @@
-"""Annotations of many rows: documents in bulk, and single fields of them."""
+"""Annotations of many rows: whole documents, or single fields."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from builder.base.arrays import utf8_array
 from builder.read.groups import NoColumnError
 from builder.read.reader import Reader
 
-_AT_ONCE = 4096  # documents of one Arrow array, at most 2 GiB together: each is a few kB
+_AT_ONCE = 4096  # documents per Arrow array, which holds 2 GiB at most; a document is a few kB
 
 
 def documents(reader: Reader, rows: Sequence[int] | npt.NDArray[np.int64]) -> pa.ChunkedArray:
-    """The annotations of the rows with these numbers, as strings; null where a dataset of somebody else's has none.
-    Raises DamagedFileError, IndexMismatchError."""
+    """The annotations of these rows, as strings; null if a foreign dataset has none. Raises DamagedFileError,
+    IndexMismatchError."""
     chunks = [
         utf8_array([_document(reader, int(row)) for row in rows[start : start + _AT_ONCE]])
         for start in range(0, len(rows), _AT_ONCE)
@@ -36,8 +36,8 @@ def _document(reader: Reader, row: int) -> bytes | None:
 
 
 def fields(reader: Reader, names: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-    """For each row the values of these fields of its annotation; None for what it does not have. A document that is
-    not a JSON object has nothing."""
+    """For each row the values of these annotation fields; None for a missing field. A document that is no JSON object
+    has no fields."""
     for row in rows:
         document = _document(reader, row)
         try:

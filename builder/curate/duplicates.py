@@ -1,9 +1,9 @@
-"""duplicates: find images that are there twice, the same bytes or the same picture, and note which one to keep.
+"""duplicates: find images that occur twice, as the same bytes or the same picture, and note which one to keep.
 
     images → fingerprints → near pairs → in doubt: pixels → groups → columns phash, duplicate_of
 
-No row is deleted: ``select --unique`` leaves the duplicates out. Fingerprints stay in .laion6m/duplicates, so that
-another distance costs no second reading.
+No row is deleted: ``select --unique`` leaves the duplicates out. Fingerprints stay in .laion6m/duplicates, so another
+distance needs no second reading.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from builder.store.ledger import Ledger
 from builder.store.output import make_folder, write_file
 
 PHASH = "phash"
-"""The column of 64-bit perceptual hashes: uint64, null where the image does not decode."""
+"""The column of 64-bit perceptual hashes: uint64, null if the image does not decode."""
 
-_VERSION = 1  # of fingerprints: other ones are not gone on with
+_VERSION = 1  # of the fingerprints: other versions are not continued
 
 
 @dataclass(frozen=True, slots=True)
 class DuplicatesSummary:
     """What was found. ``fingerprinted``: rows whose image decodes. ``exact``: rows with the same bytes as an earlier
-    one. ``groups`` of two rows or more hold ``duplicates`` rows besides those to keep; of these, ``mirrored`` show what
-    is kept left to right."""
+    row. ``groups``: of two rows or more. ``duplicates``: rows in groups besides those to keep. ``mirrored``: of these,
+    how many show the kept picture mirrored left to right."""
 
     out: str
     rows: int
@@ -73,7 +73,7 @@ class DuplicatesSummary:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``--json``."""
+        """What ``--json`` prints."""
         return {
             "rows": self.rows,
             "fingerprinted": self.fingerprinted,
@@ -94,17 +94,17 @@ def duplicates(
     address: str | None = None,
     quiet: bool = False,
 ) -> DuplicatesSummary:
-    """Write the columns ``phash`` and ``duplicate_of`` of a converted folder or an index; go on where an earlier run
+    """Write the columns ``phash`` and ``duplicate_of`` of a converted folder or an index. Continues an earlier run that
     stopped.
 
-    Two rows are duplicates if their images have the same bytes, or show the same picture: resized, recompressed,
-    brightened, cropped by some 5 % or mirrored. ``distance``: of 64 bits, by how many such pictures may differ at most,
-    0 to 16; all tests grow stricter with a smaller one. What is a duplicate of a duplicate is in the same group. Of a
-    group the image of the most pixels is kept, of equal ones the first row; ``duplicate_of`` is its key, and null in
-    the row itself and in rows without duplicates. Pictures with too little in them to tell (one colour, a gradient) are
+    Two rows are duplicates if their images have the same bytes or show the same picture: resized, recompressed,
+    brightened, cropped by about 5 % or mirrored. ``distance``: how many of 64 bits may differ between them, 0 to 16. A
+    smaller distance makes all tests stricter. A duplicate of a duplicate is in the same group. Of a group, the image
+    with the most pixels is kept; of equal ones, the first row. ``duplicate_of`` is the key of the kept row. It is null
+    in the kept row and in rows without duplicates. Pictures with too little content (one colour, a gradient) are
     duplicates only by their bytes.
 
-    Raises OptionError, SourceError, OutputError (there is a column of that name and another kind), LockedError,
+    Raises OptionError, SourceError, OutputError (a column of that name and another kind exists), LockedError,
     DamagedFileError, InterruptedRunError.
     """
     started = time.monotonic()
@@ -152,14 +152,14 @@ def describe_duplicates(summary: DuplicatesSummary) -> str:
 
 
 class _Job:
-    """The stages that an engine works at."""
+    """The stages that run on an engine."""
 
     def __init__(self, folder: str, index: Index, crew: Engine, quiet: bool) -> None:
         self._folder, self._index, self._crew, self._quiet = folder, index, crew, quiet
         self._work = _work(folder)
 
     def fingerprints(self) -> tuple[Table, Table]:
-        """FINGERPRINT and DIGEST of every row. Raises InterruptedRunError; parts that are done stay."""
+        """FINGERPRINT and DIGEST of every row. Raises InterruptedRunError; finished parts stay."""
         known = _digests_of(self._index)
         self._begin()
         parts = parts_of(self._folder, self._work, len(self._index), known is None)
@@ -180,7 +180,7 @@ class _Job:
         return prints, made if known is None else known
 
     def near(self, prints: Table, exact: Pairs, distance: int) -> list[Pairs]:
-        """Pairs of rows that show the same, besides those of the same bytes."""
+        """Pairs of rows that show the same picture, besides those with the same bytes."""
         first = np.ones(len(prints), dtype=np.bool_)
         first[exact.second] = False
         rows, equal = same_bits(prints, compared(prints, first))
@@ -213,7 +213,7 @@ class _Job:
             return list(self._crew.run(work, tasks, progress.update))
 
     def _begin(self) -> None:
-        """Forget parts of other rows, or of fingerprints that were made in another way."""
+        """Delete parts of other rows, or of fingerprints made in another way."""
         job = {"version": _VERSION, "index": index_digest(self._folder)}
         path = os.path.join(self._work, "job.json")
         try:
@@ -227,7 +227,7 @@ class _Job:
 
 
 def same_digests(digests: Table) -> Pairs:
-    """Pairs of the first row of some bytes with each other row that has the same."""
+    """Pairs of rows with the same bytes: the first such row with each later one."""
     order = np.lexsort((np.arange(len(digests)), digests["low"], digests["high"]))
     high, low = (digests[name][order] for name in ("high", "low"))
     new = np.ones(len(order), dtype=np.bool_)
@@ -237,7 +237,7 @@ def same_digests(digests: Table) -> Pairs:
 
 
 def _digests_of(index: Index) -> Table | None:
-    """DIGEST of every row by the index; None where it was made without reading the images."""
+    """DIGEST of every row from the index; None if the index was made without reading the images."""
     parts = [np.zeros(0, DIGEST)]
     for chunk in index.table(["digest"]).column(0).chunks:
         if chunk.null_count:
@@ -251,7 +251,7 @@ def _work(folder: str) -> str:
 
 
 def _refuse_other_columns(folder: str) -> None:
-    """Raises OutputError where somebody else's column has one of the names: it would be lost."""
+    """Raise OutputError if a column of the user has one of the names: it would be overwritten."""
     for name, kind in ((PHASH, pa.uint64()), (DUPLICATE_OF, pa.string())):
         if name in columns_of(folder):
             column = open_any(folder, name)
@@ -268,7 +268,7 @@ def _hashes(prints: Table) -> pa.Array:
 
 
 def _keys(index: Index, kept: Numbers, dropped: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
-    """The key of the row that is kept, null in rows that are kept themselves."""
+    """The key of the row that is kept; null in kept rows."""
     return index.table(["key"]).column(0).take(_with_nulls(kept, ~dropped))
 
 

@@ -1,6 +1,6 @@
-"""The pass that reads every image once: fingerprints of a dataset's rows, in parts that an interrupted run keeps.
+"""Read every image once and make the fingerprints of a dataset's rows. Finished parts survive an interruption.
 
-OUT/.laion6m/duplicates/parts/00000.bin    of 1,024 rows: FINGERPRINT, then 16 bytes each of xxh3-128
+OUT/.laion6m/duplicates/parts/00000.bin    for 1,024 rows: FINGERPRINT each, then 16 bytes of xxh3-128 each
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Table = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows ``first`` (inclusive) to ``end`` (exclusive) of the dataset in ``folder``; ``path``: of the part's file.
-    ``digests``: also make digests, as the index has none."""
+    """Rows ``first`` (inclusive) to ``end`` (exclusive) of the dataset in ``folder``. ``path``: the part's file.
+    ``digests``: make digests too, as the index has none."""
 
     folder: str
     path: str
@@ -43,21 +43,21 @@ class Part:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name for messages."""
         return f"rows {self.first:,} to {self.end:,} of {self.folder}"
 
     @property
     def size(self) -> int:
-        """Of the file, in bytes."""
+        """Size of the file in bytes."""
         return (self.end - self.first) * (FINGERPRINT.itemsize + (DIGEST.itemsize if self.digests else 0))
 
     def is_done(self) -> bool:
-        """Whether the file is there, whole."""
+        """Whether the complete file exists."""
         return os.path.exists(self.path) and os.path.getsize(self.path) == self.size
 
 
 def parts_of(folder: str, work: str, rows: int, digests: bool) -> list[Part]:
-    """A dataset's rows in parts, which do not depend on the number of processes."""
+    """A dataset's rows in parts. The parts do not depend on the number of processes."""
     starts = range(0, rows, PART_ROWS)
     return [
         Part(folder, os.path.join(work, "parts", f"{first // PART_ROWS:05d}.bin"), first, end, digests)
@@ -66,7 +66,7 @@ def parts_of(folder: str, work: str, rows: int, digests: bool) -> list[Part]:
 
 
 def write_part(part: Part, report: Report) -> Part:
-    """Read, decode and fingerprint a part's images. Raises what reading them raises; an image that does not decode is
+    """Read, decode and fingerprint a part's images. Reading errors are raised. An image that does not decode is
     UNREAD."""
     rows = open_dataset(part.folder)
     prints: list[Table] = []
@@ -82,7 +82,7 @@ def write_part(part: Part, report: Report) -> Part:
 
 
 def _batches(rows: Rows, part: Part) -> Iterator[list[int]]:
-    """A part's rows, some at a time: up to _BATCH_ROWS and _BATCH_BYTES, or one."""
+    """A part's rows in batches of up to _BATCH_ROWS and _BATCH_BYTES, at least one row each."""
     sizes = rows.reader._index.column("size")[part.first : part.end].tolist()
     batch: list[int] = []
     total = 0
@@ -96,7 +96,7 @@ def _batches(rows: Rows, part: Part) -> Iterator[list[int]]:
 
 
 def read_parts(parts: list[Part]) -> tuple[Table, Table]:
-    """FINGERPRINT of all rows, and DIGEST of those whose parts have them."""
+    """FINGERPRINT of all rows, and DIGEST of the rows whose parts have it."""
     prints, digests = [np.zeros(0, FINGERPRINT)], [np.zeros(0, DIGEST)]
     for part in parts:
         with open(part.path, "rb") as file:
@@ -115,7 +115,7 @@ def _fingerprints(images: list[bytes]) -> Table:
         try:
             thumbnails.append(thumbnail(image, SIDE))
             decoded.append(at)
-        except SampleProblem:  # noqa: PERF203 - one image's fault is not the next one's
+        except SampleProblem:  # noqa: PERF203 - a bad image does not affect the next one
             continue
     if decoded:
         pixels = np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)

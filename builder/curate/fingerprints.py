@@ -1,12 +1,12 @@
-"""Fingerprints: 256 bits that a picture keeps when it is resized, recompressed, brightened or cropped a little.
+"""Fingerprints: 256 bits of a picture that survive resizing, recompression, brightening and small crops.
 
     image → 32 x 32 pixels → DCT → signs of the 256 lowest frequencies; the lowest 64 are the ``phash``
 
-Three choices make these bits better than the usual perceptual hash. A window (the square root of a half sine) fades
-the borders, so that a crop of 5 % turns 4 of 64 bits instead of 5 to 6, and 30 of 256 instead of 40. A bit is a sign,
-not a comparison with a median: the hash of the mirrored picture is the hash with the signs of the odd horizontal
-frequencies turned, ``hash ^ MIRROR``, without a second decode. And all sums are of whole numbers below 2**53, which
-float64 holds exactly: every machine, and every BLAS, gives the same bits for the same pixels.
+Three choices make these bits better than the usual perceptual hash. First, a window (the square root of a half sine)
+fades the borders. So a crop of 5 % flips 4 of 64 bits instead of 5 to 6, and 30 of 256 instead of 40. Second, a bit is
+a sign, not a comparison with a median. Mirroring changes only the signs of the odd horizontal frequencies. So the
+mirrored picture's hash is ``hash ^ MIRROR``, without a second decode. Third, all sums are of whole numbers below 2**53,
+which float64 holds exactly. So every machine and every BLAS gives the same bits for the same pixels.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
-"""Shape (rows, 4): a 256-bit fingerprint each, the ``phash`` first. Bit i of a word is 1 << i."""
+"""Shape (rows, 4): one 256-bit fingerprint per row, the ``phash`` first. Bit i of a word is 1 << i."""
 
-SIDE = 32  # pixels; frequencies up to 17 are read, so nothing above half of what 32 pixels hold
-_SCALE = 1024  # of the cosines, as whole numbers
+SIDE = 32  # pixels; they hold frequencies up to 31, only those up to 17 are read
+_SCALE = 1024  # cosines are stored as whole numbers
 
 UNREAD, PLAIN, SPARSE, FULL = range(4)
-"""What a fingerprint is worth. UNREAD: the image does not decode. PLAIN: too little in it to tell it from others (a
-colour, a gradient). SPARSE: most of it is background, so few of its bits are its own: believe pixels only. FULL: a
+"""How far a fingerprint can be trusted. UNREAD: the image does not decode. PLAIN: too little content to tell it from
+others (a colour, a gradient). SPARSE: mostly background, so few bits are its own; trust only pixels. FULL: a
 picture."""
 
 FINGERPRINT = np.dtype([("words", "<u8", (4,)), ("colour", "i1", (2, 2, 2)), ("state", "u1")])
-"""``colour``: of each quarter of the picture, red and blue less grey, each halved."""
+"""``colour``: for each quarter of the picture, red and blue minus grey, each halved."""
 
 _GREY = np.array([5.0, 9.0, 2.0])  # sixteenths of red, green and blue
-_NOISE = 0.5  # levels of 255: below this an amplitude is JPEG's, not the picture's
+_NOISE = 0.5  # levels of 255: a smaller amplitude comes from JPEG, not from the picture
 _LEAST_DETAIL = 192  # of 256 frequencies above the noise; photographs have 229 and more, gradients 20 to 140
-_LEAST_BUSY = SIDE * SIDE // 4  # pixels unlike the background
+_LEAST_BUSY = SIDE * SIDE // 4  # pixels that differ from the background
 _BACKGROUND = 10  # levels from the median
 
 
 def _frequencies() -> npt.NDArray[np.intp]:
-    """Shape (256, 2): (vertical, horizontal), by distance from (0, 0), which is left out: it is the brightness."""
+    """Shape (256, 2): (vertical, horizontal), sorted by distance from (0, 0). That one, the brightness, is left out."""
     steps = [(v, u) for v in range(20) for u in range(20) if v or u]
     return np.array(sorted(steps, key=lambda step: (step[0] ** 2 + step[1] ** 2, step[0]))[:256])
 
@@ -56,7 +56,7 @@ _NORMS = np.sqrt((_BASIS**2).sum(1))
 _LEAST = _NOISE * _NORMS[_ROWS] * _NORMS[_COLUMNS] * 16 * SIDE * SIDE  # in the units of _amplitudes
 
 MIRROR: Words = _words(_COLUMNS % 2 == 1)
-"""Shape (4,): the bits that turn when the picture is mirrored left to right."""
+"""Shape (4,): the bits that flip when the picture is mirrored left to right."""
 
 
 def fingerprint(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
@@ -74,8 +74,8 @@ def fingerprint(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
 
 
 def _amplitudes(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Shape (rows, 256). Whole numbers: at most 16 · 255 · 32² for a pixel less the mean, 32 · 1024 for each of two
-    sums: 4.5e15 < 2**53."""
+    """Shape (rows, 256). Whole numbers below 2**53: at most 16 · 255 · 32² for a pixel minus the mean, times 32 · 1024
+    for each of two sums: 4.5e15."""
     centred = grey * (SIDE * SIDE) - grey.sum((1, 2), keepdims=True)
     transformed = _BASIS @ centred @ _BASIS.T
     return np.asarray(transformed[:, _ROWS, _COLUMNS])
@@ -91,12 +91,12 @@ def _colours(thumbnails: npt.NDArray[np.uint8], grey: npt.NDArray[np.float64]) -
 
 
 def differing_bits(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
-    """How many bits of each element differ, 0 to 64."""
+    """How many bits differ between each pair of elements, 0 to 64."""
     return popcount(a ^ b)
 
 
 def distances(a: Words, b: Words) -> npt.NDArray[np.int64]:
-    """Bits of 256 in which rows of ``a`` and ``b`` (both of shape (rows, 4)) differ."""
+    """How many of 256 bits differ between rows of ``a`` and ``b`` (both of shape (rows, 4))."""
     return np.asarray(popcount(a ^ b).sum(axis=1, dtype=np.int64))
 
 
@@ -106,4 +106,4 @@ def _popcount_by_table(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
 
 
 _COUNTS = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
-popcount = getattr(np, "bitwise_count", _popcount_by_table)  # numpy 1 has none
+popcount = getattr(np, "bitwise_count", _popcount_by_table)  # numpy 1 lacks it

@@ -1,4 +1,4 @@
-"""Groups of what belongs together, from pairs: union-find over whole arrays."""
+"""Groups from pairs: union-find over whole arrays."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from builder.curate.pairs import Numbers, Pairs
 
 
 def groups_of(count: int, pairs: Pairs) -> Numbers:
-    """For each of ``count`` things the least of its group, whatever the order of the pairs."""
+    """For each of ``count`` things the smallest number in its group. The order of the pairs does not matter."""
     return joined_groups(np.arange(count, dtype=np.int64), pairs)
 
 
 def joined_groups(groups: Numbers, pairs: Pairs) -> Numbers:
-    """``groups``, as ``groups_of`` gives them, with those joined that pairs connect."""
+    """Merge those ``groups`` (from ``groups_of``) that pairs connect."""
     groups = groups.copy()
     first, second = pairs.first, pairs.second
     while True:
@@ -29,7 +29,7 @@ def joined_groups(groups: Numbers, pairs: Pairs) -> Numbers:
 
 
 def kept_of(groups: Numbers, pixels: npt.NDArray[np.int64]) -> Numbers:
-    """For each thing the one of its group that is kept: of the most pixels, of equal ones the first."""
+    """For each thing the kept one of its group: the one with the most pixels; of equal ones, the first."""
     order = np.lexsort((np.arange(len(groups)), -pixels, groups))
     leads = np.ones(len(order), dtype=np.bool_)
     leads[1:] = groups[order][1:] != groups[order][:-1]
@@ -39,10 +39,10 @@ def kept_of(groups: Numbers, pixels: npt.NDArray[np.int64]) -> Numbers:
 
 
 def mirrored_from(kept: Numbers, pairs: Pairs) -> npt.NDArray[np.bool_]:
-    """Which things are mirror images of the one that is kept of their group, by the pairs that made the groups.
+    """Which things are mirror images of the kept one of their group, judged by the pairs that made the groups.
 
-    Every thing stands twice, as it is and mirrored. A pair joins like with like, or, a mirrored one, like with unlike.
-    Where a group's picture is its own mirror image both lie in one group, and nothing counts as mirrored.
+    Every thing has two nodes: as it is, and mirrored. A plain pair joins equal nodes, a mirrored pair joins opposite
+    nodes. If a group's picture is its own mirror image, both nodes lie in one group and nothing counts as mirrored.
     """
     count = len(kept)
     other = np.where(pairs.mirrored, count, 0)

@@ -1,4 +1,4 @@
-"""Which type a column of values has: guessed by looking at all of them."""
+"""Guess the type of a column by looking at all its values."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pyarrow.compute as pc
 from builder.base.errors import SourceError
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+|[+-]?inf(inity)?|nan", re.IGNORECASE)
-"""007 is none: it is somebody's name."""
+"""007 is no number: it is a name."""
 
 
 def typed(values: Sequence[Any], name: str) -> tuple[pa.ChunkedArray, int]:
-    """Values from JSON as booleans, numbers (int64, uint64 or float64), strings or lists of strings: what most of them
-    are. Strings that are numbers count as numbers among these, or where all are; numbers among strings become text.
-    Any other is null. Returns the column and how many values are null for that reason. Raises SourceError where
-    nothing fits any type."""
+    """Turn JSON values into the type that most of them have: booleans, numbers (int64, uint64 or float64), strings or
+    lists of strings. Strings of digits count as numbers among numbers, or if all strings are such. Numbers among
+    strings become text. Any other value becomes null. Returns the column and the number of those nulls. Raises
+    SourceError if nothing fits any type."""
     kinds = Counter(map(_kind, values))
     texts = kinds["text"]
     numeric = sum(_kind(value) == "text" and bool(_NUMBER.fullmatch(value.strip())) for value in values) if texts else 0
@@ -47,7 +47,7 @@ def typed(values: Sequence[Any], name: str) -> tuple[pa.ChunkedArray, int]:
 
 
 def typed_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Strings as whole numbers, numbers or booleans where all of them are; "" is null then."""
+    """Strings as whole numbers, numbers or booleans if all of them are; then "" is null."""
     if texts.null_count == len(texts):
         return texts
     if not pc.any(pc.match_substring_regex(texts, r"^\s*[+-]?0\d")).as_py():

@@ -1,4 +1,4 @@
-"""Find the rows that names mean: keys, paths, urls or digests of many rows at a time."""
+"""Find the rows that keys, paths, urls or digests name, many at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from builder.read.reader import Reader
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """``places``: for each row of the dataset the place of its name among those given, the first of several; -1 for
-    none. ``stray``: names that no row has; ``repeated``: names that were given before."""
+    """``places``: for each row of the dataset, where its name stands among the given names (the first of several); -1
+    for none. ``stray``: names that no row has. ``repeated``: names that were given before."""
 
     places: npt.NDArray[np.int64]
     stray: int
@@ -28,7 +28,7 @@ class Joined:
 
     @property
     def matched(self) -> int:
-        """Rows that have one."""
+        """Number of rows that have one."""
         return int((self.places >= 0).sum())
 
 
@@ -38,7 +38,7 @@ def join(reader: Reader, on: str, names: pa.ChunkedArray, *, quiet: bool = True)
 
 
 def look_up(rows: pa.ChunkedArray, names: pa.ChunkedArray) -> Joined:
-    """The same of any two columns of one type."""
+    """The same for any two columns of one type."""
     found = pc.index_in(rows, value_set=names, skip_nulls=True)
     places = numbers_of(pc.fill_null(found, -1)).astype(np.int64)
     distinct = pc.count_distinct(names, mode="only_valid").as_py()
@@ -47,8 +47,8 @@ def look_up(rows: pa.ChunkedArray, names: pa.ChunkedArray) -> Joined:
 
 
 def names_of(reader: Reader, on: str, *, quiet: bool = True) -> pa.ChunkedArray:
-    """What the rows are called: by ``key`` and ``path`` as the index has them, by ``url`` and ``sha256`` as their
-    annotations do. Where no annotation has a sha256, that of the image files' bytes, all of which are read."""
+    """The rows' names: ``key`` and ``path`` from the index, ``url`` and ``sha256`` from the annotations. If no
+    annotation has a sha256, the image files' bytes are hashed, so all are read."""
     if on in ("key", "path"):
         return reader._index.table([on]).column(0)
     progress = Progress("reading annotations", len(reader), 0, quiet=quiet)

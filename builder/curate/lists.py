@@ -28,8 +28,8 @@ _HASH = re.compile(r"[0-9a-f]{16}", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """``rows``: for each row of the dataset whether the list names it. ``names``: how many the list has, each counted
-    once; ``found``: how many of them are in the dataset."""
+    """``rows``: for each row of the dataset, whether the list names it. ``names``: number of different names in the
+    list. ``found``: how many of them are in the dataset."""
 
     rows: npt.NDArray[np.bool_]
     names: int
@@ -38,9 +38,8 @@ class Listed:
 
 def read_list(reader: Reader, file: str | os.PathLike[str], *, quiet: bool = True) -> Listed:
     """The rows that a file names. A table (Parquet, CSV, JSON lines) has a column ``key``, ``path``, ``url``,
-    ``sha256`` or ``phash``. Any other file is text: a name a line, of whichever kind; blank lines and those that begin
-    with # do not count. Raises SourceError: also where the dataset has nothing that such names could be compared
-    with."""
+    ``sha256`` or ``phash``. Any other file is text with one name per line, of any kind. Blank lines and lines that
+    begin with # are skipped. Raises SourceError, also if the dataset has nothing to compare such names with."""
     path = os.path.abspath(os.path.expanduser(os.fspath(file)))
     if path.lower().endswith(KNOWN):
         table = read_table(path, None, None, (*JOINS, PHASH))
@@ -63,7 +62,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _by_lines(reader: Reader, lines: list[str], path: str, quiet: bool) -> Listed:
-    """Every line as a key and as a path, then what is left as what it looks like."""
+    """Look up every line as a key and as a path. The rest is looked up as what it looks like."""
     rows = np.zeros(len(reader), dtype=np.bool_)
     left = lines
     for on, like in (("key", None), ("path", None), ("url", _URL), ("sha256", _SHA256)):
@@ -89,7 +88,7 @@ def _by_name(reader: Reader, on: str, names: pa.ChunkedArray, quiet: bool) -> Li
 
 
 def _hash(text: str) -> int | None:
-    """A fingerprint: 16 hex digits, else a decimal number. None for anything else."""
+    """A fingerprint from 16 hex digits, else from a decimal number. None for anything else."""
     if _HASH.fullmatch(text):
         return int(text, 16)
     return int(text) if re.fullmatch(r"\d{1,20}", text) and int(text) < 1 << 64 else None

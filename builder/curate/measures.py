@@ -1,4 +1,4 @@
-"""Numbers that every row has (sides, bytes, caption length …), and histograms of them."""
+"""Numbers of every row (sides, bytes, caption length …), and histograms of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Numbers = npt.NDArray[Any]
 Positions = npt.NDArray[np.int64]
 
 SCAN_ROWS = 1 << 16
-"""Captions looked at in one go: as many as a batch of the index has, about 30 MB."""
+"""Captions read at once: one batch of the index, about 30 MB."""
 
 MEASURES = {
     "width": ("Width", "px"),
@@ -32,14 +32,14 @@ MEASURES = {
 }
 """Name → label, unit."""
 
-_BARS = 24  # of a histogram, about: steps are 1, 2, 2.5 or 5 times a power of ten
-_TAILS = (1.0, 99.0)  # per cent: what lies beyond them is in the first and the last bar
+_BARS = 24  # about this many; steps are 1, 2, 2.5 or 5 times a power of ten
+_TAILS = (1.0, 99.0)  # percentiles: values beyond them go into the first and last bar
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """``counts[i]`` values lie in ``edges[i]`` ≤ value < ``edges[i + 1]``; the first bar also has all that is less, the
-    last all that is more. ``missing``: rows without a value. ``median``, ``p5``, ``p95``: of the values."""
+    """``counts[i]`` values lie in ``edges[i]`` ≤ value < ``edges[i + 1]``. The first bar also counts all smaller
+    values, the last all larger ones. ``missing``: rows without a value. ``median``, ``p5``, ``p95``: of the values."""
 
     name: str
     label: str
@@ -58,17 +58,17 @@ class Histogram:
         return asdict(self)
 
 
-_NO_MEASURES = ("phash",)  # numbers by type only
+_NO_MEASURES = ("phash",)  # a number only by its type
 
 
 def measures(dataset: Rows) -> dict[str, tuple[str, str]]:
-    """What ``measure`` knows of a dataset: name → label, unit. MEASURES, then its added columns of numbers."""
+    """All that ``measure`` accepts: name → label, unit. MEASURES, then the added columns of numbers."""
     return {**MEASURES, **{name: (name, "") for name in dataset.added_columns() if _holds_numbers(dataset, name)}}
 
 
 def measure(dataset: Rows, name: str) -> Numbers:
-    """One number for each row of ``dataset``, in its order; NaN where a row has none. Raises OptionError for a name
-    that ``measures`` lacks."""
+    """One number for each row of ``dataset``, in its order; NaN if a row has none. Raises OptionError if ``measures``
+    lacks the name."""
     widths, heights = dataset.widths, dataset.heights
     known: dict[str, Callable[[], Numbers]] = {
         "width": widths,
@@ -87,7 +87,7 @@ def measure(dataset: Rows, name: str) -> Numbers:
 
 
 def _with_gaps(array: pa.Array) -> Numbers:
-    """Numbers as float64, NaN for null."""
+    """Numbers as float64, null as NaN."""
     kind = np.dtype(array.type.to_pandas_dtype())
     data = np.frombuffer(array.buffers()[1], dtype=kind)[array.offset : array.offset + len(array)]
     values = data.astype(np.float64)
@@ -97,7 +97,7 @@ def _with_gaps(array: pa.Array) -> Numbers:
 
 
 def _holds_numbers(dataset: Rows, name: str) -> bool:
-    kind = getattr(dataset.reader.column(name), "type", None)  # a column of arrays has none
+    kind = getattr(dataset.reader.column(name), "type", None)  # columns of arrays have no type
     numeric = kind is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
     return bool(numeric) and name not in _NO_MEASURES
 
@@ -105,9 +105,9 @@ def _holds_numbers(dataset: Rows, name: str) -> bool:
 def captions(
     dataset: Rows, positions: Positions | range | None = None, whole: pa.ChunkedArray | None = None
 ) -> Iterator[tuple[Positions, pa.Array]]:
-    """Captions, of all rows or of those at ``positions``, in order, each time with the positions they are of: few at
-    first, so that a search can show its first hits at once, then SCAN_ROWS at a time. Consecutive rows are read where
-    they lie, others are copied. ``whole``: the reader's captions, where they are at hand."""
+    """Yield captions with their positions, in order: of all rows, or of those at ``positions``. The first batches are
+    small, so that a search shows its first hits at once; then SCAN_ROWS at a time. Consecutive rows are read in place,
+    others are copied. ``whole``: the reader's captions, if already loaded."""
     if whole is None:
         whole = dataset.reader.columns("caption").column(0)
     positions = range(len(dataset)) if positions is None else positions
@@ -129,13 +129,13 @@ def _of_captions(dataset: Rows, count: Callable[[pa.Array], Numbers]) -> Numbers
 
 
 def _characters(array: pa.StringArray) -> Numbers:
-    import pyarrow.compute as pc  # 30 ms
+    import pyarrow.compute as pc  # takes 30 ms
 
     return numbers_of(pc.utf8_length(array))
 
 
 def _words(array: pa.StringArray) -> Numbers:
-    """Runs of bytes that are no white space."""
+    """Number of words: runs of bytes that are not white space."""
     if not len(array):
         return np.zeros(0, dtype=np.int32)
     _, ends, data = array.buffers()
@@ -147,7 +147,7 @@ def _words(array: pa.StringArray) -> Numbers:
     follows = starts[:-1].copy()
     begins = offsets[:-1] - offsets[0]
     inside = begins[(begins > 0) & (begins < len(text))]
-    follows[inside - 1] = False  # a caption's first word begins, whatever the one before ended with
+    follows[inside - 1] = False  # a caption's first byte begins a word, whatever the caption before ended with
     starts[1:] &= ~follows
     before = np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(starts, dtype=np.int32)])
     counted: Numbers = before[offsets[1:] - offsets[0]] - before[begins]
@@ -155,7 +155,7 @@ def _words(array: pa.StringArray) -> Numbers:
 
 
 def histogram(name: str, values: Numbers, label: str = "", unit: str = "") -> Histogram:
-    """Of any numbers; NaN counts as missing. Without a value, no bars and all numbers 0."""
+    """The histogram of any numbers; NaN counts as missing. Without values: no bars, all numbers 0."""
     kept = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     missing = len(values) - len(kept)
     label = label or name
@@ -172,19 +172,19 @@ def histogram(name: str, values: Numbers, label: str = "", unit: str = "") -> Hi
 
 
 def bar_edges(low: float, high: float, *, whole: bool) -> npt.NDArray[np.float64]:
-    """Round numbers around ``low`` to ``high``, evenly apart. ``whole``: of whole numbers, at least 1 apart."""
+    """Evenly spaced round numbers around ``low`` to ``high``. ``whole``: whole numbers, at least 1 apart."""
     span = high - low
-    if span <= 1e-9 * max(abs(low), abs(high)):  # all values alike
+    if span <= 1e-9 * max(abs(low), abs(high)):  # all values are equal
         span = 0.0 if whole else abs(low)
     step = _round_step(max(span / _BARS, 1e-9)) if span else 1.0
     if whole:
         step = max(1.0, float(round(step)))
-    first, last = (math.floor(each / step + 1e-9) for each in (low, high))  # 2.4 / 0.1 is a little under 24
+    first, last = (math.floor(each / step + 1e-9) for each in (low, high))  # 2.4 / 0.1 is slightly less than 24
     return np.round(np.arange(first, last + 2) * step, 12)
 
 
 def bar_counts(values: Numbers, edges: npt.NDArray[np.float64] | list[float]) -> npt.NDArray[np.int64]:
-    """How many values lie in each bar, those beyond the ends in the first and the last."""
+    """How many values lie in each bar. Values beyond the ends count in the first or last bar."""
     inner = np.asarray(edges, dtype=np.float64)[1:-1]
     bars = len(inner) + 1
     counted = np.zeros(bars, dtype=np.int64)

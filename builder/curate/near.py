@@ -1,6 +1,6 @@
-"""Near pairs of fingerprints, tested twice: on all 256 bits, and on pixels where those leave a doubt.
+"""Find near pairs of fingerprints. They are tested on all 256 bits, and on pixels if these leave a doubt.
 
-64 bits within the distance → 256 bits: the same, another, or in doubt → in doubt: both pictures, laid over
+64 bits within the distance → 256 bits: same, different, or in doubt → in doubt: compare both pictures
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from builder.engines.contract import Report
 from builder.read.opening import open_dataset
 from builder.source.images import thumbnail
 
-MOST_DISTANCE = 16  # of 64 bits; two pictures that have nothing to do with each other differ in 13 and more
-_CHUNK = 16  # rounds of a task
-_MOST_DOUBTS = 1 << 20  # pairs in memory before those found twice are dropped
-_LOOKS = 64  # pairs of a task
-WAVES = 8  # of looks, one for each group: a thousand like marks would take 500,000 looks of each with each
+MOST_DISTANCE = 16  # of 64 bits; unrelated pictures differ in 13 or more
+_CHUNK = 16  # rounds per task
+_MOST_DOUBTS = 1 << 20  # pairs in memory before repeated ones are dropped
+_LOOKS = 64  # pairs per task
+WAVES = 8  # of looks, one look per group; all pairs of a thousand similar pictures are 500,000 looks
 _SURE, _DOUBT = 4.0, 6.4  # times the distance, of 256 bits
-_LESS_SURE, _LESS_DOUBT = 40, 72  # at most: of photographs the nearest two differ in 80 bits, a crop's are 30 to 57
-_COLOUR = 3  # halved levels by which the colours of a quarter may differ without a second look
+_LESS_SURE, _LESS_DOUBT = 40, 72  # limits: the nearest two photographs differ in 80 bits, crops in 30 to 57
+_COLOUR = 3  # halved levels; a larger colour difference of a quarter needs a second look
 
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Prints:
-    """FINGERPRINT by its fields, each by itself in memory."""
+    """The fields of FINGERPRINT, each contiguous in memory."""
 
     words: Words
     colour: npt.NDArray[np.int8]
@@ -60,8 +60,8 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``sure``: pairs that connect all that are the same. ``doubtful``: pairs between groups of these, with the
-    distance of each in 256 bits. Numbers are rows."""
+    """``sure``: pairs that connect all equal pictures. ``doubtful``: pairs between groups of these, with their
+    distances in 256 bits. Numbers are rows."""
 
     first: int
     sure: Pairs
@@ -71,7 +71,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Pairs of rows of ``folder`` whose pixels are to be compared."""
+    """Pairs of rows of ``folder`` whose pixels must be compared."""
 
     folder: str
     number: int
@@ -85,20 +85,20 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
-    """Pairs, and by how many of 256 bits each differs."""
+    """Pairs, and in how many of 256 bits each differs."""
 
     pairs: Pairs
     bits: Numbers
 
 
 def compared(prints: Table, candidates: Bools) -> Numbers:
-    """Rows to be compared: ``candidates`` with enough in them."""
+    """Rows to compare: those of ``candidates`` with enough content."""
     return np.flatnonzero(candidates & (prints["state"] > PLAIN))
 
 
 def same_bits(prints: Table, rows: Numbers) -> tuple[Numbers, Pairs]:
-    """Of rows with the same 256 bits and colours the first, and pairs of it with each of the others. Rows that are not
-    FULL stand for themselves: of these only pixels are believed."""
+    """Find rows with the same 256 bits and colours. Returns the first of each, and its pairs with the others. Rows that
+    are not FULL stand for themselves: for these only pixels are trusted."""
     colour = prints["colour"][rows].reshape(len(rows), 8).view(np.uint64)[:, 0]
     own = np.where(prints["state"][rows] == FULL, -1, rows)
     keys = np.column_stack([prints["words"][rows], colour, own.astype(np.uint64)])
@@ -113,13 +113,13 @@ def same_bits(prints: Table, rows: Numbers) -> tuple[Numbers, Pairs]:
 
 
 def searches(path: str, count: int, distance: int) -> list[Search]:
-    """The rounds that find near pairs among ``count`` fingerprints, in tasks."""
+    """The rounds that find near pairs among ``count`` fingerprints, as tasks."""
     rounds = plan_rounds(count, distance, int(MIRROR[0])).count
     return [Search(path, distance, first, min(rounds, first + _CHUNK)) for first in range(0, rounds, _CHUNK)]
 
 
 def search(task: Search, report: Report) -> Found:
-    """Do some rounds. The file holds rows (int64), and FINGERPRINT of each."""
+    """Do some rounds. The file holds the rows (int64), and FINGERPRINT of each."""
     found = find_near(np.load(task.path, mmap_mode="r"), task.distance, range(task.first, task.end), report)
     return Found(task.first, *found)
 
@@ -127,8 +127,8 @@ def search(task: Search, report: Report) -> Found:
 def find_near(
     table: Table, distance: int, rounds: range, report: Report = lambda images, size: None
 ) -> tuple[Pairs, Pairs, Numbers]:
-    """Pairs of rows by these rounds: sure ones, doubtful ones, and the distances of the latter. ``table``: fields
-    ``row`` and ``print``."""
+    """Pairs of rows found by these rounds: sure pairs, doubtful pairs, and the distances of the doubtful ones.
+    ``table``: fields ``row`` and ``print``."""
     rows = np.ascontiguousarray(table["row"])
     prints = Prints(*(np.ascontiguousarray(table["print"][name]) for name in ("words", "colour", "state")))
     hashes, ties = (np.ascontiguousarray(prints.words[:, word]) for word in (0, 1))
@@ -157,7 +157,7 @@ def find_near(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of pairs: those that surely are the same, those in doubt, and by how many of 256 bits the latter differ."""
+    """Pairs that are surely the same, pairs in doubt, and in how many of 256 bits the latter differ."""
 
     sure: Pairs
     doubtful: Pairs
@@ -165,7 +165,7 @@ class Verdict:
 
 
 def judge(prints: Prints, pairs: Pairs, distance: int) -> Verdict:
-    """The second test: all 256 bits, the colours, and whether there is enough in the pictures to go by."""
+    """The second test: all 256 bits, the colours, and whether the pictures have enough content."""
     pairs, bits = _near_in_all(prints.words, pairs, min(_DOUBT * distance, _LESS_DOUBT))
     mine = prints.colour[pairs.first].astype(np.int16)
     theirs = prints.colour[pairs.second].astype(np.int16)
@@ -177,8 +177,8 @@ def judge(prints: Prints, pairs: Pairs, distance: int) -> Verdict:
 
 
 def _near_in_all(words: Words, pairs: Pairs, most: float) -> tuple[Pairs, Numbers]:
-    """Pairs that differ in at most ``most`` of 256 bits, and in how many. 64 bits at a time: most drop out before the
-    last."""
+    """Pairs that differ in at most ``most`` of 256 bits, and in how many. Tests 64 bits at a time: most pairs drop out
+    early."""
     bits = np.zeros(len(pairs), dtype=np.int64)
     for word in range(words.shape[1]):
         turned = pairs.mirrored * MIRROR[word]
@@ -190,7 +190,7 @@ def _near_in_all(words: Words, pairs: Pairs, most: float) -> tuple[Pairs, Number
 
 
 def doubts_of(found: list[Found]) -> Doubts:
-    """All doubtful pairs, each once."""
+    """All doubtful pairs, without repeats."""
     every = [Doubts(each.doubtful, each.bits) for each in found] or [Doubts(joined([]), np.zeros(0, np.int64))]
     pairs = Pairs(
         *(np.concatenate([getattr(each.pairs, name) for each in every]) for name in ("first", "second", "mirrored"))
@@ -202,8 +202,8 @@ def doubts_of(found: list[Found]) -> Doubts:
 
 
 def next_looks(doubts: Doubts, groups: Numbers) -> tuple[Pairs, Doubts]:
-    """The pairs to look at next, and those that are left: of each group the nearest pair with one before it. A group
-    whose picture is found there need not be compared with others."""
+    """The pairs to look at next, and the remaining ones. Takes for each group its nearest pair with an earlier group.
+    If that picture is the same, the group needs no other comparison."""
     a, b = groups[doubts.pairs.first], groups[doubts.pairs.second]
     low, high = np.minimum(a, b), np.maximum(a, b)
     order = np.lexsort((doubts.pairs.second, doubts.pairs.first, low, doubts.bits, high))
@@ -214,20 +214,20 @@ def next_looks(doubts: Doubts, groups: Numbers) -> tuple[Pairs, Doubts]:
 
 
 def _changes(*columns: Numbers) -> Bools:
-    """Where a row of these columns is not as the row before."""
+    """Where a row of these columns differs from the row before."""
     new = np.ones(len(columns[0]), dtype=np.bool_)
     new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
     return new
 
 
 def looks(folder: str, pairs: Pairs) -> Iterator[Look]:
-    """The pairs in tasks."""
+    """The pairs as tasks."""
     for number, first in enumerate(range(0, len(pairs), _LOOKS)):
         yield Look(folder, number, pairs.where(np.arange(first, min(len(pairs), first + _LOOKS))))
 
 
 def look(task: Look, report: Report) -> tuple[int, Pairs]:
-    """The third test: decode both images of each pair and compare their pixels. Returns the pairs that are the same."""
+    """The third test: decode both images of each pair and compare their pixels. Returns the pairs that are equal."""
     rows = open_dataset(task.folder)
     pictures: dict[int, Any] = {}
 

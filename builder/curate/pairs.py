@@ -1,13 +1,13 @@
-"""All pairs of 64-bit hashes within a distance, also mirrored ones, by bit sampling and sorting. No index is built.
+"""All pairs of 64-bit hashes within a distance, also mirrored, by bit sampling and sorting. No index is built.
 
     round: choose k bits → sort by them → compare neighbours that agree in all k → pairs within the distance
 
-A pair that differs in d of 64 bits agrees in k chosen ones with probability C(64-d, k) / C(64, k); ``plan_rounds``
-takes as many rounds as make it meet, once or more, with a probability of 0.999, and the k that costs least. With a
-million hashes and d = 10 these are some 200 rounds of 17 bits, each a sort of a million numbers.
+A pair that differs in d of 64 bits agrees in k chosen ones with probability C(64-d, k) / C(64, k). ``plan_rounds``
+chooses the number of rounds so that the pair meets at least once with a probability of 0.999, and the k that costs
+least. For a million hashes and d = 10 these are about 200 rounds of 17 bits. Each sorts a million numbers.
 
-Mirrored pairs cost one bit more. In each round one of the bits that mirroring turns is the anchor: hashes that have it
-are turned first. Then a picture and its mirror image come to lie side by side, and the sort finds both kinds at once.
+Mirrored pairs cost one more bit. In each round one of the bits that mirroring flips is the anchor: hashes with that bit
+set are mirrored first. Then a picture and its mirror image lie side by side, and the sort finds both kinds at once.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from builder.curate.fingerprints import popcount
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
 
-RECALL = 0.999  # of the pairs at just the distance; nearer ones meet in more rounds
-_WINDOW = 128  # neighbours that a hash is compared with at most; longer runs are split by 16 bits more
-_SORT, _COMPARE = 66.0, 6.0  # nanoseconds for a hash to be sorted, a pair to be compared: their ratio chooses k
+RECALL = 0.999  # of the pairs exactly at the distance; nearer pairs meet in more rounds
+_WINDOW = 128  # most neighbours compared with a hash; longer runs are split by 16 more bits
+_SORT, _COMPARE = 66.0, 6.0  # nanoseconds to sort a hash, to compare a pair: their ratio chooses k
 _MOST_PAIRS = 1 << 20  # in memory, about
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))  # multipliers that spread masked bits
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """``count`` rounds that each agree in ``bits`` bits; ``mirror``: the bits that mirroring turns, 0 for none."""
+    """``count`` rounds that each compare ``bits`` bits. ``mirror``: the bits that mirroring flips, 0 for none."""
 
     count: int
     bits: int
@@ -44,7 +44,7 @@ class Rounds:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """``first`` < ``second``: positions of hashes. ``mirrored``: near once one of them is mirrored."""
+    """``first`` < ``second``: positions of hashes. ``mirrored``: the pair is near if one of them is mirrored."""
 
     first: Numbers
     second: Numbers
@@ -58,7 +58,7 @@ class Pairs:
 
 
 def joined(parts: Iterable[Pairs]) -> Pairs:
-    """All pairs, each once, by first and second; a pair that is near both ways counts as not mirrored."""
+    """All pairs without repeats, sorted by first and second. A pair that is near both ways counts as not mirrored."""
     every = list(parts)
     first = np.concatenate([np.zeros(0, np.int64), *(part.first for part in every)])
     second = np.concatenate([np.zeros(0, np.int64), *(part.second for part in every)])
@@ -84,7 +84,7 @@ def plan_rounds(hashes: int, distance: int, mirror: int = 0) -> Rounds:
 
 
 def near_pairs(hashes: Hashes, distance: int, mirror: int = 0) -> Pairs:
-    """Pairs of ``hashes`` at most ``distance`` bits apart, or so near to each other's mirror image."""
+    """Pairs of ``hashes`` that differ, or differ after mirroring one, in at most ``distance`` bits."""
     rounds = plan_rounds(len(hashes), distance, mirror)
     return joined(pairs_by_round(hashes, rounds, range(rounds.count)))
 
@@ -92,11 +92,11 @@ def near_pairs(hashes: Hashes, distance: int, mirror: int = 0) -> Pairs:
 def pairs_by_round(
     hashes: Hashes, rounds: Rounds, numbers: Iterable[int], ties: tuple[Hashes, int] | None = None
 ) -> Iterator[Pairs]:
-    """The pairs that each of these rounds finds; later rounds find most of them again. A round chooses its bits by its
-    number, so that rounds can be done anywhere, in any order.
+    """The pairs that each of these rounds finds. Later rounds mostly find them again. A round's number decides its
+    bits, so rounds can run anywhere, in any order.
 
-    ``ties``: 64 bits more of each hash, and which of them mirroring turns. By these a run that is too long to compare
-    each with each is split. Without them it is split by the hashes' other bits, which may be equal.
+    ``ties``: 64 more bits of each hash, and which of them mirroring flips. They split a run that is too long to compare
+    each with each. Without them the hashes' other bits split it, and these may be equal.
     """
     if len(hashes) < 2:
         return
@@ -111,7 +111,7 @@ def _round(hashes: Hashes, rounds: Rounds, number: int, ties: tuple[Hashes, int]
     row_bits = max(1, (len(hashes) - 1).bit_length())
     more_bits = min(16, (64 - row_bits) // 3)
     key_bits = 64 - row_bits - more_bits
-    # A key of several fields sorts as one number: what the bits hash to, what 16 more hash to, the row.
+    # One number holds the fields of the sort key: a hash of the chosen bits, a hash of 16 more bits, the row.
     order = canonical & np.uint64(bits)
     order *= _ODD[0]
     order >>= np.uint64(64 - key_bits)
@@ -137,7 +137,7 @@ def _round(hashes: Hashes, rounds: Rounds, number: int, ties: tuple[Hashes, int]
 
 
 def _choose(rounds: Rounds, number: int) -> tuple[int, int, int]:
-    """The anchor bit, and the masks of the bits to agree in and of those to split long runs by."""
+    """The anchor bit, the mask of the bits to agree in, and the mask of the bits that split long runs."""
     random = Random(f"{number} of {rounds.bits} bits")  # the same on every machine and Python
     bits = list(range(64))
     random.shuffle(bits)
@@ -149,8 +149,8 @@ def _choose(rounds: Rounds, number: int) -> tuple[int, int, int]:
 
 
 def _within(values: Hashes, keys: Hashes, distance: int) -> Iterator[tuple[Numbers, Numbers]]:
-    """Positions of pairs of values at most ``distance`` bits apart, among those whose keys, which ascend, are equal.
-    A few at a time, of about the same number to the right."""
+    """Positions of pairs of values at most ``distance`` bits apart, with equal keys (keys ascend). Yields them in
+    parts, by growing offset."""
     found: list[tuple[Numbers, int]] = []
     left: Numbers | None = None  # positions that have an equal key this far to the right; None while most have
     for offset in range(1, min(_WINDOW + 1, len(keys))):
