@@ -1,4 +1,4 @@
-"""A row's JSON document: from the captions tar, from the index, or out of the shard's column."""
+"""A row's JSON document, read from the captions tar, from the index, or from the shard's column."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Annotations:
         self._first_rows = [0, *accumulate(file.rows for file in index.header.files)]
 
     def read(self, row: int, batch: IndexBatch, at: int) -> bytes:
-        """The document in UTF-8, without a BOM. Raises IndexMismatchError when the files are not those indexed."""
+        """The document in UTF-8, without a BOM. Raises IndexMismatchError if the files are not those that were indexed,
+        and DamagedFileError if it is not UTF-8."""
         document = self._read(row, batch, at)
         try:
             document.isascii() or document.decode()

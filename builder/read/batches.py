@@ -1,4 +1,5 @@
-"""Stretches of files for many rows at a time: in the order they lie, in as few reads as storage likes, in threads."""
+"""Read the bytes of many rows at once: in file order, in threads, and with rows merged into one read if that is
+faster."""
 
 from __future__ import annotations
 
@@ -14,21 +15,21 @@ from builder.read.threads import in_threads, one_by_one
 from builder.source.ranges import Read, merge_ranges
 
 Wanted = tuple[int, int, int, int]
-"""File, offset, size, and the number under which its bytes are wanted."""
+"""File number, offset, size, and the place of its bytes in the result."""
 
 _ASKED = 8
 
 _COLD = 16
-"""Reads at a time from a disk whose cache is empty: 1.7 times as fast as two. To announce the stretches instead
-(``POSIX_FADV_WILLNEED``) is as fast once, but leaves them in small pages, which are read again half as fast."""
+"""Simultaneous reads from a disk whose cache is empty: 1.7 times as fast as two. ``POSIX_FADV_WILLNEED`` is as fast the
+first time. But it leaves the data in small pages, and reading it again is half as fast."""
 
 _MOST = 4 << 20
-"""Bytes of one read that serves several rows. More in one request would not come faster than in several at a time."""
+"""The most bytes of one read for several rows. A larger request is not faster than several requests at a time."""
 
 
 def read_together(files: Handles, wanted: list[Wanted], images: list[bytes | None]) -> None:
-    """Read what is wanted, each into ``images`` at its number. Sorts ``wanted``. Raises IndexMismatchError,
-    SourceError."""
+    """Read all that is ``wanted`` and put each into ``images`` at its number. Sorts ``wanted`` in place. Raises
+    IndexMismatchError, SourceError."""
     wanted.sort()
     storage = files.storage
     if storage.gap < 0:
@@ -51,7 +52,7 @@ def _open(files: Handles, number: int) -> None:
 
 
 def _read(files: Handles, images: list[bytes | None], wanted: list[Wanted]) -> None:
-    """One by one, in file order; what is wanted twice is read once."""
+    """Read one by one, in file order. Bytes that are wanted twice are read once."""
     read, last, image = files.read, (-1, 0, 0), b""
     for file, offset, size, number in wanted:
         if last != (file, offset, size):
@@ -60,7 +61,7 @@ def _read(files: Handles, images: list[bytes | None], wanted: list[Wanted]) -> N
 
 
 def _is_cold(files: Handles, wanted: list[Wanted]) -> bool:
-    """Whether some of what is wanted would come from the disk: asked of every 8th, as it costs a microsecond."""
+    """Whether some bytes would come from the disk. Checks every 8th only, because a check costs a microsecond."""
     for file, offset, size, _ in wanted[:: _ASKED if len(wanted) > _ASKED else 1]:
         handle = files.get(file)
         if isinstance(handle, LocalHandle) and handle.is_cold(offset, size):
@@ -69,7 +70,7 @@ def _is_cold(files: Handles, wanted: list[Wanted]) -> bool:
 
 
 def _merged(wanted: list[Wanted], gap: int) -> list[tuple[Read, list[Wanted]]]:
-    """Reads that pass over ``gap`` bytes at most, and what is wanted of each."""
+    """Merged reads, each with the rows it serves. A read skips at most ``gap`` unwanted bytes between two rows."""
     work: list[tuple[Read, list[Wanted]]] = []
     for _, same in groupby(wanted, key=itemgetter(0)):
         some = list(same)
@@ -94,11 +95,12 @@ _LARGEST = (32 << 20) - (64 << 10)
 
 @cache
 def keep_freed_memory() -> None:
-    """Have this process keep up to 64 MiB of what it frees.
+    """Make this process keep up to 64 MiB of the memory that it frees.
 
-    A block of 128 KiB or more is a map of its own in glibc, given back when it is freed: the next batch pays a page
-    fault for every 4 KiB of its images again, which took three times as long as reading them. But freeing such a block
-    once tells glibc to keep blocks up to that size from then on (mallopt(3), M_MMAP_THRESHOLD). So one is freed, of
-    which not a byte was touched. Other allocators are none the worse for it.
+    glibc makes a separate map for each block of 128 KiB or more, and unmaps it when it is freed. Then the next batch
+    has a page fault for every 4 KiB of its images, which took three times as long as reading them.
+
+    But when a mapped block is freed, glibc keeps blocks up to that size from then on (mallopt(3), M_MMAP_THRESHOLD).
+    So this allocates a large block and frees it, without touching a byte. It does other allocators no harm.
     """
     np.empty(_LARGEST, np.uint8)

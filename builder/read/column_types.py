@@ -1,7 +1,7 @@
-"""Tell text from images where a file's types do not: some writers mark both as bytes, some mark both as text.
+"""Tell text from images if the types of a file do not. Some writers mark both as bytes, some mark both as text.
 
-ClickHouse marks every String column as text, images too, or none at all; Hive and old Spark write text without the UTF8
-mark. So the first value of a column is looked at where its type could mean either.
+ClickHouse marks every String column as text, even images, or none at all. Hive and old Spark write text without the
+UTF8 mark. So if a column's type can mean either, its first value is read.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from builder.source.images import probe
 from builder.store.footers import check_claims
 
 Peek = Callable[[str], bytes | None]
-"""Gives the first value of a leaf (``column`` or ``column.field``) that is not null and not empty; None for none."""
+"""Gives the first value of a leaf (``column`` or ``column.field``) that is neither null nor empty. None if there is
+none."""
 
 _BATCHES = 16  # of 64 rows, looked at for a value
 
 
 def settled(table: pa.Schema, peek: Peek, image_column: str | None = None) -> pa.Schema:
-    """The schema with text as string and images as binary, whatever they are marked as.
+    """The schema with text as string and images as binary, however the file marks them.
 
-    Nothing is read where only one leaf is of bytes: that is the images. Bytes in ``image_column`` are images unread.
+    If only one leaf has bytes, that is the images, and nothing is read. Bytes in ``image_column`` count as images
+    without being read.
     """
     known = leaves(table)
     marked = [name for name, kind in known.items() if is_bytes(kind)]
@@ -35,7 +37,7 @@ def settled(table: pa.Schema, peek: Peek, image_column: str | None = None) -> pa
     def settle(field: pa.Field, name: str) -> pa.Field:
         kind = field.type
         wanted = image_column is not None and name in (image_column, f"{image_column}.bytes")
-        if name not in known:  # two of one name
+        if name not in known:  # two columns have this name
             return field
         if pa.types.is_struct(kind) and "." not in name:
             parts = [kind.field(at) for at in range(kind.num_fields)]
@@ -50,7 +52,7 @@ def settled(table: pa.Schema, peek: Peek, image_column: str | None = None) -> pa
 
 
 def parquet_peek(path: str) -> Peek:
-    """Looks into a Parquet file. What it gives raises DamagedFileError, and what pyarrow raises."""
+    """A Peek into a Parquet file. Calling it raises DamagedFileError, and pyarrow's errors."""
 
     def peek(leaf: str) -> bytes | None:
         with pq.ParquetFile(path, buffer_size=1 << 16) as parquet:  # pages one by one, not a whole column chunk
@@ -61,7 +63,7 @@ def parquet_peek(path: str) -> Peek:
 
 
 def arrow_peek(path: str) -> Peek:
-    """Looks into an Arrow stream. What it gives raises what pyarrow raises."""
+    """A Peek into an Arrow stream. Calling it raises pyarrow's errors."""
 
     def peek(leaf: str) -> bytes | None:
         with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
@@ -71,9 +73,9 @@ def arrow_peek(path: str) -> Peek:
 
 
 def checked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch, once its offsets are seen to be sound: Arrow takes them for granted, and a lie would be a crash.
+    """The batch, after a check of its offsets. Arrow trusts offsets, so a wrong one would crash the process.
 
-    Text is not looked at, as it may be images: who decodes it finds out. Raises pa.ArrowInvalid.
+    Text is not checked for UTF-8, because it may be images. Decoding it will tell. Raises pa.ArrowInvalid.
     """
     pa.RecordBatch.from_arrays([_as_bytes(column) for column in batch.columns], batch.schema.names).validate(full=True)
     return batch
@@ -97,7 +99,7 @@ def _bytes_type(kind: pa.DataType) -> pa.DataType:
 
 
 def leaves(table: pa.Schema) -> dict[str, pa.DataType]:
-    """Columns, and the fields of those that are structs as ``column.field``. None that two have a name in common."""
+    """Columns, and the fields of struct columns as ``column.field``, with their types. Duplicate names are left out."""
     found: dict[str, pa.DataType] = {}
     for field in table:
         if len(table.get_all_field_indices(field.name)) > 1:
@@ -122,7 +124,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def text_of(value: object) -> str:
-    """A value of a column of text, or of bytes that are text. Raises UnicodeDecodeError."""
+    """The text of a value, which is a string or bytes in UTF-8. Raises UnicodeDecodeError."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 

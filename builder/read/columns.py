@@ -1,11 +1,11 @@
-"""Columns beside the images: one value or one array for each row, in Parquet files of their own.
+"""Added columns: one value or one array for each row, in separate Parquet files.
 
     OUT/columns/NAME/train-00000-of-00016.parquet     key, and NAME: a number, boolean, string, list of strings, or an
                                                       array as struct<data: binary, dtype: string, shape: list<int32>>
     OUT/meta/columns/NAME.arrow                       memory-mapped: every row's value, or where its array lies
     OUT/meta/columns/NAME.json                        file → xxh3-128, hex, of all of these
 
-The files have the rows and the shards of the images' own (over an index of tars: a shard for each raw tar).
+The files have the same rows and shards as the images (for an index over tars: one shard for each raw tar).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COLUMN_ROW = pa.schema(
     [
         ("offset", pa.int64()),  # of the array's first byte in its file
         ("size", pa.int64()),  # bytes
-        ("dtype", pa.string()),  # null, and so the shape: the row has no array
+        ("dtype", pa.string()),  # dtype and shape are null if the row has no array
         ("shape", pa.list_(pa.int32())),
     ]
 )
@@ -50,13 +50,13 @@ DTYPES = {
     "uint16": 2, "int16": 2, "float16": 2, "bfloat16": 2,
     "uint32": 4, "int32": 4, "float32": 4, "uint64": 8, "int64": 8, "float64": 8,
 }  # fmt: skip
-"""What an array can be made of, by torch's names, and the bytes of each."""
+"""The dtypes of arrays, by torch's names, and their bytes per item."""
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array as bytes: little-endian, C order. ``dtype`` is one of DTYPES. Raises ValueError where they do not
-    agree."""
+    """An array as bytes: little-endian, C order. ``dtype`` is one of DTYPES. Raises ValueError if bytes, dtype and
+    shape do not agree."""
 
     data: bytes = field(repr=False)
     dtype: str
@@ -71,7 +71,7 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class ColumnHeader:
-    """``index``: xxh3-128 (hex) of the dataset's index that the rows were counted by; ``files`` in row order."""
+    """``index``: xxh3-128 (hex) of the dataset's index when the column was made. ``files``: in row order."""
 
     name: str
     rows: int
@@ -91,7 +91,7 @@ class ColumnHeader:
 
     @staticmethod
     def from_json(text: bytes) -> ColumnHeader:
-        """Raises KeyError, TypeError or ValueError for anything but what ``to_json`` writes."""
+        """Parse what ``to_json`` writes. Raises KeyError, TypeError or ValueError for anything else."""
         document = schema.json_object(text)
         if document["version"] != COLUMN_VERSION:
             raise ValueError(f"version {document['version']}; this tool reads {COLUMN_VERSION}")
@@ -102,12 +102,12 @@ class ColumnHeader:
 
 
 class Column(Sequence["Array | None"]):
-    """Random access to the arrays of a column; None for a row without one. Deterministic, picklable (as paths), fork-
-    and thread-safe."""
+    """Random access to the arrays of a column. A row without an array gives None. Deterministic, picklable (as paths),
+    safe after fork, thread-safe."""
 
     def __init__(self, root: str, name: str, storage: Storage | None = None) -> None:
-        """``root``: the folder that holds ``meta``. Raises SourceError, DamagedFileError, and IndexMismatchError
-        where the column was made for another index than the one that is there."""
+        """``root``: the folder that holds ``meta``. Raises SourceError, DamagedFileError, and IndexMismatchError if the
+        column was made for another index than the dataset's."""
         self.root, self.name, self._storage = root, name, storage
         self.path, self._reader, self.header = _open(root, name, storage)
         if not self._reader.schema.remove_metadata().equals(COLUMN_ROW):
@@ -125,8 +125,7 @@ class Column(Sequence["Array | None"]):
         return self.header.rows
 
     def __getitem__(self, row: int) -> Array | None:  # type: ignore[override]
-        """The array of a row from 0 to len - 1; None for one without. Raises IndexError, DamagedFileError,
-        IndexMismatchError."""
+        """The array of ``row`` (0 ≤ row < len), or None. Raises IndexError, DamagedFileError, IndexMismatchError."""
         if not 0 <= row < len(self):
             raise IndexError(row)
         batch = self._reader.get_batch(row // INDEX_BATCH_ROWS)
@@ -145,7 +144,7 @@ class Values:
     """A column of numbers, booleans, strings or lists of strings, memory-mapped. Thread-safe, picklable (as paths)."""
 
     def __init__(self, root: str, name: str, storage: Storage | None = None) -> None:
-        """As of :class:`Column`."""
+        """``root`` and errors as for :class:`Column`."""
         self._state = (root, name, storage)
         self.path, reader, header = _open(root, name, storage)
         self.header = header
@@ -169,7 +168,7 @@ class Values:
         return len(self.column)
 
     def __getitem__(self, row: int) -> Any:
-        """The value of a row from 0 to len - 1; None for null."""
+        """The value of ``row`` (0 ≤ row < len). None for null."""
         return self._batches[row // INDEX_BATCH_ROWS][row % INDEX_BATCH_ROWS].as_py()
 
 
@@ -187,11 +186,11 @@ class ArraysOf(Sequence["Array | None"]):
 
 
 def _open(root: str, name: str, storage: Storage | None) -> tuple[str, Any, ColumnHeader]:
-    """A column's index: its path on this machine, its IPC reader, what it says of itself."""
+    """A column's index: its path on this machine, its IPC reader, its header."""
     path = column_index(root, name)
     try:
         if is_url(root):
-            from builder.read.remote import RemoteStorage, fetch  # with fsspec, which local reading does not need
+            from builder.read.remote import RemoteStorage, fetch  # imports fsspec, which local reading does not need
 
             assert isinstance(storage, RemoteStorage)
             path = fetch(root, storage, f"{schema.META}/columns/{name}.arrow")
@@ -213,7 +212,7 @@ def _open(root: str, name: str, storage: Storage | None) -> tuple[str, Any, Colu
 
 
 def open_any(root: str, name: str, storage: Storage | None = None) -> Column | Values:
-    """The column ``name``, of whatever kind. Errors as of :class:`Column`."""
+    """The column ``name``, of either kind. Errors as for :class:`Column`."""
     _, reader, _ = _open(root, name, storage)
     return (Column if reader.schema.remove_metadata().equals(COLUMN_ROW) else Values)(root, name, storage)
 
@@ -226,7 +225,7 @@ def is_column_type(kind: pa.DataType) -> bool:
 
 
 def _sound(values: pa.Array) -> bool:
-    """Whether a batch's buffers hold all its rows. Arrow takes offsets for granted: a lie would be a crash."""
+    """Whether a batch's buffers hold all its rows. Arrow trusts offsets, so a wrong one would crash the process."""
     try:
         values.validate()
     except pa.ArrowException:
@@ -237,8 +236,8 @@ def _sound(values: pa.Array) -> bool:
 
 
 def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
-    """The arrays of column ``name`` beside a dataset, given as to ``open_dataset``; of a selection, those of all rows
-    of its dataset. Errors as of :class:`Column`, and SourceError for a URL."""
+    """The arrays of column ``name`` of a dataset. ``data_path``: as for ``open_dataset``. For a selection, the arrays
+    of all rows of its dataset. Errors as for :class:`Column`, and SourceError for a URL."""
     if is_url(os.fspath(data_path)):
         raise SourceError(f"{data_path}: the column {name} can only be read from a folder; download the dataset")
     path = os.path.abspath(os.path.expanduser(data_path))
@@ -252,14 +251,14 @@ def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
 
 
 def check_name(name: str) -> str:
-    """Raises OptionError for what cannot be a column's name: it becomes a folder and a Parquet field."""
+    """Raises OptionError if ``name`` cannot be a column. A column's name is also a folder and a Parquet field."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) or name.lower() in TAKEN:
         raise OptionError("column", name, f"up to 100 letters, digits and underscores, and none of {', '.join(TAKEN)}")
     return name
 
 
 TAKEN = (*schema.ROW.names, "path", "size", "position", "digest", "annotation_path")
-"""Names of what every dataset has. SQL does not tell upper case from lower."""
+"""Names that every dataset uses already. SQL ignores case, so any case of them is taken."""
 
 
 def column_index(root: str, name: str) -> str:
@@ -267,12 +266,12 @@ def column_index(root: str, name: str) -> str:
 
 
 def column_checksums(root: str, name: str) -> str:
-    """Where the checksums of a column's files are."""
+    """The path of the JSON file with the checksums of a column's files."""
     return os.path.join(root, schema.META, "columns", f"{name}.json")
 
 
 def columns_of(root: str, ending: str = ".arrow", storage: Storage | None = None) -> list[str]:
-    """Names of the columns there are; with ".json", of those that have checksums."""
+    """Names of the added columns. With ``ending=".json"``, of the columns that have checksums."""
     if is_url(root):
         from builder.read.remote import RemoteStorage, names_in
 

@@ -1,4 +1,4 @@
-"""Which files of a folder without an index of ours are its shards."""
+"""Find the shards of a folder that has no index of ours."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ _SPLITS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-"""What ``datasets`` takes for the name of a split in names of files and folders."""
+"""Words that ``datasets`` reads as a split in names of files and folders."""
 
 
 def data_files(folder: str) -> list[str] | None:
-    """Shards below a folder, by path: those that ``save_to_disk`` names where it wrote the folder, else of data/ if
-    there is one, else everywhere but in meta/ and hidden folders, of several splits train. None where there are none.
-    Warns of splits that are left out, and of shards that are missing by the others' names. Raises SourceError,
-    DamagedFileError."""
+    """Shards below a folder, or None if there are none.
+
+    * ``save_to_disk`` wrote the folder: the files that it names, in its order.
+    * The folder has data/: the files below it.
+    * Otherwise: all files below the folder, except meta/ and hidden folders.
+
+    Found files are sorted by path. If they belong to several splits, and train is one of them, only train is taken.
+    Warns of splits that are left out. Warns of missing shards if the names of the others say that there are more.
+    Raises SourceError, DamagedFileError.
+    """
     if os.path.exists(os.path.join(folder, "dataset_dict.json")):  # DatasetDict.save_to_disk
         splits = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
         raise SourceError(f"{folder} holds splits, open one of them: {', '.join(splits)}")
-    saved = _saved_files(folder)  # beside which lie files that map and shuffle have cached
+    saved = _saved_files(folder)  # map and shuffle cache other files beside these
     if saved is not None:
         return saved
     files = _of_one_split(folder, _found_files(folder))
@@ -37,7 +43,8 @@ def data_files(folder: str) -> list[str] | None:
 
 
 def _saved_files(folder: str) -> list[str] | None:
-    """Those that ``Dataset.save_to_disk`` noted, in its order; None where it wrote nothing. Raises DamagedFileError."""
+    """The files that ``Dataset.save_to_disk`` listed, in its order. None if it did not write this folder. Raises
+    DamagedFileError."""
     state = os.path.join(folder, "state.json")
     if not os.path.exists(state):
         return None
@@ -45,7 +52,7 @@ def _saved_files(folder: str) -> list[str] | None:
         with open(state, "rb") as file:
             document = json.load(file)
         if "_data_files" not in document:
-            return None  # of somebody else
+            return None  # another tool's file
         names = [str(each["filename"]) for each in document["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         refuse_denied(state, error)
@@ -56,13 +63,13 @@ def _saved_files(folder: str) -> list[str] | None:
 
 
 def _found_files(folder: str) -> list[str]:
-    """Those whose names end as shards do, wherever they lie, but what ``datasets`` cached."""
+    """All .parquet and .arrow files, except those that ``datasets`` cached."""
     top = os.path.join(folder, schema.DATA)
     found: list[str] = []
     seen: set[str] = set()
     for where, folders, names in os.walk(top if os.path.isdir(top) else folder, followlinks=True):
         real = os.path.realpath(where)
-        if real in seen:  # a link to a folder above, or a second one
+        if real in seen:  # a link to a folder above, or a second link to the same folder
             folders[:] = []
             continue
         seen.add(real)
@@ -73,7 +80,8 @@ def _found_files(folder: str) -> list[str]:
 
 
 def _of_one_split(folder: str, files: list[str]) -> list[str]:
-    """Where files are of several splits, those of train: rows of test have no place among them."""
+    """The files of train, if there are several splits and train is one of them: rows of test must not be mixed in.
+    Otherwise all files."""
     splits: dict[str, list[str]] = {}
     for path in files:
         splits.setdefault(_split_of(os.path.relpath(path, folder)), []).append(path)
@@ -85,8 +93,8 @@ def _of_one_split(folder: str, files: list[str]) -> list[str]:
 
 
 def _split_of(path: str) -> str:
-    """Which split a file is of: as ``push_to_hub`` names it (train-00000-of-00002.parquet), by its name's first word,
-    or by a folder it lies in; "" where nothing says so."""
+    """The split of a file, or "" if nothing tells. It comes from the first word of the file's name, from a folder on
+    its path, or from a name as ``push_to_hub`` gives (train-00000-of-00002.parquet)."""
     *folders, name = path.split(os.sep)
     for word in (re.split(r"[-_. ]", name)[0], *reversed(folders)):
         if split := _SPLITS.get(word.lower()):

@@ -1,4 +1,4 @@
-"""Files by path below a folder, whether they lie there as files or inside the folder's tars."""
+"""Files by path below a folder. They may be plain files, or members of the folder's tars."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from builder.source.tar_headers import normal_name
 from builder.source.tars import scan_tar
 
 _OPEN_TARS = 64
-"""File handles kept: a process may often have no more than 1,024, and the loader's workers and sockets need theirs."""
+"""The most tars kept open. A process often may open only 1,024 files, and the loader's workers and sockets need
+some."""
 
 
 @dataclass(frozen=True, slots=True)
 class _TarTable:
-    """Where each member of a tar lies: columns of length n by ascending name, about 40 bytes a member."""
+    """The place of each member of a tar: columns of length n, sorted by name. About 40 bytes a member."""
 
     names: NDArray[np.bytes_]
     offsets: NDArray[np.int64]
@@ -31,17 +32,19 @@ class _TarTable:
     whole: NDArray[np.bool_]
 
     def find(self, name: bytes) -> int | None:
-        """The row of this name. Of several, the last in the tar, as extracting would leave it."""
+        """The row of this name. On duplicate names the last in the tar wins, as when extracting."""
         row = int(np.searchsorted(self.names, name, side="right")) - 1
         return row if row >= 0 and self.names[row] == name else None
 
 
 class Folder:
-    """Reads ``00000/000000012.jpg`` below ``root`` from the file of that name, else from ``root``'s tars.
+    """Reads paths such as ``00000/000000012.jpg`` below ``root``, from a plain file if there is one, else from the tars
+    in ``root``.
 
-    Tars are scanned once in each process, when first needed: the one named like the path's first part, and only where
-    that has no such member, all others. Picklable, fork- and thread-safe; deterministic while the files rest. Two
-    threads may both scan a tar when it is first needed.
+    Each process scans a tar once, when it first needs it. The tar named like the path's first part (``00000.tar``) is
+    searched first, the others only if it has no such member. Two threads may both scan a tar when it is first needed.
+
+    Picklable, safe after fork, thread-safe. Deterministic as long as the files do not change.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -62,7 +65,7 @@ class Folder:
         self._start()
 
     def read(self, path: str) -> bytes:
-        """The file's bytes. Raises FileNotFoundError; DamagedFileError where a tar ends within it."""
+        """The file's bytes. Raises FileNotFoundError. Raises DamagedFileError if the member is cut short or sparse."""
         try:
             return (self.root / path).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -96,13 +99,13 @@ class Folder:
 
     def _file(self, tar: Path) -> LocalFile:
         path = str(tar)
-        # A file that is dropped runs Python code, which lets other threads in, and an OrderedDict that is changed
-        # meanwhile can crash the interpreter (seen with 3.13.0).
+        # Dropping a file runs Python code, and other threads can run then. If one of them changes the OrderedDict
+        # meanwhile, the interpreter can crash (seen with 3.13.0).
         with self._lock:
             file = self._files.pop(path, None) or LocalFile(path)
             self._files[path] = file
             if len(self._files) > _OPEN_TARS:
-                self._files.popitem(last=False)  # closed when the last thread that reads from it lets go
+                self._files.popitem(last=False)  # closes when the last thread that reads it lets go
         return file
 
 

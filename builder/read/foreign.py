@@ -1,7 +1,7 @@
-"""Index Parquet or Arrow files that came without one: downloaded without meta/, or written by somebody else.
+"""Make an index for Parquet or Arrow files that have none: downloaded without meta/, or written by another tool.
 
-The index is made by walking the files' page headers, kept in a cache folder (``LAION6M_CACHE``, else
-``~/.cache/laion6m``) under a name that says which files it is of, and memory-mapped from there like any other.
+The index is made from the files' page headers. It is kept in a cache folder (``LAION6M_CACHE``, else
+``~/.cache/laion6m``). Its name is a hash of the files it belongs to. It is memory-mapped like any other index.
 """
 
 from __future__ import annotations
@@ -36,14 +36,18 @@ from builder.store.output import OutputFile
 from builder.store.pages import UnexpectedPageError, value_ranges
 
 _BATCH = 4096  # rows of text columns in memory at a time
-_MADE_AS = 2  # counted up when an index is made in another way, so that those of before are not used
+_MADE_AS = 2  # raise it when the way of indexing changes; older indexes are then not used
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One file's rows of an index: of the ``number``-th file, at ``path``, ``first`` rows after the first file's first.
-    ``named``: its columns of images and captions, where somebody said so. ``warned``: whether it was said that a file
-    is slow. ``place``: where the rows are written."""
+    """One file's part of an index.
+
+    * ``number``, ``path``: the file. ``first``: the number of its first row in the dataset.
+    * ``named``: the columns of images and captions that the user gave, or None.
+    * ``warned``: whether the warning about slow files was given already.
+    * ``place``: the file that the rows are written to.
+    """
 
     number: int
     path: str
@@ -56,11 +60,11 @@ class _Part:
 def index_files(
     folder: str, files: list[str], image_column: str | None = None, caption_column: str | None = None
 ) -> str:
-    """The path of an index of these files, made now unless it was before. Columns that are not named are looked for.
-    Raises DamagedFileError, SourceError, OptionError."""
+    """The path of an index of these files. It is made now if it is not cached. Columns that are not named are found by
+    name and type. Raises DamagedFileError, SourceError, OptionError."""
     identities = [_identify(path) for path in files]
     named = (image_column, caption_column)
-    # With the times: files of equal size and footer may still hold other images.
+    # Times are part of the name: files of equal size and footer may still hold other images.
     times = [os.stat(path).st_mtime_ns for path in files]
     name = xxhash.xxh3_128_hexdigest(json.dumps([folder, files, identities, times, *named, _MADE_AS]).encode())
     path = os.path.join(cache_folder(), f"{name}.arrow")
@@ -86,7 +90,7 @@ def index_files(
 
 
 def _identify(path: str) -> dict[str, int | str]:
-    """What tells the file from others. Raises SourceError, DamagedFileError."""
+    """The facts that identify a file's content. Raises SourceError, DamagedFileError."""
     try:
         file = LocalFile(path)
     except OSError as error:
@@ -94,7 +98,7 @@ def _identify(path: str) -> dict[str, int | str]:
     try:
         if is_lfs_pointer(file.read_at(0, 64)):
             raise SourceError(f"{path} is {LFS_POINTER}")
-        if path.endswith(".arrow"):  # has no footer to know it by
+        if path.endswith(".arrow"):  # it has no footer to identify it
             return {"size": file.size or 0, "mtime_ns": file.mtime_ns}
         size, footer = footer_digest(file)
     finally:
@@ -103,7 +107,7 @@ def _identify(path: str) -> dict[str, int | str]:
 
 
 def _write_part(part: _Part) -> tuple[int, str, ImageColumns]:
-    """Index rows of one file. Returns how many, the kind of file, and its columns."""
+    """Write one file's index rows. Returns their number, the kind of file, and its columns."""
     path = part.path
     file = LocalFile(path)
     try:
@@ -126,7 +130,7 @@ def _write_parquet_part(part: _Part, file: LocalFile) -> tuple[int, str, ImageCo
         except UnexpectedPageError as error:
             ranges, reason = None, f"in pages of an unknown kind ({error.args[1]}: {error.args[2]})"
         if ranges is None:
-            if not part.warned:  # once, and before the time it takes
+            if not part.warned:  # warn once, before the slow work
                 warnings.warn(
                     f"{path}: the images are {reason}, so all are decoded now, and whole row "
                     "groups for each later; not if written with compression='none', use_dictionary=False (pyarrow)",
@@ -164,7 +168,8 @@ def _save(part: _Part, columns: ImageColumns, batches: Iterable[pa.RecordBatch],
 
 
 def _counted(path: str, batches: Iterable[pa.RecordBatch], images: int) -> Iterator[pa.RecordBatch]:
-    """The batches, as many rows in all as there are images. Raises DamagedFileError: columns of a file may differ."""
+    """The batches, checked to have as many rows as there are images. A file's columns may differ in length. Raises
+    DamagedFileError."""
     rows = 0
     for batch in batches:
         rows += batch.num_rows
@@ -222,10 +227,10 @@ def _part_batches(
 
 
 def _texts(batch: pa.RecordBatch, leaf: str) -> list[str | None]:
-    """Of a column, or of a field of one."""
+    """The texts of a column, or of a struct column's field."""
     name, field = column_parts(leaf, batch.schema.names)
     column = batch.column(name)
-    if field:  # with the nulls of the struct itself
+    if field:  # struct_field also applies the nulls of the struct
         column = pc.struct_field(column, [column.type.get_field_index(field)])
     return [None if text is None else text_of(text) for text in column.to_pylist()]
 
@@ -235,7 +240,8 @@ def _pixels(value: int | None) -> int:
 
 
 def _paths(batch: pa.RecordBatch, columns: ImageColumns, first: int) -> list[str]:
-    """The image's path as the file has it; its key, or its row number, where it has none. ``first``: row of all."""
+    """Each image's path. If the file has none: the key, or else the row number. ``first``: the dataset's row number of
+    the batch's first row."""
     rows = range(first, first + batch.num_rows)
     if columns.path:
         image = batch.column(columns.image)

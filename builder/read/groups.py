@@ -1,4 +1,4 @@
-"""Values of compressed columns: decoded a row group at a time, and kept while rows near them are asked for."""
+"""Values of compressed columns. A whole row group is decoded at a time and kept, for later reads of rows near it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from builder.read.handles import Handle, HandleFile, Handles, LocalHandle
 from builder.read.threads import ForkLock
 
 _KEPT_BYTES = 128 << 20
-"""Of decoded columns. Annotations of a row group are a few MB; images that had to be compressed, up to all of it."""
+"""The most bytes of decoded columns that are kept. A row group's annotations take a few MB. Its images, if they were
+compressed, can take all of it."""
 
-# A single column keeps no second thread busy. One of pyarrow's that lets go of a file object of Python's while Python
-# ends would be a crash ("terminate called without an active exception").
+# A single column has no work for a second thread. And if one of pyarrow's threads releases a Python file object while
+# Python exits, the process crashes ("terminate called without an active exception").
 _NO_THREADS = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 class NoColumnError(DamagedFileError):
-    """A shard lacks a column. Args as of DamagedFileError."""
+    """A shard lacks a column. Args: as for DamagedFileError."""
 
 
 class GroupColumns:
-    """Reads single values of Parquet and Arrow shards by row group. Thread-safe; picklable, without what it keeps."""
+    """Reads single values of Parquet and Arrow shards by row group. Thread-safe. Picklable; kept values are left
+    out."""
 
     def __init__(self, files: Handles) -> None:
         self._files = files
@@ -37,9 +39,11 @@ class GroupColumns:
         self._lock = ForkLock()
 
     def value(self, file: int, row: int, column: str) -> bytes | None:
-        """The bytes (UTF-8 for text) in ``row`` of a file, of a column or of ``struct.field``; None for null. Raises
-        IndexMismatchError when the file is not the one indexed, DamagedFileError when it cannot be decoded,
-        NoColumnError (at once, from the second time on) where there is no such column."""
+        """The bytes (UTF-8 for text) in ``row`` of a file. ``column``: a column or ``struct.field``. None for null.
+
+        Raises IndexMismatchError if the file is not the one that was indexed, DamagedFileError if it cannot be decoded,
+        NoColumnError if it has no such column. A missing column is remembered: the next call fails without reading.
+        """
         path = self._files.path(file)
         if row < 0:
             raise IndexMismatchError(path, f"row {row} is not in it")
@@ -67,7 +71,7 @@ class GroupColumns:
             if self._files.files[file].kind == "arrow":
                 self._starts[file] = [0]
             else:
-                import pyarrow.parquet as pq  # when it is needed: 10 MB in each process
+                import pyarrow.parquet as pq  # imported only when needed: 10 MB in each process
 
                 from builder.store.footers import check_claims
 
@@ -101,12 +105,12 @@ def _parquet_column(handle: Handle, group: int, column: str) -> pa.ChunkedArray:
 
 
 def _arrow_column(handle: Handle, column: str) -> pa.ChunkedArray:
-    """Of a file on this machine nothing but the column is read, and nothing of the map is kept."""
+    """A column of an Arrow stream. Of a local file only the column is read, and it is copied out of the map."""
     local = isinstance(handle, LocalHandle)
     with handle.map() if isinstance(handle, LocalHandle) else pa.PythonFile(HandleFile(handle)) as source:
         table = pa.ipc.open_stream(source, options=_NO_THREADS).read_all()
         table = table.select([column_parts(column, table.column_names)[0]])
-        table.validate(full=True)  # offsets that lie would read memory that is not the file's
+        table.validate(full=True)  # wrong offsets would read memory outside the file
         if local:
             table = table.take(number_array(np.arange(len(table), dtype=np.int64)))
     handle.check()
@@ -114,7 +118,7 @@ def _arrow_column(handle: Handle, column: str) -> pa.ChunkedArray:
 
 
 def _column_of(table: pa.Table, column: str) -> pa.ChunkedArray:
-    """A column, or a field of one. Raises KeyError."""
+    """A column, or a field of a struct column. Raises KeyError."""
     name, field = column_parts(column, table.column_names)
     values = table.column(name)
     if not field:
@@ -127,6 +131,7 @@ def _no_column(path: str, column: str) -> NoColumnError:
 
 
 def column_parts(column: str, names: list[str]) -> tuple[str, str]:
-    """A column, and the field of it that is meant; "" for all of it. A dot may be part of a name."""
+    """Split ``column.field`` into column and field. The field is "" for a whole column. A column's name may contain a
+    dot."""
     name, _, field = (column, "", "") if column in names else column.partition(".")
     return name, field

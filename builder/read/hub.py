@@ -1,6 +1,6 @@
-"""Files of the Hub's repositories: which commit a branch is, where a file's bytes are, what the local cache holds.
+"""Files in repositories on the Hub: the commit of a branch, the address of a file's bytes, the local cache.
 
-This wing's door to huggingface_hub.
+Only this module of builder/read imports huggingface_hub.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _URL = re.compile(
     r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?P<path>/.*)?"
 )
 _REFUSED = (400, 401, 403, 404, 410)
-"""What object stores answer to an address that is too old."""
+"""HTTP statuses with which object stores refuse an expired address."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubPlace:
-    """A folder or file of a repository. ``kind``: "datasets", "spaces" or "models"; ``path``: "" or "/…"."""
+    """A folder or file in a repository. ``kind``: "datasets", "spaces" or "models". ``path``: "" or "/…"."""
 
     kind: str
     repo: str
@@ -49,7 +49,7 @@ class HubPlace:
 
     @classmethod
     def of(cls, url: str) -> HubPlace | None:
-        """None for what is in no repository, such as ``hf://buckets/…``."""
+        """Parse a URL. None if it is in no repository, such as ``hf://buckets/…``."""
         match = _URL.fullmatch(url)
         if match is None:
             return None
@@ -61,8 +61,8 @@ class HubPlace:
 
 
 def pinned(url: str, options: Mapping[str, Any]) -> str:
-    """The same place at the commit that its branch has now. Raises SourceError: there is no such repository, no such
-    branch, no right to read it."""
+    """The same place at the current commit of its branch. Raises SourceError if the repository or the branch does not
+    exist, or may not be read."""
     place = HubPlace.of(url)
     if place is None or re.fullmatch("[0-9a-f]{40}", place.revision):
         return url
@@ -78,7 +78,8 @@ def offline() -> bool:
 
 
 def cached(url: str) -> str:
-    """The folder in the Hub's local cache that holds what was downloaded of a place. Raises SourceError."""
+    """The folder in the Hub's local cache with the downloaded files of a place. Raises SourceError if it has no
+    index."""
     place = HubPlace.of(url)
     try:
         if place is None:
@@ -88,7 +89,7 @@ def cached(url: str) -> str:
             repo_type=_KINDS[place.kind],
             revision=place.revision,
             local_files_only=True,
-            allow_patterns=[f"{place.path}/{schema.INDEX}".lstrip("/")],  # all that must be there
+            allow_patterns=[f"{place.path}/{schema.INDEX}".lstrip("/")],  # the only file that must be there
         )
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise SourceError(
@@ -99,8 +100,8 @@ def cached(url: str) -> str:
 
 
 class HubFile:
-    """One file of a repository at a commit. The address of its bytes is asked for once, and again when it is too old.
-    Thread-safe: every read is a request of its own, over connections that are kept."""
+    """One file of a repository at a commit. The address of its bytes is looked up once, and again when it has expired.
+    Thread-safe: each read is a separate request. Connections are reused."""
 
     mtime_ns = None
 
@@ -128,13 +129,13 @@ class HubFile:
         return self._place.revision, self.size
 
     def check(self) -> None:
-        """A commit does not change."""
+        """Does nothing: a commit does not change."""
 
     def close(self) -> None:
-        """Connections are shared, and stay."""
+        """Does nothing: connections are shared and stay open."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Raises SourceError; ChangedFileError where the file is no longer there."""
+        """Raises SourceError. Raises ChangedFileError if the file is gone."""
         if not length:
             return b""
         return _ask(self.name, self._place, self._options, lambda: self._range(offset, length), opened=True)
@@ -172,8 +173,8 @@ class HubFile:
 def _ask(
     url: str, place: HubPlace, options: Mapping[str, Any], what: Callable[[], Answer], *, opened: bool = False
 ) -> Answer:
-    """Ask the Hub, and ask again where the network fails. Raises SourceError in words of its own; ChangedFileError
-    where the file was there when it was ``opened``."""
+    """Ask the Hub, and ask again if the network fails. If the repository, revision or file is missing: raises
+    SourceError, or ChangedFileError if the file was ``opened`` before."""
 
     def asked() -> Answer:
         try:
@@ -188,7 +189,7 @@ def _ask(
 
 
 def _words(place: HubPlace, options: Mapping[str, Any], error: Exception) -> str:
-    """What is not there, and what to do."""
+    """The text of an error: what is missing, and what to do."""
     page = f"{options.get('endpoint') or constants.ENDPOINT}/{'' if place.kind == 'models' else f'{place.kind}/'}"
     if isinstance(error, GatedRepoError):
         return f"the repository is gated. Ask for access at {page}{place.repo}, and give a token that has it"
@@ -211,6 +212,6 @@ def _revisions(place: HubPlace, options: Mapping[str, Any]) -> str:
     try:
         api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
         refs = api.list_repo_refs(place.repo, repo_type=_KINDS[place.kind])
-    except Exception:  # noqa: BLE001 - only to say more
+    except Exception:  # noqa: BLE001 - this only adds a detail
         return ""
     return f"; it has {', '.join(ref.name for ref in [*refs.branches, *refs.tags][:8])}"

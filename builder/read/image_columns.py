@@ -1,4 +1,4 @@
-"""Which columns of somebody's table hold the images, their captions, keys and sizes: told by name and type."""
+"""Find the columns of another tool's table by name and type: images, captions, keys and sizes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from builder.read.column_types import Peek, arrow_peek, is_bytes, is_text, leave
 from builder.source.captions import AUTO_KEYS
 
 CAPTION_NAMES = (*AUTO_KEYS, "text", "txt", "prompt", "TEXT")
-"""Names of columns that are taken for captions, in this order; else of fields in a column ``json``, which is what
-``datasets`` makes of a tar's JSON documents."""
+"""Names of caption columns, in this order. After them come fields of these names in a column ``json``: ``datasets``
+makes that column from a tar's JSON documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageColumns:
-    """What the columns of a file are called; None where there is none. ``image``: a struct with bytes and path, or
-    plain binary. ``caption``: a column of text, or ``column.field`` for a field of a struct."""
+    """Names of a file's columns; None if it has no such column.
+
+    ``image``: a struct with bytes and path (``nested``), or plain binary. ``path``: whether the struct has a path.
+    ``caption``: a column of text, or ``column.field`` for a field of a struct.
+    """
 
     image: str
     nested: bool
@@ -34,7 +37,7 @@ class ImageColumns:
 
     @property
     def leaf(self) -> str:
-        """The column of bytes, as Parquet names it."""
+        """Parquet's name of the column with the images' bytes."""
         return f"{self.image}.bytes" if self.nested else self.image
 
     @property
@@ -45,8 +48,8 @@ class ImageColumns:
 def recognise_columns(
     path: str, table: pa.Schema, peek: Peek, image_column: str | None = None, caption_column: str | None = None
 ) -> ImageColumns:
-    """Find the columns by name and type, unless they are named. Raises SourceError, OptionError, what ``peek``
-    raises."""
+    """Find the columns by name and type. Columns that are given are used as they are. Raises SourceError, OptionError,
+    and what ``peek`` raises."""
     table = settled(table, peek, image_column)
 
     def named(fits: Callable[[pa.DataType], bool], *names: str) -> str | None:
@@ -78,7 +81,7 @@ def _columns(table: pa.Schema) -> str:
 
 
 def _image_fields(table: pa.Schema) -> list[pa.Field]:
-    """Columns that can be images, the likeliest first."""
+    """Columns that may hold images, the likeliest first."""
     kinds = _features(table)
     single = [field for field in table if len(table.get_all_field_indices(field.name)) == 1]
     images = [field for field in single if _is_image(field) and kinds.get(field.name, "Image") == "Image"]
@@ -87,7 +90,8 @@ def _image_fields(table: pa.Schema) -> list[pa.Field]:
 
 
 def _likelihood(field: pa.Field, kinds: dict[str, str]) -> tuple[bool, bool, bool, int]:
-    """Of several: the one that datasets calls an image, a struct before plain bytes, the one whose name says so."""
+    """A sort key, the likeliest first: a column that ``datasets`` marks as an image, then one called image, then a
+    struct before plain bytes, then the order of _IMAGE_NAMES."""
     return field.name not in kinds, field.name != "image", not _is_image(field), _rank(field.name)
 
 
@@ -97,13 +101,13 @@ def _is_image(field: pa.Field) -> bool:
 
 
 def warn_of_guesses(path: str, image_column: str | None, caption_column: str | None) -> None:
-    """Say so where, of a file's columns, one was taken for the images that is no likelier than another, and where there
-    is text, but none that is known as a caption. Raises OptionError."""
+    """Warn if several columns are equally likely to be the images. Warn if there is text, but no column that is known
+    as a caption. Raises OptionError."""
     try:
         table = _schema(path, image_column)
-        leaves(table)  # a name is decoded when it is asked for
+        leaves(table)  # reads all names: a damaged one raises here
     except (pa.ArrowException, UnicodeError, OSError, DamagedFileError):
-        return  # whoever indexes it says what is wrong with it
+        return  # indexing it raises the error that says what is wrong
     images, kinds = _image_fields(table), _features(table)
     alike = [each.name for each in images if _likelihood(each, kinds) == _likelihood(images[0], kinds)]
     if image_column is None and len(alike) > 1:
@@ -122,7 +126,7 @@ def warn_of_guesses(path: str, image_column: str | None, caption_column: str | N
 
 
 def _schema(path: str, image_column: str | None) -> pa.Schema:
-    """Of a Parquet file or an Arrow stream, with types as what they hold."""
+    """The schema of a Parquet file or an Arrow stream. Types tell text from images: see ``settled``."""
     if not path.endswith(".arrow"):
         return settled(pq.read_schema(path), parquet_peek(path), image_column)
     with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
@@ -141,7 +145,7 @@ def _caption_column(path: str, table: pa.Schema, wanted: str | None) -> str | No
 
 
 def _texts(table: pa.Schema) -> list[str]:
-    """What could be captions, as one would say it: names of text columns and fields, and of lists of text."""
+    """Names of columns and fields that may be captions, for a message: text, and lists of text."""
     found = []
     for name, kind in leaves(table).items():
         if name in (*_KEY_NAMES, "__url__") or name.endswith(".path"):
@@ -162,7 +166,8 @@ def _rank(name: str) -> int:
 
 
 def _features(table: pa.Schema) -> dict[str, str]:
-    """What ``datasets`` notes of the columns that are an Image, an Audio, a Video …; nothing where it noted nothing."""
+    """The features that ``datasets`` stored in the schema (Image, Audio, Video …), by column. Plain values are left
+    out. Empty if it stored none."""
     try:
         features = json.loads((table.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         kinds = {str(name): str(feature["_type"]) for name, feature in features.items() if "_type" in feature}

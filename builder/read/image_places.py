@@ -1,4 +1,4 @@
-"""Where the images of somebody's file lie, and how large they are, in bytes and in pixels."""
+"""Find where the images lie in a file of another tool, and their sizes in bytes and in pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ NO_RANGES = ValueRanges(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the images of a file lie, columns of one length. ``widths``, ``heights``: empty where columns have them."""
+    """Where the images of a file lie, as arrays of one length. ``widths`` and ``heights`` are empty if the file has
+    columns for them."""
 
     offsets: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
@@ -36,8 +37,8 @@ class Places:
 
 
 def arrow_ranges(path: str, whole: pa.Buffer, column: pa.ChunkedArray, *, nested: bool) -> ValueRanges:
-    """Where each value lies in a mapped stream: the addresses of its buffers, less the map's. Raises SourceError where
-    they lie elsewhere, as compressed ones do."""
+    """Where each value lies in a mapped stream: the address of its buffer minus the address of the map. Raises
+    SourceError if a buffer lies outside the map, as decompressed buffers do."""
     found = [NO_RANGES]
     for chunk in column.chunks:
         values = chunk.field("bytes") if nested else chunk
@@ -62,7 +63,7 @@ def arrow_ranges(path: str, whole: pa.Buffer, column: pa.ChunkedArray, *, nested
 def glance_all(
     file: LocalFile, ranges: ValueRanges, columns: ImageColumns
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Widths and heights by the images' own headers, where no column has them."""
+    """Widths and heights from the images' own headers. Empty if columns have them."""
     if columns.sized:
         nothing = np.zeros(0, dtype=np.int32)
         return nothing, nothing
@@ -71,7 +72,7 @@ def glance_all(
 
 
 def decode_all(parquet: pq.ParquetFile, leaf: str, *, probe_sizes: bool) -> Places:
-    """For a column whose values lie nowhere as they are: decode all for their lengths and, if asked, their sides."""
+    """For a compressed or encoded column: decode all images for their lengths and, if asked, their sides."""
     name, field = column_parts(leaf, parquet.schema_arrow.names)
     lengths: list[int] = []
     sides: list[tuple[int, int]] = []
@@ -86,7 +87,7 @@ def decode_all(parquet: pq.ParquetFile, leaf: str, *, probe_sizes: bool) -> Plac
 
 
 def _size(look: Callable[[], ImageInfo], length: int) -> tuple[int, int]:
-    """Width and height; 0, 0 for a null or for bytes that are no image."""
+    """Width and height. 0, 0 for a null, or for bytes that are not an image."""
     if length < 0:
         return 0, 0
     try:

@@ -1,4 +1,4 @@
-"""meta/index.arrow, memory-mapped: from a row number to where its bytes lie, without loading what is not asked for."""
+"""meta/index.arrow, memory-mapped: from a row number to the place of its bytes. Only the batches you use are read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHECKS = {"size": int, "mtime_ns": int, "footer": str, "column": str, "offset":
 
 
 class IndexBatch:
-    """Columns of one record batch as memory views: an item is one Python number, at about 40 ns."""
+    """Columns of one record batch as memory views. One item is a Python number and costs about 40 ns."""
 
     __slots__ = (
         "annotation_file",
@@ -91,14 +91,14 @@ class IndexBatch:
 
 
 class Index:
-    """An index over files. Opening reads the footer; a batch is looked at when a row of it is asked for.
+    """An index over files. Opening it reads only the footer. A batch is read at the first access to one of its rows.
 
-    ``source`` overrides where the indexed files are looked for. Thread-safe; picklable, as a path.
+    Thread-safe. Picklable (as a path).
     """
 
     def __init__(self, path: str, root: str, source: str | None = None) -> None:
-        """``path``: the index file. ``root``: the folder that its ``root`` is relative to. ``source``: where the files
-        are, whatever the index says. Raises DamagedFileError, SourceError."""
+        """``path``: the index file. ``root``: the folder that the index's own ``root`` is relative to. ``source``: the
+        folder of the indexed files; it overrides the index's. Raises DamagedFileError, SourceError."""
         self.path = path
         try:
             self.file = LocalHandle(path)
@@ -127,12 +127,12 @@ class Index:
 
     @property
     def identity(self) -> str:
-        """16 hex digits, others where the index is of other files: of their names, row counts and checks."""
+        """16 hex digits: a hash of the files' names, row counts and checks. They differ if the files differ."""
         return xxhash.xxh3_64_hexdigest(self.header.to_json())
 
     def place(self, row: int) -> tuple[IndexBatch, int]:
-        """The batch that holds ``row`` (0 ≤ row < len) and the row's number in it. Raises ChangedFileError, where the
-        mapped file's size has changed: to touch what was cut off would end the process (SIGBUS)."""
+        """The batch that holds ``row`` (0 ≤ row < len), and the row's number in it. Raises ChangedFileError if the
+        mapped file's size has changed: reading a part that was cut off would kill the process (SIGBUS)."""
         if lseek(self._fd, 0, SEEK_END) != self._size:  # a quarter of what fstat costs
             self.file.check()
         number = row >> _SHIFT
@@ -140,7 +140,7 @@ class Index:
         return (batch if batch is not None else self.load(number)), row & _MASK
 
     def load(self, number: int) -> IndexBatch:
-        """Look at one batch. Raises DamagedFileError, ChangedFileError."""
+        """Read and check one batch. Raises DamagedFileError, ChangedFileError."""
         made = IndexBatch(self._batch(number), self.path)
         for name, least in (("file", 0), ("annotation_file", schema.IN_INDEX)):
             numbers = np.frombuffer(getattr(made, name), dtype=np.int32)
@@ -163,7 +163,7 @@ class Index:
         return batch
 
     def find(self, key: str) -> int | None:
-        """The row with that key. Bisects the sorted hashes, then compares the keys themselves."""
+        """The row with that key, or None. Bisects the sorted hashes, then compares the keys themselves."""
         if not len(self):
             return None
         wanted = np.uint64(xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")))
@@ -174,7 +174,7 @@ class Index:
                 low = middle
             else:
                 high = middle
-        while low >= 0:  # equal hashes may begin in the batch before
+        while low >= 0:  # equal hashes may begin in an earlier batch
             batch = self.place(low << _SHIFT)[0]
             at = int(np.searchsorted(batch.find_hash, wanted, side="right")) - 1
             while at >= 0 and batch.find_hash[at] == wanted:
@@ -191,14 +191,14 @@ class Index:
         return None
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """A column of numbers, whole. Copies: 4 or 8 bytes for each row. Raises DamagedFileError."""
+        """A whole column of numbers, as a copy of 4 or 8 bytes for each row. Raises DamagedFileError."""
         table = self.table([name])
         if table.column(0).null_count:
             raise DamagedFileError(self.path, f"column {name}", "has nulls")
         return numbers_of(table.column(0))
 
     def table(self, names: Sequence[str]) -> pa.Table:
-        """Columns as an Arrow table over the mapped file: nothing is copied. Raises DamagedFileError."""
+        """Columns as an Arrow table over the mapped file. Nothing is copied. Raises DamagedFileError."""
         batches = [self._batch(number).select(list(names)) for number in range(len(self._batches))]
         for number, batch in enumerate(batches):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -232,7 +232,8 @@ def _start(path: str) -> bytes:
 
 
 def _join(folder: str, root: str) -> str:
-    """Where the files of an index in ``folder`` are. A URL is no path: ``normpath`` would fold its slashes."""
+    """The place of the indexed files, for an index in ``folder``. A URL is not a path: ``normpath`` would merge its
+    slashes."""
     if "://" in folder:
         return folder if root in ("", ".") else root
     return os.path.normpath(os.path.join(folder, root))

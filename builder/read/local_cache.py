@@ -1,10 +1,13 @@
-"""Images that came over a network, kept on this machine's disk: within a bound, for any number of processes.
+"""A disk cache for images that came over a network. It has a size limit. Any number of processes can share it.
 
-One file for each image: ``CACHE_DIR/3f/3fa9….img``, its bytes and then their xxh3-128. A file is written under another
-name and renamed, so none is ever seen half-written, and the same image written twice is the same file. Whoever writes
-enough looks, one process at a time, whether the folder has outgrown its bound, and deletes what was used least lately.
-(fsspec's caches keep whole files of hundreds of MB, or blocks in one sparse file whose map of blocks two processes
-overwrite for each other; neither has a bound.)
+Each image is one file, ``CACHE_DIR/3f/3fa9….img``: its bytes, then their xxh3-128. A file is written under another name
+and then renamed, so nobody sees a half-written file. An image that is written twice is still one file.
+
+A process that has written enough checks the size of the folder, one process at a time. If it is over the limit, the
+process deletes the least recently used files.
+
+fsspec has caches too, but without a limit. Some keep whole files of hundreds of MB. One keeps blocks in a sparse file,
+and two processes overwrite each other's map of the blocks.
 """
 
 from __future__ import annotations
@@ -36,11 +39,11 @@ class LocalCache:
     """Bytes by key. Thread-safe, safe under many processes, picklable."""
 
     def __init__(self, folder: str, most: int) -> None:
-        """``most``: bytes of all files together. Raises OptionError where the folder cannot be written."""
+        """``most``: the most bytes of all files together. Raises OptionError if the folder cannot be written."""
         if most < 1:
             raise OptionError("cache_bytes", most, "1 or more")
         self.folder, self.most = folder, most
-        self._unseen = most  # bytes written since the folder was looked at: it is looked at with the first one
+        self._unseen = most  # bytes written since the last check; full at first, so the first write checks
         self._full = False
         try:
             os.makedirs(folder, exist_ok=True)
@@ -49,22 +52,22 @@ class LocalCache:
             raise OptionError("cache_dir", folder, f"cannot be written: {error.strerror}") from None
 
     def get(self, key: str) -> bytes | None:
-        """What was put under the key; None where it is not there any more, or was damaged."""
+        """The bytes put under the key. None if they were deleted or are damaged."""
         path = self._path(key)
         try:
             with open(path, "rb") as file:
                 content = file.read()
             data = content[:-_DIGEST]
             if xxhash.xxh3_128_digest(data) == content[-_DIGEST:]:
-                os.utime(path)  # used
+                os.utime(path)  # mark it as used now
                 return data
             os.unlink(path)
-        except OSError:  # evicted meanwhile, for one
+        except OSError:  # for example, another process has deleted it
             pass
         return None
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep ``data``, if the disk takes it."""
+        """Keep ``data``. Warns once if the disk refuses it, such as a full disk."""
         path = self._path(key)
         temporary = ""
         try:
@@ -75,7 +78,7 @@ class LocalCache:
                 file.write(xxhash.xxh3_128_digest(data))
             os.replace(temporary, path)
             self._unseen += len(data) + _DIGEST
-            if self._unseen >= self.most // 100:  # so many processes may write at once before one looks
+            if self._unseen >= self.most // 100:  # 1/100 of the limit: many processes may write before one checks
                 self._unseen = 0
                 self._shrink()
         except OSError as error:
@@ -90,8 +93,8 @@ class LocalCache:
         return os.path.join(self.folder, name[:2], name + _ENDING)
 
     def _shrink(self) -> None:
-        """Delete what was used least lately until nine tenths of the bound are left, unless another process is at
-        it."""
+        """If the files take over 90 % of the limit, delete the least recently used until they take 80 %. Does nothing
+        while another process does this."""
         with open(os.path.join(self.folder, "lock"), "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,8 +113,8 @@ class LocalCache:
 
 
 def _files(folder: str) -> list[tuple[int, int, str]]:
-    """When each file was used, its bytes, its path. Of unfinished files those that somebody may be writing are not
-    among them."""
+    """Each file's last use (ns), bytes and path. Unfinished files younger than an hour are left out: somebody may be
+    writing them."""
     found = []
     for below in [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]:
         for entry in os.scandir(below):
@@ -124,7 +127,8 @@ def _files(folder: str) -> list[tuple[int, int, str]]:
 
 
 class CachedHandles(Handles):
-    """Files of which what was read is kept on this machine. What is kept needs no request, not even to open a file."""
+    """Files behind a URL whose reads are kept on this machine. A kept read needs no request, not even to open the
+    file."""
 
     def __init__(self, cache: LocalCache, *of: Any) -> None:
         super().__init__(*of)
@@ -141,7 +145,7 @@ class CachedHandles(Handles):
         return data
 
     def kept(self, number: int, offset: int, size: int) -> bytes | None:
-        """The bytes, if they are here."""
+        """The bytes if they are kept here, else None."""
         data = self.cache.get(self._key(number, offset, size))
         return data if data is not None and len(data) == size else None
 
@@ -149,13 +153,14 @@ class CachedHandles(Handles):
         self.cache.put(self._key(number, offset, size), data)
 
     def _key(self, number: int, offset: int, size: int) -> str:
-        """A footer tells a file's content from any other; where there is none, what the store says of it."""
+        """The cache key. A Parquet file's footer identifies its content. For other files the storage's ``state`` is
+        used."""
         file = self.files[number]
         content = file.check["footer"] if "footer" in file.check else repr((self.path(number), self.get(number).state))
         return f"{content}\n{offset}\n{size}"
 
 
 def handles_of(root: str, files: Sequence[IndexedFile], storage: Storage | None) -> Handles:
-    """The files of an index, with the cache that their storage has."""
+    """The files of an index, with their storage's cache if it has one."""
     cache = getattr(storage, "cache", None)
     return CachedHandles(cache, root, files, storage) if cache else Handles(root, files, storage)

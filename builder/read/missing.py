@@ -1,4 +1,4 @@
-"""Files of a dataset that are not here: an unfinished download, or shards that were removed once the Hub had them."""
+"""Missing files of a dataset: from an unfinished download, or shards that were removed after a push to the Hub."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from builder.read.view import Rows, View
 from builder.store.pushed import PushRecords
 
 Missing = Literal["warn", "drop", "ignore"]
-"""What to do where files are missing: say so, leave their rows out, or nothing."""
+"""What to do if files are missing: warn, leave their rows out, or nothing."""
 
 
 def warn_of_missing(reader: Reader, stacklevel: int) -> None:
-    """Say how many of a dataset's files are not here. Lists each folder once; no file is opened."""
+    """Warn how many of a dataset's files are missing. Lists each folder once and opens no file."""
     missing = missing_files(reader._files)
     if not missing:
         return
@@ -39,7 +39,7 @@ def warn_of_missing(reader: Reader, stacklevel: int) -> None:
 
 
 def without_missing(rows: Rows) -> View:
-    """The rows whose files are here, whole by their sizes."""
+    """The rows whose files are here and have the indexed size."""
     reader = rows.reader
     gone = missing_files(reader._files, cut=True)
     index = reader._index
@@ -50,14 +50,14 @@ def without_missing(rows: Rows) -> View:
 
 
 def missing_files(files: Handles, *, cut: bool = False) -> Sequence[int]:
-    """Numbers of the indexed files that are not there; with ``cut``, of those of another size, too."""
+    """Numbers of the indexed files that are missing. With ``cut``, also of those with another size."""
     listed: dict[str, set[str]] = {}
     gone = []
     for number, file in enumerate(files.files):
         try:
             where, name = os.path.split(files.path(number))
         except DamagedFileError:
-            continue  # reading a row of it says what is wrong
+            continue  # reading a row of it raises the error
         if where not in listed:
             listed[where] = _names(where)
         size = file.check.get("size")

@@ -1,4 +1,4 @@
-"""Samples and datasets for the eye: Pillow images, and HTML for notebooks."""
+"""Show samples and datasets: as Pillow images, and as HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from builder.read.sample import Sample
     from builder.read.view import Rows
 
-_LARGE, _SMALL = 512, 128  # pixels of the longer side, at most
+_LARGE, _SMALL = 512, 128  # most pixels of the longer side
 _GALLERY = 8
-_CAPTION = 80  # characters of it under a picture of a gallery
+_CAPTION = 80  # most characters of a caption in the gallery
 
 
 def picture(sample: Sample) -> Any:
-    """The first frame as Pillow decodes it: ``PIL.Image.Image``, any mode, not turned by EXIF. Raises DamagedFileError
-    where it cannot be decoded, and what ``Sample.image`` raises."""
+    """The first frame as ``PIL.Image.Image``, in any mode, not turned by EXIF. Raises DamagedFileError if it cannot be
+    decoded, and what ``Sample.image`` raises."""
     try:
         with opened(BytesIO(sample.image)) as image:
             image.load()
@@ -35,7 +35,7 @@ def picture(sample: Sample) -> Any:
 
 
 def sample_html(sample: Sample) -> str:
-    """Its picture, caption and facts."""
+    """A sample's picture, caption and facts."""
     facts = f"{sample.key} · {sample.width} × {sample.height} · {in_words(sample.size)} · row {sample.row:,}"
     return (
         f'<figure style="margin:0;max-width:{_LARGE}px">{_img(sample, _LARGE)}'
@@ -44,7 +44,7 @@ def sample_html(sample: Sample) -> str:
 
 
 def rows_html(rows: Rows) -> str:
-    """Counts, and a small gallery of the first rows."""
+    """A dataset's counts, and a small gallery of its first rows."""
     sizes = np.maximum(rows._numbers("size"), 0)  # -1: no image
     counts = f"{len(rows):,} rows, {in_words(int(sizes.sum(dtype=np.int64)))} of images · {rows.folder}"
     tiles = "".join(
@@ -56,7 +56,7 @@ def rows_html(rows: Rows) -> str:
 
 
 def _img(sample: Sample, side: int) -> str:
-    """An <img> that holds its pixels, scaled down; of what cannot be decoded, why."""
+    """An <img> with the scaled-down picture inside. If it cannot be decoded, a text that says why."""
     try:
         image = picture(sample)
         image.thumbnail((side, side))
