@@ -1,25 +1,25 @@
 """Every error this package raises on purpose. The tree::
 
-    * Laion6mError
-      x SourceError             what was given as input cannot be used
-        - LayoutError           a folder that is none of the known layouts
-        - ListingError          a data.json that cannot be read, with the place
-        - SourceChangedError    a source file changed while, or since, it was read
-      x OptionError             an option's value is out of its range
-      x OutputError             the output folder cannot be used or written
-        - JobMismatchError      OUT holds another job: other options, another source
-        - LockedError           another process is writing into OUT
-        - WriteError            the disk refused (full, read-only, failing)
-    - AccessError           this user may not read a file or folder
-      x IndexMismatchError      an index no longer fits the files it points into
-        - ChangedFileError      a file was changed while it was open
-        - RemovedShardError     a shard was removed here once the Hub had it
-      x DamagedFileError        a file of ours, or a Parquet file, is not what it claims
-      x WorkerDiedError         a worker process ended without an answer
-      x ClusterError            a Ray cluster cannot be used
-      x MissingExtraError       an optional package is not installed
-      x InterruptedRunError     the user, or the system, asked a run to stop
-      x HubError                the Hub refused, or gave up on us
+    Laion6mError
+    ├── SourceError             the source cannot be used
+    │   ├── LayoutError         a folder has none of the known layouts
+    │   ├── ListingError        a data.json cannot be read; names the place in it
+    │   └── SourceChangedError  a source file changed since the work was planned
+    ├── OptionError             an option's value is out of its range
+    ├── OutputError             the output folder cannot be used or written
+    │   ├── JobMismatchError    OUT holds another job: other options or another source
+    │   ├── LockedError         another process is writing into OUT
+    │   ├── WriteError          the disk refused a write (full, read-only, failing)
+    │   └── AccessError         this user may not read a file or folder
+    ├── IndexMismatchError      an index no longer fits the files it points into
+    │   ├── ChangedFileError    a file changed while a dataset was open
+    │   └── RemovedShardError   a shard was removed here after the Hub had it
+    ├── DamagedFileError        a file of ours, or a Parquet file, contradicts itself
+    ├── WorkerDiedError         a worker process ended without an answer
+    ├── ClusterError            a Ray cluster cannot be used
+    ├── MissingExtraError       an optional package is not installed
+    ├── InterruptedRunError     the user or the system asked a run to stop
+    └── HubError                the Hub refused a request, or did not answer
 
 ``Exception.__init__`` gets the facts unchanged; ``_words`` makes the message from them. An exception that formats its
 message in ``__init__`` cannot be unpickled, and then a process pool hangs.

@@ -17,7 +17,8 @@ MAX_PIXELS = 178_956_970
 """Pillow refuses larger images as decompression bombs (2 × its MAX_IMAGE_PIXELS of 89,478,485)."""
 
 GROUP_BYTES = 100_000_000
-"""A row group ends before it is larger than this. The Hub's viewer gives up on row groups of 300,000,000 bytes."""
+"""The most bytes of a row group, unless one row is larger. The Hub's viewer gives up on row groups of 300,000,000
+bytes."""
 
 PAGE_BYTES = 512 * 1024
 """An image page ends with the first row that fills it to this size. A reader that follows the page index to one image

@@ -12,7 +12,8 @@ from builder.store.shards import TextRow, WrittenShard, row_columns
 
 
 class ArrowShardWriter:
-    """Writes rows into ``file`` as an IPC stream. A record batch ends before it is larger than GROUP_BYTES."""
+    """Writes rows into ``file`` as an IPC stream. A record batch has at most GROUP_BYTES, unless one row
+    is larger."""
 
     def __init__(self, file: NewFile) -> None:
         self._file = file

@@ -146,9 +146,7 @@ class _Walk:
 
     def __init__(self, file: ByteFile, max_level: int, rows: int) -> None:
         self.offsets: NDArray[np.int64] = np.zeros(rows, np.int64)
-        self.lengths: NDArray[np.int64] = np.empty(
-            rows, np.int64
-        )  # not filled: rows that a footer only claims cost no memory
+        self.lengths: NDArray[np.int64] = np.empty(rows, np.int64)  # not filled: rows only claimed take no memory
         self.row = 0
         self._file = file
         self._max_level = max_level
