@@ -1,4 +1,4 @@
-"""Paths → answers. Every page is a client of these, and so can be a script; docs/howto/look.md lists them."""
+"""The viewer's HTTP API: paths → answers. The page uses it, and scripts can too. docs/howto/look.md lists the paths."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from builder.view.server import Answer, Request
 from builder.view.thumbnails import SIDES, Thumbnails
 
 MOST_ROWS = 500
-"""Of one answer."""
-_WAIT = 0.4  # seconds that a page of hits waits to be filled before it says how far it has come
-_MOST_ANNOTATION = 1 << 20  # characters of a document that the page gets to see
+"""The most rows of one answer."""
+_WAIT = 0.4  # seconds to wait for a full page of hits; then answer with the hits so far
+_MOST_ANNOTATION = 1 << 20  # most characters of an annotation that are sent to the page
 
 _STATIC = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -40,14 +40,14 @@ _STATIC = {
         for name in ("app", "dom", "gallery", "detail", "tabs", "plots")
     },
 }
-"""The page's files by name: no path of a request ever becomes a path of this machine."""
+"""The page's files by name. So a request's path never becomes a path on this machine."""
 
 Route = Callable[[Request, str], Answer]
-"""The second argument is what the path names: a number, a measure; "" where it names nothing."""
+"""The second argument is the last part of the path: a number or a measure. "" if there is none."""
 
 
 class NotThereError(Exception):
-    """A row, a reject or a file that does not exist."""
+    """The row, reject or file does not exist."""
 
 
 class Viewer:
@@ -56,7 +56,7 @@ class Viewer:
     def __init__(
         self, catalog: Catalog, results: Results, rejects: Rejects, groups: Groups, facts: Mapping[str, Any]
     ) -> None:
-        """``facts``: what the page is told of the dataset besides its rows."""
+        """``facts``: what the page shows about the dataset besides its rows."""
         self._catalog, self._results, self._rejects, self._groups = catalog, results, rejects, groups
         self._facts = facts
         self._thumbnails = Thumbnails()
@@ -124,7 +124,7 @@ class Viewer:
         return self._results.get(query).page(offset, limit, _WAIT)
 
     def _brief(self, position: int) -> dict[str, Any]:
-        """What a tile shows."""
+        """The facts that a tile shows."""
         sample = self._catalog.sample(position)
         return {
             "row": position,
@@ -136,7 +136,7 @@ class Viewer:
         }
 
     def _row(self, request: Request, named: str) -> Answer:
-        """All there is to say of one row."""
+        """All facts of one row."""
         row = _number(named, "row")
         sample = self._catalog.sample(row)
         batch, at = sample._batch, sample._at
@@ -162,11 +162,11 @@ class Viewer:
         )
 
     def _similar(self, request: Request, named: str) -> Answer:
-        """The group of duplicates that a row is in; nothing where it is alone."""
+        """A row's group of duplicates. Empty if it has none."""
         return Answer.of(self._group(self._groups.of(_number(named, "row"))))
 
     def _histogram(self, request: Request, name: str) -> Answer:
-        """Of all rows, and ``selected``: of those that the query has; null where it has all."""
+        """The histogram of all rows. ``selected``: that of the query's rows, null if the query selects all."""
         query = Query.parse(request.query)
         if name not in self._catalog.measures():
             raise NotThereError
@@ -204,7 +204,8 @@ class Viewer:
         return Answer.of(select_command(self._catalog.path, Query.parse(request.query)))
 
     def _save(self, request: Request, _: str) -> Answer:
-        """The one thing that writes: what ``select`` would, into the folder named on the command line."""
+        """Save a selection into the folder named on the command line, as ``laion6m select`` would. Only this route
+        writes."""
         try:
             given = json.loads(request.body)
             fields = {name: str(given.get(name, "")) for name in ("search", "where", "filter", "sort")}
@@ -236,36 +237,36 @@ class Viewer:
 
 
 def _annotation(text: str) -> Any:
-    """The document as JSON; as text where it is too long for a tree, or holds what JSON has no word for."""
+    """The document as JSON. As text if it is too long for a tree, or holds values that JSON cannot express."""
     if len(text) > _MOST_ANNOTATION:
         return text[:_MOST_ANNOTATION]
     try:
         document = json.loads(text, parse_constant=str, parse_int=_whole, parse_float=_real)
-        json.dumps(document)  # what is nested too deeply for that stays text
+        json.dumps(document)  # if it is nested too deeply for this, it stays text
         return document
     except (ValueError, RecursionError):
         return text
 
 
 def _whole(digits: str) -> int | str:
-    """JavaScript rounds whole numbers beyond 2**53: those stay text."""
+    """A whole number. Beyond 2**53 JavaScript would round it, so it stays text."""
     return int(digits) if len(digits) < 16 else digits
 
 
 def _real(digits: str) -> float | str:
-    """``1e999`` is infinite to Python, and has no word in JSON."""
+    """A float. Python reads ``1e999`` as infinity, which JSON cannot express."""
     return float(digits) if math.isfinite(float(digits)) else digits
 
 
 def _number(text: str, name: str) -> int:
-    """Raises OptionError for anything but a whole number of up to 15 digits."""
+    """Parse a whole number of up to 15 digits. Raises OptionError for anything else."""
     if not re.fullmatch(r"\d{1,15}", text, re.ASCII):
         raise OptionError(name, text[:40], "a whole number, 0 or more")
     return int(text)
 
 
 def _bytes(data: bytes, name: str) -> Answer:
-    """An image as it is; as a download where a browser could take it for something that runs."""
+    """An image's bytes as they are. If a browser might run them, they are sent as a download."""
     kind = media_type(data)
     headers = {"Content-Security-Policy": "default-src 'none'; sandbox"}
     if kind == OTHER:

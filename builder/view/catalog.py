@@ -1,4 +1,4 @@
-"""One dataset as the page sees it: rows by position, numbers to sort and filter by."""
+"""One dataset for the page: rows by position, and numbers to sort and filter by."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from builder.read.view import Rows
 
 
 class Catalog:
-    """A dataset, and what was computed of it. A *position* is a row's number in the dataset, 0 ≤ position < len.
+    """A dataset, and the values computed from it. A *position* is a row's number in the dataset, 0 ≤ position < len.
     Thread-safe."""
 
     def __init__(self, dataset: Rows, path: str) -> None:
@@ -29,14 +29,14 @@ class Catalog:
         self._lock = threading.Lock()
 
     def warm(self) -> None:
-        """Do now what the first search would wait for. Raises nothing: what is wrong the search itself will say."""
+        """Prepare now what the first search needs. Raises nothing: the search itself will raise the error."""
         import pyarrow.compute  # noqa: F401
 
         with suppress(Laion6mError):
             self.captions()
 
     def captions(self) -> pa.ChunkedArray:
-        """Of all rows of the reader, mapped. Checking them takes 4 bytes read for each row, once."""
+        """Captions of all rows of the reader, memory-mapped. The first call checks them and reads 4 bytes a row."""
         with self._lock:
             if self._captions is None:
                 self._captions = self.dataset.reader.column("caption")
@@ -46,19 +46,19 @@ class Catalog:
         return len(self.dataset)
 
     def sample(self, position: int) -> Sample:
-        """Raises IndexError."""
+        """The sample at a position. Raises IndexError."""
         if not 0 <= position < len(self):
             raise IndexError(position)
         return self.dataset[position]
 
     def measures(self) -> dict[str, tuple[str, str]]:
-        """What rows can be sorted and filtered by: name → label, unit."""
+        """The numbers to sort and filter by: name → label, unit."""
         return self._measures
 
     def numbers(self, name: str) -> Numbers:
-        """One number for each position; NaN where a row has none. Computed once, then kept: 4 or 8 bytes a row.
+        """One number for each position. NaN if a row has none. Computed once, then kept: 4 or 8 bytes a row.
 
-        Raises OptionError for a name that ``measures`` does not have."""
+        Raises OptionError if ``name`` is not in ``measures``."""
         with self._lock:
             if name not in self._numbers:
                 if name not in self.measures():
@@ -67,13 +67,13 @@ class Catalog:
             return self._numbers[name]
 
     def histogram(self, name: str) -> Histogram:
-        """Of all rows. Computed once."""
+        """The histogram of all rows. Computed once."""
         if name not in self._histograms:
             self._histograms[name] = histogram(name, self.numbers(name), *self.measures()[name])
         return self._histograms[name]
 
     def added(self, position: int) -> dict[str, Any]:
-        """What the added columns have for one row; of arrays, what they are."""
+        """One row's values in the added columns. For an array, a description of it."""
         row = self.sample(position).row
         found: dict[str, Any] = {}
         for name in self.dataset.added_columns():

@@ -1,4 +1,4 @@
-"""How a dataset was made: its kind, and what became of everything that was listed. For the page and the report."""
+"""How a dataset was made: its kind, and the fate of each listed sample. For the page and the report."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ _KINDS = {"parquet": "Parquet", "arrow": "Arrow", "index": "index over tars"}
 
 
 def facts_of(dataset: Rows) -> dict[str, Any]:
-    """``kind``: in words; "" of somebody else's files. ``image_bytes``, ``rejects``: None, 0 where nothing says.
-    ``formats``: {format: rows} of a converted dataset. ``funnel``: [{name, rows, kind}] from what was listed to these
-    rows; ``kind`` is "kept" for what is left, "lost" for what fell out there. ``made``: options and versions."""
+    """How a dataset was made, as a dict:
+
+    * ``kind``: in words. "" for files of another tool.
+    * ``image_bytes``: None if unknown. ``rejects``: 0 if unknown.
+    * ``formats``: {format: rows}, for a converted dataset.
+    * ``funnel``: [{name, rows, kind}], from the listing to these rows. ``kind`` is "kept" for rows that are left,
+      "lost" for rows that this step dropped.
+    * ``made``: options and versions.
+    """
     manifest = manifest_of(dataset)
     totals = manifest.totals if manifest else {}
     rejected = totals.get("rejected", {})
@@ -45,7 +51,7 @@ def facts_of(dataset: Rows) -> dict[str, Any]:
 
 
 def manifest_of(dataset: Rows) -> Manifest | None:
-    """Of the dataset's folder; None behind a URL, of somebody else's files, and where it cannot be read."""
+    """The manifest in the dataset's folder. None for a URL, for files of another tool, and if it cannot be read."""
     folder = dataset.folder
     if is_url(folder) or not os.path.exists(os.path.join(folder, *schema.MANIFEST.split("/"))):
         return None
@@ -55,8 +61,8 @@ def manifest_of(dataset: Rows) -> Manifest | None:
 
 
 def rejects_of(dataset: Rows, source: str | None = None) -> Rejects:
-    """``source``: the folder of tars that the dataset was made from; of an index over tars it is known. Raises
-    SourceError where there is no such folder."""
+    """The dataset's rejects. ``source``: the folder of tars that the dataset was made from. An index over tars knows it
+    already. Raises SourceError if there is no such folder."""
     sources = [path_of(source)] if source else []
     for folder in sources:
         require_folder(folder)

@@ -1,4 +1,4 @@
-"""What a browser may be told that an image's bytes are."""
+"""The media types that are sent to a browser for images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _MAGIC = (
     (b"ftypavis", 4, "image/avif"),
     (b"BM", 0, "image/bmp"),
 )
-"""Formats that browsers draw and that hold no scripts. SVG and HTML do: they are not among them, whatever the file is
-called."""
+"""Formats that browsers draw and that cannot hold scripts. SVG and HTML can, so they are left out. The file's name does
+not matter."""
 
 OTHER = "application/octet-stream"
 
 
 def media_type(data: bytes) -> str:
-    """By its first bytes; OTHER where these are of no format in the list."""
+    """The media type, from the first bytes. OTHER if they match no format in the list."""
     for magic, offset, kind in _MAGIC:
         if data.startswith(magic, offset) and (kind != "image/webp" or data.startswith(b"RIFF")):
             return kind

@@ -1,5 +1,5 @@
-"""Groups of duplicates: those of the column ``duplicate_of`` where there is one, else rows whose images are equal byte
-by byte."""
+"""Groups of duplicates. They come from the column ``duplicate_of`` if there is one. Otherwise a group is rows whose
+images have the same bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builder.read.view import Rows
 
 
 class Groups:
-    """Rows by the group they are in. Computed when it is first asked for. Thread-safe."""
+    """Rows by group. Computed at the first call. Thread-safe."""
 
     def __init__(self, dataset: Rows) -> None:
         self._dataset = dataset
@@ -25,8 +25,8 @@ class Groups:
         self._starts: Positions | None = None
 
     def _find(self) -> tuple[Positions, Positions]:
-        """Positions in the order of their groups, the one to keep first in each, and where each group begins (the last
-        start is the end)."""
+        """Positions in the order of their groups, and the start of each group (the last start is the end). In each
+        group the row to keep comes first."""
         with self._lock:
             if self._rows is None or self._starts is None:
                 find = _looking_alike if self._looked_for else _equal_images
@@ -38,24 +38,25 @@ class Groups:
 
     @property
     def rows(self) -> int:
-        """In all groups."""
+        """The number of rows in all groups."""
         return len(self._find()[0])
 
     @property
     def note(self) -> str:
-        """What kind of duplicates these are, and how to find more."""
+        """A note on the kind of duplicates, and on how to find more."""
         if self._looked_for:
             return ""
         return "These are equal byte by byte. Run laion6m duplicates DATASET to find pictures that look the same."
 
     def page(self, offset: int, limit: int) -> list[list[int]]:
-        """``limit`` groups from ``offset`` on, the largest first; each is positions, the one to keep first."""
+        """``limit`` groups from number ``offset`` on, the largest first. A group is positions, the row to keep
+        first."""
         rows, starts = self._find()
         last = min(offset + limit, len(starts) - 1)
         return [rows[starts[at] : starts[at + 1]].tolist() for at in range(min(offset, last), last)]
 
     def of(self, position: int) -> list[int]:
-        """The group of one row; nothing where it is alone."""
+        """The group of one row. Empty if it has no duplicates."""
         rows, starts = self._find()
         found = np.flatnonzero(rows == position)
         if not len(found):
@@ -84,14 +85,14 @@ def _equal_images(dataset: Rows) -> tuple[Positions, Positions]:
 
 
 def _halves(chunk: pa.Array) -> np.ndarray:
-    """16 bytes each as two numbers."""
+    """Digests of 16 bytes, each as two 8-byte numbers."""
     data = np.frombuffer(chunk.buffers()[1], dtype="<u8")
     return data[2 * chunk.offset : 2 * (chunk.offset + len(chunk))].reshape(-1, 2)
 
 
 def in_groups(order: Positions, same: np.ndarray) -> tuple[Positions, Positions]:
-    """``same[i]``: ``order[i]`` and ``order[i + 1]`` are of one group. Drops rows that are alone; largest groups
-    first."""
+    """Sort rows into groups, the largest first, and drop rows that are alone. ``same[i]``: ``order[i]`` and
+    ``order[i + 1]`` are in one group."""
     starts = np.concatenate([[0], np.flatnonzero(~same) + 1, [len(order)]]).astype(np.int64)
     sizes = np.diff(starts)
     kept = np.flatnonzero(sizes > 1)

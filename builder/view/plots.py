@@ -1,4 +1,4 @@
-"""Histograms as SVG in a file of HTML: the report's plots, without a script."""
+"""The report's plots: histograms as SVG inside HTML, without scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WIDTH, _HEIGHT = 300, 96
 
 
 def histogram_svg(bars: Histogram) -> str:
-    """A figure: bars, the numbers at its ends, and a line with median and range."""
+    """A figure: bars, the numbers at both ends of the axis, and a line of text with median and range."""
     unit = "" if bars.unit == "bytes" else bars.unit
     title = f"<figcaption>{escape(bars.label)} <span>{escape(unit)}</span></figcaption>"
     if not bars.counts:
@@ -37,7 +37,7 @@ def histogram_svg(bars: Histogram) -> str:
 
 
 def bar(share: float, words: str, kind: str = "") -> str:
-    """A bar of ``share`` (0 to 1) of the width, and words behind it."""
+    """A bar of ``share`` (0 to 1) of the width, with a text after it."""
     wide = max(0.3, min(1.0, share) * 100)
     return (
         f'<svg class="bar {kind}" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'

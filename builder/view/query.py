@@ -1,4 +1,4 @@
-"""What is asked for: words in captions, a condition in SQL, ranges of numbers, an order."""
+"""A query: words in captions, a condition in SQL, ranges of numbers, an order."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from builder.base.errors import OptionError
 
 MOST_TEXT = 4000
-"""Characters of a search or a condition. Nobody types more, and each word is a pass over the captions."""
+"""The most characters of a search or a condition. Nobody types more, and each word scans all captions."""
 _MOST_TERMS = 20
 _TERM = re.compile(r'"([^"]*)"|(\S+)')
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers of a column: ``low`` ≤ value < ``high``. None is open."""
+    """A range of a column: ``low`` ≤ value < ``high``. None means no limit."""
 
     column: str
     low: float | None = None
@@ -25,7 +25,7 @@ class Range:
 
     @staticmethod
     def parse(text: str) -> Range:
-        """``"width:512:768"``, ``"width:768:"``. Raises OptionError."""
+        """Parse a range such as ``"width:512:768"`` or ``"width:768:"``. Raises OptionError."""
         column, _, bounds = text.rpartition(":")
         column, _, first = column.rpartition(":")
         try:
@@ -39,8 +39,8 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """``terms`` must all occur in the caption, in any case. ``where``: a condition in SQL. ``order``: "" (as the
-    rows lie), "random", or a measure, descending with a "-" before it."""
+    """``terms``: the caption must contain all of them, in upper or lower case. ``where``: a condition in SQL.
+    ``order``: "" (the dataset's order), "random", or a measure. A "-" before the measure means descending."""
 
     terms: tuple[str, ...] = ()
     where: str = ""
@@ -49,7 +49,7 @@ class Query:
 
     @staticmethod
     def parse(given: Mapping[str, str]) -> Query:
-        """From ``search``, ``where``, ``filter`` (ranges between semicolons) and ``sort``. Raises OptionError."""
+        """Parse ``search``, ``where``, ``filter`` (ranges separated by semicolons) and ``sort``. Raises OptionError."""
         for name in ("search", "where", "filter", "sort"):
             if len(given.get(name, "")) > MOST_TEXT:
                 raise OptionError(name, f"{given[name][:40]}…", f"at most {MOST_TEXT:,} characters")
@@ -63,8 +63,8 @@ class Query:
 
 
 def search_terms(text: str) -> tuple[str, ...]:
-    """Words of a search; those between double quotes are one. ``'red "on a bench"'`` → ``("red", "on a bench")``.
-    Raises OptionError."""
+    """The terms of a search. Words between double quotes are one term: ``'red "on a bench"'`` → ``("red", "on a
+    bench")``. Raises OptionError."""
     found = tuple(phrase or word for phrase, word in _TERM.findall(text) if phrase or word.strip('"'))
     if len(found) > _MOST_TERMS:
         raise OptionError("search", f"{text[:40]}…", f"at most {_MOST_TERMS} words; put phrases between double quotes")

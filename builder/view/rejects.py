@@ -1,4 +1,4 @@
-"""The samples that became no row: by reason, with their pictures where the source is at hand."""
+"""Rejected samples by reason. Their pictures are shown if the source is here."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from builder.base.arrays import number_array
 from builder.base.errors import DamagedFileError
 from builder.store.footers import check_claims
 
-_MOST_BYTES = 64 << 20  # of a member that is read to be looked at
+_MOST_BYTES = 64 << 20  # a larger member is not read to be shown
 _IMAGELESS = {"image_missing"}
 
 
 class Rejects:
-    """``meta/rejects.parquet`` of a folder, and the members of the source that it names. Thread-safe."""
+    """A folder's ``meta/rejects.parquet``, and the source's members that it names. Thread-safe."""
 
     def __init__(self, folder: str | None, sources: list[str]) -> None:
-        """``folder``: None of a dataset behind a URL. ``sources``: folders that raw tars are looked for in."""
+        """``folder``: None for a dataset behind a URL. ``sources``: folders to search for raw tars."""
         self._path = os.path.join(folder, *schema.REJECTS.split("/")) if folder else ""
         self._sources = [place for each in sources for place in (os.path.join(each, "raw"), each)]
         self._lock = threading.Lock()
@@ -36,8 +36,8 @@ class Rejects:
         return os.path.exists(self._path)
 
     def table(self) -> pa.Table:
-        """REJECT_ROW, in the order of the listing; no rows where the dataset has no such file. Raises
-        DamagedFileError."""
+        """The rejects as a table of REJECT_ROW, in the order of the listing. Empty if the dataset has no such file.
+        Raises DamagedFileError."""
         import pyarrow.parquet as pq
 
         with self._lock:
@@ -63,8 +63,8 @@ class Rejects:
         return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
 
     def page(self, reason: str, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
-        """How many there are of a reason ("": of all), and ``limit`` of them from ``offset`` on, each with its
-        ``number`` in the table and ``picture``: whether its bytes are at hand."""
+        """The number of rejects with a reason ("": all reasons), and ``limit`` of them from ``offset`` on. Each has its
+        ``number`` in the table, and ``picture``: whether its bytes are here."""
         import pyarrow.compute as pc
 
         table = self.table()
@@ -78,13 +78,13 @@ class Rejects:
         return len(numbers), found
 
     def row(self, number: int) -> dict[str, Any]:
-        """Raises IndexError."""
+        """One reject by its number in the table. Raises IndexError."""
         if not 0 <= number < len(self.table()):
             raise IndexError(number)
         return dict(self.table().slice(number, 1).to_pylist()[0])
 
     def image(self, number: int) -> bytes | None:
-        """What the source has under that reject's name; None where it is not at hand."""
+        """The bytes that the source has under the reject's name. None if they are not here."""
         found = self._locate(self.row(number))
         if found is None:
             return None
@@ -97,7 +97,7 @@ class Rejects:
             return None
 
     def _locate(self, reject: dict[str, Any]) -> tuple[str, tuple[int, int]] | None:
-        """The file, and where in it the image's bytes lie."""
+        """The file that holds the image, and the place of its bytes."""
         archive, key = reject["source"] or "", reject["key"] or ""
         if reject["reason"] in _IMAGELESS or not archive or os.path.isabs(archive) or ".." in archive.split("/"):
             return None
@@ -109,7 +109,7 @@ class Rejects:
         return None
 
     def _members_of(self, path: str) -> dict[str, tuple[int, int]]:
-        """Images of a tar by their keys (paths without endings); as far as it can be read."""
+        """Images of a tar by key (path without extension), as far as the tar can be read."""
         with self._lock:
             if path not in self._members:
                 if len(self._members) > 8:
@@ -126,5 +126,5 @@ def _scan(path: str) -> dict[str, tuple[int, int]]:
                 if member.isreg() and not member.name.endswith((".json", ".txt")):
                     found[os.path.splitext(member.name.removeprefix("./"))[0]] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, ValueError):
-        pass  # damaged or compressed: what was found before is shown
+        pass  # damaged or compressed: show what was found before
     return found

@@ -1,4 +1,4 @@
-"""report(DATASET, FILE): what a dataset is, in one HTML file that needs no network and no script."""
+"""report(DATASET, FILE): describe a dataset in one HTML file. It needs no network and no script."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from builder.view.groups import Groups
 from builder.view.rejects import Rejects
 
 MOST_BYTES = 8_000_000
-"""Of the file: what mail and code reviews still take."""
+"""The most bytes of the file. Mail and code reviews still accept it."""
 
 _SAMPLES = 100
-_EXTREME = 6  # of each kind
+_EXTREME = 6  # pictures of each kind
 _REJECTS = 6  # with pictures, of each reason
 _GROUPS, _OF_GROUP = 15, 6
 _SIDE, _QUALITY = 200, 72  # pixels, JPEG: 9 kB for a photograph, 2.5 MB for all
-_PICTURES = 5_500_000  # bytes of base64, beyond which no more pictures are put in
+_PICTURES = 5_500_000  # most bytes of base64; further pictures are left out
 _EXTREMES = (
     ("Smallest pictures", "megapixels", False),
     ("Largest pictures", "megapixels", True),
@@ -45,7 +45,7 @@ _EXTREMES = (
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A picture with what stands below it. ``source``: a data: URL; "" where there is no picture to be had."""
+    """A picture and the text below it. ``source``: a data: URL, or "" if there is no picture."""
 
     source: str
     words: str
@@ -54,8 +54,9 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``facts``: as ``facts_of`` gives them. ``extremes``: by title. ``rejects``: by reason, how many and some.
-    ``groups``: of duplicates, some. ``file``: where it was written; None where only the numbers were asked for."""
+    """``facts``: from ``facts_of``. ``extremes``: tiles by title. ``rejects``: for each reason the number, and some
+    tiles. ``groups``: some groups of duplicates. ``file``: where the report was written, None if only the numbers were
+    wanted."""
 
     name: str
     facts: dict[str, Any]
@@ -71,7 +72,7 @@ class Report:
     file: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``--json``: the numbers, no pictures."""
+        """The output of ``--json`` (a contract): the numbers, no pictures."""
         return {
             "dataset": self.name,
             "kind": self.facts["kind"],
@@ -92,9 +93,12 @@ class Report:
 def report(
     dataset: str | os.PathLike[str] | Rows, file: str | os.PathLike[str] | None = None, *, source: str | None = None
 ) -> Report:
-    """Look at a dataset, given as to ``open_dataset`` or open already, and write ``file`` (HTML, under 8 MB) if it is
-    named. ``source``: the folder of tars that rejects are shown from. A million rows take some ten seconds; some 200
-    images are read. Raises what ``open_dataset`` does, WriteError."""
+    """Describe a dataset, and write the report to ``file`` (HTML, under 8 MB) if it is given.
+
+    ``dataset``: as for ``open_dataset``, or an open dataset. ``source``: the folder of tars from which rejects are
+    shown. A million rows take about ten seconds. About 200 images are read. Raises what ``open_dataset`` raises, and
+    WriteError.
+    """
     started = time.monotonic()
     rows = dataset if isinstance(dataset, Rows) else open_dataset(dataset)
     name = os.path.basename(str(dataset if not isinstance(dataset, Rows) else rows.folder).rstrip("/")) or "dataset"
@@ -122,7 +126,7 @@ def report(
 
 
 def _spread(rows: int) -> list[int]:
-    """A hundred rows at random, the same every time, in their order."""
+    """A hundred random rows, in their order. The same rows every time."""
     chosen = (
         np.random.default_rng(0).permutation(rows)[:_SAMPLES]
         if rows < 1 << 20
@@ -150,7 +154,7 @@ def _rejects(rejects: Rejects, pictures: _Pictures) -> dict[str, tuple[int, list
 
 @dataclass(slots=True)
 class _Pictures:
-    """Thumbnails as data: URLs, as long as there is room for them in the file."""
+    """Thumbnails as data: URLs, as long as the file has room."""
 
     rows: Rows
     wanted: bool
@@ -167,7 +171,7 @@ class _Pictures:
             note = f"{sample.width} × {sample.height}, {in_words(max(sample.size, 0))} · {sample.key}"
             self.kept[row] = Tile(source, sample.caption, note)
             return self.kept[row]
-        tile = self.kept[row]  # is in the file once more
+        tile = self.kept[row]  # it is written into the file a second time
         return tile if self._fits(tile.source) else replace(tile, source="")
 
     def reject(self, rejects: Rejects, each: dict[str, Any]) -> Tile:
@@ -184,7 +188,7 @@ class _Pictures:
         return text if self._fits(text) else ""
 
     def _fits(self, text: str) -> bool:
-        """Takes the room, if there is as much. A transparent picture is a PNG, which may be large."""
+        """Whether a picture fits. If so, its bytes are counted. A transparent picture is a PNG, which may be large."""
         fits = len(text) <= min(self.left, 200_000)
         self.left -= len(text) if fits else 0
         return fits

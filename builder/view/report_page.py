@@ -1,4 +1,4 @@
-"""The report as one file of HTML: everything in it is text that was escaped, a number, or a picture made here."""
+"""The report as one HTML file. It holds only escaped text, numbers, and pictures made here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from builder.curate.statistics import Phrase
 from builder.view.plots import bar, histogram_svg
 from builder.view.report import Report, Tile
 
-_WORDS = 600  # characters of a caption
+_WORDS = 600  # most characters of a caption
 
 
 def page(report: Report) -> str:
-    """A whole document. No script, and nothing that is fetched: its own policy forbids both."""
+    """The whole document. It has no script and fetches nothing: its content security policy forbids both."""
     style = (resources.files("builder.view") / "page" / "report.css").read_text(encoding="utf-8")
     sections = [
         _section("How it was made", _made(report)),

@@ -1,4 +1,4 @@
-"""Which rows a query has: found in a thread of its own, shown while more are being found."""
+"""The rows of a query. A separate thread finds them. The page shows the first ones while it finds more."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from builder.view.catalog import Catalog
 from builder.view.query import Query, Range
 
 Where = Callable[[str], Positions]
-"""A condition in SQL → positions for which it holds, ascending. Raises Laion6mError for what is no condition."""
+"""A condition in SQL → positions for which it is true, ascending. Raises Laion6mError for an invalid condition."""
 
-_KEPT = 8  # results; one of six million rows is 48 MB
-_RUNNING = 4  # searches at a time; the oldest is given up
+_KEPT = 8  # results kept; one of six million rows takes 48 MB
+_RUNNING = 4  # searches at a time; one more cancels the oldest
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``positions``: of the rows asked for, as far as known. ``total``: of all rows found so far; ``done``: that is all
-    of them."""
+    """``positions``: of the rows asked for, as far as found. ``total``: the number of rows found so far. ``done``: the
+    search is complete."""
 
     positions: Positions
     total: int
@@ -49,12 +49,12 @@ class Result:
     def run(self) -> None:
         try:
             candidates = self._candidates()
-            if self._query.order:  # nothing can be shown before all is known
+            if self._query.order:  # sorting needs all rows, so nothing is shown before
                 self._put(self._ordered(np.concatenate([np.zeros(0, np.int64), *self._search(candidates)])))
             else:
                 for some in self._search(candidates):
                     self._put(some)
-        except Exception as error:  # noqa: BLE001 - told to whoever asks for the rows
+        except Exception as error:  # noqa: BLE001 - raised to whoever asks for the rows
             self._error = error
         with self._changed:
             self.done = True
@@ -64,8 +64,8 @@ class Result:
         self._cancelled = True
 
     def page(self, offset: int, limit: int, wait: float) -> Page:
-        """Up to ``limit`` positions from ``offset`` on. Waits up to ``wait`` seconds for that many to be found. Raises
-        what went wrong."""
+        """Up to ``limit`` positions from ``offset`` on. Waits up to ``wait`` seconds until so many are found. Raises
+        the search's error."""
         end = time.monotonic() + wait
         with self._changed:
             while not self.done and self._total < offset + limit and (left := end - time.monotonic()) > 0:
@@ -75,7 +75,7 @@ class Result:
             return Page(self._slice(offset, limit), self._total, self.done)
 
     def positions(self) -> Positions:
-        """All of them, once they are found. Raises Laion6mError after a minute without the end."""
+        """All positions. Waits until the search is complete. Raises Laion6mError after a minute."""
         page = self.page(0, len(self._catalog) + 1, 60.0)
         if not page.done:
             raise Laion6mError("the search is still going on; ask again")
@@ -97,7 +97,7 @@ class Result:
             self._changed.notify_all()
 
     def _candidates(self) -> Positions | range:
-        """Positions that the condition and the ranges leave, ascending."""
+        """Positions that meet the condition and the ranges, ascending."""
         left: Positions | range = range(len(self._catalog))
         if self._query.where and self._where is not None:
             left = self._where(self._query.where)
@@ -110,7 +110,7 @@ class Result:
         return left
 
     def _search(self, candidates: Positions | range) -> Iterator[Positions]:
-        """The candidates whose captions hold all terms, as they are found. Raises Laion6mError when given up."""
+        """The candidates whose captions contain all terms, as they are found. Raises Laion6mError if cancelled."""
         if not self._query.terms:
             for first in range(0, len(candidates), SCAN_ROWS):
                 yield np.asarray(candidates[first : first + SCAN_ROWS], dtype=np.int64)
@@ -139,12 +139,12 @@ def _within(values: Numbers, wanted: Range) -> npt.NDArray[np.bool_]:
     holds: npt.NDArray[np.bool_] = np.ones(len(values), dtype=np.bool_) if wanted.low is None else values >= wanted.low
     if wanted.high is not None:
         holds &= values < wanted.high
-    holds &= values == values  # NaN lies in no range
+    holds &= values == values  # NaN is in no range
     return holds
 
 
 class Results:
-    """Results by query, the last few kept. Thread-safe."""
+    """Results by query. Keeps the last few. Thread-safe."""
 
     def __init__(self, catalog: Catalog, where: Where | None) -> None:
         self._catalog, self._where = catalog, where
@@ -152,7 +152,7 @@ class Results:
         self._lock = threading.Lock()
 
     def get(self, query: Query) -> Result:
-        """The result, perhaps still being found."""
+        """The result of a query. Its search may still run."""
         with self._lock:
             if query in self._kept:
                 self._kept.move_to_end(query)
@@ -169,7 +169,7 @@ class Results:
 
     def _run(self, query: Query, result: Result) -> None:
         result.run()
-        if result._error is not None:  # asked again, it is tried again
+        if result._error is not None:  # it failed: try again when asked again
             with self._lock:
                 if self._kept.get(query) is result:
                     del self._kept[query]

@@ -1,4 +1,4 @@
-"""A query as a selection: the command that makes it, and the same made here."""
+"""A query as a selection: the command that makes it, and a function that makes it here."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SQL = {
     "caption_length": "length(caption)",
     "caption_words": r"len(regexp_extract_all(caption, '\S+'))",
 }
-"""Measures in the words of DuckDB; the others are columns."""
+"""Measures as DuckDB expressions. All other measures are columns."""
 
 
 def condition(query: Query) -> str:
-    """What ``--where`` says for it; "" for all rows. An order has no place in a selection."""
+    """The query as the argument of ``--where``. "" for all rows. The order is left out: a selection has none."""
     parts = [f"({query.where})"] if query.where else []
     parts += [f"contains(lower(caption), {_text(term.lower())})" for term in query.terms]
     for each in query.filters:
@@ -32,15 +32,15 @@ def condition(query: Query) -> str:
 
 
 def select_command(path: str, query: Query) -> dict[str, Any]:
-    """The command to type, and a note on what it leaves out."""
+    """The command to type, and a note on the parts of the query that it leaves out."""
     where = condition(query)
     command = f"laion6m select {shlex.quote(path)} OUT" + (f" --where {shlex.quote(where)}" if where else "")
     return {"command": command, "note": "A selection keeps the dataset's order." if query.order else ""}
 
 
 def save_selection(dataset: Rows, query: Query, folder: str | None, name: str) -> dict[str, Any]:
-    """Write what ``select`` would, as ``folder``/``name``. Raises OptionError where there is no folder to save into or
-    ``name`` is none, OutputError where it is there already, SqlError, MissingExtraError."""
+    """Write the selection ``folder``/``name``, as ``laion6m select`` would. Raises OptionError if there is no folder to
+    save into or ``name`` is not a folder name, OutputError if it exists already, SqlError, MissingExtraError."""
     if folder is None:
         raise OptionError("save", "off", "a folder, when the viewer is started: laion6m view DATASET --save FOLDER")
     out = os.path.join(os.path.abspath(os.path.expanduser(folder)), check_split(name))

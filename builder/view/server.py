@@ -1,8 +1,11 @@
-"""The viewer's server: who may ask, how much, and what every answer says to the browser. The standard library's own.
+"""The viewer's web server, on the standard library's. It checks who may ask and how much, and sets security headers.
 
 A page on the Internet can make a browser send requests to this machine, under any name that its DNS gives out. So a
-request is answered when its Host is one of ours (DNS rebinding), when it brings the cookie that only the printed
-address gives (other people, other pages), and when it comes from our own page where it writes.
+request is answered only if
+
+* its Host is one of ours (against DNS rebinding);
+* it has the cookie that only the printed address gives (against other people and other pages);
+* it comes from our own page, if it writes.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
 
 MOST_CONNECTIONS = 200
-"""At a time, each with a thread. A browser opens six."""
-MOST_BODY = 64 << 10  # bytes of a request's body: a query, and the name of a folder
-_PATIENCE = 20.0  # seconds that a connection may say nothing
-_SENDING = 120.0  # seconds for an answer to be taken, such as a large image over a slow tunnel
-_MOST_VALUES = 20  # of a query; the page sends seven
+"""The most connections at a time. Each has a thread. A browser opens six."""
+MOST_BODY = 64 << 10  # most bytes of a request's body, which is a query and a folder's name
+_PATIENCE = 20.0  # seconds that a connection may be silent
+_SENDING = 120.0  # seconds that sending an answer may take, such as a large image over a slow tunnel
+_MOST_VALUES = 20  # parameters of a request; the page sends seven
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::", ""})
 
@@ -43,12 +46,13 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-"""Of every answer. Nothing comes from elsewhere, nothing goes elsewhere, and no picture is left in a disk's cache."""
+"""Headers of every answer. The page may load nothing from other hosts and send nothing to them. No picture stays in a
+disk cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``path`` is decoded and begins with "/". ``query``: the last value of each name. ``body``: of a POST."""
+    """``path``: decoded, begins with "/". ``query``: on duplicate names the last value wins. ``body``: of a POST."""
 
     method: str
     path: str
@@ -65,7 +69,7 @@ class Answer:
 
     @staticmethod
     def of(document: Any, status: int = 200) -> Answer:
-        """JSON."""
+        """An answer in JSON."""
         return Answer(status, json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
 
     @staticmethod
@@ -79,19 +83,19 @@ class Application(Protocol):
 
 
 class Server(ThreadingHTTPServer):
-    """Listens from construction on; ``serve_forever`` answers. ``url`` is what to open, its token included."""
+    """Listens as soon as it is constructed. ``serve_forever`` answers. ``url``: the address to open, with its token."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
     def __init__(self, application: Application, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Raises OSError where it cannot listen there."""
+        """Raises OSError if it cannot listen at that address."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler)
         self.application = application
         self.token, self.secret = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
-        self.cookie = f"laion6m-{self.server_port}"  # browsers do not tell ports apart
+        self.cookie = f"laion6m-{self.server_port}"  # the port is in the name: browsers share cookies between ports
         self.hosts = hosts(host, self.server_port)
         self._room = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
@@ -103,7 +107,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/?token={self.token}"
 
     def server_bind(self) -> None:
-        """As HTTPServer's, without the look-up of this machine's name, which can take seconds."""
+        """Like HTTPServer's, but does not look up this machine's name: that can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
@@ -120,7 +124,7 @@ class Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away in the middle of an answer is no news."""
+        """Prints nothing for a browser that closes the connection during an answer."""
 
 
 def hosts(host: str, port: int) -> frozenset[str]:
@@ -134,18 +138,18 @@ def hosts(host: str, port: int) -> frozenset[str]:
 
 
 def _values(query: str) -> dict[str, str]:
-    """The last value of each name in the part of an address behind "?"."""
+    """The values after the "?" of an address. On duplicate names the last wins."""
     return {name: values[-1] for name, values in parse_qs(query).items()} if query else {}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection: guards, then the application."""
+    """One connection: first the checks, then the application."""
 
     server: Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "laion6m", ""
     timeout = _PATIENCE
-    wbufsize = 1 << 16  # head and body leave together
+    wbufsize = 1 << 16  # sends head and body together
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
@@ -156,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
     def _guarded(self) -> Answer:
         length = self.headers.get("Content-Length", "0")
         if length != "0" or "Transfer-Encoding" in self.headers:
-            self.close_connection = True  # a body that is not read must not be taken for the next request
+            self.close_connection = True  # an unread body must not be parsed as the next request
         path, _, query = self.path.partition("?")
         given = _values(query)
         named = self.headers.get_all("Host") or []
@@ -178,7 +182,8 @@ class Handler(BaseHTTPRequestHandler):
         return answer
 
     def _is_ours(self, host: str) -> bool:
-        """The address that the connection came in by is ours too: no DNS can give that name to somebody else."""
+        """Whether a Host is ours. The IP address that the connection came in by is ours too: DNS cannot give it to
+        somebody else."""
         address = self.connection.getsockname()[0]
         return (
             host in self.server.hosts
@@ -193,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         return found is not None and hmac.compare_digest(found.value.encode(), self.server.secret.encode())
 
     def _body(self, host: str, length: str) -> bytes | Answer:
-        """What a POST brings; or what is wrong with it, as an answer."""
+        """The body of a POST, or an answer that says what is wrong with it."""
         if "Transfer-Encoding" in self.headers or not re.fullmatch("[0-9]{1,12}", length):
             return Answer.error(400, "a body needs its Content-Length")
         if self.command != "POST":
@@ -221,11 +226,11 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(_PATIENCE)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server says of requests that it cannot read: in our form, without its page of HTML."""
+        """Answers requests that http.server cannot parse. The answer has our form instead of its HTML page."""
         self.close_connection = True
-        if not hasattr(self, "headers"):  # a first line that is none
+        if not hasattr(self, "headers"):  # the request line itself is invalid
             self.request_version, self.command = "HTTP/1.1", ""
         self._send(Answer.error(code, message or "cannot be read"))
 
     def log_message(self, format: str, *values: Any) -> None:
-        """Nothing: addresses hold the token, and searches are nobody else's business."""
+        """Logs nothing: addresses hold the token, and searches are private."""

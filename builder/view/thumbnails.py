@@ -1,4 +1,4 @@
-"""Thumbnails that are kept in memory, never on disk."""
+"""Thumbnails, kept in memory and never on disk."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable
 from builder.curate.thumbnails import Thumbnail, make_thumbnail
 
 SIDES = (160, 320, 640, 1600)
-"""Longer sides in pixels that can be asked for. A fixed list, so that nobody fills the cache with sizes."""
+"""The allowed longer sides, in pixels. The list is fixed, so nobody can fill the cache with other sizes."""
 
 _KEPT_BYTES = 48 << 20  # some 5,000 thumbnails of 320 pixels
-_AT_ONCE = 2  # decoders: each holds all pixels of an image that has no reduced scale
+_AT_ONCE = 2  # decoders at a time: each holds all pixels of an image whose format has no smaller scale
 
 
 class Thumbnails:
-    """Thumbnails by their image's digest, the least recently used forgotten first. Thread-safe."""
+    """Thumbnails by their image's digest. Drops the least recently used first. Thread-safe."""
 
     def __init__(self, most_bytes: int = _KEPT_BYTES) -> None:
         self._most_bytes = most_bytes
@@ -26,8 +26,8 @@ class Thumbnails:
         self._decoders = threading.BoundedSemaphore(_AT_ONCE)
 
     def get(self, name: object, side: int, read: Callable[[], bytes]) -> Thumbnail:
-        """The thumbnail of the image called ``name`` (a digest, or whatever tells it from others). ``read`` gives the
-        image's bytes; it is called where the thumbnail is not kept. Raises what ``read`` does, and SampleProblem."""
+        """The thumbnail of the image called ``name`` (a digest, or any unique name). ``read`` gives the image's bytes.
+        It is called only if the thumbnail is not kept. Raises what ``read`` raises, and SampleProblem."""
         with self._lock:
             if kept := self._kept.get((name, side)):
                 self._kept.move_to_end((name, side))

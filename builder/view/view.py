@@ -1,4 +1,4 @@
-"""view(DATASET): open it, listen, print the address, open the browser, answer until Ctrl-C."""
+"""view(DATASET): open the dataset, listen, print the address, open the browser, answer until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from builder.view.groups import Groups
 from builder.view.results import Results
 from builder.view.server import Server
 
-_SQL_SECONDS = 30.0  # of a query, which may be one that never ends
+_SQL_SECONDS = 30.0  # most seconds of a query; some would never end
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``port``: 0 takes any that is free. ``source``: the folder of tars that rejects are shown from. ``save``: the
-    folder that the page may save selections into; without it, none. ``browser``: open one."""
+    """``port``: 0 takes any free port. ``source``: the folder of tars from which rejects are shown. ``save``: the
+    folder into which the page may save selections. None: it may not save. ``browser``: whether to open a browser."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -49,8 +49,8 @@ class Options:
 
 
 def open_server(path: str, options: Options) -> Server:
-    """A server for the dataset at ``path`` (whatever ``open_dataset`` takes), listening, not answering yet. Raises
-    OptionError for an address that cannot be had, and what ``open_dataset`` raises."""
+    """A server for the dataset at ``path`` (as for ``open_dataset``). It listens but does not answer yet. Raises
+    OptionError if the address cannot be used, and what ``open_dataset`` raises."""
     dataset = open_dataset(path)
     catalog = Catalog(dataset, path)
     threading.Thread(target=catalog.warm, daemon=True).start()
@@ -64,8 +64,8 @@ def open_server(path: str, options: Options) -> Server:
 
 
 def view(path: str, options: Options, *, show: Callable[[Server], None], say: Callable[[str], None]) -> None:
-    """Serve until KeyboardInterrupt. ``show`` is given the server once it listens, ``say`` what a person should know.
-    Raises what ``open_server`` does."""
+    """Serve until KeyboardInterrupt. ``show`` is called with the server when it listens. ``say`` is called with
+    messages for the user. Raises what ``open_server`` raises."""
     server = open_server(path, options)
     show(server)
     if options.host not in _LOCAL:
@@ -84,7 +84,7 @@ def view(path: str, options: Options, *, show: Callable[[Server], None], say: Ca
 
 
 def _has_screen() -> bool:
-    """Without one, Python would open a browser of text in this terminal."""
+    """Whether there is a screen. Without one, Python would open a text browser in this terminal."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
 
 
@@ -104,7 +104,7 @@ def _where(dataset: Rows, condition: str) -> Positions:
 
 
 def _facts(path: str, dataset: Rows, options: Options) -> Mapping[str, Any]:
-    """What the page says of the dataset besides its rows."""
+    """What the page shows about the dataset besides its rows."""
     return {
         "name": os.path.basename(path.rstrip("/")) or path,
         "path": path,
