@@ -179,7 +179,8 @@ class WorkerDiedError(Laion6mError):
 
 
 class ClusterError(Laion6mError):
-    """A Ray cluster cannot be reached, or cannot do the work as this process would. Args: address, problem, way out."""
+    """A Ray cluster cannot be reached, or cannot do the work in the same way as this process. Args: address, problem,
+    way out."""
 
     def _words(self) -> str:
         address, problem, way_out = self.args

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """Why a listed sample did not become a row. Add no reason: reports and scripts rely on these words."""
+    """Why a listed sample did not become a row. The list is closed: reports and scripts rely on these words."""
 
     IMAGE_MISSING = "image_missing"
     CAPTION_MISSING = "caption_missing"

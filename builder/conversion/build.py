@@ -49,8 +49,8 @@ class Outlet(Protocol):
     """Receives finished shards while others are still being made."""
 
     def put(self, receipt: Receipt, shards: int) -> None:
-        """One of ``shards`` shards is whole on disk. Called once for each shard. Shards of earlier runs come first.
-        Called again for a shard that had to be made again."""
+        """A shard is whole on disk. ``shards``: how many there are in all. Called once for each shard. Shards of
+        earlier runs come first. Called again for a shard that had to be made again."""
 
     def room(self) -> None:
         """Wait until there is room for another shard."""

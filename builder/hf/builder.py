@@ -52,8 +52,8 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
 
     The first four choose samples: see :class:`builder.SamplePolicy`.
     ``recaptions``: files with captions (Parquet, JSON lines, CSV), or folders of such files.
-    ``on``: the field of the images' sidecars that joins them with the recaptions. The default is ``url``; without one,
-    names join them.
+    ``on``: the field of the images' sidecars that joins them with the recaptions. The default is ``url``. Recaptions
+    without a ``url`` are joined by their names.
     ``listing``: a file to read as data.json. False reads none.
     ``hub_revision``: branch, tag or commit of the Hub repository. It is used only if there is no data_dir.
     """
@@ -85,7 +85,7 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
         )
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
-        """The name of the cache folder. Only what the rows depend on decides it. Reads facts about the source."""
+        """The name of the cache folder. Only what the rows depend on decides it. Looks at the source for that."""
         self.source = find_source(self.data_dir, self.options, self.hub_revision, self.hub_token)
         facts = {
             "source": self.source.fingerprint(),
@@ -98,7 +98,8 @@ class Config(datasets.BuilderConfig):  # type: ignore[misc]
 
 
 class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
-    """Gives rows of schema.ROW from a source, a converted folder or the Hub. ``laion6m.py`` names its subclass."""
+    """Gives rows of schema.ROW from a source, a converted folder or the Hub. The subclass in ``laion6m.py`` gives it
+    its name."""
 
     BUILDER_CONFIG_CLASS = Config
 

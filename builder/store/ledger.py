@@ -3,12 +3,12 @@
 OUT/.laion6m/
 ├── job.json                what the job is: source and options
 ├── plan.arrow              which sample goes where (see plan/plan.py), plan-rejects.arrow; plan.json: their checksums
-├── receipts/00003.json     shard 3 is whole and on disk; written after all its other files, with checksums of the two:
+├── receipts/00003.json     shard 3 is whole and on disk; written after its other files; has checksums of these two:
 ├── receipts/00003.index.arrow, 00003.rejects.arrow
-├── scans/raw-00007.arrow   for a source behind a URL: where the members of raw archive 7 lie; captions-00007.arrow
-├── passed/00003.json       the stretch that begins with shard 3 was read once; written after all its other files
+├── scans/raw-00007.arrow   for a source behind a URL: where the members of raw archive 7 lie; also captions-00007.arrow
+├── passed/00003.json       the stretch that begins with shard 3 was read once; written after its other files
 ├── pushed/, pushed-cards.json    store/pushed.py; captions-only/: hub/captions_only.py; sha256.jsonl: hub/items.py
-├── locks/0-16              who works on raw archives 0 to 16 (exclusive)
+├── locks/0-16              the lock on raw archives 0 (inclusive) to 16 (exclusive), and who holds it
 └── tmp/                    files that are not whole yet
 """
 
@@ -39,7 +39,7 @@ from builder.store.folders import Folder, LocalFolder, open_folder, write
 from builder.store.output import NewFile, make_folder
 from builder.store.seals import seal, unseal
 
-_PATIENCE = 10.0  # seconds to wait for a lock: the workers of a killed run end within one second
+_PATIENCE = 10.0  # seconds to wait for a lock: workers of a killed run hold it until they notice, within one second
 
 
 Describe = Callable[[dict[str, Any], dict[str, Any]], list[str]]
