@@ -1,4 +1,4 @@
-"""Training: OpenUni's dataset and collate functions under upstream's names, and samplers that resume.
+"""For training: OpenUni's dataset and collate functions under upstream's names, and samplers that resume.
 
     from builder.mm import CaptionDataset, collate_func_gen
 

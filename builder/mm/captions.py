@@ -15,13 +15,14 @@ _TRIED = 500
 
 
 class CaptionChoice:
-    """Captions by weight: names of columns or of annotation fields. Picklable; each process counts by itself."""
+    """Chooses captions by weight. Their names are columns or annotation fields. Picklable. Each process counts for
+    itself which names it has found."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         """``weights``: name → any positive number. Raises OptionError."""
         if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
             raise OptionError("captions", weights, "a dict of names and weights, like {'caption': 0.7, 'short': 0.3}")
-        shares([*weights.values()], 1 << 30)  # refuses what is no weight
+        shares([*weights.values()], 1 << 30)  # raises if a weight is invalid
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self._found = dict.fromkeys(self.weights, 0)
         self._tried = 0

@@ -52,9 +52,10 @@ class CaptionDataset(SampleLoading, _Base):
 
     What upstream does not have:
 
-    * ``on_error``: ``raise`` names the bad sample. ``skip`` takes the next good index; with ``buckets``, the next of
-      the same bucket, because a batch has one shape. It warns once for each kind of problem. It raises
-      TooManyBadSamplesError if more than ``max_skip_ratio`` of the samples tried in this process were bad.
+    * ``on_error='raise'``: the error names the bad sample.
+    * ``on_error='skip'``: takes the next good index. With ``buckets`` it takes one of the same bucket, because a batch
+      has one shape. It warns once for each kind of problem. It raises TooManyBadSamplesError if more than
+      ``max_skip_ratio`` of the samples tried in this process were bad.
     * ``imdecode_backend='cv2'``: faster, not bit-identical. ``out='uint8'``: 0 to 255, for ``normalize_pixels``.
     * ``buckets``: a list of (width, height), or True for sizes around ``image_size``. Images are cropped to the bucket
       of the nearest ratio.

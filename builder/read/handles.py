@@ -28,7 +28,8 @@ from builder.read.threads import ForkLock
 from builder.source.files import ByteFile, LocalFile, whole_time
 
 MOST_OPEN = 128
-"""The most files open at a time. A dataset may have thousands of shards; a process often may open only 1,024 files."""
+"""The most files open at a time. A dataset may have thousands of shards, but a process often may open only 1,024
+files."""
 
 SAYS_COLD = hasattr(os, "RWF_NOWAIT")
 """Whether the system can say what is in its page cache. Linux can, macOS cannot."""

@@ -186,11 +186,11 @@ class Rows(Sequence[Sample]):
         return ()
 
     def widths(self) -> npt.NDArray[np.int32]:
-        """Pixels, of every row: int32, one for each."""
+        """Widths in pixels, one int32 for each row."""
         return self._numbers("width")
 
     def heights(self) -> npt.NDArray[np.int32]:
-        """Pixels, of every row: int32, one for each."""
+        """Heights in pixels, one int32 for each row."""
         return self._numbers("height")
 
     def _numbers(self, name: str) -> npt.NDArray[Any]:
@@ -204,7 +204,7 @@ class Rows(Sequence[Sample]):
         return reader_dataset(self)
 
     def _repr_html_(self) -> str:
-        """For notebooks: counts and a small gallery."""
+        """HTML for notebooks: counts and a small gallery."""
         from builder.read.shown import rows_html
 
         return rows_html(self)
@@ -232,7 +232,7 @@ class View(Rows):
         self._rows: range | npt.NDArray[np.int64] = numbers
         self._each = (
             numbers if isinstance(numbers, range) else memoryview(cast(Any, numbers))
-        )  # whose items are Python's ints
+        )  # a memory view: its items are Python's ints
         self._sorted: npt.NDArray[np.int64] | None = None
 
     @overload
@@ -284,9 +284,11 @@ def _taken(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.ChunkedAr
 
 
 def chosen_rows(wanted: Any, rows: int) -> int | list[int]:
-    """Of ``rows`` rows the one, or those, that ``wanted`` names: a whole number, or a sequence or an array (numpy's,
-    torch's, Arrow's, pandas') of them; negative ones count from the end. Raises IndexError; TypeError for all else,
-    masks among it."""
+    """The row numbers that ``wanted`` names, each 0 ≤ number < ``rows``.
+
+    ``wanted``: a whole number, or a sequence or an array of them (numpy's, torch's, Arrow's, pandas'). Negative numbers
+    count from the end. Raises IndexError. Raises TypeError for anything else, including masks.
+    """
     for convert in ("tolist", "to_pylist"):
         if hasattr(wanted, convert):
             wanted = getattr(wanted, convert)()
@@ -297,8 +299,8 @@ def chosen_rows(wanted: Any, rows: int) -> int | list[int]:
 
 
 def row_number(wanted: Any, rows: int) -> int:
-    """The same of one number."""
-    if isinstance(wanted, bool | np.bool_):  # an int to Python: a mask would be rows 0 and 1, many times
+    """One row number. Errors as for :func:`chosen_rows`."""
+    if isinstance(wanted, bool | np.bool_):  # bool is an int: a mask would give rows 0 and 1 many times
         raise TypeError(f"{wanted} is no row number; for the rows of a mask: ds[np.flatnonzero(mask)]")
     number = operator.index(wanted)
     if number < 0:

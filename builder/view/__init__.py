@@ -1,1 +1,1 @@
-"""Look at a dataset: a browser page for all rows, and a report in one file. Nothing is copied or prepared first."""
+"""Look at a dataset: a browser over all of it, and a report in one file. Nothing is copied or prepared."""

@@ -90,7 +90,7 @@ class Viewer:
             return Answer.error(409, str(error))
         except Laion6mError as error:
             return Answer.error(400, f"error: {error}")
-        except Exception as error:  # noqa: BLE001 - a page that says so is better than a connection that ends
+        except Exception as error:  # noqa: BLE001 - an answer with the error is better than a closed connection
             return Answer.error(500, f"{type(error).__name__}: {error}")
 
     def _answer(self, request: Request) -> Answer:

@@ -1,4 +1,5 @@
-"""The viewer's web server, on the standard library's. It checks who may ask and how much, and sets security headers.
+"""The viewer's web server. It checks who may ask, limits requests, and sets the security headers of every answer. It
+uses only the standard library.
 
 A page on the Internet can make a browser send requests to this machine, under any name that its DNS gives out. So a
 request is answered only if
