@@ -23,7 +23,7 @@ Paths = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class ListCount:
-    """Of a list of samples: its file's option and name, how many names it has and how many of them were found."""
+    """A list of samples: its file's option and name, how many names it has, and how many were found."""
 
     option: str
     file: str
@@ -33,7 +33,7 @@ class ListCount:
 
 @dataclass(frozen=True, slots=True)
 class SelectSummary:
-    """What was selected. ``of``: rows there were; ``splits``: name → rows, where OUT holds several selections."""
+    """What was selected. ``of``: rows before choosing. ``splits``: name → rows, if OUT holds several selections."""
 
     out: str
     rows: int
@@ -74,10 +74,10 @@ def select(
 ) -> SelectSummary:
     """Write a selection of a dataset (a converted folder, an index, another selection, a URL) into the new folder OUT.
 
-    In this order: rows for which the SQL condition ``where`` is true; those that the file ``keys`` names; not those
-    that ``without`` names; with ``unique`` one of each group of duplicates; ``sample`` of them at random. ``split``:
-    name → share, for a selection OUT/NAME each. ``seed``: of sample and split. Raises OptionError, SourceError,
-    OutputError (OUT is there), SqlError, MissingExtraError (DuckDB), DamagedFileError.
+    Steps, in this order: keep rows for which the SQL condition ``where`` is true; keep rows that the file ``keys``
+    names; drop rows that ``without`` names; with ``unique`` keep one row per group of duplicates; keep ``sample`` rows
+    at random. ``split``: name → share; each becomes a selection OUT/NAME. ``seed``: for sample and split. Raises
+    OptionError, SourceError, OutputError (OUT exists), SqlError, MissingExtraError (DuckDB), DamagedFileError.
     """
     started = time.monotonic()
     folder = os.path.abspath(os.path.expanduser(os.fspath(out)))
@@ -112,7 +112,7 @@ def choose(
     seed: int = 0,
     quiet: bool = True,
 ) -> tuple[Rows, tuple[ListCount, ...]]:
-    """The rows that :func:`select` would write, before they are split."""
+    """The rows that :func:`select` would write, before the split."""
     lists = []
     if where is not None:
         rows = rows.where(where)
@@ -128,8 +128,8 @@ def choose(
 
 
 def by_list(rows: Rows, option: str, file: Paths, *, quiet: bool = True) -> tuple[View, ListCount]:
-    """The rows that a file names (``option`` "keys") or does not ("without"). Raises SourceError; where no row of
-    ``keys`` is there, too."""
+    """The rows that a file names (``option`` "keys") or does not name ("without"). Raises SourceError, also if ``keys``
+    leaves no row."""
     listed = read_list(rows.reader, file, quiet=quiet)
     name = os.path.basename(os.fspath(file))
     if option == "keys" and not listed.found:
@@ -142,7 +142,7 @@ def by_list(rows: Rows, option: str, file: Paths, *, quiet: bool = True) -> tupl
 
 
 def describe_selection(summary: SelectSummary) -> str:
-    """The summary in words: the funnel, what the lists found, the splits, what comes next."""
+    """The summary in words: rows left by each step, what the lists found, the splits, the next steps."""
     width = len(f"{summary.of:,}")
     lines = [f"{summary.of:>{width},} rows"]
     lines += [f"{step.rows:>{width},} {step.condition}" for step in summary.funnel]

@@ -1,7 +1,7 @@
 """A selection on disk: which rows of which dataset, and how they were chosen. It copies no image.
 
-SUB/meta/selection.json   the dataset and its identity, the steps of choosing, a checksum of all
-SUB/meta/rows.arrow       the rows: one bit for each row of the dataset, or numbers where they have another order
+SUB/meta/selection.json   the dataset and its identity, the steps of choosing, a checksum over all of it
+SUB/meta/rows.arrow       the rows: one bit per row of the dataset, or row numbers if their order differs
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What selection.json says. ``dataset``: where it is, relative to the selection's folder, or a URL; ``beside``: its
-    absolute path when the selection was made, for a selection that was moved without it."""
+    """The content of selection.json. ``dataset``: its path relative to the selection's folder, or a URL. ``beside``:
+    its absolute path when the selection was made, in case the selection was moved alone."""
 
     dataset: str
     beside: str
@@ -55,7 +55,7 @@ class Selection:
 
     @staticmethod
     def from_json(text: bytes) -> Selection:
-        """Raises KeyError, TypeError, ValueError."""
+        """Parse selection.json. Raises KeyError, TypeError, ValueError."""
         document = unseal(text)
         if document.pop("version") != VERSION:
             raise ValueError(f"a version that this tool does not read; it reads {VERSION}")
@@ -73,8 +73,8 @@ def save(rows: Rows, folder: str | os.PathLike[str]) -> None:
 
 
 def save_all(parts: Mapping[str, Rows], out: str) -> None:
-    """Write a selection OUT/NAME for each name, or OUT itself for "". All appear at once, or none. Raises OutputError,
-    WriteError."""
+    """Write a selection OUT/NAME for each name, or OUT itself for "". All appear at once, or none does. Raises
+    OutputError, WriteError."""
     check_free(out)
     work = f"{out.rstrip(os.sep)}.{os.getpid()}.tmp"
     try:
@@ -88,7 +88,7 @@ def save_all(parts: Mapping[str, Rows], out: str) -> None:
 
 
 def _write(rows: Rows, out: str, work: str) -> None:
-    """``out``: where the selection will be; ``work``: where it is written."""
+    """Write one selection. ``out``: its final folder; ``work``: the folder where it is written."""
     reader = rows.reader
     steps = rows.steps
     if not steps or steps[-1].rows != len(rows):
@@ -101,14 +101,14 @@ def _write(rows: Rows, out: str, work: str) -> None:
 
 
 def check_free(out: str) -> None:
-    """Raises OutputError where there is something at ``out`` already, an empty folder but."""
+    """Raise OutputError if ``out`` exists, unless it is an empty folder."""
     if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise OutputError(f"{shlex.quote(out)} is there already. Choose another OUT, or remove it.")
 
 
 def identity_of(reader: Reader) -> str:
-    """What is another when the dataset's rows are: the checksum of its index, or for a folder that came without one,
-    of its files' names, sizes and footers."""
+    """A text that changes when the dataset's rows change: the checksum of its index. For a folder without an index: of
+    its files' names, sizes and footers."""
     _, root, _, storage = reader.__getstate__()
     try:
         return f"index {index_digest(root, storage)}"
@@ -117,7 +117,7 @@ def identity_of(reader: Reader) -> str:
 
 
 def read_selection(folder: str) -> Selection:
-    """Raises DamagedFileError, SourceError."""
+    """Read selection.json. Raises DamagedFileError, SourceError."""
     path = os.path.join(folder, SELECTION)
     try:
         with open(path, "rb") as file:
@@ -136,8 +136,8 @@ def open_selection(
     cache_dir: StrPath | None = None,
     cache_bytes: int | str | None = None,
 ) -> View:
-    """The rows of a selection, as ``open_dataset`` gives them. The other arguments are for its dataset. Raises
-    SourceError (the dataset is not there), IndexMismatchError (it is another), DamagedFileError."""
+    """The rows of a selection, as ``open_dataset`` returns them. The other arguments are for its dataset. Raises
+    SourceError (the dataset is missing), IndexMismatchError (it is another dataset), DamagedFileError."""
     selection = read_selection(folder)
     place = dataset_of(folder, selection)
     if is_selection(place):
@@ -155,7 +155,7 @@ def open_selection(
 
 
 def fetch_selection(url: str, storage: RemoteStorage) -> str | None:
-    """A copy on this machine of the selection behind a URL; None where there is none. Raises SourceError."""
+    """A local copy of the selection behind a URL; None if there is none. Raises SourceError."""
     from builder.read.remote import fetch
 
     try:
@@ -170,7 +170,7 @@ def fetch_selection(url: str, storage: RemoteStorage) -> str | None:
 
 
 def dataset_of(folder: str, selection: Selection) -> str:
-    """Where the dataset of a selection is: beside it, or where it was. Raises SourceError."""
+    """Where the selection's dataset is: beside it, or at its old place. Raises SourceError."""
     if is_url(selection.dataset):
         return selection.dataset
     if not selection.dataset:
@@ -186,7 +186,7 @@ def dataset_of(folder: str, selection: Selection) -> str:
 
 
 def _packed(rows: Rows, of: int) -> memoryview:
-    """The row numbers as an Arrow IPC stream: bits where they ascend, so that millions take a few hundred kB."""
+    """The row numbers as an Arrow IPC stream. Ascending numbers become bits: millions take a few hundred kB."""
     numbers = np.asarray(rows.rows, dtype=np.int64)
     if len(numbers) < 2 or (numbers[1:] > numbers[:-1]).all():
         bits = np.zeros(of, dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Samples, splits and unique rows: chosen by hashes of keys, which are the same in every conversion of a source."""
+"""Samples, splits and unique rows, chosen by hashes of keys. These are the same in every conversion of a source."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from builder.read.reader import Reader
 from builder.read.view import Rows, View
 
 DUPLICATE_OF = "duplicate_of"
-"""The column that ``laion6m duplicates`` writes: the key of the row to keep, null in rows to keep."""
+"""The column that ``laion6m duplicates`` writes: the key of the row to keep; null in rows to keep."""
 
 Hashes = npt.NDArray[np.uint64]
 
 
 def sample(rows: Rows, count: int, seed: int = 0) -> View:
-    """``count`` rows at random, in their order: those with the lowest hashes of seed and key, so that a larger sample
-    of the same seed holds the smaller one. Raises OptionError."""
+    """``count`` rows at random, in their order: those with the lowest hashes of seed and key. So a larger sample of the
+    same seed contains the smaller one. Raises OptionError."""
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(rows):
         raise OptionError("sample", count, f"1 to {len(rows):,}, as many as there are rows")
     numbers = np.asarray(rows.rows, dtype=np.int64)
     hashes = _mixed(_key_hashes(rows.reader)[numbers], f"sample {_whole(seed)}")
     last = np.partition(hashes, count - 1)[count - 1]
     chosen = hashes < last
-    chosen[np.flatnonzero(hashes == last)[: count - int(chosen.sum())]] = True  # rows of one key: the first of them
+    chosen[np.flatnonzero(hashes == last)[: count - int(chosen.sum())]] = True  # of rows with the same key, the first
     step = Step(f"sample {count}, seed {seed}", count)
     return View(rows.reader, numbers[chosen], (*rows.steps, step))
 
 
 def split(rows: Rows, shares: Mapping[str, float], seed: int = 0) -> dict[str, View]:
-    """The rows divided by name → share. A row's place is the hash of seed and its group of duplicates (its key, where
-    it is in none) as a number from 0 to 1; the names, sorted, each take a stretch of that as long as their share.
-    Raises OptionError."""
+    """Divide the rows by name → share. A row's place is a number from 0 to 1: the hash of seed and its group of
+    duplicates (its key if it is in none). The sorted names each take a stretch as long as their share. Raises
+    OptionError."""
     for name, share in shares.items():
         check_split(name)
         if isinstance(share, bool) or not isinstance(share, float | int) or not 0 < share <= 1:
@@ -63,8 +63,8 @@ def split(rows: Rows, shares: Mapping[str, float], seed: int = 0) -> dict[str, V
 
 
 def unique(rows: Rows) -> View:
-    """One row of each group of duplicates: the one that ``duplicate_of`` names, or where that is not among these rows,
-    the first. Raises SourceError where nobody has looked for duplicates."""
+    """One row per group of duplicates: the one that ``duplicate_of`` names; if that is not among these rows, the first.
+    Raises SourceError if ``duplicates`` was not run."""
     reader = rows.reader
     if DUPLICATE_OF not in reader.added_columns():
         raise SourceError(f"{reader.folder} has no column {DUPLICATE_OF}: run laion6m duplicates first")
@@ -79,8 +79,8 @@ def unique(rows: Rows) -> View:
 
 
 def group_hashes(reader: Reader) -> Hashes:
-    """For each row xxh3-64 of the key that its group of duplicates is kept under; of its own key, where it is in none.
-    Without the column of duplicates every row is its own group."""
+    """For each row the xxh3-64 of the key that its group of duplicates is kept under; of its own key if it is in no
+    group. Without the column of duplicates every row is its own group."""
     hashes = _key_hashes(reader)
     if DUPLICATE_OF not in reader.added_columns():
         return hashes
@@ -105,14 +105,14 @@ def _is_null(reader: Reader) -> npt.NDArray[np.bool_]:
 
 
 def _key_hashes(reader: Reader) -> Hashes:
-    """xxh3-64 of every row's key: the index has them already, sorted, with the row of each."""
+    """xxh3-64 of every row's key. The index has them sorted, with the row of each."""
     hashes = np.empty(len(reader), dtype=np.uint64)
     hashes[reader._index.column("find_row")] = reader._index.column("find_hash")
     return hashes
 
 
 def _mixed(hashes: Hashes, purpose: str) -> Hashes:
-    """Other hashes, independent of those for another purpose or seed: the finalizer of splitmix64."""
+    """Other hashes, independent for each purpose and seed: the finalizer of splitmix64."""
     mixed: Hashes = hashes ^ np.uint64(xxhash.xxh3_64_intdigest(purpose.encode()))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed ^= mixed >> np.uint64(shift)
@@ -122,7 +122,7 @@ def _mixed(hashes: Hashes, purpose: str) -> Hashes:
 
 
 def check_split(name: str) -> str:
-    """``name``. Raises OptionError for what cannot be a split's name: it becomes a folder."""
+    """Returns ``name``. Raises OptionError if it cannot be a split's name: it becomes a folder."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise OptionError("split", name, "up to 100 letters, digits, and _ . - (not first)")
     return name

@@ -1,7 +1,7 @@
-"""SQL over a dataset's rows: which rows meet a condition, and how many each part of it left.
+"""SQL over a dataset's rows: which rows meet a condition, and how many rows each part of it left.
 
-The condition is DuckDB's, over ``key``, ``path``, ``caption``, ``width``, ``height``, ``size``, ``position``,
-``digest``, ``annotation`` and all added columns. DuckDB scans the mapped index: nothing is copied.
+The condition is DuckDB SQL over ``key``, ``path``, ``caption``, ``width``, ``height``, ``size``, ``position``,
+``digest``, ``annotation`` and all added columns. DuckDB scans the memory-mapped index: nothing is copied.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from builder.read.reader import Reader
 from builder.read.view import Rows
 
 INDEX_COLUMNS = ("key", "path", "caption", "width", "height", "size", "position", "digest", "annotation_path")
-"""Columns of the index that SQL sees, ``annotation`` besides."""
+"""Columns of the index that SQL sees, besides ``annotation``."""
 
 MEMORY = "2GB"
-"""What a query may take. The index is mapped and does not count; sorting 6 million captions needs about this."""
+"""Memory limit of a query. The mapped index does not count. Sorting 6 million captions needs about this much."""
 
 _SANDBOX = {
     "memory_limit": MEMORY,
-    "enable_progress_bar": False,  # which an older DuckDB draws on stdout
+    "enable_progress_bar": False,  # an older DuckDB draws it on stdout
     "temp_directory": "",  # nothing is spilled to disk
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
-    "python_enable_replacements": False,  # no variables of this process as tables
+    "python_enable_replacements": False,  # variables of this process are no tables
     "enable_external_access": False,  # no files, no network, no ATTACH, COPY, INSTALL, LOAD
-    "lock_configuration": True,  # last of all, as it refuses what comes after it
+    "lock_configuration": True,  # must be last: it refuses later settings
 }
 _NEEDED = ("enable_external_access", "lock_configuration")
-_TABLE, _ROW, _CHOSEN = "dataset", "row number", "is chosen"  # no added column can have a name with a blank in it
+_TABLE, _ROW, _CHOSEN = "dataset", "row number", "is chosen"  # no added column's name can contain a space
 _ONE = "expected one condition, as it stands after WHERE, and nothing else"
 _AGAIN = 0.1  # seconds
 
 
 class SqlError(Laion6mError, ValueError):
-    """A condition cannot be run. Args: the condition, what DuckDB says of it in one line."""
+    """A condition cannot be run. Args: the condition, DuckDB's message in one line."""
 
     def _words(self) -> str:
         condition, words = self.args
@@ -61,16 +61,16 @@ class SqlError(Laion6mError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``rows``: numbers in the Reader of the rows that meet the condition, int64, in the order of the rows searched.
-    ``steps``: for each condition that AND joins at the top, how many rows were left."""
+    """``rows``: row numbers in the Reader that meet the condition, int64, in the order of the searched rows. ``steps``:
+    for each condition joined by AND at the top level, how many rows were left."""
 
     rows: npt.NDArray[np.int64]
     steps: tuple[Step, ...]
 
 
 def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Found:
-    """The rows of a Reader or View for which a SQL condition is true. ``timeout``: seconds, after which the query is
-    ended. Raises SqlError, MissingExtraError, DamagedFileError, KeyboardInterrupt (Ctrl-C ends the query)."""
+    """The rows of a Reader or View for which a SQL condition is true. ``timeout``: seconds until the query is stopped.
+    Raises SqlError, MissingExtraError, DamagedFileError, KeyboardInterrupt (Ctrl-C stops the query)."""
     if not is_utf8(condition):
         raise SqlError(ascii(condition), "not UTF-8 text")
     connection = _Connection()
@@ -86,7 +86,7 @@ def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Fo
                 some = connection.judge(condition, table, parts, timeout)
             except SqlError as error:
                 if error.args[1].startswith("Binder Error"):
-                    connection.bind(condition, _empty(rows.reader))  # with better words: of all columns
+                    connection.bind(condition, _empty(rows.reader))  # gives a better message, as it knows all columns
                 raise
             numbers.append(some[_ROW])
             passed.append(some["passed"])
@@ -100,17 +100,17 @@ def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Fo
 
 
 def _empty(reader: Reader) -> pa.Table:
-    """All columns that SQL sees, without a row."""
+    """All columns that SQL sees, with no rows."""
     kinds = {name: INDEX_TABLE.field(name).type for name in INDEX_COLUMNS} | {"annotation": pa.string()}
     for name in reader.added_columns():
-        with suppress(Laion6mError):  # a column of an earlier conversion, which the condition does not name
+        with suppress(Laion6mError):  # a stale column, which the condition does not name
             if isinstance(values := reader._column(name), Values):
                 kinds[name] = values.column.type
     return pa.schema(list(kinds.items())).empty_table()
 
 
 def _in_order(rows: Rows, found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The same numbers in the order that ``rows`` has them."""
+    """The same numbers in the order of ``rows``."""
     if isinstance(rows.rows, range) and rows.rows.step > 0:
         return np.sort(found)
     chosen = np.zeros(len(rows.reader), dtype=np.bool_)
@@ -120,10 +120,10 @@ def _in_order(rows: Rows, found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
 
 
 def _tables(rows: Rows, names: set[str], *, whole: bool) -> Iterator[pa.Table]:
-    """What the condition is run over: columns that it may mean, the rows' numbers, and which of them count.
+    """The tables the condition runs over: columns it may name, row numbers, and which rows count.
 
-    One table; several of a batch each where documents must be read for it, which would not all fit in memory. A
-    condition that looks at other rows than its own (``whole``) needs them in one table all the same."""
+    Usually one table. If documents must be read, several tables of one batch each: all documents would not fit in
+    memory. A condition that looks at other rows than its own (``whole``) needs one table all the same."""
     reader = rows.reader
     chosen = None
     if rows is not reader:
@@ -152,7 +152,7 @@ def _tables(rows: Rows, names: set[str], *, whole: bool) -> Iterator[pa.Table]:
 
 
 class _Connection:
-    """A DuckDB in memory that can reach nothing but what it is given."""
+    """A DuckDB in memory that can reach only what it is given."""
 
     def __init__(self) -> None:
         try:
@@ -162,15 +162,15 @@ class _Connection:
         self._connection = self._duckdb.connect(":memory:")
         known = {name for (name,) in self._connection.execute("SELECT name FROM duckdb_settings()").fetchall()}
         for name, value in _SANDBOX.items():
-            if name in known or name in _NEEDED:  # an older DuckDB may lack a setting, and what it guards against
+            if name in known or name in _NEEDED:  # an older DuckDB may lack a setting and the feature it turns off
                 self._connection.execute(f"SET {name} = '{value}'")
 
     def close(self) -> None:
         self._connection.close()
 
     def conditions(self, condition: str) -> tuple[list[str], Any]:
-        """The conditions that AND joins at the top, as they are written; and the syntax tree of all. Raises SqlError
-        for what is no condition: another statement, a second one, a clause after it."""
+        """The conditions joined by AND at the top level, as written, and the syntax tree of all. Raises SqlError for
+        anything that is no condition: another statement, a second one, a clause after it."""
         template = self._syntax("true")
         tree = self._syntax(condition)
         if tree["error"]:
@@ -182,15 +182,15 @@ class _Connection:
         return self._split(condition, where), where
 
     def _syntax(self, condition: str) -> dict[str, Any]:
-        """DuckDB's own syntax tree of a query with this condition, without the places in the text."""
+        """DuckDB's syntax tree of a query with this condition, without text positions."""
         query = f"SELECT 1 FROM {_TABLE} WHERE {condition}\n".replace("'", "''")
         [(text,)] = self._run(condition, f"SELECT json_serialize_sql('{query}')", lambda result: result.fetchall())
         tree: dict[str, Any] = _without_places(json.loads(text))
         return tree
 
     def _split(self, condition: str, where: Any) -> list[str]:
-        """Cut the text at AND: from each cut on, the shortest stretch that is a condition by itself (``a BETWEEN 1`` is
-        none). Where DuckDB does not read the pieces as it reads the whole, the whole is one."""
+        """Cut the text at AND. From each cut the shortest stretch that is a condition by itself is taken (``a BETWEEN
+        1`` is none). If DuckDB does not read the pieces as it reads the whole, the whole is one piece."""
         if not _is_and(where):
             return [condition.strip()]
         cuts = [*self._ands(condition), (len(condition), len(condition))]
@@ -208,7 +208,7 @@ class _Connection:
         return pieces if trees == where["children"] and start == len(condition) else [condition.strip()]
 
     def _ands(self, condition: str) -> list[tuple[int, int]]:
-        """Where AND stands outside of brackets: its first byte, and that after it."""
+        """Each AND outside of brackets: its first byte, and the byte after it."""
         depth, found = 0, []
         for place, kind in self._duckdb.tokenize(condition):
             if kind == self._duckdb.token_type.operator:
@@ -220,7 +220,7 @@ class _Connection:
         return found
 
     def judge(self, condition: str, table: pa.Table, parts: list[str], timeout: float | None) -> dict[str, Any]:
-        """For each row its number, and how many of the conditions it meets before the first that it does not."""
+        """For each row its number, and how many conditions it meets before the first that it fails."""
         self._connection.register("given", table)
         columns = ", ".join(f'"{name}"' for name in table.column_names if name != _CHOSEN)
         only = f' WHERE "{_CHOSEN}" = 1' if _CHOSEN in table.column_names else ""
@@ -238,26 +238,26 @@ class _Connection:
         return found
 
     def bind(self, condition: str, empty: pa.Table) -> None:
-        """Look up the names in a condition, run over no row. Raises SqlError."""
+        """Check the names in a condition by running it over no rows. Raises SqlError."""
         self._connection.register(_TABLE, empty)
         self._run(condition, f"SELECT 1 FROM {_TABLE} WHERE (\n{condition}\n)", lambda result: result.fetchall())
 
     def _interrupt(self, ended: threading.Event) -> None:
-        """End the query that runs. Asked for more than once: one that has not begun yet does not hear it."""
+        """Stop the running query. Asks repeatedly: a query that has not started yet misses the call."""
         while not ended.is_set():
             self._connection.interrupt()
             ended.wait(_AGAIN)
 
     def _run(self, condition: str, query: str, fetch: Callable[[Any], Any], timeout: float | None = None) -> Any:
-        """Run a query and fetch its rows in a thread of its own. This one waits for it, and for Ctrl-C, which not
-        every DuckDB hears."""
+        """Run a query and fetch its rows in a thread. This one waits for it, and for Ctrl-C, which not every
+        DuckDB notices."""
         outcome: list[Any] = []
-        ended = threading.Event()  # not Thread.join: interrupted, that takes a thread for ended that is not
+        ended = threading.Event()  # an interrupted Thread.join wrongly takes the thread for ended
 
         def work() -> None:
             try:
                 outcome.append(fetch(self._connection.execute(query)))
-            except Exception as error:  # noqa: BLE001 - it is raised where the query was asked for
+            except Exception as error:  # noqa: BLE001 - the waiting thread raises it
                 outcome.append(error)
             ended.set()
 
@@ -278,12 +278,12 @@ class _Connection:
 
 
 def _one_line(words: str) -> str:
-    """DuckDB's message without the picture of the query that it draws below."""
+    """DuckDB's message without the marked query text below it."""
     return " ".join(words.split("\nLINE ")[0].split())
 
 
 def _where_of(tree: Any) -> Any:
-    """The condition's tree, taken out of its query's. None where it is no plain query."""
+    """The condition's tree, taken from its query's tree. None if it is no plain query."""
     try:
         return tree["statements"][0]["node"].pop("where_clause")
     except (KeyError, IndexError, TypeError):
@@ -308,7 +308,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _names_in(tree: Any, added: list[str]) -> set[str]:
-    """Names in lower case that may be columns'. All there are but ``annotation`` where a star stands for them."""
+    """Lower-case names that may be columns. A star stands for all columns but ``annotation``."""
     nodes = list(_nodes(tree))
     names = {str(name).lower() for node in nodes for name in node.get("column_names") or ()}
     if any(node.get("class") == "STAR" for node in nodes):

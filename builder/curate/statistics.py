@@ -1,4 +1,4 @@
-"""What a dataset is, in numbers: histograms, how captions begin, phrases they share. For report, view and the card."""
+"""A dataset in numbers: histograms, how captions begin, phrases they share. For report, view and the card."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from builder.curate.measures import Histogram, captions, histogram, measure, mea
 from builder.read.view import Rows
 
 SAMPLED = 10_000
-"""Captions that phrases are looked for in, evenly spaced: a share is then known to one per cent."""
+"""Captions searched for phrases, evenly spaced. So many give a share to one per cent."""
 
-_OPENING = 3  # words of an opening
+_OPENING = 3  # words per opening
 _PHRASES = (3, 4, 5)  # words
 _SHOWN = 20
 _LEAST_SHARE = 0.01
@@ -27,7 +27,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """``share``: of the captions looked at that have it, 0 to 1."""
+    """``share``: of the searched captions, 0 to 1."""
 
     text: str
     share: float
@@ -35,8 +35,8 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
-    """``sampled``: captions looked at. ``openings``: their first three words. ``frequent``: three to five words
-    anywhere in them. ``repeated``: whole captions that several rows have."""
+    """``sampled``: captions searched. ``openings``: their first three words. ``frequent``: three to five words anywhere
+    in them. ``repeated``: whole captions that several rows have."""
 
     sampled: int
     openings: tuple[Phrase, ...]
@@ -49,7 +49,7 @@ class Phrases:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """``image_bytes``: of all images. ``histograms``: of all that ``measures`` has."""
+    """``image_bytes``: of all images. ``histograms``: of all ``measures``."""
 
     rows: int
     image_bytes: int
@@ -73,7 +73,7 @@ def statistics(dataset: Rows) -> Statistics:
 
 
 def describe_statistics(found: Statistics) -> str:
-    """A section of a dataset card, in Markdown. Of captions it quotes words and no marks: nothing in it is code."""
+    """A section of a dataset card, in Markdown. It quotes only words of captions, no marks: nothing in it is code."""
     lines = ["## Statistics", "", "| | median | 5 % to 95 % | least | most |", "|---|---:|---:|---:|---:|"]
     for bars in found.histograms:
         if bars.counts:
@@ -95,7 +95,7 @@ def _number(value: float) -> str:
 
 
 def phrases(dataset: Rows, sampled: int = SAMPLED) -> Phrases:
-    """Of up to ``sampled`` captions, evenly spaced over the dataset: the same ones every time."""
+    """Phrases of up to ``sampled`` captions, evenly spaced over the dataset. The choice is always the same."""
     rows = len(dataset)
     positions = np.unique(np.linspace(0, rows - 1, min(rows, sampled)).astype(np.int64)) if rows else np.zeros(0, int)
     openings: Counter[str] = Counter()
@@ -118,15 +118,15 @@ def phrases(dataset: Rows, sampled: int = SAMPLED) -> Phrases:
 
 
 def _frequent(texts: list[list[str]], least: float) -> list[tuple[str, int]]:
-    """Phrases that ``least`` texts have or more, and in how many each is; without those that are hardly anywhere but
-    within a longer one. A phrase is frequent only if its parts are: most longer ones need not be counted."""
+    """Phrases in at least ``least`` texts, and in how many each is. Leaves out phrases that hardly occur outside a
+    longer one. A phrase can be frequent only if its parts are, so most longer phrases need no counting."""
     frequent: dict[tuple[str, ...], int] = {}
     for length in _PHRASES:
         counted: Counter[tuple[str, ...]] = Counter()
         for number, words in enumerate(texts):
             mine = {tuple(words[at : at + length]) for at in range(len(words) - length + 1)}
             counted.update(gram for gram in mine if length == _PHRASES[0] or {gram[1:], gram[:-1]} <= frequent.keys())
-            if number % 1000 == 999 and len(counted) > _COUNTED:  # one that is frequent comes again and again
+            if number % 1000 == 999 and len(counted) > _COUNTED:  # a frequent phrase comes again
                 counted = Counter({gram: count for gram, count in counted.items() if count > 1})
         frequent |= {gram: count for gram, count in counted.items() if count >= least}
     within: Counter[tuple[str, ...]] = Counter()

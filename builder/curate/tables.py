@@ -1,4 +1,4 @@
-"""Tables that users bring: one column of values and one that says whose they are, from Parquet, CSV and JSON lines."""
+"""Users' tables: a column of values and a column of names that they belong to, from Parquet, CSV and JSON lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from builder.base.errors import OptionError, SourceError
 from builder.curate.guess import typed, typed_texts
 
 JOINS = ("key", "path", "url", "sha256")
-"""What a table's rows can be joined by, in the order in which a column of it is looked for."""
+"""What a table's rows can be joined by. Columns are looked for in this order."""
 
 _PARQUET = (".parquet", ".pq")
 _TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -29,8 +29,8 @@ KNOWN = (*_PARQUET, *_TEXT, *_LINES)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """``names``: whose the values are, as strings, by ``on``. ``invalid``: values that are null because they are not
-    of the others' type."""
+    """``names``: the rows that the values belong to, as strings, by ``on``. ``invalid``: values that are null because
+    they have another type than the rest."""
 
     on: str
     names: pa.ChunkedArray
@@ -39,8 +39,8 @@ class Table:
 
 
 def read_tables(files: Sequence[str], name: str, on: str | None = None) -> Table:
-    """The column ``name`` of all files, joined by ``on`` (unless given: the first of JOINS that the file has). A file
-    with one other column has its values there, whatever it is called. Raises SourceError, OptionError."""
+    """The column ``name`` of all files, joined by ``on``; None: by the first of JOINS that the file has. If a file has
+    only one other column, its values are there, whatever its name. Raises SourceError, OptionError."""
     parts = [read_table(file, name, on, JOINS) for file in files]
     if len({part.on for part in parts}) > 1:
         named = ", ".join(f"{file}: {part.on}" for file, part in zip(files, parts, strict=True))
@@ -55,7 +55,7 @@ def read_tables(files: Sequence[str], name: str, on: str | None = None) -> Table
 
 
 def read_table(file: str, name: str | None, on: str | None, joins: Sequence[str]) -> Table:
-    """One file. ``name`` None: without values (all null). ``joins``: what it may be joined by."""
+    """Read one file. ``name`` None: without values (all null). ``joins``: what it may be joined by."""
     ending = _ending(file)
     try:
         if ending in _PARQUET:
@@ -82,7 +82,7 @@ def _ending(file: str) -> str:
 def _columns(
     file: str, names: Iterable[str], name: str | None, on: str | None, joins: Sequence[str]
 ) -> tuple[str, str | None]:
-    """The column that says whose the values are, and that of the values. Raises SourceError."""
+    """The column of names and the column of values. Raises SourceError."""
     there = list(names)
     by = on or next((each for each in joins if each in there), None)
     if by is None or by not in there:
@@ -118,7 +118,7 @@ def _read_csv(file: str, name: str | None, on: str | None, joins: Sequence[str])
     wanted = [by, value] if value else [by]
     convert = pacsv.ConvertOptions(
         include_columns=wanted,
-        column_types=dict.fromkeys(wanted, pa.string()),  # a key of digits alone is no number
+        column_types=dict.fromkeys(wanted, pa.string()),  # a key of digits is no number
         strings_can_be_null=True,
         null_values=[""],
         quoted_strings_can_be_null=False,
@@ -151,7 +151,7 @@ def _read_lines(file: str, name: str | None, on: str | None, joins: Sequence[str
 
 
 def _entries(file: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    """The objects of a file of JSON lines, or of one JSON list of objects, and where each stands."""
+    """The objects of a JSON lines file or a JSON list, and the place of each."""
     opened = gzip.open if file.lower().endswith(".gz") else open
     with cast(Any, opened)(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -172,6 +172,6 @@ def _entries(file: str) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 def tables_in(folder: str) -> list[str]:
-    """Files in a folder, not below it, that tables can be read from, by name."""
+    """Files directly in a folder that hold tables, by name."""
     names = [entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")]
     return [os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(KNOWN)]

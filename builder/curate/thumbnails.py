@@ -1,4 +1,4 @@
-"""Small pictures of large ones, and many of them in one: decoded at reduced scale where the format can."""
+"""Small pictures of large ones, and a collage of many. Decodes at reduced scale if the format can."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from builder.read.view import Rows
 from builder.source.images import opened
 
 COLLAGE = "meta/collage.jpg"
-"""Where a repository has its collage, if its owner wants one."""
+"""Path of the collage in a repository, if its owner wants one."""
 
-_MOST_PIXELS = 100_000_000  # decoded at full scale, a picture of 178 million would be 0.7 GB for one thumbnail
+_MOST_PIXELS = 100_000_000  # at full scale a picture of 178 million pixels takes 0.7 GB for one thumbnail
 _COLUMNS, _LINES = 6, 4
 _CELL = (200, 150)  # pixels
 _TRIED = 4 * _COLUMNS * _LINES
@@ -23,7 +23,8 @@ _TRIED = 4 * _COLUMNS * _LINES
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """``data`` is a JPEG, or a PNG where the picture is transparent. ``width``, ``height``: pixels, turned by EXIF."""
+    """``data``: a JPEG, or a PNG if the picture is transparent. ``width``, ``height``: pixels, after the turn by
+    EXIF."""
 
     data: bytes
     media_type: str
@@ -34,7 +35,7 @@ class Thumbnail:
 def make_thumbnail(data: bytes, side: int, *, quality: int = 82) -> Thumbnail:
     """A picture of at most ``side`` × ``side`` pixels, never larger than the original.
 
-    Raises SampleProblem for bytes that are no image, and for images of more than 100 million pixels.
+    Raises SampleProblem if the bytes are no image, or the image has more than 100 million pixels.
     """
     from PIL import ImageOps
 
@@ -55,7 +56,7 @@ def make_thumbnail(data: bytes, side: int, *, quality: int = 82) -> Thumbnail:
 
 
 def make_collage(dataset: Rows) -> bytes | None:
-    """A JPEG of 24 rows, evenly spaced; None where not enough of them can be drawn."""
+    """A JPEG of 24 rows, evenly spaced; None if too few of them can be drawn."""
     from PIL import Image
 
     sheet = Image.new("RGB", (_COLUMNS * _CELL[0], _LINES * _CELL[1]), "white")

@@ -1,1 +1,1 @@
-"""What users have: tars, folders, listings, captions, images. From them to samples."""
+"""Read what users have (tars, folders, listings, captions, images) as samples."""

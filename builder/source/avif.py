@@ -1,7 +1,7 @@
-"""AVIF by its boxes: size, frames, end. Read here alone, so that it is the same whatever Pillow was built with.
+"""Read AVIF by its boxes: size, frames, end. Pillow is not asked, so the result does not depend on how it was built.
 
-ISO/IEC 14496-12 (boxes), 23008-12 (items and their properties), AVIF 1.1. Every function reads ``buffer[start:end]`` in
-place, at absolute offsets.
+Sources: ISO/IEC 14496-12 (boxes), 23008-12 (items and their properties), AVIF 1.1. Every function reads
+``buffer[start:end]`` in place, at absolute offsets.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _u16 = Struct(">H").unpack_from
 _u32 = Struct(">I").unpack_from
 _u64 = Struct(">Q").unpack_from
 _BRANDS = (b"avif", b"avis")
-_MOST = 10_000  # boxes of one level
+_MOST = 10_000  # boxes per level
 
 
 class Avif(NamedTuple):
-    """Pixels as stored (turns and mirrors are told apart from them), frames, and whether every box is whole."""
+    """Pixels as stored (rotation and mirroring are separate properties), frames, and whether every box is whole."""
 
     width: int
     height: int
@@ -31,12 +31,12 @@ class Avif(NamedTuple):
 
 class _Box(NamedTuple):
     kind: bytes
-    start: int  # of its content
+    start: int  # where its content starts
     end: int
 
 
 def is_avif(buffer: Buffer, start: int, end: int) -> bool:
-    """Whether the bytes begin as an AVIF does: its brand is the first, or among the compatible ones."""
+    """Whether the bytes begin as an AVIF: its brand is the major brand or a compatible one."""
     if end - start < 16 or not buffer.startswith(b"ftyp", start + 4):
         return False
     stop = min(end, start + _u32(buffer, start)[0], start + 512)
@@ -44,7 +44,7 @@ def is_avif(buffer: Buffer, start: int, end: int) -> bool:
 
 
 def read_avif(buffer: Buffer, start: int, end: int) -> Avif | None:
-    """What an AVIF says of itself; None where its boxes cannot be read, or do not say how large it is."""
+    """What an AVIF states about itself; None if its boxes cannot be read or do not give a size."""
     try:
         top: dict[bytes, _Box] = {}
         complete = True
@@ -62,7 +62,7 @@ def read_avif(buffer: Buffer, start: int, end: int) -> Avif | None:
 
 
 def is_cut(buffer: Buffer, start: int, end: int) -> bool:
-    """Whether the last box reaches beyond ``end``, or its header does."""
+    """Whether the last box, or its header, reaches beyond ``end``."""
     last = start
     try:
         for box in _boxes(buffer, start, end):
@@ -77,7 +77,7 @@ class _TooShortError(Exception):
 
 
 def _boxes(buffer: Buffer, start: int, end: int) -> Iterator[_Box]:
-    """Boxes one behind the other. The last may end beyond ``end``, where the file was cut."""
+    """Consecutive boxes. The last may end beyond ``end`` if the file was cut."""
     at = start
     for _ in range(_MOST):
         if at + 8 > end:
@@ -97,7 +97,7 @@ def _boxes(buffer: Buffer, start: int, end: int) -> Iterator[_Box]:
 
 
 def _inside(buffer: Buffer, box: _Box, end: int, skip: int = 0) -> dict[bytes, _Box]:
-    """The boxes in a box, by kind; of several of a kind the first."""
+    """The boxes inside a box, by kind. Of several of a kind, the first."""
     found: dict[bytes, _Box] = {}
     for each in _boxes(buffer, box.start + skip, _whole(box, end).end):
         found.setdefault(each.kind, each)
@@ -111,7 +111,7 @@ def _whole(box: _Box, end: int) -> _Box:
 
 
 def _primary(buffer: Buffer, meta: _Box, end: int) -> tuple[int, int, int]:
-    """Of the primary item: the ``ispe`` among its properties."""
+    """The ``ispe`` property of the primary item."""
     parts = _inside(buffer, meta, end, skip=4)
     pitm = _whole(parts[b"pitm"], end)
     item = (_u32 if buffer[pitm.start] else _u16)(buffer, pitm.start + 4)[0]
@@ -126,7 +126,7 @@ def _primary(buffer: Buffer, meta: _Box, end: int) -> tuple[int, int, int]:
 
 
 def _associated(buffer: Buffer, ipma: _Box, item: int) -> list[int]:
-    """Numbers of the item's properties, from 1 on."""
+    """Numbers of the item's properties, counted from 1."""
     version, flags = buffer[ipma.start], _u32(buffer, ipma.start)[0] & 0xFFFFFF
     at = ipma.start + 8
     for _ in range(min(_u32(buffer, ipma.start + 4)[0], _MOST)):
@@ -146,7 +146,7 @@ def _associated(buffer: Buffer, ipma: _Box, item: int) -> list[int]:
 
 
 def _track(buffer: Buffer, moov: _Box, end: int) -> tuple[int, int, int]:
-    """Of the first track with a size: its size and its number of samples."""
+    """The first track with a size: its size and its number of samples."""
     for trak in _boxes(buffer, moov.start, _whole(moov, end).end):
         if trak.kind != b"trak":
             continue

@@ -1,4 +1,4 @@
-"""An annotation's bytes → its caption and its text."""
+"""From an annotation's bytes to its caption and text."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from builder.base.options import MAX_ANNOTATION_BYTES
 from builder.base.records import Reason, SampleProblem
 
 AUTO_KEYS = ("re_caption", "caption")
-"""In this order: img2dataset writes the original alt text as ``caption``, so where both stand the first is meant."""
+"""Keys in order of preference. img2dataset writes the original alt text as ``caption``, so the first wins."""
 
 DIGESTS = ("sha256", "md5", "sha1", "sha512")
 EVIDENCE = (*DIGESTS, "url")
-"""Fields by which a recaption and the sidecar of its image can contradict each other."""
+"""Fields in which a recaption and its image's sidecar can contradict each other."""
 
 _SPEAKERS = ("gpt", "assistant")
 
 MOST_VALUES = 100_000
-"""JSON values in one annotation. Real ones have tens; two bytes of JSON can become 80 in memory."""
+"""Most JSON values in one annotation. Real ones have tens; two bytes of JSON can become 80 in memory."""
 
 _BOMS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -31,16 +31,16 @@ _BOMS = (
 
 
 DEEPEST = 500
-"""Levels of nesting that are read. ``json`` has a limit of its own, but it differs between Python versions (990 to
-10,000) and with the caller's depth: an annotation would be a row here and a reject there."""
+"""Most levels of nesting. ``json`` has its own limit, but that differs between Python versions (990 to 10,000) and with
+the caller's depth. An annotation would be a row here and a reject there."""
 
 _MARKS = re.compile(rb'"[^"]*"?|[][{},]')
-_scan_once = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # json.decoder calls it so
+_scan_once = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # the name in json.decoder
 _OPENING, _CLOSING = (b"[", b"{"), (b"]", b"}")
 
 
 class Annotation(NamedTuple):
-    """``caption`` as the row has it, ``document`` the whole text in UTF-8 as it stood but for a BOM, ``bom`` whether
+    """``caption``: as in the row. ``document``: the whole text in UTF-8, unchanged except for a BOM. ``bom``: whether
     it had one."""
 
     caption: str
@@ -51,9 +51,9 @@ class Annotation(NamedTuple):
 def read_annotation(document: bytes, caption_key: str = "auto") -> Annotation:
     """Parse one annotation. Raises SampleProblem(CAPTION_INVALID) with what is wrong.
 
-    UTF-8 only (RFC 8259 section 8.1), with or without a BOM. What ``json`` reads beyond the RFC (NaN, duplicate keys
-    with the last one counting) is read. A lone surrogate in the caption (``"\\ud83d"``, half an emoji) has no UTF-8
-    form: it becomes U+FFFD in ``caption``, while ``document`` keeps the escape as it stood.
+    UTF-8 only (RFC 8259 section 8.1), with or without a BOM. Also reads what ``json`` accepts beyond the RFC: NaN, and
+    duplicate keys, of which the last wins. A lone surrogate in the caption (``"\\ud83d"``, half an emoji) has no UTF-8
+    form: it becomes U+FFFD in ``caption``, while ``document`` keeps the escape unchanged.
     """
     if len(document) > MAX_ANNOTATION_BYTES:
         raise _invalid(f"{len(document):,} bytes are more than the {MAX_ANNOTATION_BYTES:,} read of one annotation")
@@ -81,10 +81,10 @@ def read_annotation(document: bytes, caption_key: str = "auto") -> Annotation:
 
 
 def merge_recaption(sidecar: bytes | None, recaption: str) -> bytes:
-    """One document of an img2dataset sidecar and a recaption row (a JSON object with ``re_caption`` in it).
+    """Merge an img2dataset sidecar and a recaption row (a JSON object with ``re_caption``) into one document.
 
-    The sidecar's fields stay, alt text under ``caption`` included; the recaption's come over them. Raises
-    SampleProblem(CAPTION_INVALID) where the sidecar is no JSON object.
+    The sidecar's fields stay, including the alt text under ``caption``. The recaption's fields replace equal ones.
+    Raises SampleProblem(CAPTION_INVALID) if the sidecar is no JSON object.
     """
     if sidecar is None:
         return recaption.encode()
@@ -104,8 +104,8 @@ def merge_recaption(sidecar: bytes | None, recaption: str) -> bytes:
 
 
 def contradiction(sidecar: dict[str, Any], recaption: dict[str, Any]) -> str:
-    """In which digest or URL a recaption differs from the sidecar of its image, with both values: then it is another
-    image's caption. "" where they agree, or do not both state one."""
+    """The digest or URL in which a recaption differs from its image's sidecar, with both values. Then the caption
+    belongs to another image. "" if they agree, or do not both have one."""
     theirs = {name.lower(): value for name, value in recaption.items()}
     for name, value in sidecar.items():
         field = name.lower()
@@ -120,8 +120,8 @@ def contradiction(sidecar: dict[str, Any], recaption: dict[str, Any]) -> str:
 
 
 def text_document(text: bytes, caption_key: str) -> bytes:
-    """The annotation that a .txt beside an image comes to: an object with the text as its caption. Raises
-    SampleProblem(CAPTION_INVALID) where it is not UTF-8."""
+    """The annotation made from a .txt beside an image: an object with the text as its caption. Raises
+    SampleProblem(CAPTION_INVALID) if it is not UTF-8."""
     try:
         caption = text.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -130,20 +130,19 @@ def text_document(text: bytes, caption_key: str) -> bytes:
 
 
 def has_caption(fields: dict[str, Any], caption_key: str) -> bool:
-    """Whether a caption stands in these fields, a good one or not."""
+    """Whether these fields hold a caption, good or bad."""
     keys = (*AUTO_KEYS, "conversations") if caption_key == "auto" else (caption_key,)
     return any(key in fields for key in keys)
 
 
 def excess(document: bytes) -> str:
-    """What makes JSON in UTF-8 too much to be parsed, in words; "" for nothing, which takes three searches
-    of a long one to see.
+    """Why UTF-8 JSON is too large to parse, in words; "" if it is not. A long document costs three searches.
 
-    Escaped quotes are taken out first: a pattern that knew of them would take quadratic time over a string that never
+    Escaped quotes are removed first. A pattern that handled them would take quadratic time on a string that never
     ends.
     """
     if len(document) <= DEEPEST:
-        return ""  # each bracket and comma is a byte of it
+        return ""  # each bracket and comma takes a byte
     brackets = document.count(b"{") + document.count(b"[")
     if brackets <= DEEPEST and brackets + document.count(b",") <= MOST_VALUES:
         return ""
@@ -165,12 +164,12 @@ def excess(document: bytes) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """``json.loads`` of a string. What that does besides parsing takes a third of its time."""
+    """``json.loads`` of a string. A third of its time goes into other things than parsing; this saves that."""
     try:
         value, end = _scan_once(text, 0)
     except StopIteration:
         end = -1
-    return value if end == len(text) else json.loads(text)  # white space around it, or an error to be told
+    return value if end == len(text) else json.loads(text)  # white space around the value, or an error to report
 
 
 def _caption_of(value: Any, caption_key: str) -> str:
@@ -195,7 +194,7 @@ def _caption_of(value: Any, caption_key: str) -> str:
 
 
 def _spoken(conversations: Any) -> Any:
-    """The first answer in conversations as LLaVA's data has them; None where there is none."""
+    """The first answer in LLaVA-style conversations; None if there is none."""
     for turn in conversations if isinstance(conversations, list) else []:
         if isinstance(turn, dict) and turn.get("from", turn.get("role")) in _SPEAKERS:
             return turn.get("value", turn.get("content"))

@@ -1,4 +1,4 @@
-"""What a file's name says of it: tar, image, annotation, listing, unfinished download, a desktop's companion file."""
+"""What a file's name tells: tar, image, annotation, listing, unfinished download, desktop companion file."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ IMAGE_ENDINGS = (
     ".heif",
     ".jxl",
 )
-"""Members of raw/ that count as images when the listing does not name them: what Pillow reads, alone or with a
+"""Members of raw/ that count as images if the listing does not name them: all that Pillow reads, alone or with a
 plugin."""
 
 ANNOTATION_ENDINGS = (".json", ".txt")
 TABLE_ENDINGS = (".parquet", ".arrow", ".feather")
 LISTING_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 PACKED_ENDINGS = ("", ".gz", ".zst", ".bz2", ".xz")
-"""How a listing may be compressed."""
+"""Compressions of a listing."""
 
 ARCHIVE, SPLIT_PART, UNFINISHED, LISTING = "archive", "split_part", "unfinished", "listing"
 TABLE, IMAGE, EXTRACTED, FOLDER, FILE, HIDDEN = "table", "image", "extracted", "folder", "file", "hidden"
 TROUBLE = frozenset((ARCHIVE, SPLIT_PART, UNFINISHED, LISTING))
-"""Kinds that hold samples, or may: whoever passes them over has to say so and does not end with exit code 0."""
+"""Kinds that hold samples, or may. A command that skips such files says so and does not exit with code 0."""
 
 WAYS_OUT = {
     ARCHIVE: "Make a tar of what is in it: tars and folders in raw/ are what is read.",
@@ -73,11 +73,11 @@ WAYS_OUT = {
     UNFINISHED: "Finish its download, or remove it.",
     LISTING: "Name the one to be read with --listing, or pass it over with --no-listing.",
 }
-"""What to do about files of a kind."""
+"""What to do about files of each kind."""
 
 _UNFINISHED = re.compile(
     r"\.(incomplete|part|partial|filepart|aria2|aria2__temp|st|crdownload|opdownload|download|gstmp|tmp|temp|!qb|!ut"
-    r"|bc!|xltd|td|dtapart|wkdownload)$|^\..+\.[a-z0-9_-]{6}$"  # the last: rsync's .NAME.Ab12Cd
+    r"|bc!|xltd|td|dtapart|wkdownload)$|^\..+\.[a-z0-9_-]{6}$"  # last: rsync's .NAME.Ab12Cd
 )
 _PACKED = re.compile(
     r"\.(zip|zipx|7z|rar|tlz|lz|lzo|lzma|br|gpg|age|enc|cpio|iso|squashfs|sqfs|sqsh|wim|cab|tb2|tz2|tbz|taz|jar)$"
@@ -85,29 +85,30 @@ _PACKED = re.compile(
 _TAR_INSIDE = re.compile(r"\.t(ar|gz|bz2|xz|zst)(?![a-z])")
 _SPLIT = re.compile(
     r"(\.t(ar|gz|bz2|xz|zst)(\.\w{1,4})?|\.zip|\.7z|\.rar)[._-]?(part|chunk|vol)?[._-]?([a-z]{2}|[a-z]{3}|\d{1,5})$"
-    r"|\.part\d+\.rar$|\.[zr]\d\d$|^x[a-z]{2}$"  # the last: what `split` calls parts unless it is told
+    r"|\.part\d+\.rar$|\.[zr]\d\d$|^x[a-z]{2}$"  # last: default part names of `split`
 )
 _BESIDE = (".md5", ".sha256", ".sha", ".txt", ".idx", ".index", ".json", ".csv", ".log", ".md")
-"""Of files that stand beside a tar and tell of it: 00000.tar.md5."""
+"""Files that stand beside a tar and describe it: 00000.tar.md5."""
 
 
 def stem_of(path: str) -> str:
-    """The path without its extension: the part behind the last dot of the last component, unless that dot leads it."""
+    """The path without its extension: the part after the last dot of the last component, unless that dot comes
+    first."""
     stem, dot, ending = path.rpartition(".")
     return stem if dot and "/" not in ending and stem and not stem.endswith("/") else path
 
 
 def without_ending(name: str) -> str:
-    """A tar's name without the ending that makes it one."""
+    """A tar's name without its tar ending."""
     return name[: -max(len(ending) for ending in TAR_ENDINGS if name.lower().endswith(ending))]
 
 
 COMPANION_MARKS = ("._", ".DS_Store", "__MACOSX", ".ipynb_checkpoints")
-"""One of these is in the path of every companion."""
+"""Every companion's path contains one of these."""
 
 
 def is_companion(path: str) -> bool:
-    """Whether a desktop system put this file beside another: ``._NAME``, ``.DS_Store``, what lies in ``__MACOSX`` or
+    """Whether a desktop system made this file: ``._NAME``, ``.DS_Store``, or anything in ``__MACOSX`` or
     ``.ipynb_checkpoints``. It is no image and no annotation, whatever its ending."""
     name = path.rpartition("/")[2]
     if name.startswith("._") or name == ".DS_Store":
@@ -120,7 +121,7 @@ def is_tar(name: str) -> bool:
 
 
 def kind_of(name: str) -> str:
-    """What a file that is not read is counted as."""
+    """The kind under which an unread file is counted."""
     lower = name.lower()
     if is_companion(name):
         return HIDDEN
@@ -142,7 +143,7 @@ def kind_of(name: str) -> str:
 
 
 def kind_of_content(head: bytes) -> str:
-    """What the first 512 bytes of a file of no known name say: an archive, or just a file."""
+    """The kind of a file with no known name, by its first 512 bytes: an archive, or just a file."""
     magics = (
         b"PK\x03\x04",
         b"7z\xbc\xaf\x27\x1c",
@@ -170,6 +171,6 @@ _LISTINGS = [f"data{ending}{packed}" for ending in LISTING_ENDINGS for packed in
 
 
 def may_be_listing(name: str) -> bool:
-    """Whether a file of another name has the ending of a listing."""
+    """Whether a file with another name has the ending of a listing."""
     lower = name.lower()
     return lower.endswith(tuple(ending + packed for ending in LISTING_ENDINGS for packed in PACKED_ENDINGS))

@@ -1,4 +1,4 @@
-"""Bytes of a file by position, wherever the file lies."""
+"""Read bytes of a file by position, wherever the file lies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from builder.base.errors import SourceError
 
 
 class ByteFile(Protocol):
-    """Bytes by position. Not thread-safe; deterministic: the same range gives the same bytes, or an error."""
+    """Bytes by position. Not thread-safe. Deterministic: the same range gives the same bytes, or an error."""
 
     @property
     def name(self) -> str:
@@ -17,28 +17,28 @@ class ByteFile(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Length in bytes; None where it cannot be known before the end (a compressed stream)."""
+        """Length in bytes; None if it cannot be known before the end (a compressed stream)."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The bytes from ``offset`` on, ``length`` of them, fewer only at the end of the file."""
+        """``length`` bytes from ``offset`` on; fewer only at the end of the file."""
 
     def close(self) -> None:
-        """Give the handle back; a closed file reads no more."""
+        """Close the handle. A closed file cannot be read."""
 
 
 def whole_time(ns: int) -> int:
-    """A modification time in ns as tables hold it: 64 bits, which end in 2262. A later one is the last of them."""
+    """A modification time in ns as tables store it: 64 bits, up to the year 2262. Later times become the last one."""
     return max(-(1 << 63), min(ns, (1 << 63) - 1))
 
 
 class LocalFile:
-    """A file on this machine, read with ``pread``: no seek position, no map that a truncated file could turn into
-    SIGBUS."""
+    """A file on this machine, read with ``pread``. It has no seek position, and no map that a truncated file could turn
+    into SIGBUS."""
 
     def __init__(self, path: str) -> None:
         self._fd = -1
         self.name = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for its other end
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # open would wait for a FIFO's other end
         status = os.fstat(self._fd)
         self.size: int | None = status.st_size
         self.mtime_ns = whole_time(status.st_mtime_ns)
@@ -54,7 +54,7 @@ class LocalFile:
             raise self._failure(offset, error) from error
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill ``buffer`` from ``offset`` on; returns how many bytes there were (fewer only at the end of the file)."""
+        """Fill ``buffer`` from ``offset`` on. Returns the number of bytes; fewer only at the end of the file."""
         done = 0
         try:
             while done < len(buffer):
