@@ -52,8 +52,8 @@ class ArrayColumns:
         return key in self._columns
 
     def of(self, row: int) -> dict[str, Tensor | None]:
-        """The tensors of a reader's row. A row that lacks an array gives None if that column is in ``missing_ok``;
-        otherwise ValueError is raised."""
+        """The tensors of a reader's row. If the row lacks an array: None if ``missing_ok`` allows it for that column,
+        else ValueError is raised."""
         tensors: dict[str, Tensor | None] = {}
         for key, column in self._columns.items():
             array: Array | None = column[row]

@@ -23,7 +23,7 @@ Rows = NDArray[np.int64]
 _Words = NDArray[np.uint64]
 
 CHUNK = 1024
-"""Positions computed at a time. Some 60 numpy calls cost about 1 µs each; a chunk spreads that cost over its rows. A
+"""Positions computed at a time. Some 60 numpy calls cost about 1 µs each. A chunk spreads that cost over its rows. A
 larger chunk would delay the first row."""
 
 _ROUNDS = 8
