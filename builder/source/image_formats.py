@@ -1,10 +1,10 @@
-"""PNG, GIF and WebP by their bytes: size, end marker, number of frames; and the pages of a TIFF. JPEG is in ``jpegs``.
+"""Read PNG, GIF and WebP by their bytes: size, end marker, number of frames; and the pages of a TIFF. JPEG: ``jpegs``.
 
 Every function reads ``buffer[start:end]`` in place, at absolute offsets; ``0 <= start <= end <= len(buffer)``.
 
-The ``*_header`` functions answer only what they are sure of: a size means that ``PIL.Image.open`` (10.1 to 13) opens
-the image and says the same. They mirror Pillow's plugins, so a check here that looks needless is there because Pillow
-would trip. Saying None costs a call of Pillow; a wrong size would be a wrong row.
+The ``*_header`` functions answer only if they are sure. A size means that ``PIL.Image.open`` (10.1 to 13) opens the
+image and gives the same size. They mirror Pillow's plugins: a check here that looks needless exists because Pillow
+would fail. None costs a call of Pillow; a wrong size would be a wrong row.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _u32be = Struct(">I").unpack_from
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by colour type
-_PNG_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}  # Pillow unpacks these, and may fail on less
+_PNG_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}  # Pillow unpacks these, and may fail on shorter ones
 _PNG_UNREAD = frozenset(
     (b"PLTE", b"tEXt", b"bKGD", b"tIME", b"sBIT", b"hIST", b"eXIf")
 )  # stored, or skipped, as they are
-_PNG_HANDFUL = 4096  # bytes; the checksum of a bigger chunk costs as much as asking Pillow
-_PNG_MANY = 64  # chunks before the image data
+_PNG_HANDFUL = 4096  # bytes; a bigger chunk's checksum costs as much as asking Pillow
+_PNG_MANY = 64  # most chunks before the image data
 
 
 def png_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
-    """Width and height, where nothing before the image data but plain chunks with good checksums stands.
+    """Width and height, if only plain chunks with good checksums come before the image data.
 
     Compressed chunks (iCCP, zTXt, iTXt) and animations are left to Pillow.
     """
@@ -66,7 +66,7 @@ def png_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
 
 
 def png_is_complete(buffer: Buffer, start: int, end: int) -> bool:
-    """Whether the IEND chunk is there, whole."""
+    """Whether a whole IEND chunk exists."""
     if buffer.endswith(_PNG_END, start, end):
         return True
     position = start + 8
@@ -82,7 +82,7 @@ def png_is_complete(buffer: Buffer, start: int, end: int) -> bool:
 
 
 def gif_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
-    """Width and height: the logical screen, grown to hold the first frame as Pillow grows it."""
+    """Width and height: the logical screen, enlarged to hold the first frame, as Pillow does."""
     if end - start < 14:
         return None
     width, height = _u16le(buffer, start + 6)[0], _u16le(buffer, start + 8)[0]
@@ -96,7 +96,7 @@ def gif_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
                 return None
             return max(width, x + w), max(height, y + h)
         label, size = buffer[position + 1], buffer[position + 2]
-        # Of an empty first sub-block Pillow makes something else than the specification does.
+        # For an empty first sub-block Pillow deviates from the specification.
         if block != 0x21 or size == 0 or (label == 0xF9 and size != 4):
             return None
         if label == 0xFF and buffer.startswith(b"NETSCAPE2.0\0", position + 3):
@@ -119,7 +119,7 @@ def _behind_sub_blocks(buffer: Buffer, position: int, end: int) -> int:
 
 
 def gif_frames(buffer: Buffer, start: int, end: int) -> tuple[int, bool]:
-    """Number of frames, at least 1, and whether the trailer is there. Walks by lengths, decodes nothing."""
+    """Number of frames (at least 1), and whether the trailer exists. Walks by lengths, decodes nothing."""
     frames = 0
     position = start + 13
     if position < end:
@@ -134,7 +134,7 @@ def gif_frames(buffer: Buffer, start: int, end: int) -> tuple[int, bool]:
         elif block == 0x21:
             position = _behind_sub_blocks(buffer, position + 2, end)
         else:
-            position += 1  # what begins no block is skipped, as by Pillow
+            position += 1  # bytes that begin no block are skipped, as in Pillow
     return max(frames, 1), False
 
 
@@ -146,7 +146,7 @@ _WEBP_METADATA = (b"ICCP", b"EXIF", b"XMP ")
 
 
 def webp_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
-    """Width and height of an image, or of an animation's canvas, whose chunks fill the RIFF exactly."""
+    """Width and height of an image, or of an animation's canvas, if its chunks fill the RIFF exactly."""
     if end - start < 30:
         return None
     stop = start + 8 + _u32le(buffer, start + 4)[0]
@@ -159,7 +159,7 @@ def webp_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
         flags = buffer[start + 20]
         if _u32le(buffer, start + 16)[0] != 10 or flags & ~_WEBP_FLAGS:
             return None
-        # Two 24-bit numbers, each one less than the side it gives.
+        # Two 24-bit numbers, each one less than the side.
         canvas = (_u32le(buffer, start + 23)[0] >> 8) + 1, (_u32le(buffer, start + 26)[0] >> 8) + 1
         position = start + 30
     while position + 8 <= stop:
@@ -190,7 +190,7 @@ def webp_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
 
 
 def _fits_canvas(buffer: Buffer, payload: int, length: int, canvas: tuple[int, int]) -> bool:
-    """Whether a frame of an animation has a picture in it, of the size it states, and lies on the canvas."""
+    """Whether an animation's frame holds a picture of its stated size and lies on the canvas."""
     if length < 24:
         return False
     at = [(_u32le(buffer, payload + place)[0] & 0xFFFFFF) for place in (0, 3, 6, 9)]
@@ -212,7 +212,7 @@ def _fits_canvas(buffer: Buffer, payload: int, length: int, canvas: tuple[int, i
 
 
 def webp_frames(buffer: Buffer, start: int, end: int) -> int:
-    """Frames of a WebP that ``webp_header`` is sure of."""
+    """Number of frames of a WebP that ``webp_header`` is sure of."""
     if buffer[start + 15] != 0x58 or not buffer[start + 20] & _WEBP_ANIMATION:
         return 1
     frames, position = 0, start + 30
@@ -224,7 +224,7 @@ def webp_frames(buffer: Buffer, start: int, end: int) -> int:
 
 
 def _vp8_size(buffer: Buffer, payload: int, length: int) -> tuple[int, int] | None:
-    """RFC 6386, section 9.1: a key frame that is shown, of a known version, its first partition inside the chunk."""
+    """RFC 6386, section 9.1: a shown key frame of a known version, with its first partition inside the chunk."""
     if length < 10 or not buffer.startswith(b"\x9d\x01\x2a", payload + 3):
         return None
     bits = _u32le(buffer, payload)[0] & 0xFFFFFF
@@ -243,23 +243,23 @@ def _vp8l_size(buffer: Buffer, payload: int, length: int) -> tuple[int, int] | N
 
 
 def webp_is_complete(buffer: Buffer, start: int, end: int) -> bool:
-    """Whether as many bytes are there as the RIFF header says."""
+    """Whether all the bytes that the RIFF header states exist."""
     return end - start >= 12 and start + 8 + _u32le(buffer, start + 4)[0] <= end
 
 
 HEADERS = {"PNG": png_header, "GIF": gif_header, "WEBP": webp_header}
-"""By Pillow's name of the format: the function that reads a size, or is not sure."""
+"""Pillow's format name → the function that reads a size, or is not sure (None)."""
 
 
 def frames(form: str, buffer: Buffer, start: int, end: int) -> int:
-    """Frames of an image whose header was read here."""
+    """Number of frames of an image whose header was read here."""
     if form == "GIF":
         return gif_frames(buffer, start, end)[0]
     return webp_frames(buffer, start, end) if form == "WEBP" else 1
 
 
 def recognise(buffer: Buffer, start: int, end: int) -> str:
-    """The key of ``HEADERS`` whose signature the bytes bear, or ""."""
+    """The key of ``HEADERS`` whose signature the bytes have, or ""."""
     if buffer.startswith(PNG_MAGIC, start, end):
         return "PNG"
     if buffer.startswith(b"RIFF", start, end) and buffer.startswith(b"WEBP", start + 8, end):
@@ -268,7 +268,7 @@ def recognise(buffer: Buffer, start: int, end: int) -> str:
 
 
 def other_format(head: bytes) -> str:
-    """What bytes are that are no image of ours, by the first 512 of them; "" where nobody knows."""
+    """What bytes are that are no supported image, by the first 512 of them; "" if unknown."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"version https://git-lfs.github.com/spec/"):
         return "a Git LFS pointer (git lfs pull fetches the image)"
@@ -286,9 +286,9 @@ def other_format(head: bytes) -> str:
 
 
 def tiff_pages(buffer: Buffer, start: int, end: int) -> int:
-    """Number of image directories, at least 1: Pillow's own count takes time quadratic in their number.
+    """Number of image directories, at least 1. Pillow's own count takes time quadratic in their number.
 
-    Each directory is visited once, so the walk is bounded by the bytes.
+    Each directory is visited once, so the bytes bound the walk.
     """
     order = "<" if buffer.startswith(b"II", start) else ">"
     big = end - start >= 16 and buffer[start + 2] == 43  # BigTIFF

@@ -1,7 +1,7 @@
-"""What an image's bytes say of themselves, whether that will do, and (for verification only) all of its pixels.
+"""Read what an image's bytes state, judge if that is acceptable, and (for verification only) decode all pixels.
 
-The four formats that web images come in are read by ``jpegs`` and ``image_formats``; whatever these are not sure of
-goes to Pillow, here and nowhere else. Pillow is imported when it is first needed: most processes never ask it.
+``jpegs`` and ``image_formats`` read the four usual web formats. Whatever they are not sure of goes to Pillow, here and
+nowhere else. Pillow is imported when first needed: most processes never ask it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 PILLOW_PIXEL_LIMIT = 178_956_970
-"""Pixels above which Pillow as shipped refuses an image: twice its MAX_IMAGE_PIXELS of 2**30 // 4 // 3."""
+"""Most pixels that Pillow accepts by default: twice its MAX_IMAGE_PIXELS of 2**30 // 4 // 3."""
 
 _REFUSALS = (
-    OSError,  # the plugins' own word; UnidentifiedImageError is one
-    SyntaxError,  # a lazily read part that is malformed, PNG chunks when loading
-    ValueError,  # sizes and tags out of range, bad text (UnicodeDecodeError), too large text chunks
-    RuntimeError,  # AVIF's decoder; as NotImplementedError, variants of DDS and BLP
-    struct.error,  # this and the next: ends of data met after ImageFile.__init__, which turns them into SyntaxError
+    OSError,  # the plugins' usual error; UnidentifiedImageError is one
+    SyntaxError,  # a malformed part that is read late, PNG chunks on load
+    ValueError,  # sizes or tags out of range, bad text (UnicodeDecodeError), text chunks too large
+    RuntimeError,  # AVIF's decoder; NotImplementedError for variants of DDS and BLP
+    struct.error,  # this and the next: data ends after ImageFile.__init__, which would make it SyntaxError
     IndexError,
     KeyError,
     TypeError,
     EOFError,
-    zlib.error,  # compressed FITS, before Pillow turned it into OSError
+    zlib.error,  # compressed FITS in versions that do not turn it into OSError
     OverflowError,  # seeks and sizes beyond 64 bits
     ZeroDivisionError,  # resolutions and scales of 0
-    AttributeError,  # a part that a plugin counts on behind a header is None
-    AssertionError,  # the same, where newer versions assert it
+    AttributeError,  # a part that a plugin expects after a header is None
+    AssertionError,  # the same, asserted by newer versions
 )
 """What Pillow raises for bad bytes, besides DecompressionBombError (a plain Exception) and MemoryError."""
 
@@ -58,19 +58,19 @@ FORMATS = (
     *("ICNS", "ICO", "IM", "IMT", "IPTC", "MCIDAS", "MPEG", "TIFF", "MSP", "PCD", "PIXAR", "PSD", "QOI", "SGI"),
     *("SPIDER", "SUN", "TGA", "WEBP", "WMF", "XBM", "XPM", "XVTHUMB", "AVIF"),
 )
-"""What Pillow is asked for, in its own order: what every version reads, and what it only recognises. AVIF is read by
-source/avif.py and only decoded by Pillow. Plugins of other packages (HEIC, JPEG XL) make no rows anywhere."""
+"""Formats that Pillow may open, in its own order: those that every version reads, and those it only recognises.
+source/avif.py reads AVIF; Pillow only decodes it. Plugins of other packages (HEIC, JPEG XL) never make rows."""
 
-_DETAIL_LENGTH = 200  # characters of a message that a report keeps
+_DETAIL_LENGTH = 200  # characters of a message kept in a report
 
 
 def probe(buffer: bytes | bytearray, start: int = 0, end: int | None = None) -> ImageInfo:
-    """Format, size as stored, frames, and whether the end marker is there, of ``buffer[start:end]``, decoding nothing.
+    """Format, stored size, frames and presence of the end marker of ``buffer[start:end]``. Decodes nothing.
 
-    ``0 <= start <= end <= len(buffer)``. The bytes are read where they lie; only Pillow gets a copy of this image's.
+    ``0 <= start <= end <= len(buffer)``. The bytes are read in place; only Pillow gets a copy of this image's bytes.
 
-    Raises SampleProblem: image_unreadable (no format Pillow decodes), image_too_large (Pillow refuses it as a
-    decompression bomb), image_truncated (cut so early that there is no size to be had).
+    Raises SampleProblem: image_unreadable (no format that Pillow decodes), image_too_large (Pillow refuses it as a
+    decompression bomb), image_truncated (cut so early that it has no size).
     """
     if end is None:
         end = len(buffer)
@@ -89,7 +89,7 @@ def probe(buffer: bytes | bytearray, start: int = 0, end: int | None = None) -> 
 
 
 def _probe_avif(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
-    """Never asks Pillow, which has an AVIF decoder or not: rows must not depend on it."""
+    """Probe an AVIF without Pillow. Some Pillows have an AVIF decoder, some not, and rows must not depend on it."""
     avif = read_avif(buffer, start, end)
     if avif is None and is_cut(buffer, start, end):
         raise SampleProblem(Reason.IMAGE_TRUNCATED, f"AVIF of {end - start} bytes, cut before its size can be read")
@@ -102,7 +102,7 @@ def _probe_avif(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
 
 
 def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
-    """What ``probe`` answers, without its short cuts: ``PIL.Image.open`` for the size, the same rules for the rest."""
+    """``probe`` without its fast paths: ``PIL.Image.open`` for the size, the same rules for the rest."""
     try:
         with opened(BytesIO(buffer[start:end])) as image:
             form, (width, height) = image.format or "", image.size
@@ -118,8 +118,7 @@ def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageI
 def judge(info: ImageInfo, *, max_pixels: int, min_side: int | None, max_aspect_ratio: float) -> None:
     """Raise the first SampleProblem of image_too_large, image_truncated, image_too_small, aspect_ratio that applies.
 
-    ``max_pixels`` and ``min_side`` (None: off) are inclusive, and so is ``max_aspect_ratio``, longer by shorter side
-    (0: off).
+    ``max_pixels``, ``min_side`` (None: off) and ``max_aspect_ratio`` (longer by shorter side, 0: off) are inclusive.
     """
     width, height = info.width, info.height
     if width * height > max_pixels:
@@ -135,10 +134,10 @@ def judge(info: ImageInfo, *, max_pixels: int, min_side: int | None, max_aspect_
 
 
 def decode(data: bytes) -> tuple[int, int]:
-    """Decode every pixel of the first frame; width and height as stored. For ``verify --decode``.
+    """Decode every pixel of the first frame. Returns width and height as stored. For ``verify --decode``.
 
-    Raises SampleProblem as ``probe`` does, and image_truncated or image_unreadable for pixels that cannot be decoded.
-    Memory: the pixels, four bytes each or more, up to Pillow's limit of them; ``judge`` first where that is too much.
+    Raises SampleProblem as ``probe`` does, and image_truncated or image_unreadable if pixels cannot be decoded. Memory:
+    at least four bytes per pixel, up to Pillow's limit of pixels. Call ``judge`` first if that is too much.
     """
     try:
         with opened(BytesIO(data)) as image:
@@ -153,7 +152,7 @@ def decode(data: bytes) -> tuple[int, int]:
 
 
 def _cut_or_not(problem: SampleProblem, data: bytes) -> SampleProblem:
-    """image_truncated in place of image_unreadable, where the bytes end too early."""
+    """image_truncated instead of image_unreadable, if the bytes end too early."""
     cut = _cut_format(data, 0, len(data)) or "truncated" in problem.detail.lower()
     return (
         SampleProblem(Reason.IMAGE_TRUNCATED, problem.detail)
@@ -163,17 +162,18 @@ def _cut_or_not(problem: SampleProblem, data: bytes) -> SampleProblem:
 
 
 def thumbnail(data: bytes, side: int) -> bytes:
-    """The first frame squeezed to ``side`` by ``side`` pixels: RGB, row by row, 3 · side² bytes.
+    """The first frame resized to ``side`` by ``side`` pixels: RGB, row by row, 3 · side² bytes.
 
-    A JPEG is decoded at an eighth to the whole of its size, the least that has ``side`` pixels each way; other formats
-    decode whole. Transparent pixels lie on white. Not turned by EXIF. Raises SampleProblem as ``decode`` does.
+    A JPEG is decoded at an eighth to the whole of its size: the smallest that has ``side`` pixels each way. Other
+    formats decode whole. Transparent pixels lie on white. EXIF rotation is not applied. Raises SampleProblem as
+    ``decode`` does.
     """
     pillow, _ = _pillow()
     try:
         with opened(BytesIO(data)) as image:
-            drafted = image.draft("RGB", (side, side))  # None where the format has no smaller decoding
+            drafted = image.draft("RGB", (side, side))  # None if the format cannot decode smaller
             area = drafted[1] if drafted else (0, 0, *image.size)
-            box = (0, 0, min(area[2], image.width), min(area[3], image.height))  # without the last block's padding
+            box = (0, 0, min(area[2], image.width), min(area[3], image.height))  # leaves out the last block's padding
             mode = _plain_mode(image)
             if image.mode != mode:
                 image = _converted(image, mode)
@@ -190,7 +190,7 @@ def _plain_mode(image: Any) -> str:
 
 
 def _converted(image: Any, mode: str) -> Any:
-    """``Image.convert``, which clips 16-bit greys at 255, with these divided by 256."""
+    """``Image.convert``, but 16-bit greys are divided by 256. ``convert`` would clip them at 255."""
     if image.mode.startswith("I"):
         return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert(mode)
     return image.convert(mode)
@@ -198,11 +198,11 @@ def _converted(image: Any, mode: str) -> Any:
 
 @contextmanager
 def opened(file: BytesIO) -> Iterator[ImageFile]:
-    """Pillow's view of an image: the one place where bytes meet it. Whatever it raises leaves as a SampleProblem.
+    """Open an image in Pillow: the only place where it gets bytes. Whatever it raises becomes a SampleProblem.
 
-    Opening reads headers only, but for ICO, whose plugin decodes its largest icon (checked against the pixel limit by
-    itself), GIF, which fills one canvas where the first frame is to be disposed of, and AVIF and WebP, whose decoders
-    allocate theirs. No plugin runs a program or opens another file when opening.
+    Opening reads headers only, with exceptions. ICO's plugin decodes its largest icon, which is checked against the
+    pixel limit by itself. GIF fills one canvas if the first frame must be disposed of. AVIF and WebP decoders allocate
+    their canvas. No plugin runs a program or opens another file on opening.
     """
     pillow, plugins = _pillow()
     try:
@@ -213,15 +213,15 @@ def opened(file: BytesIO) -> Iterator[ImageFile]:
                 )
             if image.format in _UNDECODED:
                 raise SampleProblem(Reason.IMAGE_UNREADABLE, f"{image.format} {_UNDECODED[image.format]}")
-            if image.width * image.height > PILLOW_PIXEL_LIMIT:  # a process may have lifted Pillow's own limit
+            if image.width * image.height > PILLOW_PIXEL_LIMIT:  # a process may have removed Pillow's own limit
                 detail = f"{image.width} x {image.height} pixels, more than {PILLOW_PIXEL_LIMIT}"
                 raise SampleProblem(Reason.IMAGE_TOO_LARGE, detail)
             yield image
     except pillow.DecompressionBombError as error:
         raise SampleProblem(Reason.IMAGE_TOO_LARGE, _words(error)) from error
-    except MemoryError as error:  # raised for sizes a header claims; no header is believed beyond the limits above
+    except MemoryError as error:  # a header claims a size; none is believed beyond the limits above
         raise SampleProblem(Reason.IMAGE_TOO_LARGE, "more memory than there is") from error
-    except pillow.UnidentifiedImageError as error:  # its message names an address in memory: not the same twice
+    except pillow.UnidentifiedImageError as error:  # its message holds a memory address, different each time
         head = file.getvalue()[:512]
         named = image_formats.other_format(head)
         detail = f"no known format, begins with {head[:8].hex(' ')}" if head else "empty"
@@ -229,12 +229,12 @@ def opened(file: BytesIO) -> Iterator[ImageFile]:
         raise SampleProblem(Reason.IMAGE_UNREADABLE, detail) from error
     except _REFUSALS as error:
         if too_many_open(error):
-            raise  # from a plugin that Pillow was importing: another image would fare no better
+            raise  # a plugin's import failed: every image would fail
         raise SampleProblem(Reason.IMAGE_UNREADABLE, _words(error)) from error
 
 
 def _open(pillow: Any, file: BytesIO) -> Any:
-    """``PIL.Image.open`` of FORMATS alone, whatever plugins this process has."""
+    """``PIL.Image.open`` limited to FORMATS, whatever plugins this process has."""
     try:
         return pillow.open(file, formats=_FIRST)
     except pillow.UnidentifiedImageError:
@@ -244,7 +244,7 @@ def _open(pillow: Any, file: BytesIO) -> Any:
 
 @contextmanager
 def _pillow_as_shipped(plugins: Any) -> Iterator[None]:
-    """No warnings, and no lenience a process may have switched on, for this moment. Other threads see it too."""
+    """For this moment: no warnings, and none of the leniences that a process may have set. Other threads see it too."""
     lenient = plugins.LOAD_TRUNCATED_IMAGES
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -265,11 +265,11 @@ def _pillow() -> tuple[Any, Any]:
 
 @cache
 def _has(feature: str) -> bool:
-    """Whether this Pillow was built with a decoder."""
+    """Whether this Pillow has a decoder."""
     from PIL import features
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of one that this version does not know
+        warnings.simplefilter("ignore")  # about a feature this version does not know
         return bool(features.check(feature))
 
 
@@ -280,20 +280,20 @@ def _version() -> str:
 
 
 def _frames(image: ImageFile, buffer: bytes | bytearray, start: int, end: int) -> int:
-    """Frames: from the bytes where Pillow would seek through all of them, else what Pillow found when opening."""
+    """Number of frames. Read from the bytes if Pillow would seek through all of them, else from Pillow."""
     if image.format == "GIF":
         return image_formats.gif_frames(buffer, start, end)[0]
     if image.format == "TIFF":
         return image_formats.tiff_pages(buffer, start, end)
     try:
         return max(1, int(getattr(image, "n_frames", 1)))
-    except _REFUSALS:  # PSD reads its layers only now; the image itself is open
+    except _REFUSALS:  # PSD reads its layers only now; the image itself is fine
         return 1
 
 
 def _has_end(form: str, buffer: bytes | bytearray, start: int, end: int) -> bool:
-    """Whether the end marker is there; True for formats without one that is looked for."""
-    if form in ("JPEG", "MPO"):  # of a multi-picture file, the first picture's end
+    """Whether the end marker exists; True for formats that have none to look for."""
+    if form in ("JPEG", "MPO"):  # in a multi-picture file: the first picture's end
         return jpegs.is_complete(buffer, jpegs.read_header(buffer, start, end).scan, end)
     if form == "PNG":
         return image_formats.png_is_complete(buffer, start, end)
@@ -305,7 +305,7 @@ def _has_end(form: str, buffer: bytes | bytearray, start: int, end: int) -> bool
 
 
 def _cut_format(buffer: bytes | bytearray, start: int, end: int) -> str:
-    """The format whose beginning, but not whose end, these bytes are; "" where there is none."""
+    """The format that these bytes begin as but do not end as; "" if there is none."""
     is_jpeg = buffer.startswith(jpegs.MAGIC, start, end)
     form = "JPEG" if is_jpeg else image_formats.recognise(buffer, start, end)
     return "" if _has_end(form, buffer, start, end) else form

@@ -1,8 +1,8 @@
-"""JPEG by its bytes: the size from the segments before the first scan, and the end marker behind it.
+"""Read JPEG by its bytes: the size from the segments before the first scan, and the end marker after it.
 
-Reads ``buffer[start:end]`` in place, at absolute offsets; ``0 <= start <= end <= len(buffer)``. Terms and markers as in
-ISO/IEC 10918-1, annex B. The walk mirrors ``PIL/JpegImagePlugin.py`` (10.1 to 13) and is ``sure`` only where
-``PIL.Image.open`` opens the image with the same size. Not being sure costs a call of Pillow; being wrong would be a row
+Reads ``buffer[start:end]`` in place, at absolute offsets; ``0 <= start <= end <= len(buffer)``. Terms and markers are
+those of ISO/IEC 10918-1, annex B. The walk mirrors ``PIL/JpegImagePlugin.py`` (10.1 to 13). It is ``sure`` only if
+``PIL.Image.open`` opens the image with the same size. Not being sure costs a call of Pillow. Being wrong would be a row
 that nobody can open, or a good image lost.
 """
 
@@ -20,10 +20,10 @@ _u16le, _u32le = Struct("<H").unpack_from, Struct("<I").unpack_from
 _u16be, _u32be = Struct(">H").unpack_from, Struct(">I").unpack_from
 
 _EOI = b"\xff\xd9"
-_EOI_REACH = 4096  # bytes from the end where the end marker is looked for first; more than most writers append to it
+_EOI_REACH = 4096  # bytes at the end searched first for the end marker; most writers append less after it
 _SCAN_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # entropy-coded data holds stuffing, restarts and fill besides
 
-# Markers by what Pillow does with them; those with a handler of their own are named in the walk.
+# Markers by what Pillow does with them. Those with a handler of their own are named in the walk.
 _PASSED = frozenset((0xFFC4, 0xFFCC, 0xFFDC, 0xFFDD, 0xFFDF, 0xFFFE, *range(0xFFE3, 0xFFED), 0xFFEF))  # by their length
 _BARE = frozenset((0xFF00, 0xFFC8, *range(0xFFD0, 0xFFDA), *range(0xFFF0, 0xFFFE)))  # two bytes, no length
 _FRAMES = frozenset((*range(0xFFC0, 0xFFD0), 0xFFDE)) - _PASSED - _BARE
@@ -35,13 +35,13 @@ _USUAL = re.compile(
     rb"(?:\xff\xc4\0\x1f.{29}\xff\xc4\0\xb5.{179}){0,2}",  # Huffman tables, of the lengths in annex K
     re.DOTALL,
 )
-"""How most files begin. In one step what the walk would take nine for, and nothing that it would doubt."""
+"""How most files begin. Matches in one step what takes the walk nine, and nothing that the walk would doubt."""
 
 _RISKY_RESOLUTION = re.compile(rb"\x01\x1a\x00[\x01\x02\x07]|\x1a\x01[\x01\x02\x07]\x00")
 
 
 class JpegHeader(NamedTuple):
-    """``scan``: where the first scan's data begins, -1 without one. ``sure``: Pillow opens it, with this size."""
+    """``scan``: where the first scan's data begins; -1 if there is none. ``sure``: Pillow opens it, with this size."""
 
     width: int
     height: int
@@ -50,7 +50,7 @@ class JpegHeader(NamedTuple):
 
 
 def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
-    """Walk the segments as Pillow does, up to the first start of scan. The bytes begin with ``MAGIC``."""
+    """Walk the segments as Pillow does, up to the first start of scan. The bytes must begin with ``MAGIC``."""
     width = height = 0
     sure = True
     resolution_known = exif_seen = False
@@ -62,7 +62,7 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
         position = usual.end()
     while position <= last:
         marker, length = _marker_and_length(buffer, position)
-        if marker == 0xFFC4 and 2 <= length <= end - position - 2:  # Huffman tables: half of all segments
+        if marker == 0xFFC4 and 2 <= length <= end - position - 2:  # Huffman tables are half of all segments
             position += 2 + length
             continue
         if marker < 0xFFC0 or marker in _BARE or marker == 0xFFFF:
@@ -77,7 +77,7 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
                 position += 2
             continue
         if length < 2:
-            sure, length = False, 2  # Pillow reads no payload; which of its handlers bear that is not worth knowing
+            sure, length = False, 2  # Pillow reads no payload; some of its handlers may fail on that
         after = position + 2 + length
         if after > end:
             break
@@ -96,7 +96,7 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
                 resolution_known = True
         elif marker == 0xFFE1:
             if buffer.startswith(b"Exif\0", position + 4, after):
-                # A missing resolution is read from the EXIF. Versions differ in what two EXIF segments mean.
+                # Without a resolution Pillow reads it from the EXIF. Versions differ in what two EXIF segments mean.
                 if exif_seen or not (resolution_known or _exif_is_harmless(buffer, position + 9, after)):
                     sure = False
                 exif_seen = True
@@ -114,7 +114,7 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
             if length < 16 or buffer.startswith(b"MPF\0", position + 4):
                 sure = False
         elif marker == 0xFFED:
-            # A Photoshop block that ends right behind its resource code is an IndexError; any other cut is borne.
+            # A Photoshop block that ends right after its resource code is an IndexError. Any other cut is accepted.
             if buffer.startswith(b"8BIM", max(position + 4, after - 6), after):
                 sure = False
         elif length < 9:  # 0xFFEE: Pillow unpacks Adobe's version at 5
@@ -124,24 +124,24 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
 
 
 def _is_known(buffer: bytes | bytearray, position: int) -> bool:
-    """Whether the segment at ``position``, APP0 of 14 bytes or more, is JFIF with a resolution in dots per inch."""
+    """Whether the segment at ``position``, APP0 of at least 14 bytes, is JFIF with a resolution in dots per inch."""
     return buffer[position + 11] == 1 and buffer.startswith(b"JFIF", position + 4)
 
 
 def _tables_fit(buffer: bytes | bytearray, position: int, after: int) -> bool:
-    """Tables of 64 entries, of two bytes where the upper half of the first byte is not 0, fill the segment exactly."""
+    """Whether tables of 64 entries fill the segment exactly. Entries have two bytes if the first byte is over 15."""
     while position < after:
         position += 65 if buffer[position] < 16 else 129
     return position == after
 
 
 def _exif_is_harmless(buffer: bytes | bytearray, start: int, end: int) -> bool:
-    """Whether Pillow's search for a resolution in this EXIF (from the byte behind ``Exif\\0``) cannot fail the image.
+    """Whether Pillow's search for a resolution in this EXIF (from the byte after ``Exif\\0``) cannot fail the image.
 
-    All that escapes the search is an IndexError: XResolution (tag 0x011A) kept as bytes or text, with less than two of
-    them. So it is enough that nothing in the first directory looks like this tag with type 1, 2 or 7.
+    Only an IndexError escapes the search: XResolution (tag 0x011A) stored as bytes or text of length below two. So it
+    is enough that nothing in the first directory looks like this tag with type 1, 2 or 7.
     """
-    tiff = start + 1  # behind a second 0; without one it is EXIF to old versions only, and never with a TIFF header
+    tiff = start + 1  # after a second 0; without it only old versions see EXIF, and never a TIFF header
     if end - tiff < 8:
         return True  # no TIFF header is a SyntaxError, which Pillow catches
     if buffer[tiff] == 0x49:
@@ -166,7 +166,7 @@ def is_complete(buffer: bytes | bytearray, scan: int, end: int) -> bool:
 
 
 def _scans_end(buffer: bytes | bytearray, position: int, end: int) -> bool:
-    """Follow entropy-coded data, and the segments between scans, whose payload may hold anything, to an end marker."""
+    """Follow entropy-coded data to an end marker. Skips segments between scans: they may hold anything."""
     while found := _SCAN_MARKER.search(buffer, position, end):
         position = found.end()
         marker = buffer[position - 1]

@@ -1,4 +1,4 @@
-"""What a source is made of: archives, and the layout they stand in."""
+"""What a source consists of: archives, and their layout."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A tar, or a folder of extracted files that stands for one. ``name`` is relative to its side (raw/ or
-    captions/), empty for the files that lie in the side itself; ``path`` may be a URL."""
+    """A tar, or a folder of extracted files that replaces one. ``name`` is relative to its side (raw/ or captions/);
+    empty for files that lie directly in the side. ``path`` may be a URL."""
 
     name: str
     path: str
     is_folder: bool
     size: int  # bytes of the file; 0 for a folder
     version: int
-    """Another when the file is: its modification time in ns (of a folder: changes when a file is added or removed), or
-    behind a URL what the storage says of it, hashed."""
+    """Changes when the file changes. Local: its modification time in ns (a folder's changes when a file is added or
+    removed). Behind a URL: a hash of what the storage states about it."""
     storage: StorageOptions = NO_OPTIONS
     unfinished: bool = False
     """Whether a downloader's control file lies beside it."""
@@ -31,8 +31,8 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """Files or folders of a source that are not read: their ``kind`` (source/endings.py), how many, and the path of one
-    of them below SOURCE."""
+    """Files or folders of a source that are not read: their ``kind`` (source/endings.py), how many, and one path below
+    SOURCE as an example."""
 
     kind: str
     count: int
@@ -41,7 +41,7 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a source keeps what. ``captions`` is empty where the JSON lies beside the images in ``raw``."""
+    """Where a source keeps its parts. ``captions`` is empty if the JSON lies beside the images in ``raw``."""
 
     kind: str  # "card", "openuni", "extracted", "img2dataset"
     root: str
@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is read over a network: then its raw tars are read once, from front to back."""
+        """Whether it is read over a network. Then its raw tars are read once, from front to back."""
         return is_url(self.root)
 
     @property

@@ -1,4 +1,4 @@
-"""Recognise, by looking, which of the layouts a source has, here or behind a URL; and count what in it is not read.
+"""Recognise a source's layout, local or behind a URL, and count what is not read.
 
 entries of SOURCE → raw/, captions/, the listing → archives, files of the listing, and the rest by kind
 """
@@ -45,9 +45,9 @@ def recognise(
     *,
     listing: str | bool | None = None,
 ) -> Layout:
-    """Look at a folder, or at what lies behind a URL (opened with ``storage``). ``listing``: a file to be read in place
-    of the data.json that is there; False: read none. ``recaptions``: files, or folders of them. Raises LayoutError with
-    what was found and what is expected when no layout fits, SourceError for what cannot be read."""
+    """Look at a folder, or at a URL (opened with ``storage``). ``listing``: a file to read instead of data.json; False:
+    read none. ``recaptions``: files, or folders of them. Raises LayoutError if no layout fits, with what was found and
+    what is expected; SourceError for anything that cannot be read."""
     storage = storage or NO_OPTIONS
     place = place_of(path, storage)
     path = place.root
@@ -88,7 +88,7 @@ def recognise(
 
 
 def _top(place: Place) -> list[Item]:
-    """What lies in SOURCE itself. Raises SourceError where that is no folder."""
+    """The entries of SOURCE itself. Raises SourceError if it is no folder."""
     path = place.root
     if place.remote:
         top = place.entries(path)
@@ -123,8 +123,8 @@ def _at_top(looking: Looking, top: list[Item], recaptions: tuple[str, ...]) -> t
 
 
 def meant_instead(path: str) -> str:
-    """Where a part of a source was given, or the folder that one lies in: a sentence that names the source. Else empty.
-    Behind a URL it goes by the name alone."""
+    """If a part of a source was given, or the folder that contains a source: a sentence that names the source. Else
+    empty. Behind a URL only the name decides."""
     if is_url(path):
         above, _, side = path.rstrip("/").rpartition("/")
         return f"If this is the {side}/ of a source, give {above} instead." if side in _SIDES else ""
@@ -142,8 +142,8 @@ def meant_instead(path: str) -> str:
 
 
 def recaption_files(given: tuple[str, ...]) -> tuple[str, ...]:
-    """The files given as recaptions; of a folder, all in it that may be some. Raises SourceError for one that is not
-    there."""
+    """The recaption files that were given. A folder stands for all possible recaption files in it. Raises SourceError
+    for a missing one."""
     found: list[str] = []
     for path in given:
         if os.path.isdir(path):
@@ -180,8 +180,8 @@ def _choose_listing(
     *,
     read: bool,
 ) -> tuple[str, ...]:
-    """The files of the listing, none where there is none. ``wanted``: one that was named; False: read none. ``read``:
-    False where recaptions say what is listed. What is there and not read is noted. Raises ListingError, SourceError."""
+    """The files of the listing, none if there is none. ``wanted``: a named listing; False: read none. ``read``: False
+    if recaptions decide what is listed. Listings that are not read are noted. Raises ListingError, SourceError."""
     if isinstance(wanted, str):
         if not read:
             raise OptionError("listing", wanted, "the recaptions say what is listed: give one of the two")
@@ -209,7 +209,7 @@ def _choose_listing(
 
 
 def _refuse_unnamed(candidates: list[Item]) -> None:
-    """Raises SourceError where there is no data.json, and a file that looks like the listing has another name."""
+    """Raise SourceError if there is no data.json and a file that looks like the listing has another name."""
     if candidates:
         path = shlex.quote(candidates[0].path)
         raise SourceError(
@@ -229,7 +229,7 @@ def _named(place: Place, path: str) -> tuple[str, ...]:
 
 def _files_of(place: Place, item: Item) -> tuple[str, ...]:
     if not item.is_folder:
-        place.looked_at(item)  # a link to nowhere is not the same as no listing
+        place.looked_at(item)  # a dangling link is not the same as no listing
         return (item.path,)
     inside = [each for each in place.entries(item.path) if not is_companion(each.name)]
     if unfinished := [each for each in inside if kind_of(each.name) == UNFINISHED]:

@@ -1,7 +1,7 @@
-"""A listing → the listed samples, in their order.
+"""Read a listing: the listed samples, in their order.
 
-A listing is a JSON list of {"image": path, "annotation": path}, JSON lines, CSV or TSV, compressed or not; where an
-entry has its caption in it ({"image": path, "caption": text}, or LLaVA's conversations), the entry is the annotation.
+A listing is a JSON list of {"image": path, "annotation": path}, JSON lines, CSV or TSV, compressed or not. An entry may
+hold its caption ({"image": path, "caption": text}, or LLaVA's conversations). Then the entry is the annotation.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from builder.source.listing_plain import Plain
 from builder.source.tar_headers import normal_name
 
 IMAGE_KEYS = ("image", "image_path", "file_name", "filename", "path")
-"""Under one of these, the first that is there, an entry names its image."""
+"""Keys for an entry's image path. The first that exists counts."""
 
-_ROWS = 1 << 12  # of CSV, that are Python objects at a time
+_ROWS = 1 << 12  # CSV rows held as Python objects at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Listed samples, column by column, all of length n, in listing order. Paths are normalised (``./a`` is ``a``).
+    """Listed samples as columns of length n, in listing order. Paths are normalised (``./a`` is ``a``).
 
     A column may be chunked: 6 million captions are more text than one Arrow array holds. ``recaptions``: JSON objects
-    with the captions that the listing itself carries, "" for a sample whose caption lies in its annotation.
+    with the captions from the listing itself; "" for a sample whose caption is in its annotation.
     """
 
     images: pa.StringArray | pa.ChunkedArray
@@ -60,7 +60,7 @@ class _Columns:
         self._count = 0
 
     def append(self, plain: Plain) -> None:
-        """Paths that need no second look."""
+        """Add paths that need no check."""
         if self.inline is not None:
             self.inline.add([""] * plain.entries)
         self.images.append(plain.images, plain.image_lengths)
@@ -68,7 +68,7 @@ class _Columns:
         self._count += plain.entries
 
     def add(self, entries: list[Any], name: str, first: int) -> None:
-        """Raises ListingError for an entry that names no image, or neither an annotation nor a caption."""
+        """Add entries. Raises ListingError if an entry names no image, or neither an annotation nor a caption."""
         inline: list[str] | None = None
         try:
             images = [entry["image"] for entry in entries]
@@ -101,10 +101,10 @@ class _Columns:
 
 
 def read_listing(files: Iterable[ByteFile], caption_key: str = "auto") -> Listing:
-    """Read the files of a listing, one after another. ``caption_key``: where an entry's own caption stands.
+    """Read the files of a listing, one after another. ``caption_key``: the key of an entry's own caption.
 
-    Raises ListingError with the file and the byte or the entry where it is cut off, not JSON, not a list, or an entry
-    lacks a path. Other keys of an entry that names its annotation are passed over.
+    Raises ListingError with the file and the byte or entry if it is cut off, not JSON, not a list, or an entry lacks a
+    path. Other keys of an entry that names its annotation are ignored.
     """
     columns = _Columns(caption_key)
     for file in files:
@@ -120,16 +120,16 @@ def read_listing(files: Iterable[ByteFile], caption_key: str = "auto") -> Listin
 
 
 def _paths_or_entries(file: ByteFile) -> Iterator[list[Any] | Plain]:
-    """What a listing has, in the quickest way for its form."""
+    """A listing's paths or entries, read in the fastest way for its form."""
     compressed = compression_of(file.read_at(0, 64)) is not None
     return entries_of(file) if compressed or _is_table(file.name) else paths_or_entries(file)
 
 
 def check_listing(file: ByteFile, most: int) -> None:
-    """Read a listing and keep nothing of it. Raises what :func:`read_listing` raises.
+    """Read a listing to check it, keeping nothing. Raises what :func:`read_listing` raises.
 
-    Of one of more than ``most`` bytes only so many at its beginning and a stretch at its end are read, where it shows
-    that a download was cut off or is of something else. Where the end is not sound all is read, to tell the place.
+    A listing larger than ``most`` bytes is read only at its beginning (that many bytes) and at its end. The end shows
+    if a download was cut off or is something else. If the end is not sound all is read, to find the place.
     """
     long = False
     if file.size is not None and file.size > most and (last := ends_well(file, file.size)):
@@ -145,7 +145,7 @@ def check_listing(file: ByteFile, most: int) -> None:
 
 
 def entries_of(file: ByteFile) -> Iterator[list[Any]]:
-    """Lists of entries, whatever the form of the listing."""
+    """Lists of entries, for any form of listing."""
     head = file.read_at(0, 64)
     if compression_of(head) is not None:
         file = open_compressed(file)
@@ -163,7 +163,7 @@ def _is_table(name: str) -> bool:
 
 
 def _rows(file: ByteFile, delimiter: str) -> Iterator[list[Any]]:
-    """Rows of CSV as dicts by the names in its first row; without such a row a path and a caption each."""
+    """Rows of CSV as dicts by the names in its first row. Without such a row: a path and a caption each."""
     text = io.TextIOWrapper(io.BufferedReader(_Raw(file), 1 << 16), "utf-8-sig", newline="")
     csv.field_size_limit(1 << 27)
     try:
@@ -187,7 +187,7 @@ def _rows(file: ByteFile, delimiter: str) -> Iterator[list[Any]]:
 
 
 class _Raw(io.RawIOBase):
-    """A ByteFile as Python's text layers read it."""
+    """A ByteFile as Python's text layers need it."""
 
     def __init__(self, file: ByteFile) -> None:
         self._file, self._at = file, 0
@@ -204,14 +204,14 @@ class _Raw(io.RawIOBase):
 
 def _normal(paths: list[str]) -> list[str]:
     joined = "\n".join(["", *paths, ""])
-    # One look at all of them: only a listing with odd paths in it pays for normalising each.
+    # One search of all paths. Only a listing with odd paths pays for normalising each.
     if not joined.isascii() or any(odd in joined for odd in ("/.", "//", "\n/", "\n.", "/\n", "\0")):
         return [normal_name(path.encode("utf-8", "backslashreplace").decode()) for path in paths]
     return paths
 
 
 def _parts(entry: Any, caption_key: str, name: str, number: int) -> tuple[str, str, str]:
-    """An entry's image, its annotation (a path), and the entry's own document, "" where it has none."""
+    """An entry's image, its annotation (a path), and its own document; "" if it has none."""
     place = f"entry {number}"
     if not isinstance(entry, dict):
         raise ListingError(name, place, f"{json.dumps(entry)[:80]} is not an object")

@@ -1,6 +1,6 @@
-"""JSON lists and JSON lines as lists of entries, a stretch at a time.
+"""Read JSON lists and JSON lines as lists of entries, one stretch at a time.
 
-430 MB of JSON with 6 million objects in it would be gigabytes as one list of dicts. A stretch ends between two entries.
+430 MB of JSON with 6 million objects would take gigabytes as one list of dicts. A stretch ends between two entries.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from builder.base.errors import ListingError
 from builder.source.files import ByteFile
 from builder.source.listing_plain import Plain, plain_entries
 
-STRETCH = 128 << 10  # bytes parsed at a time: 2,000 entries, for 2 ms in which no other thread gets a turn
+STRETCH = 128 << 10  # bytes parsed at a time: 2,000 entries; blocks other threads for 2 ms
 _WHOLE = 8 << 20
-"""Bytes within which an entry has to end, and which are parsed at once to find the place of an error: three bytes of
-JSON can become 80 in memory."""
+"""Most bytes of an entry. Also the bytes parsed at once to find an error's place: 3 bytes of JSON can become 80."""
 _FORMS = 'a JSON list of {"image": …, "annotation": …}, or such an object on each line'
-_HEAD = 4 << 10  # bytes in which a list, or a first line, begins
-_TRIES = 1000  # braces looked at for a comma behind them: in a listing it is one of the last few
+_HEAD = 4 << 10  # a list, or the first line, must begin within these bytes
+_TRIES = 1000  # braces checked for a comma after them; usually one of the last few has it
 _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _COMMA_BEHIND = re.compile(_COMMA.pattern.encode())
 
 
 def json_stretches(file: ByteFile) -> Iterator[list[Any]]:
-    """The entries of a JSON list, or of JSON lines (an object in each). Raises ListingError with the file and byte."""
+    """The entries of a JSON list, or of JSON lines (one object a line). Raises ListingError with file and byte."""
     for entries in _lines(file) if _has_lines(file) else _stretches(file):
         assert isinstance(entries, list)
         yield entries
 
 
 def paths_or_entries(file: ByteFile) -> Iterator[list[Any] | Plain]:
-    """The same, stretches in the plain form (listing_plain.py) as their paths."""
+    """The same, but stretches in the plain form (listing_plain.py) come as their paths."""
     return _lines(file) if _has_lines(file) else _stretches(file, plain=True)
 
 
@@ -43,8 +42,8 @@ def _has_lines(file: ByteFile) -> bool:
 
 
 def ends_well(file: ByteFile, size: int) -> list[Any] | None:
-    """The entries of the last stretch of a JSON list, from behind one of them on; None where it does not end as a list
-    does. Where a string looks like the end of an entry it may say so by mistake."""
+    """The entries of the last stretch of a JSON list, starting after an entry; None if the list does not end as it
+    should. A string that looks like the end of an entry may cause a false None."""
     _, comma, tail = file.read_at(max(0, size - STRETCH), STRETCH).partition(b"},")
     try:
         return _parse(b"[" + tail, file.name, 0) if comma else None
@@ -91,8 +90,8 @@ def _of_lines(text: bytes, name: str, base: int) -> list[Any]:
 
 
 def _stretches(file: ByteFile, *, plain: bool = False) -> Iterator[list[Any] | Plain]:
-    """Lists of entries. A stretch is cut behind the last ``}`` before a comma; that it parses proves that the cut lay
-    between two entries, as any other place leaves a string or an object open."""
+    """Lists of entries. A stretch is cut after the last ``}`` before a comma. If it parses, the cut lay between two
+    entries: any other cut leaves a string or an object open."""
     pending, base, offset = b"", 0, 0  # base: the file offset of pending's first byte
     opened = False
     while block := file.read_at(offset, STRETCH):
@@ -125,7 +124,7 @@ def _stretches(file: ByteFile, *, plain: bool = False) -> Iterator[list[Any] | P
 
 
 def _last_entry(pending: bytes) -> tuple[int, int]:
-    """Where the last ``}`` with a comma behind it ends, and where that comma does; -1 and -1 where there is none."""
+    """Where the last ``}`` that a comma follows ends, and where the comma ends; -1 and -1 if there is none."""
     at = pending.rfind(b"},")
     if at >= 0:
         return at + 1, at + 2
@@ -140,8 +139,8 @@ def _last_entry(pending: bytes) -> tuple[int, int]:
 
 
 def _one_by_one(data: bytes) -> tuple[list[Any], int]:
-    """The entries that have a comma behind them, and how many bytes they take: slower, but sure where an entry ends
-    that has objects, or ``},`` in a string, inside."""
+    """The entries that a comma follows, and how many bytes they take. Slower, but it finds the end of an entry that
+    holds objects, or ``},`` in a string."""
     decode, entries, used = json.JSONDecoder().raw_decode, [], 0
     try:
         text = data.decode()
@@ -153,13 +152,13 @@ def _one_by_one(data: bytes) -> tuple[list[Any], int]:
                 break
             entries.append(entry)
             at = used = comma.end()
-    except (ValueError, RecursionError):  # the last entry goes on behind the cut; if it does not, it comes first next
+    except (ValueError, RecursionError):  # the last entry continues after the cut, or is first next time
         pass
     return entries, len(text[:used].encode()) if used else 0
 
 
 def _opening(head: bytes, name: str) -> int:
-    """The offset behind the list's opening bracket."""
+    """The offset after the list's opening bracket."""
     text = head.removeprefix(codecs.BOM_UTF8)
     body = text.lstrip(b" \t\r\n")
     start = len(head) - len(body)
@@ -172,8 +171,8 @@ def _opening(head: bytes, name: str) -> int:
 
 
 def _the_rest_at_once(file: ByteFile, base: int) -> Iterator[list[Any] | Plain]:
-    """From entry start ``base`` to the end in one go: gives the exact place of an error, or the entries where the cut
-    had fallen into a string."""
+    """Parse from entry start ``base`` to the end in one go. Gives the exact place of an error, or the entries if the
+    cut had fallen into a string."""
     data = file.read_at(base, _WHOLE)
     ends = not file.read_at(base + len(data), 1)
     yield _parse(b"[" + data, file.name, base - 1, "the list is cut off here" if ends else _endless())
@@ -200,5 +199,5 @@ def _value(text: bytes, name: str, base: int, cut_off: str = "the line is cut of
         place = base + len(error.doc[: error.pos].encode())
         at_end = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
         raise ListingError(name, f"byte {place}", cut_off if at_end else error.msg) from None
-    except ValueError as error:  # a number of more digits than Python turns into one
+    except ValueError as error:  # a number with more digits than Python converts
         raise ListingError(name, f"after byte {base}", str(error)) from None

@@ -1,8 +1,8 @@
-"""A stretch of a listing in the form that everybody writes, read by numpy: three times as fast as by ``json``
-where all paths are of one length.
+"""Read a stretch of a listing in its usual form with numpy. Three times as fast as ``json`` if all paths have the same
+length.
 
-``{"image": "a.jpg", "annotation": "a.json"}, {"image": …`` in ASCII without escapes: between the quotes of such entries
-all bytes are the same in each. That is compared, so nothing is assumed; whatever differs is left to ``json``.
+``{"image": "a.jpg", "annotation": "a.json"}, {"image": …`` in ASCII without escapes: apart from the paths,
+all entries have the same bytes. These are compared, so nothing is assumed. Anything that differs is left to ``json``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
 
 _QUOTE = ord('"')
-_QUOTES = 8  # of an entry
+_QUOTES = 8  # per entry
 _FRONT = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
 _IMAGE = re.compile(rb'"image"[ \t\r\n]*:[ \t\r\n]*"')
 _ANNOTATION = re.compile(rb'"[ \t\r\n]*,[ \t\r\n]*"annotation"[ \t\r\n]*:[ \t\r\n]*"')
@@ -27,7 +27,8 @@ _SLASH, _DOT, _FIRST_PRINTED = ord("/"), ord("."), 32
 
 
 class Plain(NamedTuple):
-    """Entries of a listing as text: all images' bytes one behind the other, their lengths, and of the annotations."""
+    """Entries of a listing as text: the concatenated bytes of all images and their lengths; the same for
+    annotations."""
 
     images: bytes
     image_lengths: Places
@@ -40,8 +41,7 @@ class Plain(NamedTuple):
 
 
 def plain_entries(text: bytes) -> Plain | None:
-    """The entries in ``text``, which begins with one and ends with one; None where they are not all of the plain
-    form."""
+    """The entries in ``text``, which begins and ends with an entry; None if some are not in the plain form."""
     if not text.isascii() or b"\\" in text:
         return None
     data = np.frombuffer(text, np.uint8)
@@ -58,13 +58,13 @@ def plain_entries(text: bytes) -> Plain | None:
     if _has_odd_names(data, q):
         return None
     images, annotations = _between(data, q[:, 2] + 1, q[:, 3]), _between(data, q[:, 6] + 1, q[:, 7])
-    if min(images.min(initial=32), annotations.min(initial=32)) < _FIRST_PRINTED:  # an error in JSON
+    if min(images.min(initial=32), annotations.min(initial=32)) < _FIRST_PRINTED:  # JSON forbids these
         return None
     return Plain(images.tobytes(), q[:, 3] - q[:, 2] - 1, annotations.tobytes(), q[:, 7] - q[:, 6] - 1)
 
 
 def _all_alike(data: Bytes, text: bytes, starts: Places, ends: Places, form: re.Pattern[bytes]) -> bool:
-    """Whether the bytes from each start to its end are the same, and of this form."""
+    """Whether the bytes from each start to its end are equal and have this form."""
     first, length = int(starts[0]), int(ends[0] - starts[0])
     if not form.fullmatch(text, first, first + length) or not (ends - starts == length).all():
         return False
@@ -81,12 +81,12 @@ def _has_odd_names(data: Bytes, q: Places) -> bool:
 
 
 def _between(data: Bytes, starts: Places, ends: Places) -> Bytes:
-    """The bytes of all ranges, which do not overlap and are in ascending order."""
+    """The bytes of all ranges. Ranges must ascend and not overlap."""
     length = int(ends[0] - starts[0])
     if (ends - starts == length).all():
         alike: Bytes = data[starts[:, None] + np.arange(length)].reshape(-1)
         return alike
     edges = np.zeros(len(data) + 1, np.int8)
     edges[starts] += 1
-    edges[ends] -= 1  # an empty range takes back its own start
+    edges[ends] -= 1  # an empty range cancels its own start
     return data[np.cumsum(edges[:-1], dtype=np.int8).view(np.bool_)]

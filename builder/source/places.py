@@ -1,4 +1,4 @@
-"""What lies in a folder of a source, on this machine or behind a URL: one way to ask for both."""
+"""List and read a source's folders, local or behind a URL, in one way."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from builder.base.urls import StorageOptions, is_url, join
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A file or folder. ``name``: as text that can be written down; ``path``: to open it by. ``size`` and ``version``
-    as :class:`Archive` has them, None where nobody has asked yet."""
+    """A file or folder. ``name``: printable text. ``path``: for opening it. ``size`` and ``version``: as in
+    :class:`Archive`; None if not asked for yet."""
 
     name: str
     path: str
@@ -26,33 +26,33 @@ class Item:
 
 
 class Place(Protocol):
-    """Where a source lies."""
+    """A source's location."""
 
     root: str
     remote: bool
 
     def entries(self, path: str, most: int | None = None) -> list[Item]:
-        """What lies directly in a folder, by name; of more than ``most``, any so many. Raises SourceError."""
+        """The entries of a folder, by name. If there are more than ``most``, any that many. Raises SourceError."""
 
     def looked_at(self, item: Item) -> Item:
-        """The same with size and version. Raises SourceError for what is no file that can be read."""
+        """The same item with size and version. Raises SourceError if it is no readable file."""
 
     def head(self, item: Item, length: int) -> bytes:
-        """Its first bytes; none where it cannot be read."""
+        """Its first bytes; none if it cannot be read."""
 
     def has(self, name: str) -> bool:
-        """Whether a file of that name lies below the root."""
+        """Whether a file of that name exists below the root."""
 
 
 def place_of(path: str, storage: StorageOptions) -> Place:
-    """Raises SourceError where there is nothing."""
+    """The place of a path or URL. Raises SourceError if nothing is there."""
     if is_url(path):
         return RemotePlace(path.rstrip("/"), storage)
     return LocalPlace(path)
 
 
 class LocalPlace:
-    """A folder of this machine."""
+    """A folder on this machine."""
 
     remote = False
 
@@ -69,7 +69,7 @@ class LocalPlace:
         return [Item(_text(entry.name), entry.path, _is_folder(entry)) for entry in entries]
 
     def looked_at(self, item: Item) -> Item:
-        if not (item.is_folder or os.path.isfile(item.path)):  # a link to nowhere, or a pipe that would never answer
+        if not (item.is_folder or os.path.isfile(item.path)):  # a dangling link, or a pipe that would never answer
             raise SourceError(f"{shlex.quote(item.path)} is no file that can be read")
         try:
             status = os.stat(item.path)
@@ -109,7 +109,7 @@ class RemotePlace:
         return sorted(found, key=lambda item: item.name.encode())
 
     def looked_at(self, item: Item) -> Item:
-        if item.size is None and not item.is_folder:  # a listing in HTML has names alone
+        if item.size is None and not item.is_folder:  # an HTML listing has only names
             entry = self._storage.look(item.path)
             if entry.size is None:
                 raise SourceError(f"{item.path}: the server does not say how long it is. Download it first.")
@@ -131,13 +131,13 @@ class RemotePlace:
 
 
 def cannot_read(path: str, error: OSError) -> SourceError:
-    """What to say of a file or folder of a source that the system does not let us read."""
+    """The error for a file or folder of a source that the system does not let us read."""
     reason = error.strerror or "it is not there"
     return SourceError(f"cannot read {shlex.quote(os.fsdecode(path))}: {reason}")
 
 
 def files_below(place: Place, path: str, deepest: int, most: int) -> Iterator[Item]:
-    """Files below a folder, ``deepest`` levels down, of at most ``most`` folders. What cannot be read is left out."""
+    """Files below a folder: ``deepest`` levels down, from at most ``most`` folders. Unreadable folders are left out."""
     waiting = [(path, 0)]
     looked = 0
     while waiting and looked < most:
@@ -162,5 +162,5 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _text(name: str) -> str:
-    """A file's name as text that goes into tables and JSON."""
+    """A file's name as text for tables and JSON."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Which bytes to read at once. Pure: numbers in, reads out."""
+"""Decide which bytes to read at once. Pure: numbers in, reads out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Read(NamedTuple):
-    """Bytes ``start`` (inclusive) to ``end`` (exclusive); it serves the wanted ranges in ``items`` (their numbers)."""
+    """Bytes ``start`` (inclusive) to ``end`` (exclusive). ``items``: numbers of the wanted ranges that it covers."""
 
     start: int
     end: int
@@ -15,8 +15,8 @@ class Read(NamedTuple):
 
 
 def merge_ranges(offsets: Sequence[int], sizes: Sequence[int], *, max_gap: int, max_size: int) -> list[Read]:
-    """Reads that cover all ranges, in file order. Ranges no more than ``max_gap`` bytes apart share a read while it
-    stays within ``max_size`` bytes; a larger range is a read of its own. Ranges may repeat and overlap."""
+    """Reads that cover all ranges, in file order. Ranges at most ``max_gap`` bytes apart share a read, up to
+    ``max_size`` bytes. A larger range is a read of its own. Ranges may repeat and overlap."""
     reads: list[Read] = []
     first = last = 0
     items: list[int] = []

@@ -1,4 +1,4 @@
-"""Files behind URLs as ByteFiles, read forward in blocks, some blocks ahead."""
+"""Files behind URLs as ByteFiles, read forward in blocks, with some blocks fetched ahead."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from builder.base.storage import Storage, read_range
 from builder.base.urls import StorageOptions
 
 BLOCK = 8 << 20
-"""Bytes asked for at once: long enough that a round trip of 50 ms costs less than the transfer, short enough to be read
-again when the connection breaks."""
+"""Bytes per request. Long enough that a round trip of 50 ms costs less than the transfer; short enough to read again
+when the connection breaks."""
 AHEAD = 3
-"""Blocks under way in front of the place reached: 24 MiB, which is 50 ms at 500 MB/s."""
+"""Blocks fetched ahead: 24 MiB, which is 50 ms at 500 MB/s."""
 KEPT = 3
-"""Blocks kept behind it. A walk over headers runs at most 2 MiB of images and 256 KiB ahead of what is read behind
-it."""
+"""Blocks kept behind the current place. A walk over headers runs at most 2 MiB of images and 256 KiB ahead of the
+reads behind it."""
 KEPT_SMALL = 8
-"""Blocks kept where a file is not read in its order: a captions tar, whose members need not follow the images. One of
-up to 64 MiB (40,000 annotations) is fetched once whatever its order."""
+"""Blocks kept if a file is not read in its order: a captions tar, whose members may not follow the images. A tar of up
+to 64 MiB (40,000 annotations) is fetched once in any order."""
 
 
 class RemoteFile:
     """A ByteFile over any URL that fsspec knows (``hf://``, ``s3://``, ``https://`` …).
 
-    Meant to be read forward: the next blocks are fetched by threads while the last one is worked on; a place further
-    back than the kept blocks costs a request. A block whose request breaks is asked for again from where it broke, with
-    growing pauses, then it is a SourceError. Memory: KEPT + AHEAD + 1 blocks. Not picklable, as it holds threads.
+    Meant for reading forward. Threads fetch the next blocks while the last one is used. A place further back than the
+    kept blocks costs a request. A broken request is repeated from where it broke, with growing pauses; then it is a
+    SourceError. Memory: KEPT + AHEAD + 1 blocks. Not picklable, as it holds threads.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class RemoteFile:
         pause: float = 1.0,
         size: int | None = None,
     ) -> None:
-        """``options``: of the file system, such as ``token``. ``pause``: seconds before the second try. ``size``: in
-        bytes, where it is known: one request less. Raises FileNotFoundError, SourceError, HubError."""
+        """``options``: for the file system, such as ``token``. ``pause``: seconds before the second try. ``size``:
+        bytes, if known; saves a request. Raises FileNotFoundError, SourceError, HubError."""
         self.name = url
         self._storage = Storage(options)
         self._block, self._ahead, self._most, self._pause = block, ahead, kept, pause

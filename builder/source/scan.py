@@ -1,4 +1,4 @@
-"""Look over an archive: where every member lies, as an :class:`ArchiveTable`."""
+"""Scan an archive: find every member and return an :class:`ArchiveTable`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from builder.source.tar_headers import normal_name
 from builder.source.tars import scan_tar
 
 _UINT32, _INT64 = "I", "q"
-assert array(_UINT32).itemsize == 4  # as wide as C's unsigned int, which is 4 bytes wherever Python runs today
+assert array(_UINT32).itemsize == 4  # C's unsigned int, 4 bytes wherever Python runs today
 
 _AGAIN = ": its download was not finished. Download it again"
 
@@ -51,22 +51,22 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
-    """What to note of an archive besides where its members lie."""
+    """What to note about an archive, besides where its members lie."""
 
     archive: Archive
-    names: bool = False  # the members' names, where there is no listing to take paths from
+    names: bool = False  # the members' names, if no listing gives paths
     field: str = ""  # a field of JSON members, such as url, that recaptions are joined by
     shapes: bool = False  # width and height of images, as far as reading the headers shows them
 
 
 def open_archive(archive: Archive, *, in_order: bool = True) -> ByteFile:
-    """The archive's bytes, uncompressed. ``in_order``: they will be read from front to back, which matters behind a
-    URL. Raises SourceError where it cannot be opened."""
+    """The archive's uncompressed bytes. ``in_order``: they will be read from front to back, which matters behind a URL.
+    Raises SourceError if it cannot be opened."""
     return open_with_compression(archive, in_order=in_order)[0]
 
 
 def open_bytes(path: str, storage: StorageOptions, *, size: int | None = None, in_order: bool = True) -> ByteFile:
-    """A file's own bytes, on this machine or behind a URL. ``size``: where it is known. Raises SourceError."""
+    """A file's own bytes, local or behind a URL. ``size``: if known. Raises SourceError."""
     try:
         if is_url(path):
             from builder.source.remote import KEPT, KEPT_SMALL, RemoteFile
@@ -78,7 +78,7 @@ def open_bytes(path: str, storage: StorageOptions, *, size: int | None = None, i
 
 
 def open_with_compression(archive: Archive, *, in_order: bool = True) -> tuple[ByteFile, str | None]:
-    """The archive's bytes, uncompressed, and how they are compressed where they lie. Raises SourceError."""
+    """The archive's uncompressed bytes, and its compression. Raises SourceError."""
     file = open_bytes(archive.path, archive.storage, size=archive.size, in_order=in_order)
     head = file.read_at(0, 64)
     refuse_pointer(archive.path, head)
@@ -87,7 +87,7 @@ def open_with_compression(archive: Archive, *, in_order: bool = True) -> tuple[B
 
 
 def refuse_pointer(path: str, head: bytes) -> None:
-    """Raises SourceError for a file of Git LFS that holds no more than where its content is."""
+    """Raise SourceError for a Git LFS pointer file: it only says where the content is."""
     if head.startswith(_LFS):
         folder = shlex.quote(os.path.dirname(path) or ".")
         raise SourceError(
@@ -96,7 +96,7 @@ def refuse_pointer(path: str, head: bytes) -> None:
 
 
 def scan_archive(request: ScanRequest) -> ArchiveTable:
-    """Find every member. Damage is noted, never raised; what cannot be opened at all is a SourceError."""
+    """Find every member. Damage is noted, never raised. Raises SourceError if the archive cannot be opened at all."""
     archive = request.archive
     if archive.is_folder:
         return _columns(request, _scan_folder(archive), None, None)
@@ -110,8 +110,7 @@ def scan_archive(request: ScanRequest) -> ArchiveTable:
 def scan_open(
     request: ScanRequest, file: ByteFile, compression: str | None, watch: Callable[[Member], None] | None = None
 ) -> ArchiveTable:
-    """The same for a tar that is open already. ``watch`` is told of each member as it is met, and may read of the
-    file."""
+    """The same for an open tar. ``watch`` gets each member when it is met, and may read from the file."""
     if not request.shapes or compression is not None:
         return _columns(request, scan_tar(file, watch), compression, file)
     glances = Glances(file)
@@ -133,11 +132,11 @@ def _columns(request: ScanRequest, scan: TarScan, compression: str | None, file:
     is_text = np.frombuffer(bytes(name.endswith(".txt") for name in lower), np.bool_) if request.names else None
     hidden = np.zeros(0, np.bool_)
     joined = "\n".join(names)
-    if any(mark in joined for mark in COMPANION_MARKS):  # one search of all names: most tars have none
+    if any(mark in joined for mark in COMPANION_MARKS):  # one search of all names, as most tars have none
         hidden = np.array([is_companion(name) for name in names], np.bool_)
         is_image, is_json = is_image & ~hidden, is_json & ~hidden
         is_text = None if is_text is None else is_text & ~hidden
-    # From generators: a tar of a million tiny members costs enough without lists of what goes into the columns.
+    # Columns are built from generators: for a tar of a million tiny members, lists would cost too much more.
     return ArchiveTable(
         ids=path_ids(names),
         offsets=np.asarray(array(places, (member.offset for member in members))),
@@ -171,9 +170,9 @@ def _scan_folder(archive: Archive) -> TarScan:
 
 
 def folder_state(archive: Archive) -> str:
-    """Of a folder: another one (32 hex digits) once any file in it was added, removed, renamed, replaced or written to.
-    The sum of xxh3-128 over each file's name, size and modification time: whatever the order they are met in. Raises
-    SourceError."""
+    """A digest (32 hex digits) that changes once any file of a folder was added, removed, renamed, replaced or written
+    to. It is the sum of xxh3-128 over each file's name, size and modification time, so the order does not matter.
+    Raises SourceError."""
     total = 0
     for name, size, mtime in _files_of(archive):
         total += xxhash.xxh3_128_intdigest(os.fsencode(f"{name}\0{size}\0{mtime}"))
@@ -181,8 +180,8 @@ def folder_state(archive: Archive) -> str:
 
 
 def _files_of(archive: Archive) -> Iterator[tuple[str, int, int]]:
-    """Name, size and modification time (ns) of each file of a folder. Of those that lie in the side itself (``name`` is
-    empty) the folders are archives of their own. Raises SourceError."""
+    """Name, size and modification time (ns) of each file of a folder. If ``name`` is empty the files lie directly in
+    the side, and its folders are archives of their own. Raises SourceError."""
     try:
         if archive.name:
             yield from _walk_folder(archive.path, archive.name, frozenset())
@@ -196,7 +195,7 @@ def _files_of(archive: Archive) -> Iterator[tuple[str, int, int]]:
 
 
 def _walk_folder(path: str, prefix: str, around: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
-    """``around``: device and inode of the folders that this one lies in. A link back to one of them is not followed."""
+    """``around``: device and inode of the folders that contain this one. A link back to one of them is not followed."""
     status = os.stat(path)
     inside = around | {(status.st_dev, status.st_ino)}
     if len(inside) == len(around):
@@ -215,7 +214,7 @@ def _state(entry: os.DirEntry[str], name: str) -> tuple[str, int, int]:
 
 
 def _fields(request: ScanRequest, members: tuple[Member, ...], file: ByteFile | None) -> Iterator[str]:
-    """The wanted field of each JSON member, as text; an empty string for all others."""
+    """The wanted field of each JSON member, as text; "" for all others."""
     for member in members:
         value = None
         if member.name.endswith(".json") and member.state == WHOLE and member.size <= MAX_ANNOTATION_BYTES:
@@ -224,12 +223,12 @@ def _fields(request: ScanRequest, members: tuple[Member, ...], file: ByteFile | 
                 fields = None if excess(document) else json.loads(document)
                 value = fields.get(request.field) if isinstance(fields, dict) else None
             except (ValueError, RecursionError):
-                value = None  # the sample will be a counted reject when its document is read
+                value = None  # the sample becomes a counted reject when its document is read
         yield joined_value(request.field, value)
 
 
 def joined_value(field: str, value: object) -> str:
-    """What a field is joined by: text as it stands, digests in lower case, whole numbers in digits; "" for nothing."""
+    """A field's value for joining: text unchanged, digests in lower case, whole numbers as digits; "" for nothing."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     text = value.strip() if isinstance(value, str) and is_utf8(value) else ""
@@ -243,7 +242,7 @@ def _read(archive: Archive, member: Member, file: ByteFile | None) -> bytes:
 
 
 def read_member(root: str, name: str) -> bytes:
-    """An extracted file. Raises SourceError."""
+    """Read an extracted file. Raises SourceError."""
     path = os.path.join(root, name)
     try:
         with open(path, "rb") as handle:

@@ -1,4 +1,4 @@
-"""raw/ and captions/: their archives, and what else lies in a source, counted by kind."""
+"""Find the archives of raw/ and captions/, and count everything else in a source by kind."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from builder.source.layout import EXPECTED, Archive, Unread
 from builder.source.places import Item, Place, files_below
 
 _PEEK = 64
-"""Entries of a folder that show what it holds. An extracted source has thousands of folders with a thousand files
-each."""
-_DEEPEST = 6  # levels of folders that tars are looked for in
-_FAR_FOLDERS = 64  # folders behind a URL that are looked into: each is a request
+"""Entries of a folder that are looked at to see what it holds. An extracted source has thousands of folders, each
+with a thousand files."""
+_DEEPEST = 6  # levels of folders searched for tars
+_FAR_FOLDERS = 64  # folders searched behind a URL: each is a request
 _PROSE = ("readme", "license", "licence", "notice", "changelog", "authors", "citation", "about")
-_CONTROL = (".aria2", ".st")  # files that a downloader keeps beside the one it fills
+_CONTROL = (".aria2", ".st")  # files that a downloader keeps beside its unfinished file
 _HUB_CACHE = ".cache/huggingface/download"
-_HEADS = 64  # files of no known kind whose first bytes are read
+_HEADS = 64  # files of unknown kind whose first bytes are read
 _KNOWN = (
     ".md",
     ".txt",
@@ -62,14 +62,14 @@ class Looking:
 
     def __init__(self, place: Place, storage: StorageOptions) -> None:
         self.place, self._storage = place, storage
-        self.candidates: list[Item] = []  # files that look like listings and are not called data.json
+        self.candidates: list[Item] = []  # files that look like listings but have another name than data.json
         self._counts: dict[str, int] = {}
         self._examples: dict[str, str] = {}
         self._folders_left = _FAR_FOLDERS
         self._heads_left = _HEADS
 
     def unread(self) -> tuple[Unread, ...]:
-        """What was counted, by kind."""
+        """The counts, by kind."""
         return tuple(Unread(kind, count, self._examples[kind]) for kind, count in sorted(self._counts.items()))
 
     def note(self, kind: str, path: str) -> None:
@@ -79,10 +79,10 @@ class Looking:
         self._examples.setdefault(kind, os.fsencode(shown).decode("utf-8", "backslashreplace"))
 
     def archives(self, root: str, endings: tuple[str, ...], items: Sequence[Item] | None = None) -> tuple[Archive, ...]:
-        """Tars of a side, in subfolders too, and folders of files with one of these ``endings``, by name. A folder
-        beside a tar of its name is what that tar left when it was extracted: the tar is the original. So are single
-        files beside tars; else these are a folder too. ``items``: what lies at the top of a source without raw/, where
-        single files are none."""
+        """Tars of a side, also in subfolders, and folders of files with one of these ``endings``, by name. A folder
+        beside a tar of its name is that tar, extracted; the tar is used. Single files beside tars are extracted too;
+        without tars they are a folder. ``items``: the top entries of a source without raw/; there single files are
+        none."""
         top = items is not None
         found = self._archives(self.place.entries(root) if items is None else items, endings, "", root, top=top)
         return tuple(sorted(found, key=lambda archive: os.fsencode(archive.name)))
@@ -118,7 +118,7 @@ class Looking:
         return Archive(prefix + item.name, item.path, False, size, version, self._storage, unfinished)
 
     def _folder(self, item: Item, endings: tuple[str, ...], prefix: str, *, top: bool = False) -> list[Archive]:
-        """The archives that a folder is, or holds; counted where it is none."""
+        """The archives that a folder is or contains; counted as unread if none."""
         far = self.place.remote
         if far:
             self._folders_left -= 1
@@ -148,7 +148,7 @@ class Looking:
         found = below._archives(inside, endings, f"{prefix}{item.name}/", item.path, top=top)
         self._folders_left = below._folders_left
         if found and all(archive.is_folder for archive in found):
-            return [whole]  # folders of folders of files: one walk reads them all
+            return [whole]  # nested folders of files: one walk reads all
         for each in below.unread():
             if found or each.kind in TROUBLE:
                 self._counts[each.kind] = self._counts.get(each.kind, 0) + each.count
@@ -162,7 +162,7 @@ class Looking:
         return Archive(prefix + item.name, item.path, True, 0, version, self._storage)
 
     def note_file(self, item: Item) -> None:
-        """Count a file by its name; where that says nothing, by its first bytes."""
+        """Count a file by its name; if the name tells nothing, by its first bytes."""
         kind = kind_of(item.name)
         lower = item.name.lower()
         if kind == FILE and may_be_listing(item.name) and looks_like_listing(self._head(item, 4096)):
@@ -177,7 +177,7 @@ class Looking:
         return self.place.head(item, length) if self._heads_left >= 0 and not self.place.remote else b""
 
     def note_folder(self, item: Item) -> None:
-        """Count a folder that no part of a source is; archives in it one by one."""
+        """Count a folder that is no part of a source. Archives in it are counted one by one."""
         ours = not self.place.remote and _is_ours(self.place.entries(item.path, _PEEK))
         files = [] if ours else files_below(self.place, item.path, 3, 200)
         kinds = [(kind_of(each.name), each.path) for each in files]
@@ -188,7 +188,7 @@ class Looking:
             self.note(FOLDER, item.path)
 
     def note_rest(self, top: Iterable[Item], read: set[str]) -> None:
-        """Count what lies in SOURCE beside raw/, captions/ and what this tool made. ``read``: paths that are read."""
+        """Count what lies in SOURCE besides raw/, captions/ and what this tool made. ``read``: paths that are read."""
         for item in top:
             if item.path in read or item.name in (META, DATA, WORK):
                 continue
@@ -200,7 +200,7 @@ class Looking:
                 self.note_file(item)
 
     def note_hub_cache(self) -> None:
-        """Count downloads that huggingface_hub began here and has not finished."""
+        """Count unfinished downloads of huggingface_hub in this folder."""
         cache = join(self.place.root, _HUB_CACHE)
         if not self.place.remote and os.path.isdir(cache):
             for item in files_below(self.place, cache, 3, 200):
@@ -208,7 +208,7 @@ class Looking:
                     self.note(UNFINISHED, item.path)
 
     def refuse_unreadable(self, path: str) -> None:
-        """Raises LayoutError where a source has archives, and only such as are not read."""
+        """Raise LayoutError if a source has archives, but only of kinds that are not read."""
         for kind in (ARCHIVE, SPLIT_PART, UNFINISHED):
             example = self._examples.get(kind, "")
             if example and not is_tar(example):
@@ -217,7 +217,7 @@ class Looking:
 
 
 def looks_like_listing(head: bytes) -> bool:
-    """Whether a file that begins like this lists images with their captions."""
+    """Whether a file with this beginning lists images and captions."""
     first = head.split(b"\n", 1)[0].lower()
     if first.lstrip().startswith((b"[", b"{")):
         text = head.lower()
@@ -231,7 +231,7 @@ def looks_like_listing(head: bytes) -> bool:
 
 
 def _is_ours(inside: Iterable[Item]) -> bool:
-    """Whether a folder is one that this tool made: its tars are rows of a source, not a part of one."""
+    """Whether this tool made the folder. Its tars are then rows of a source, not a part of one."""
     names = {item.name for item in inside}
     return WORK in names or {META, DATA} <= names
 

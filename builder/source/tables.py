@@ -1,5 +1,4 @@
-"""Where every member of an archive lies, as arrays: what pairing works on. And as files, for a plan that is made later
-or elsewhere."""
+"""Where every member of an archive lies, as arrays for pairing. Also as files, for a plan made later or elsewhere."""
 
 from __future__ import annotations
 
@@ -24,9 +23,9 @@ _IDS = ("ids", "stem_ids", "field_ids")
 class ArchiveTable:
     """Members of one archive, in archive order, columns of length n. On duplicate names the last wins.
 
-    ``offsets`` and ``sizes`` are bytes in the archive, uint32 where that is enough and else int64: the tables of 6,000
-    tars are in memory at the same time. For a folder, offsets are those its files would have one behind the other, in
-    the order of their paths. Companions of desktop systems (``._x.jpg``) are neither images nor JSON.
+    ``offsets`` and ``sizes`` are bytes in the archive: uint32 if that is enough, else int64, as the tables of 6,000
+    tars are in memory together. For a folder, offsets are as if its files were concatenated in path order. Desktop
+    companion files (``._x.jpg``) are neither images nor JSON.
     """
 
     ids: Ids
@@ -35,23 +34,23 @@ class ArchiveTable:
     states: npt.NDArray[np.uint8]
     is_image: npt.NDArray[np.bool_]
     is_json: npt.NDArray[np.bool_]
-    size: int  # of the archive, bytes, uncompressed
+    size: int  # uncompressed bytes of the archive
     damage: tuple[Damage, ...]
     compression: str | None
     names: pa.StringArray | None = None
     stem_ids: Ids | None = None
-    field_ids: Ids | None = None  # of a field of JSON members, as text; of "" where a member has none
-    shapes: npt.NDArray[np.uint32] | None = None  # see source/glance.py: 0 where it was not to be seen
+    field_ids: Ids | None = None  # ids of a field of JSON members, as text; of "" if a member has none
+    shapes: npt.NDArray[np.uint32] | None = None  # see source/glance.py: 0 if not known
     is_text: npt.NDArray[np.bool_] | None = None  # .txt, which may be a caption; noted with the names
     hidden: int = 0  # companions among the members
 
     def without_names(self) -> ArchiveTable:
-        """The same with nothing of the members' names, which is most of its memory."""
+        """The same table without the members' names, which take most of its memory."""
         return replace(self, ids=np.zeros((0, 2), dtype="<u8"), names=None, stem_ids=None, field_ids=None)
 
 
 def content_digest(table: ArchiveTable) -> str:
-    """xxh3-128, hex, of where its members lie and what they are called: the same for a copy, whatever its times."""
+    """xxh3-128 (hex) of where the members lie and of their names. A copy has the same digest, whatever its times."""
     digest = xxhash.xxh3_128(np.ascontiguousarray(table.ids).tobytes())
     for column in (table.offsets, table.sizes):
         digest.update(column.astype(np.int64).tobytes())
@@ -59,7 +58,7 @@ def content_digest(table: ArchiveTable) -> str:
 
 
 def table_to_ipc(table: ArchiveTable) -> bytes:
-    """An Arrow IPC stream of one row a member; what is true of the whole archive stands in its metadata."""
+    """An Arrow IPC stream with one row per member. Facts about the whole archive are in its metadata."""
     columns = {name: number_array(getattr(table, name).astype(kind)) for name, kind in _NUMBERS.items()}
     for name in _IDS:
         ids = getattr(table, name)
@@ -76,7 +75,7 @@ def table_to_ipc(table: ArchiveTable) -> bytes:
 
 
 def table_from_ipc(data: bytes, place: str) -> ArchiveTable:
-    """``place``: where it was kept, for messages. Raises DamagedFileError."""
+    """Read :func:`table_to_ipc`'s stream. ``place``: where it was stored, for messages. Raises DamagedFileError."""
     try:
         table = pa.ipc.open_stream(data).read_all()
         facts = json.loads((table.schema.metadata or {})[b"archive"])

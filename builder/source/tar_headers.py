@@ -1,6 +1,6 @@
-"""What the parts of a tar mean: 512 bytes as a header, the records of a pax header, names, and what links lead to.
+"""Parse the parts of a tar: 512 bytes as a header, the records of a pax header, names, and link targets.
 
-Pure functions; where the bytes come from, and what is done about bad ones, is ``tars.py``.
+Pure functions. ``tars.py`` reads the bytes and handles bad ones.
 Sources: POSIX.1-1988 (ustar) and POSIX.1-2001 (pax), GNU tar 1.34 ``src/tar.h`` and ``from_header`` in ``src/list.c``.
 """
 
@@ -15,22 +15,22 @@ from builder.base.records import Member
 
 BLOCK = 512
 MAX_EXTENDED = 1 << 20
-"""Longest extended header that is read, in bytes. Real ones hold a path or two; a longer one only costs memory."""
+"""Longest extended header that is read, in bytes. Real ones hold a path or two. A longer one only costs memory."""
 
 MAX_SHARED_NAME = 4096
-"""Longest path that a global header may give, in characters: each member's name would be a copy."""
+"""Longest path that a global header may give, in characters. Every member would get a copy as its name."""
 
 _ASCII = bytes(range(128))
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)(?:[ \0]|\Z)")
-_DECIMAL = re.compile(rb"0*([1-9][0-9]{0,19})?")  # some writers fill up with zeros
+_DECIMAL = re.compile(rb"0*([1-9][0-9]{0,19})?")  # some writers pad with zeros
 _RECORD = re.compile(rb"0*([1-9][0-9]{0,19}) ")
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A second name. ``target`` is the other member's name for a hard link, the path as written for a symbolic one.
+    """A second name. ``target``: for a hard link the other member's name, for a symbolic link the path as written.
 
-    A hard link may carry its data once more: ``size`` bytes from ``offset`` on.
+    A hard link may carry its data again: ``size`` bytes from ``offset`` on.
     """
 
     name: str
@@ -42,20 +42,20 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One header. ``size`` is None where the field is no number from 0 to 2^63 - 1."""
+    """One header. ``size`` is None if the field is no number from 0 to 2^63 - 1."""
 
     name: bytes
     kind: bytes
     size: int | None
     link: bytes
-    more_sparse: bool  # old GNU sparse only: another block of the sparse map stands between header and data
+    more_sparse: bool  # old GNU sparse only: another sparse-map block lies between header and data
 
 
 @dataclass(frozen=True, slots=True)
 class Pax:
-    """The records of a pax header that say where a member lies and what it is called; None where there is none.
+    """The records of a pax header that give a member's place and name; None for a missing record.
 
-    An empty ``path`` or ``link`` takes back what a global header said. ``size`` is -1 where it is given but no number.
+    An empty ``path`` or ``link`` cancels a global header's. ``size`` is -1 if it is given but no number.
     """
 
     path: str | None = None
@@ -65,7 +65,7 @@ class Pax:
     problems: tuple[str, ...] = field(default=(), compare=False)
 
     def over(self, other: Pax) -> Pax:
-        """These records, and ``other``'s where these say nothing."""
+        """These records, completed with ``other``'s."""
         return Pax(
             other.path if self.path is None else self.path,
             other.size if self.size is None else self.size,
@@ -74,18 +74,18 @@ class Pax:
         )
 
     def for_all(self) -> Pax:
-        """These records as a global header's: without names so long that a million members could not share them."""
+        """These records as a global header's. Names too long to repeat for a million members are left out."""
         path = None if len(self.path or "") > MAX_SHARED_NAME else self.path
         return Pax(path, self.size, None if len(self.link or "") > MAX_SHARED_NAME else self.link, self.sparse)
 
 
 def text(raw: bytes) -> str:
-    """``raw`` up to its first NUL, as text that can be encoded again: bytes that are not UTF-8 become ``\\xNN``."""
+    """``raw`` up to its first NUL, as text that can be encoded. Bytes that are not UTF-8 become ``\\xNN``."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
 def normal_name(name: str) -> str:
-    """``name`` as a key: cut at a NUL, no ``.`` and no empty parts; ``..`` stays (a key is never opened as a path)."""
+    """``name`` as a key: cut at a NUL, no ``.`` and no empty parts. ``..`` stays: no key is opened as a path."""
     name = name.split("\0", 1)[0]
     if name and "//" not in name and "/." not in name and name[0] not in "./" and name[-1] != "/":
         return name
@@ -93,7 +93,7 @@ def normal_name(name: str) -> str:
 
 
 def number(raw: bytes) -> int | None:
-    """A number field: octal digits between spaces or NULs (none at all is 0), or base-256. None where it is neither."""
+    """A number field: octal digits between spaces or NULs (no digits: 0), or base-256. None if it is neither."""
     if raw[0] & 0x80:
         bits = 8 * len(raw) - 1  # the first bit marks base-256; what follows is two's complement
         value = int.from_bytes(raw, "big") & ((1 << bits) - 1)
@@ -104,11 +104,11 @@ def number(raw: bytes) -> int | None:
 
 @lru_cache(maxsize=1 << 14)
 def expected_adler(checksum: bytes) -> int:
-    """The low half of the Adler-32 that an ASCII header with this checksum field must have; -1 where none can.
+    """The low half of the Adler-32 that an ASCII header with this checksum field must have; -1 if none can.
 
-    Adler-32's low 16 bits are ``(1 + sum of bytes) mod 65521``. 512 bytes below 128 sum to at most 65,024, so for an
-    ASCII block nothing wraps and equality is equality of the sums; any other block needs ``checksum_fits``. A header's
-    own checksum counts its field as eight spaces (256), the Adler-32 counts the digits that stand there.
+    Adler-32's low 16 bits are ``(1 + sum of bytes) mod 65521``. 512 bytes below 128 sum to at most 65,024. So for an
+    ASCII block nothing wraps, and equal values mean equal sums. Any other block needs ``checksum_fits``. A header's own
+    checksum counts its field as eight spaces (256); the Adler-32 counts the digits in it.
     """
     stored = number(checksum)
     if stored is None or not checksum.strip(b" \0"):
@@ -117,7 +117,7 @@ def expected_adler(checksum: bytes) -> int:
 
 
 def checksum_fits(block: bytes) -> bool:
-    """Is the checksum in ``block`` (512 bytes) the sum of its bytes, taken as unsigned, or as signed by old tars?"""
+    """Whether the checksum in ``block`` (512 bytes) is the sum of its bytes, unsigned, or signed as in old tars."""
     checksum = block[148:156]
     if block.isascii():
         return adler32(block) & 0xFFFF == expected_adler(checksum)
@@ -130,17 +130,17 @@ def checksum_fits(block: bytes) -> bool:
 
 
 def padded(size: int) -> int:
-    """``size`` filled up to whole blocks."""
+    """``size`` rounded up to whole blocks."""
     return (size + BLOCK - 1) // BLOCK * BLOCK
 
 
 def parse_header(block: bytes) -> Header | None:
-    """The header that ``block`` is, or None: too short, all zero, or its checksum does not fit."""
+    """``block`` as a header; None if it is too short, all zero, or its checksum does not fit."""
     if len(block) < BLOCK or not checksum_fits(block):
         return None
     name = block[:100].split(b"\0", 1)[0]
     kind = block[156:157]
-    # GNU's "ustar  \0" keeps times and sparse maps where POSIX has the prefix. Go before 1.8 wrote a prefix there.
+    # GNU's "ustar  \0" has times and sparse maps where POSIX has the prefix. Go before 1.8 wrote a prefix there.
     posix = block[257:263] == b"ustar\0" or (block[257:263] == b"ustar " and number(block[345:357]) is None)
     if posix and block[345] and kind != b"S":
         name = block[345:500].split(b"\0", 1)[0] + b"/" + name
@@ -151,7 +151,7 @@ def parse_header(block: bytes) -> Header | None:
 
 
 def parse_pax(data: bytes) -> Pax:
-    """The records ``LENGTH KEY=VALUE\\n`` in ``data``. After a malformed one, reading goes on at the next line."""
+    """Parse the records ``LENGTH KEY=VALUE\\n`` in ``data``. After a malformed record it continues at the next line."""
     path = size = link = sparse_name = None
     sparse = False
     problems = []
@@ -166,7 +166,7 @@ def parse_pax(data: bytes) -> Pax:
         key, equals, value = data[begin.end() : stop - 1].partition(b"=")
         if not equals or data[stop - 1] == 0:
             problems.append(f"malformed pax record at byte {place} of an extended header")
-        place = stop  # also past a bad record: reading on inside it could take quadratic time
+        place = stop  # also after a bad record: to read on inside it could take quadratic time
         if key == b"path":
             path = text(value)
         elif key == b"linkpath":
@@ -182,9 +182,9 @@ def parse_pax(data: bytes) -> Pax:
 
 
 def find_header(data: bytes, begin: int, end: int, phase: int) -> int:
-    """The first place from ``begin`` to ``end`` (exclusive) in ``data`` where a whole header stands; -1 for none.
+    """The first place from ``begin`` to ``end`` (exclusive) in ``data`` where a whole header stands; -1 if none.
 
-    Any header is found where a block boundary is due (``phase`` modulo 512), and one with the ustar magic anywhere.
+    At block boundaries (``phase`` modulo 512) any header is found; elsewhere only one with the ustar magic.
     """
     end = min(end, len(data) - BLOCK + 1)
     hit = -1
@@ -201,12 +201,12 @@ def find_header(data: bytes, begin: int, end: int, phase: int) -> int:
 
 
 def _may_begin(data: bytes, place: int) -> bool:
-    """Is the third byte of what would be the checksum a digit, or a space before one? Cheap, and mostly no."""
+    """A cheap test, mostly False: the third byte of a possible checksum is a digit, or a space before a digit."""
     return 48 <= data[place + 150] <= 55 or data[place + 150] == 32
 
 
 def resolve_links(entries: list[Member | Link]) -> list[Member]:
-    """The entries with each link replaced by the member it leads to, without those that lead nowhere or in circles."""
+    """The entries, each link replaced by its member. Links to missing members or in circles are left out."""
     latest: dict[str, int] = {}
     aims: dict[int, int] = {}
     soft: list[int] = []
@@ -226,7 +226,7 @@ def resolve_links(entries: list[Member | Link]) -> list[Member]:
         if target in latest:
             aims[place] = latest[target]
 
-    ends: dict[int, Member | None] = {}  # of links already followed, so that long chains are walked once
+    ends: dict[int, Member | None] = {}  # results of links already followed, so long chains are walked once
 
     def follow(place: int) -> Member | None:
         path = []
@@ -238,7 +238,7 @@ def resolve_links(entries: list[Member | Link]) -> list[Member]:
             if place in ends:
                 end = ends[place]
                 break
-            ends[place] = None  # what comes back here is a circle
+            ends[place] = None  # a link that comes back here is a circle
             path.append(place)
             if place not in aims:
                 end = Member(entry.name, entry.offset, entry.size) if entry.size else None
@@ -257,7 +257,8 @@ def resolve_links(entries: list[Member | Link]) -> list[Member]:
 
 
 def _beside(name: str, target: str) -> str:
-    """The member that symbolic link ``name`` means by ``target``; an absolute one as absolute names are kept here."""
+    """The member that symbolic link ``name`` points to by ``target``. An absolute one is treated like absolute
+    names."""
     parts: list[str] = [] if target.startswith("/") else name.split("/")[:-1]
     for part in target.split("/"):
         if part == ".." and parts and parts[-1] != "..":
