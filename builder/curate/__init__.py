@@ -1,1 +1,1 @@
-"""Choose what to train on: columns, SQL, samples, splits, selections. This wing copies no image."""
+"""Choose what to train on: columns, SQL, samples, splits, selections. Nothing here copies an image."""

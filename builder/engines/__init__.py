@@ -1,1 +1,1 @@
-"""Who runs the work: this process, several processes, or a Ray cluster. And the progress of it."""
+"""Who runs the work: this process, several, or a Ray cluster. And progress."""

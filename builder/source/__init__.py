@@ -1,1 +1,1 @@
-"""Read what users have (tars, folders, listings, captions, images) as samples."""
+"""What users have: tars, folders, listings, captions, images. From them to samples."""
