@@ -54,7 +54,7 @@ class Search:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name for messages."""
         return f"rounds {self.first} to {self.end} over {self.path}"
 
 
@@ -79,7 +79,7 @@ class Look:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name for messages."""
         return f"{len(self.pairs)} pairs of images of {self.folder}"
 
 

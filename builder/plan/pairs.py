@@ -196,8 +196,8 @@ def repeated(ids: Ids) -> Bools:
 
 
 def named_before(paths: pa.StringArray | pa.ChunkedArray, at: Integers, members: int) -> Bools:
-    """Which listed paths an earlier entry also names. ``at``: where they were found among ``members``. Two
-    found paths are equal if and only if their positions are."""
+    """Which listed paths an earlier entry also names. ``at``: where they were found among ``members``. Two found
+    paths are equal if and only if their positions are."""
     mask = np.zeros(len(at), dtype=np.bool_)
     there = at != NOT_FOUND
     often = np.bincount(at[there], minlength=members) > 1

@@ -49,7 +49,7 @@ class Survey:
 
     @property
     def unread(self) -> dict[str, int]:
-        """How many files and folders of the source were not read, by kind. Companion files inside tars count."""
+        """How many files and folders of the source were not read, by kind. Companion files inside tars are included."""
         counts = {each.kind: each.count for each in self.layout.unread}
         if self.hidden:
             counts[HIDDEN] = counts.get(HIDDEN, 0) + self.hidden
@@ -214,8 +214,7 @@ def listed(layout: Layout, caption_key: str = "auto") -> Listing:
 
 
 def _sides(layout: Layout, tables: list[ArchiveTable]) -> tuple[list[ArchiveTable], list[ArchiveTable]]:
-    """The tables of the raw archives, and of the archives that hold annotations. The same list if these are the
-    same."""
+    """The tables of the raw archives, and of the archives that hold annotations. One list if they are the same."""
     raw = tables[: len(layout.raw)]
     return raw, tables[len(layout.raw) :] if layout.captions else raw
 

@@ -32,7 +32,7 @@ _BOMS = (
 
 DEEPEST = 500
 """Most levels of nesting. ``json`` has its own limit, but that differs between Python versions (990 to 10,000) and with
-the caller's depth. An annotation would be a row here and a reject there."""
+the caller's depth. With it, one annotation would be a row here and a reject there."""
 
 _MARKS = re.compile(rb'"[^"]*"?|[][{},]')
 _scan_once = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # the name in json.decoder

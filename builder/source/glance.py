@@ -14,7 +14,7 @@ from builder.source import jpegs
 from builder.source.files import ByteFile
 from builder.source.images import PILLOW_PIXEL_LIMIT, probe
 
-HEAD = 16 << 10  # bytes: enough for EXIF, thumbnail and colour profile, so for nearly every photo's first scan
+HEAD = 16 << 10  # bytes: nearly every photo's first scan begins in it, after EXIF, thumbnail, profile
 _LONG_HEAD = 64 << 10  # bytes: enough for a Photoshop block too
 TAIL = 4 << 10  # bytes: the end marker is searched here first
 _LAST = 256

@@ -287,7 +287,7 @@ def _frames(image: ImageFile, buffer: bytes | bytearray, start: int, end: int) -
         return image_formats.tiff_pages(buffer, start, end)
     try:
         return max(1, int(getattr(image, "n_frames", 1)))
-    except _REFUSALS:  # PSD reads its layers only now; the image itself is fine
+    except _REFUSALS:  # PSD reads its layers only now; the image itself is open
         return 1
 
 

@@ -15,7 +15,7 @@ from builder.base.urls import StorageOptions, is_url, join
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A file or folder. ``name``: printable text. ``path``: for opening it. ``size`` and ``version``: as in
+    """A file or folder. ``name``: text that can be encoded. ``path``: for opening it. ``size`` and ``version``: as in
     :class:`Archive`; None if not asked for yet."""
 
     name: str

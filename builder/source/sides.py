@@ -81,8 +81,7 @@ class Looking:
     def archives(self, root: str, endings: tuple[str, ...], items: Sequence[Item] | None = None) -> tuple[Archive, ...]:
         """Tars of a side, also in subfolders, and folders of files with one of these ``endings``, by name. A folder
         beside a tar of its name is that tar, extracted; the tar is used. Single files beside tars are extracted too;
-        without tars they are a folder. ``items``: the top entries of a source without raw/; there single files are
-        none."""
+        without tars they are a folder. ``items``: the top entries of a source without raw/; there they are not."""
         top = items is not None
         found = self._archives(self.place.entries(root) if items is None else items, endings, "", root, top=top)
         return tuple(sorted(found, key=lambda archive: os.fsencode(archive.name)))
