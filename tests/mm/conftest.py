@@ -6,7 +6,6 @@ import json
 import tarfile
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,10 @@ torch = pytest.importorskip("torch", reason="the training side needs torch")
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine take many times as long as one
 
 
-def torchvision_operators() -> Any:
-    """mmengine and xtuner import torchvision, whose wheel on the registry is built for CUDA: beside a torch for CPUs
-    its library does not load, and the operator that it registers a kernel for in Python has to be declared by
-    somebody. Returns what keeps the declaration alive."""
-    if find_spec("torchvision") is None:
-        return None
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return library
-    return None
-
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mmengine, where it is installed, imports things that are deprecated
+    from tests.torchvision_cpu import torchvision_operators
+
     OPERATORS = torchvision_operators()
     import builder.mm  # noqa: F401
 from builder.conversion.convert import convert  # noqa: E402

@@ -88,7 +88,8 @@ def test_every_launchers_example_trains_and_goes_on_where_it_stopped(name: str, 
     more = {**ranks, "WORLD_SIZE": "1"} if package in ("torch", "deepspeed") else {}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **more}
     for options in (first, second):
-        command = [sys.executable, str(ROOT / "examples" / script), indexed, *options, *place]
+        run = [sys.executable, str(ROOT / "tests" / "torchvision_cpu.py")]
+        command = [*run, str(ROOT / "examples" / script), indexed, *options, *place]
         done = subprocess.run(
             command, capture_output=True, text=True, env=environment, timeout=200, cwd=tmp_path, check=False
         )
