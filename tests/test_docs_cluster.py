@@ -134,6 +134,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     return Slurm(tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_array_of_slices_ends_in_one_output_and_the_last_run_finds_nothing_to_do(
     slurm: Slurm, tmp_path: Path
 ) -> None:

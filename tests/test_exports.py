@@ -31,6 +31,7 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
     assert not hasattr(builder, "__wrapped__")  # what inspect asks of every module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "kept_out"),
     [

@@ -64,6 +64,7 @@ def test_any_version_finds_it_once_it_is_imported(layout: str, tmp_path: Path) -
     assert keys(code, tmp_path / "hf", str(source.path), str(tmp_path / "out")) == [list(source.rows)] * 2
 
 
+@pytest.mark.slow
 def test_a_converted_folder_loads_by_the_plain_call_too(source: Source, tmp_path: Path) -> None:
     code = """
 import laion6m, datasets
@@ -97,6 +98,7 @@ def test_a_stranger_s_builder_is_named(make: str, tmp_path: Path) -> None:
         assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_the_module_hands_on_all_that_is_public(tmp_path: Path) -> None:
     code = """
 import builder, laion6m

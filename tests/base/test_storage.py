@@ -250,6 +250,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
 
 
+@pytest.mark.slow
 def test_s3_without_credentials_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("s3fs")
     _no_credentials(monkeypatch)

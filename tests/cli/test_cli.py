@@ -54,6 +54,7 @@ def test_a_conversion_is_one_json_object_on_stdout_and_nothing_else(source: Sour
     assert ran.document["rejected"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["convert {source} {out}", "index {source} {out}", "info {source}", "demo {out}"])
 def test_a_result_is_on_stdout_and_stderr_is_for_messages(command: str, source: Source, tmp_path: Path) -> None:
     ran = run_command(*command.format(source=source.path, out=tmp_path / "out").split())
@@ -320,6 +321,7 @@ def test_a_daemon_s_closed_streams_stop_no_work(closed: str, source: Source, tmp
     assert json.loads(done.stdout)["rows"] == len(source.rows)
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_is_an_error_where_the_result_was_to_go_there(source: Source, tmp_path: Path) -> None:
     arguments = f"convert {shlex.quote(str(source.path))} {shlex.quote(str(tmp_path / 'out'))} --json"
     command = f"{shlex.quote(sys.executable)} -m builder {arguments} >&-"
@@ -336,6 +338,7 @@ def test_a_full_stdout_is_an_error_and_no_traceback(source: Source, tmp_path: Pa
     assert done.stderr == "laion6m: cannot write the result to stdout: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
 def test_any_name_fits_any_stdout(encoding: str, source: Source, tmp_path: Path) -> None:
     out = tmp_path / "図 ö"

@@ -129,6 +129,7 @@ def test_a_deleted_working_directory_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_absolute_paths_need_no_working_directory(source: Source, tmp_path: Path) -> None:
     src, out, gone = (shlex.quote(str(path)) for path in (source.path, tmp_path / "out", tmp_path / "gone"))
     convert, verify = f"laion6m convert {src} {out} --num-proc 2", f"laion6m verify {out} --num-proc 2 --json"

@@ -56,6 +56,7 @@ def test_json_progress_names_every_stage(source: Source, tmp_path: Path, run: Ca
     assert "24 rows" in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [["-q"], ["--quiet"], ["--progress", "none"]])
 def test_quiet_says_nothing_but_the_result_and_the_log_has_it_all(
     quiet: list[str], source: Source, tmp_path: Path

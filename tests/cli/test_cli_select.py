@@ -49,6 +49,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code", "words"), WRONG, ids=[" ".join(each[0]) for each in WRONG])
 def test_what_cannot_be_selected_is_an_error_that_leaves_nothing(
     arguments: list[str], code: int, words: str, tmp_path: Path
@@ -62,6 +63,7 @@ def test_what_cannot_be_selected_is_an_error_that_leaves_nothing(
     assert sorted(os.listdir(tmp_path)) == before
 
 
+@pytest.mark.slow
 def test_a_column_by_the_command_line_and_one_whose_keys_are_in_no_row(tmp_path: Path) -> None:
     out = make(tmp_path)
     keys = keys_of(open_dataset(out))

@@ -77,6 +77,7 @@ def test_room_is_compared_with_what_is_needed_before_anything_is_written(
     assert convert(source.path, tmp_path / "out", num_proc=1, quiet=True).did == 0  # all is there: none is needed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 3, 10, 1000])
 def test_the_first_samples_of_the_plan_are_a_whole_dataset(limit: int, source: Source, tmp_path: Path) -> None:
     whole = convert(source.path, tmp_path / "whole", num_proc=1, quiet=True)

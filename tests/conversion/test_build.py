@@ -90,6 +90,7 @@ def command(source: Path, out: Path, *more: object) -> list[object]:
 # Resume
 
 
+@pytest.mark.slow
 def test_a_finished_run_does_nothing_again(source: Path, whole: dict[str, str], tmp_path: Path) -> None:
     first = run(source, tmp_path / "out")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "data").iterdir()}
@@ -250,6 +251,7 @@ def test_small_tars_that_share_a_shard_belong_to_the_slice_of_the_first(tmp_path
     assert [row.key for row in read_rows(out)] == list(source.rows)
 
 
+@pytest.mark.slow
 def test_slices_at_the_same_time_share_the_work(source: Path, whole: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     slices = [("0", "2"), ("2", "4"), ("4", "-1")]
@@ -267,6 +269,7 @@ def test_slices_at_the_same_time_share_the_work(source: Path, whole: dict[str, s
 # Two runs, one OUT
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_the_first_one_works(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +287,7 @@ def test_a_second_run_is_refused_while_the_first_one_works(
     assert run(source, out).complete
 
 
+@pytest.mark.slow
 def test_a_lock_whose_holder_was_killed_is_none(source: Path, whole: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(*command(source, out, "--num-proc", 2))
@@ -363,6 +367,7 @@ def edited(path: Path) -> None:
     os.utime(path, ns=(1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["raw", "captions"])
 @pytest.mark.parametrize(
     "change",
@@ -558,6 +563,7 @@ def test_a_run_told_to_stop_says_how_to_go_on_and_leaves_nothing_behind(
     assert leftovers(out) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", moments(3))
 def test_an_early_interrupt_is_no_traceback_either(share: float, source: Path, seconds: float, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -576,6 +582,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return [member for member in group_members(process.pid) if member != process.pid]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_alone_is_an_error_that_names_its_tar(
     source: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
@@ -596,6 +603,7 @@ def test_a_worker_killed_alone_is_an_error_that_names_its_tar(
     assert leftovers(out) == []
 
 
+@pytest.mark.slow
 def test_orphans_of_a_killed_parent_end_and_the_next_run_finishes(
     source: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:

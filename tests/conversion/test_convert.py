@@ -363,6 +363,7 @@ def corpus_source(folder: Path) -> Source:
     return Source(folder, {}, {}, 0, {image.name: str(number) for number, image in enumerate(images)})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "corpus" / "images").is_dir(), reason="the corpus of odd images is not here")
 def test_every_odd_image_is_a_row_or_a_reject_and_the_same_one_each_time(tmp_path: Path) -> None:
     source = corpus_source(tmp_path / "src")

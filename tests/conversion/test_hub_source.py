@@ -47,6 +47,7 @@ def hub(source: Source, tmp_path: Path) -> Iterator[HubServer]:
         assert server.crashes == []
 
 
+@pytest.mark.slow
 def test_tars_on_the_hub_convert_to_the_bytes_of_those_on_a_disk(
     source: Source, hub: HubServer, tmp_path: Path, client_python: str
 ) -> None:
@@ -62,6 +63,7 @@ def test_tars_on_the_hub_convert_to_the_bytes_of_those_on_a_disk(
     assert not [path for path in home.rglob("*") if path.is_file() and path.stat().st_size > 20_000]  # no tar is kept
 
 
+@pytest.mark.slow
 def test_tars_on_the_hub_are_converted_and_pushed_without_either_on_the_disk(
     source: Source, hub: HubServer, tmp_path: Path
 ) -> None:

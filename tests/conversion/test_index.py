@@ -45,6 +45,7 @@ def whole_source(folder: Path, layout: str) -> Source:
     return make_source(folder, layout, shards=4, per_shard=10, faults=faults_of(layout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_index_has_the_rows_rejects_and_counts_of_a_conversion(layout: str, tmp_path: Path) -> None:
     source = whole_source(tmp_path / "src", layout)
@@ -72,6 +73,7 @@ def test_digests_are_noted_where_they_are_asked_for(layout: str, tmp_path: Path)
     assert digests == [xxhash.xxh3_128_digest(row.image) for row in source.rows.values()]
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     source = whole_source(tmp_path / "src", "scattered")
     found = []
@@ -174,6 +176,7 @@ def test_without_an_out_the_index_lies_beside_the_tars(tmp_path: Path) -> None:
     assert all(sample.image == source.rows[sample.key].image for sample in reader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_source_with_an_index_in_it_is_still_the_same_source(layout: str, tmp_path: Path) -> None:
     source = whole_source(tmp_path / "src", layout)

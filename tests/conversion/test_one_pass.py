@@ -64,6 +64,7 @@ def options_of(source: Source, options: ConvertOptions) -> ConvertOptions:
     return ConvertOptions(max_shard_size=options.max_shard_size, recaptions=source.recaptions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "extracted"])
 def test_every_layout_gives_the_bytes_that_a_disk_gives(layout: str, tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", layout, faults=faults_of(layout))
@@ -79,6 +80,7 @@ def test_every_layout_gives_the_bytes_that_a_disk_gives(layout: str, tmp_path: P
     assert again.totals == summary.totals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["card", "openuni"])
 def test_a_sound_source_is_read_once(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(tmp_path / "src", layout)
@@ -160,6 +162,7 @@ def test_a_run_that_ended_anywhere_is_finished_by_the_next(
     assert not (out / ".laion6m" / "tmp").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_storage_is_opened_with_is_kept_nowhere(
     whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -50,6 +50,7 @@ def test_a_selection_becomes_a_dataset_of_its_own(selection: Path, form: str, tm
     assert all(sample.image for sample in open_dataset(tmp_path / "own"))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_whatever_the_processes_and_the_shards_hold_what_was_asked(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", shards=4, per_shard=40)
     convert(source.path, tmp_path / "out", num_proc=1, quiet=True)
@@ -98,6 +99,7 @@ def test_an_image_that_is_not_what_was_indexed_is_an_error_not_a_row(tmp_path: P
         convert(tmp_path / "sub", tmp_path / "own", num_proc=1, quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_source_is_converted_without_what_a_list_names(layout: str, tmp_path: Path) -> None:
     if layout.startswith("img2dataset"):
@@ -141,6 +143,7 @@ def test_what_does_not_go_with_a_selection_is_refused(selection: Path, tmp_path:
         convert(tmp_path / "none", tmp_path / "own", quiet=True)
 
 
+@pytest.mark.slow
 def test_verify_of_a_selection_sees_its_files_its_dataset_and_its_rows(selection: Path, tmp_path: Path) -> None:
     result = verify(selection, decode=True, quiet=True)
     assert (result.ok, result.rows) == (True, 8)

@@ -305,6 +305,7 @@ SPELLINGS: dict[str, tuple[Callable[[str], str], Callable[[str], str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_a_listing_may_write_paths_in_another_way(name: str, tmp_path: Path) -> None:
     listed, stored, words = SPELLINGS[name]

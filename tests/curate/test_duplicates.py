@@ -89,6 +89,7 @@ def test_the_larger_is_kept_though_it_comes_later(tmp_path: Path) -> None:
     assert kept_in(out) == {"a": "b", "b": None}
 
 
+@pytest.mark.slow
 def test_processes_and_repetitions_make_no_difference(out: Path) -> None:
     run(out)
     written = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and ".laion6m" not in path.parts}
@@ -99,6 +100,7 @@ def test_processes_and_repetitions_make_no_difference(out: Path) -> None:
         assert {path: path.read_bytes() for path in written} == written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["index", "arrow", "webdataset"])
 def test_each_kind_of_dataset_gives_the_same(made: Path, out: Path, tmp_path: Path, form: str) -> None:
     """An index over tars knows no digests: the bytes are compared by those that this pass makes."""
@@ -164,6 +166,7 @@ def drawing(seed: int) -> Image.Image:
     return page
 
 
+@pytest.mark.slow
 def test_drawings_on_white_are_told_apart_and_their_copies_found(tmp_path: Path) -> None:
     images = {f"{seed}.png": pictures.encoded(drawing(seed), "PNG") for seed in range(40)}
     images |= {f"{seed}-copy.jpg": pictures.encoded(drawing(seed).resize((180, 135))) for seed in range(40)}

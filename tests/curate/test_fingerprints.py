@@ -41,6 +41,7 @@ ORIGINALS = [pictures.photo(seed) for seed in range(24)]
 OF_ORIGINALS = prints(*(pictures.encoded(image, quality=95) for image in ORIGINALS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", pictures.COPIES)
 def test_a_copy_keeps_the_fingerprint(kind: str) -> None:
     copies = prints(*(pictures.COPIES[kind](image) for image in ORIGINALS))

@@ -45,6 +45,7 @@ def as_dict(found: Pairs) -> dict[tuple[int, int], bool]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mirror", [0, TURN], ids=["as they are", "mirrored too"])
 @pytest.mark.parametrize("distance", [0, 4, 10])
 def test_nearly_all_pairs_are_found_and_no_others(distance: int, mirror: int) -> None:

@@ -23,6 +23,7 @@ def shown(image: Image.Image) -> Array:
     return seen(pictures.encoded(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", pictures.COPIES)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_copy_is_alike(seed: int, kind: str) -> None:

@@ -44,6 +44,7 @@ CONDITIONS: list[tuple[str, Callable[[Sample], bool]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("condition", "true"), CONDITIONS, ids=[condition for condition, _ in CONDITIONS])
 def test_the_rows_are_those_that_python_finds(rows: Rows, condition: str, true: Callable[[Sample], bool]) -> None:
     assert keys_of(rows.where(condition)) == [sample.key for sample in rows if true(sample)]
@@ -141,6 +142,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return opened(tmp_path_factory.mktemp("shelf"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", ["caption = '\ud800'", "+".join(["width"] * 5000) + " > 1", "(" * 3000, "a\0b"])
 def test_text_that_no_parser_takes_is_an_error_too(condition: str, shelf: Rows) -> None:
     with pytest.raises(SqlError) as caught:

@@ -46,6 +46,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "choose"), WAYS)
 def test_measures_are_those_of_the_rows_in_their_order(way: str, choose: object, dataset: Rows) -> None:
     rows = choose(dataset)  # type: ignore[operator]

@@ -157,6 +157,7 @@ def test_an_error_that_cannot_be_pickled_says_the_same_as_another_one(name: str)
         list(crew.run(fail_unportably, [1], nothing))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 @pytest.mark.parametrize(
     ("work", "ending"),
@@ -213,6 +214,7 @@ with LocalEngine(3) as crew:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "tasks"),
     [

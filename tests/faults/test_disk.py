@@ -130,6 +130,7 @@ def test_a_terminal_that_goes_away_stops_the_bar_and_not_the_work(monkeypatch: p
     assert (progress.images, progress.bytes) == (5, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_log_on_a_full_disk_does_not_lose_the_conversion(source: Source, tmp_path: Path) -> None:
     convert(str(source.path), str(tmp_path / "whole"), num_proc=1, quiet=True)
@@ -147,6 +148,7 @@ def test_a_log_on_a_full_disk_does_not_lose_the_conversion(source: Source, tmp_p
     assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(AS_ROOT and not shutil.which("setpriv"), reason="root writes into read-only folders")
 @pytest.mark.parametrize("place", [".", "data", "meta", ".laion6m", ".laion6m/tmp"])
 def test_a_folder_that_cannot_be_written_is_named(place: str, source: Source, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_a_listing_may_have_blanks_before_its_commas(
     assert set(found.images.to_pylist()) == {"a/b.jpg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", [b"[],", b"{},", b"1,", b'"x",', b"}"])
 def test_a_listing_without_entries_is_an_error_before_it_is_all_in_memory(item: bytes) -> None:
     endless = MemoryFile(b"[" + item * (24 << 20))

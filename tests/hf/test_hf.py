@@ -99,6 +99,7 @@ def test_images_decode_and_columns_have_their_types(source: Source, load: Callab
     assert {row["key"]: row["image"]["path"] for row in plain}.items() <= source.paths.items()
 
 
+@pytest.mark.slow
 @FORKS
 @pytest.mark.parametrize("processes", [2, 7])
 def test_more_processes_than_tars_give_the_same_rows_and_one_count_of_losses(

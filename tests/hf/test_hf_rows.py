@@ -86,6 +86,7 @@ def test_what_stands_where_it_was_made_is_not_taken_for_it(source: Source, tmp_p
     assert first
 
 
+@pytest.mark.slow
 def test_a_process_that_imports_nothing_of_ours_reads_it(rows: Any, tmp_path: Path) -> None:
     (tmp_path / "rows.pkl").write_bytes(pickle.dumps(rows))
     code = f"import pickle; print(pickle.load(open({str(tmp_path / 'rows.pkl')!r}, 'rb'))[3]['image'].size)"

@@ -73,6 +73,7 @@ def expected(source: Source) -> list[list[str]]:
     return [[key, r.caption, r.document, hashlib.sha256(r.image).hexdigest()] for key, r in source.rows.items()]
 
 
+@pytest.mark.slow
 def test_without_data_dir_the_hub_is_downloaded_once(
     hub: HubServer, source: Source, tmp_path: Path, client_python: str
 ) -> None:
@@ -87,6 +88,7 @@ def test_without_data_dir_the_hub_is_downloaded_once(
     assert len(hub.requests("cdn_get")) == sent
 
 
+@pytest.mark.slow
 def test_the_hub_is_streamed_pair_of_tars_by_pair(hub: HubServer, source: Source, client_python: str) -> None:
     out = run_ok(hub, LOAD.replace("OPTIONS", ", streaming=True"), client_python)
     assert json.loads(out.splitlines()[-1]) == expected(source)

@@ -163,6 +163,7 @@ def test_large_uploads_go_in_parts_and_are_whole_afterwards(hub: HubServer, clie
     assert [r.authenticated for r in hub.requests("verify")] == [True] * 2
 
 
+@pytest.mark.slow
 def test_uploads_by_xet_arrive_and_are_read_by_http(hub: HubServer, client_python: str, tmp_path: Path) -> None:
     pytest.importorskip("hf_xet", reason="hf_xet is not installed beside the server")
     if subprocess.run([client_python, "-c", "import hf_xet"], capture_output=True).returncode:

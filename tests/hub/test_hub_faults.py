@@ -51,6 +51,7 @@ def test_a_client_killed_when_its_request_arrives_has_done_nothing_by_it(hub: Hu
     assert len(hub.requests("put")) == 1  # what was stored is not sent again
 
 
+@pytest.mark.slow
 def test_faults_on_requests_that_the_client_repeats_are_ridden_out_by_it(hub: HubServer) -> None:
     """PUT is what every version repeats; before 1.0 that is nearly all."""
     faults = [hub.faults.add("put", "fail_after", status=500), hub.faults.add("put", "drop", nth=2)]
@@ -68,6 +69,7 @@ def test_a_lost_answer_to_a_commit_is_an_error_of_the_client_though_the_commit_e
     assert set(hub.store.files("user/NAME")) == FULL
 
 
+@pytest.mark.slow
 def test_a_download_that_is_cut_is_resumed_after_its_last_whole_piece(hub: HubServer) -> None:
     """The client writes pieces of 10 MiB; what it had of the next one is lost."""
     fill(hub)

@@ -27,6 +27,7 @@ def pushed(hub: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> HubSer
     return hub
 
 
+@pytest.mark.slow
 def test_an_open_dataset_stays_at_its_commit_while_the_branch_goes_on(
     pushed: HubServer, made: Path, out: Path, tmp_path: Path, client_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +61,7 @@ def test_an_open_dataset_stays_at_its_commit_while_the_branch_goes_on(
     assert "done" in run_ok(pushed, again, client_python)
 
 
+@pytest.mark.slow
 def test_a_sample_costs_one_request_and_an_address_that_is_too_old_is_asked_for_anew(
     pushed: HubServer, out: Path, client_python: str
 ) -> None:
@@ -94,6 +96,7 @@ WORDS = """
 """
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said_in_its_own_words(
     pushed: HubServer, client_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +127,7 @@ def test_what_is_not_there_is_said_in_its_own_words(
     assert not any("has no meta/index.arrow" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_token_with_a_newline_is_cleaned(pushed: HubServer, client_python: str, tmp_path: Path) -> None:
     code = f"""
         from builder import open_dataset
@@ -149,6 +153,7 @@ OFFLINE = f"""
 """
 
 
+@pytest.mark.slow
 def test_without_a_network_the_cache_is_used_and_the_rest_fails_at_once(
     pushed: HubServer, out: Path, client_python: str, tmp_path: Path
 ) -> None:
@@ -188,6 +193,7 @@ UPLOAD = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [True, False])
 def test_an_upload_of_the_folder_and_a_later_push_leave_no_bookkeeping(
     ignored: bool, hub: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch

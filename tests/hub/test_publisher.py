@@ -242,6 +242,7 @@ def test_a_first_push_in_several_commits_has_no_card_before_the_last(
 OPTIONS: list[dict[str, Any]] = [{}, {"revision": "branch"}, {"create_pr": True}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1000, 2])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("when", ["before", "after"])

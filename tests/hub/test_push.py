@@ -197,6 +197,7 @@ TABLE = [(route, fault) for route in ROUTES for fault in FAULTS]
 TABLE = [(route, fault) for route, fault in TABLE if route != "put" or fault.get("status") not in (409, 412)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "fault"), TABLE if ALL else TABLE[::4], ids=lambda value: value if isinstance(value, str) else None
 )
@@ -264,6 +265,7 @@ def test_so_it_is_with_uploads_by_xet(fault: dict[str, Any], hub: HubServer, out
     assert len(hub.store.commits(REPO)) == 2
 
 
+@pytest.mark.slow
 # Not verify: once the Hub says that it has a file, the client does not ask about it again. Not resolve: see above.
 @pytest.mark.parametrize("route", [*ROUTES[:7], "commit"] if ALL else ["info", "put", "commit"])
 def test_a_fault_that_stays_is_one_clear_error_and_no_wrong_card(route: str, inside: HubServer, out: Path) -> None:
@@ -320,6 +322,7 @@ def test_the_token_is_nowhere_to_be_seen(
     assert not any(token.encode() in content for content in everything_written(tmp_path))
 
 
+@pytest.mark.slow
 def test_nobody_logged_in_is_told_how_to(hub: HubServer, out: Path, tmp_path: Path) -> None:
     done = command(hub, tmp_path, "push", out, REPO, token=None)
     assert done.code == 1
@@ -339,6 +342,7 @@ def test_a_new_repository_is_public_only_where_that_is_said(inside: HubServer, o
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["v2", "rows/of 2026"])
 def test_a_branch_is_made_where_it_is_missing(revision: str, inside: HubServer, out: Path) -> None:
     done = push(str(out), REPO, revision=revision, quiet=True)
@@ -696,6 +700,7 @@ def test_a_card_of_captions_does_not_decide_whose_text_the_other_one_keeps(insid
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)" + QUICK
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_at_once_and_the_next_run_goes_on(hub: HubServer, out: Path, tmp_path: Path) -> None:
     hub.faults.add("put", "delay", seconds=20, times=99)
     with subprocess.Popen(

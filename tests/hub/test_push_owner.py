@@ -179,6 +179,7 @@ def test_a_proposal_that_further_edits_go_beyond_is_gone_on_with(inside: HubServ
 # rights and room -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["put", "put_part", "complete"])
 @pytest.mark.parametrize("status", [403, 400])
 def test_an_address_to_send_to_that_has_expired_is_asked_for_anew(
@@ -296,6 +297,7 @@ def test_on_a_branch_shards_are_removed_and_found_again_by_that_branch_alone(
     assert there(inside).keys() == there(inside, revision="v2").keys()
 
 
+@pytest.mark.slow
 def test_the_card_has_statistics_and_pictures_only_where_all_may_see_them(inside: HubServer, tmp_path: Path) -> None:
     demo(str(tmp_path / "demo"))
     out = str(tmp_path / "demo" / "out")

@@ -52,6 +52,7 @@ def test_a_selection_is_pushed_as_keys_and_texts_without_images_or_paths(
     assert push(str(tmp_path / "sub"), SUB, verify_only=True, quiet=True).ok
 
 
+@pytest.mark.slow
 def test_a_selection_of_a_pushed_dataset_opens_from_the_hub(
     hub: HubServer, out: Path, tmp_path: Path, client_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_selection_that_came_without_its_dataset_says_so(here: HubServer, out:
         open_dataset(tmp_path / "fetched")
 
 
+@pytest.mark.slow
 def test_without_a_list_of_samples_their_images_are_not_sent(here: HubServer, out: Path, tmp_path: Path) -> None:
     rows = open_dataset(out)
     taken = [rows[2], rows[7]]

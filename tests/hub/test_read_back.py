@@ -103,6 +103,7 @@ CAPTIONS = """
 """
 
 
+@pytest.mark.slow
 def test_captions_alone_read_back_as_what_is_here(pushed: HubServer, client_python: str, out: Path) -> None:
     rows = json.loads(run_ok(pushed, CAPTIONS, client_python))
     assert list(rows[0]) == ["key", "url", "caption", "width", "height", "annotation"]
@@ -132,6 +133,7 @@ FEATURES = """
 """
 
 
+@pytest.mark.slow
 def test_the_card_states_the_features_and_sizes_that_datasets_infers(
     pushed: HubServer, client_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +233,7 @@ def answers_of(hub: HubServer, code: str, python: str) -> list[Any]:
     return [json.loads(line) for line in (first, *others)]
 
 
+@pytest.mark.slow
 def test_duckdb_reads_back_what_is_here_over_the_files_served(pushed: HubServer, client_python: str, out: Path) -> None:
     """Through the client's file system, as DuckDB's own hf:// knows no other endpoint than huggingface.co."""
     before = len(pushed.requests("cdn_get"))
@@ -241,11 +244,13 @@ def test_duckdb_reads_back_what_is_here_over_the_files_served(pushed: HubServer,
     assert {record.status for record in pushed.requests("cdn_get")[before:]} == {206}, "ranges, not whole files"
 
 
+@pytest.mark.slow
 def test_polars_reads_back_what_is_here_over_the_files_served(pushed: HubServer, client_python: str, out: Path) -> None:
     (columns,) = answers_of(pushed, POLARS, client_python)
     assert columns == [[row[0], row[3]] for row in plain(local_rows(out))]
 
 
+@pytest.mark.slow
 def test_verify_and_info_take_a_repository(pushed: HubServer, out: Path) -> None:
     code = """
         from builder import info, verify
@@ -256,6 +261,7 @@ def test_verify_and_info_take_a_repository(pushed: HubServer, out: Path) -> None
     assert run_ok(pushed, code) == f"True {len(local_rows(out))}\nparquet\n"
 
 
+@pytest.mark.slow
 def test_a_sample_is_one_request_for_just_its_bytes(pushed: HubServer, client_python: str, out: Path) -> None:
     code = """
         import sys
@@ -278,6 +284,7 @@ def test_a_sample_is_one_request_for_just_its_bytes(pushed: HubServer, client_py
     assert others < 20_000 + 65_536, "the index and the end of the shard, with its footer"
 
 
+@pytest.mark.slow
 def test_an_annotation_costs_its_column_of_a_row_group(pushed: HubServer, client_python: str, out: Path) -> None:
     code = """
         from builder import open_dataset

@@ -99,6 +99,7 @@ def finished(out: Path) -> int:
     return size
 
 
+@pytest.mark.slow
 def test_a_source_converts_on_a_disk_smaller_than_its_output(
     inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_so_it_does_on_a_real_one(inside: HubServer, source: Path, whole: dict[s
     assert same_data(there(inside), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [False, True])
 def test_a_shard_that_was_damaged_between_two_runs_is_neither_pushed_nor_removed(
     earlier: bool, inside: HubServer, source: Path, whole: dict[str, bytes], tmp_path: Path
@@ -466,6 +468,7 @@ def test_the_token_is_nowhere_to_be_seen(trouble: str | None, hub: HubServer, fe
     assert any(record.authenticated for record in hub.requests("preupload"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [["--delete-pushed"], ["--public"], ["--revision", "x"], ["--token", "hf_x"]])
 def test_options_of_a_push_without_one_are_an_error(
     option: list[str], hub: HubServer, source: Path, tmp_path: Path

@@ -76,6 +76,7 @@ def test_its_images_are_of_many_kinds() -> None:
     assert len({caption for _, _, caption in images}) > 12
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_same_bytes_exits_with_0_and_tells_what_to_type_next(made: Made, tmp_path: Path) -> None:
     ran = run_command("demo", cwd=tmp_path)
     assert ran.code == 0, ran.stderr
@@ -85,6 +86,7 @@ def test_the_command_makes_the_same_bytes_exits_with_0_and_tells_what_to_type_ne
     assert ran.document["ok"] is True
 
 
+@pytest.mark.slow
 def test_the_commands_of_this_floor_report_and_exit_as_promised(made: Made, tmp_path: Path) -> None:
     source, out = made.path / "source", Path(shutil.copytree(made.path / "out", tmp_path / "out"))
     ran = run_command("verify", out, "--source", source, "--decode", "--json", "--num-proc", 2)

@@ -88,6 +88,7 @@ def test_a_source_comes_out_as_gnu_tar_leaves_it(
     assert result.bytes == sum(map(len, expected.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["source", "parquet", "arrow", "index"])
 def test_every_row_comes_back_byte_for_byte_from_every_form(tmp_path: Path, layout: str, kind: str) -> None:
@@ -295,6 +296,7 @@ def test_links_come_out_as_files_with_the_bytes_they_lead_to(tmp_path: Path) -> 
     assert files(tmp_path / "out/raw") == {f"00000/{name}.jpg": b"first" for name in ("a", "hard", "soft")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_of_members_with_one_name_the_last_counts_across_tars_too(
     tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch

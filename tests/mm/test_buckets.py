@@ -81,6 +81,7 @@ def test_an_epoch_that_drops_nothing_shows_every_row_once(
     assert all(len(batch) <= batch_size and len(set(buckets[batch].tolist())) == 1 for batch in batches)
 
 
+@pytest.mark.slow
 @given(
     counts=st.lists(st.integers(0, 40), min_size=1, max_size=5),
     batch_size=st.integers(1, 9),

@@ -111,6 +111,7 @@ def where(layout: str, files: Path, tars: Path, indexed: str) -> Options:
     return {"data_path": data_path, "image_folder": str(root / "raw"), "cap_folder": str(root / "captions")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["files", "tars", "index"])
 @pytest.mark.parametrize(
     "change",
@@ -145,6 +146,7 @@ def test_samples_are_upstreams_to_the_bit(
         assert random.random() == after
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs of the shared corpus are not here")
 def test_real_photographs_are_upstreams_to_the_bit(tmp_path: Path, options: Options) -> None:
     """One in five of them, as each is scaled twice."""
@@ -524,6 +526,7 @@ def test_an_annotation_that_is_no_object_is_a_bad_sample(
         assert dataset[0]["image_file"] == dataset.data_list[1]["image"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["image", "annotation"])
 @pytest.mark.parametrize("value", [None, 5, ["a"]])
 def test_an_entry_whose_path_is_no_string_is_a_bad_sample(

@@ -137,6 +137,7 @@ def put(config: str, files: dict[str, bytes]) -> None:
         filesystem.pipe_file(f"photos/{name}", data)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # botocore's
 def test_objects_come_from_a_real_server(config: str) -> None:
     put(config, {"raw/a b.jpg": b"bytes", "empty": b""})
@@ -152,6 +153,7 @@ def test_objects_come_from_a_real_server(config: str) -> None:
         client.get("/photos/nothing")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_client_that_was_used_works_after_a_fork(config: str) -> None:

@@ -76,6 +76,7 @@ def distributed(sampler: Any, ranks: int = 2) -> list[list[int]]:
     return [list(wrapper(sampler, num_replicas=ranks, rank=rank, shuffle=False)) for rank in range(ranks)]
 
 
+@pytest.mark.slow
 def test_lightning_shares_out_what_a_sampler_of_one_rank_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "ranks", lambda: (1, 2))
     shown = distributed(EpochSampler(Rows(120), seed=1, rank=0, world_size=1))
@@ -110,6 +111,7 @@ def loader(kind: str, workers: int, loader_class: Any = None) -> Any:
     return made(Rows(50), num_workers=workers, multiprocessing_context=context, **batched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", MAKERS)
 def test_torchdatas_loader_resumes_at_the_very_next_batch(kind: str, workers: int) -> None:

@@ -243,6 +243,7 @@ def train(
     return seen.batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rows", "buckets", "mixture"])
 def test_a_resumed_runner_trains_on_the_very_next_batch_and_loads_no_other(kind: str, run: Any, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", 11, kind)

@@ -86,6 +86,7 @@ def test_different_seeds_and_epochs_give_different_orders() -> None:
     assert len({tuple(order.take(positions(50, 50 * epoch)).tolist()) for epoch in range(200)}) == 200
 
 
+@pytest.mark.slow
 def test_small_shuffles_come_up_equally_often() -> None:
     """24 orders of four rows, 9,600 seeds: 400 each, more or less. χ² of 23 degrees passes 49.7 once in 1,000."""
     seen: dict[tuple[int, ...], int] = {}
@@ -104,6 +105,7 @@ def test_a_shuffle_leaves_no_trace_of_the_order_of_rows() -> None:
     assert (np.abs(steps) == 1).sum() < 15  # 2 are expected of chance
 
 
+@pytest.mark.slow
 @given(
     size=st.integers(1, 400),
     runs=st.integers(1, 5),
@@ -142,6 +144,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ORDERS)
 @settings(max_examples=40)
 @given(start=st.integers(0, 10**12), count=st.integers(1, 150), world=st.integers(1, 8))
@@ -179,6 +182,7 @@ def test_a_mixture_keeps_its_weights_in_every_turn_and_every_block() -> None:
     assert np.diff(small).max() < 4 * BLOCK
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(500, 50_000), min_size=1, max_size=4),
     data=st.data(),

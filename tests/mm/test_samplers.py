@@ -205,6 +205,7 @@ def test_an_infinite_sampler_is_as_long_as_mmengines() -> None:
     assert len(InfiniteSampler(Rows(7))) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("name", ["infinite", "in order", "window", "mixture", "buckets"])
 def test_an_endless_sampler_leads_on_from_epoch_to_epoch(name: str, size: int, world: Any) -> None:
@@ -575,6 +576,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_see_each_row_once_an_epoch(indexed: str, tmp_path: Path) -> None:
     """8 rows, 2 ranks, batches of 2: the infinite sampler's 4 steps are two epochs."""
     command = [sys.executable, "-c", WORKER]

@@ -123,6 +123,7 @@ def test_a_jpeg_shrinks_only_while_enough_pixels_are_left(width: int, height: in
     assert shrink_factor(width, height, (512, 512)) == factor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(600, 400), (400, 600), (90, 90), (1700, 1300)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
 def test_the_fast_way_shows_the_same_picture(size: tuple[int, int], kind: str) -> None:

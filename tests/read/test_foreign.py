@@ -340,6 +340,7 @@ ODD_COLUMNS: list[tuple[dict[str, Any], dict[str, list[object]]]] = [
 UNCAPTIONED = pytest.mark.filterwarnings("ignore:.*no column is known as a caption:UserWarning")
 
 
+@pytest.mark.slow
 @UNCAPTIONED
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 @pytest.mark.parametrize(("columns", "expected"), ODD_COLUMNS)

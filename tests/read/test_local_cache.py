@@ -122,6 +122,7 @@ def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_an_image_that_was_read_once_is_not_asked_for_again(
     converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -275,6 +275,7 @@ def read(reader: Reader, attempt: Callable[[Callable[[], object]], None]) -> Non
     attempt(lambda: reader.columns().validate())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* lacks .* files:UserWarning")  # a damaged name is one of a missing file
 @pytest.mark.parametrize("kind", ["parquet", "index", "recaptions"])
 def test_a_damaged_index_gives_rows_or_errors_of_ours_and_nothing_else(kind: str, tmp_path: Path) -> None:

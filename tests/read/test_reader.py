@@ -441,6 +441,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_reader_serves_a_spawned_process(tmp_path: Path) -> None:
     _, out = small(tmp_path)
     (tmp_path / "main.py").write_text(SPAWNING)
@@ -502,6 +503,7 @@ print("read")
 """
 
 
+@pytest.mark.slow
 def test_hundreds_of_files_need_few_handles(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", shards=200, per_shard=1)
     make(source, "index", tmp_path / "out")
@@ -577,6 +579,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_shard_is_a_clear_error(kind: str, change: str, tmp_path: Path) -> None:
@@ -762,6 +765,7 @@ def test_an_index_without_its_files_still_has_its_captions(tmp_path: Path) -> No
 # Batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_batch_is_what_single_reads_are(layout: str, kind: str, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_a_cut_answer_is_asked_for_again(converted: Path) -> None:
                 assert reader[6].image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 def test_a_server_without_ranges_is_a_clear_error(form: str, tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
@@ -137,6 +138,7 @@ def test_a_changed_shard_behind_a_url_is_an_error(converted: Path, tmp_path: Pat
             assert far[0].image
 
 
+@pytest.mark.slow
 def test_an_s3_bucket_reads_like_a_folder_also_after_pickling_and_fork(converted: Path) -> None:
     s3fs = pytest.importorskip("s3fs")
     pytest.importorskip("moto.server")
@@ -187,6 +189,7 @@ def test_a_new_version_in_the_bucket_never_gives_its_images(converted: Path) -> 
                 assert len(server.weather.requests) <= 3, "an answer that stays is not asked for again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [True, False])
 def test_a_new_version_on_a_web_server_never_gives_its_images(states: bool, converted: Path, tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
@@ -233,6 +236,7 @@ def _compare(far: object, local: object) -> None:
     os._exit(0 if same else 1)
 
 
+@pytest.mark.slow
 def test_a_hub_repository_opens_by_its_hf_url(converted: Path, hub: HubServer, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path

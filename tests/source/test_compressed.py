@@ -107,6 +107,7 @@ def test_the_content_is_read_forward_and_the_size_known_at_the_end(form: str) ->
     assert raw.closed
 
 
+@pytest.mark.slow
 @each_form
 @given(ranges=st.lists(st.tuples(st.integers(0, 460_000), st.integers(0, 200_000)), max_size=5))
 @settings(max_examples=15, deadline=None)
@@ -154,6 +155,7 @@ def test_a_compressed_tar_scans_like_the_tar(form: str, tmp_path: Path) -> None:
     file.close()
 
 
+@pytest.mark.slow
 def test_a_tar_can_be_read_in_the_same_pass_that_walks_it() -> None:
     data = tar_of([100_000, LOOK_BACK + 99, 5, 7] + [900] * 3000)
     raw = Held(gzip.compress(data, 1))
@@ -209,6 +211,7 @@ def wrong_sum(form: str, content: bytes) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @each_form
 @pytest.mark.parametrize("sizes", [[5, 700, 9], [40_000, 300_000, 70_000, 5, 5], [64 << 10]], ids=str)
 def test_a_wrong_checksum_at_the_end_costs_no_member_and_is_noted(form: str, sizes: list[int]) -> None:

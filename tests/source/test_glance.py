@@ -106,6 +106,7 @@ def test_so_it_is_at_the_size_from_which_on_the_middle_is_left_out(size: int) ->
     same(JPEG[: size - 2] + b"\xff\xd9")
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.data())
 def test_so_it_is_for_damaged_images(data: st.DataObject) -> None:
@@ -169,6 +170,7 @@ def test_so_it_does_however_much_is_read_along(before: int, ahead: int, monkeypa
         in_passing([JPEG, IMAGES[name], JPEG, picture(2)])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_so_it_does_of_damaged_ones(data: st.DataObject) -> None:
@@ -208,6 +210,7 @@ def test_what_has_gone_from_the_file_is_noticed(tmp_path: Path) -> None:
     file.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "corpus/images").is_dir(), reason="the corpus of odd images is not here")
 def test_so_it_is_for_every_image_of_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEAD", 2 << 10)  # most of the corpus is smaller than the real bounds

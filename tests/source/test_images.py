@@ -250,6 +250,7 @@ def test_counting_pages_does_not_ask_pillow(monkeypatch: pytest.MonkeyPatch) -> 
     assert probe(data).frames == 100_001
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared corpus is not here")
 def test_the_corpus_of_odd_images_is_read_as_pillow_reads_it() -> None:
     """images.tsv holds what Pillow 13 says; where another is installed, only its own word counts."""

@@ -306,6 +306,7 @@ def edited(data: bytes, edits: list[tuple[str, int, int]]) -> bytes:
     return data
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), st.lists(EDITS, min_size=1, max_size=4))
 def test_damaged_jpegs_get_pillows_verdict(name: str, edits: list[tuple[str, int, int]]) -> None:
@@ -315,6 +316,7 @@ def test_damaged_jpegs_get_pillows_verdict(name: str, edits: list[tuple[str, int
 NEVER = re.compile(rb"(?!)")
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), st.lists(EDITS, max_size=4), st.booleans(), st.integers(0, 900))
 def test_the_usual_beginning_in_one_step_is_what_the_walk_makes_of_it(

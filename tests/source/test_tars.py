@@ -465,6 +465,7 @@ def by_tarfile(data: bytes) -> list[Member]:
         return [Member(normal_name(info.name), info.offset_data, info.size) for info in tar if info.isreg()]
 
 
+@pytest.mark.slow
 @given(entries=ENTRIES, form=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
 @FEW
 def test_the_walk_finds_what_tarfile_finds(entries: list[tuple[str, str, int, float]], form: int) -> None:
@@ -583,6 +584,7 @@ def found_in(data: bytes) -> list[str]:
     return [member.name for member in scan(data).members]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_tar_cut_anywhere_keeps_what_was_whole_and_says_so(streamed: bool) -> None:
     whole = scan(SOUND).members
@@ -838,6 +840,7 @@ def spans(data: bytes) -> list[tuple[int, int, str]]:
         return [(info.offset, info.offset_data + -(-info.size // 512) * 512, info.name) for info in tar if info.isreg()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_what_a_mutation_does_not_touch_is_found_exactly(form: int, streamed: bool) -> None:
@@ -909,6 +912,7 @@ def tarfile_members(path: Path) -> list[tuple[str, int, int]] | None:
     return [(normal_name(info.name), info.offset_data, info.size) for info in regular]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PATHS, reason="the tar corpus is not beside the repository")
 @pytest.mark.parametrize("path", PATHS, ids=[path.name for path in PATHS])
 def test_every_tar_of_the_corpus_reads_as_tarfile_reads_it_or_better(path: Path) -> None:

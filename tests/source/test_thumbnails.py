@@ -98,6 +98,7 @@ def reason_of(read: Callable[[bytes], object], data: bytes) -> Reason | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="no corpus of odd images here")
 def test_odd_images_have_thumbnails_where_they_decode(capfd: pytest.CaptureFixture[str]) -> None:
     for file in sorted(path for path in CORPUS.iterdir() if path.is_file()):

@@ -241,6 +241,7 @@ def _runs(text: str) -> list[str]:
     return [run for run in "".join(each if each == "`" else " " for each in text).split(" ") if run]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     before=st.text(st.characters(codec="utf-8", exclude_characters="\r")),

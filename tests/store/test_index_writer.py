@@ -133,6 +133,7 @@ def test_the_columns_to_find_with_are_sorted_over_all_batches(large: Index) -> N
         assert xxhash.xxh3_64_intdigest(keys[int(rows[place])].as_py().encode()) == hashes[place]
 
 
+@pytest.mark.slow
 def test_keys_whose_hashes_meet_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 64 bits they hardly do; here thousands share one, and the run of equals begins in the batch before."""
 
@@ -169,6 +170,7 @@ def test_no_parts_are_an_empty_index(tmp_path: Path) -> None:
     assert index.find("x") is None
 
 
+@pytest.mark.slow
 def test_the_same_parts_give_the_same_bytes(tmp_path: Path) -> None:
     """Also where a part ends within a batch, and what is written is the slice of a table."""
     files = []

@@ -53,6 +53,7 @@ def test_names_that_are_no_text_do_not_stop_it(tmp_path: Path) -> None:
     assert read_manifest(write(tmp_path, odd.to_json())) == odd
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
     text = MANIFEST.to_json()
     for place in range(len(text)):

@@ -127,6 +127,7 @@ def test_shards_of_no_row_and_of_one(tmp_path: Path, read: Callable[[Path], list
     assert pq.read_schema(tmp_path / "x.parquet").equals(schema.SHARD_SCHEMA, check_metadata=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READERS)
 def test_one_huge_row_among_small_ones(tmp_path: Path, read: Callable[[Path], list[Any]]) -> None:
     rows = [row(0), row(1, size=9_000_000), row(2), row(3, text=9_000_000), row(4)]
@@ -153,6 +154,7 @@ def test_columns_can_be_read_without_the_others(tmp_path: Path, read: Callable[[
 sizes = st.integers(0, 60) | st.integers(0, 3000)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(sizes, sizes), max_size=25), st.integers(1, 4000), st.integers(1, 2000), st.integers(1, 30))
 def test_rows_of_any_sizes_come_back(
@@ -423,6 +425,7 @@ def test_a_full_disk_is_a_write_error(tmp_path: Path) -> None:
         write(tmp_path / "x.parquet", [row(1)])
 
 
+@pytest.mark.slow
 def test_level_runs_of_any_length(tmp_path: Path, bounds: Callable[[int, int], None]) -> None:
     """A run's length is a varint: 1, 2 and 3 bytes of it."""
     for count in (1, 63, 64, 127, 128, 8191, 8192):

@@ -44,6 +44,7 @@ def skip_memory(folder: Folder) -> None:
         pytest.skip("fsspec's files in memory show what is written to them at once; stores that hold data do not")
 
 
+@pytest.mark.slow
 def test_what_is_written_is_read_back_with_its_digest(folder: Folder) -> None:
     pieces = [b"one", memoryview(b"two"), b""]
     assert write(folder, "data/a", pieces) == xxhash.xxh3_128_hexdigest(b"onetwo")
@@ -93,6 +94,7 @@ def test_a_folder_goes_with_all_that_is_in_it(folder: Folder) -> None:
     assert folder.read("stays") is None
 
 
+@pytest.mark.slow
 def test_nobody_sees_a_file_before_it_is_whole(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_memory(folder)
     monkeypatch.setattr(remote, "PART", 5 << 20)
@@ -157,6 +159,7 @@ def test_a_refused_write_is_one_error_with_the_place(bucket: S3) -> None:
         write(folder, "a", [b"1"])
 
 
+@pytest.mark.slow
 def test_writes_ride_out_bad_weather(bucket: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PART", 5 << 20)
     folder = open_folder(f"s3://folders/{uuid.uuid4().hex}", bucket.options)

@@ -196,6 +196,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.integers(-(2**15), 2**15 - 1), VALUES, max_size=8), st.binary(max_size=4))
 def test_any_struct_survives_writing_and_reading(fields, rest):
     data = write_struct(fields)

@@ -92,6 +92,7 @@ def test_what_was_just_made_is_sound_and_equals_its_source(
     assert "sound" in describe_verification(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_proved_against_its_source(tmp_path: Path, layout: str) -> None:
     made = make_source(tmp_path / "src", layout, shards=2, per_shard=14, faults=faults_of(layout))
@@ -250,6 +251,7 @@ def rewrite_index(out: Path, row: int, column: str, value: Any) -> None:
     rewrite_manifest(out, files=read_manifest(str(out)).files | {"meta/index.arrow": facts})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value"),
     [

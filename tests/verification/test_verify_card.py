@@ -60,6 +60,7 @@ def test_the_card_of_the_manifest_needs_no_word(out: Path) -> None:
     assert (check(out).ok, check(out).notes) == (True, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["parquet", "arrow", "webdataset"])
 def test_the_card_that_a_push_left_needs_none_either(
     format: str, source: Source, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ def test_a_dataset_with_a_column_is_sound(with_column: Path) -> None:
     assert verify(str(with_column), quiet=True).problems == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "keep"), [("latents/train-00000-of-00001.parquet", -1), ("../meta/columns/latents.json", 9)]
 )
@@ -41,6 +42,7 @@ def test_a_cut_column_is_a_problem_that_names_it(name: str, keep: int, with_colu
     assert "add-column" in problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["columns/latents/train-00000-of-00001.parquet", "meta/columns/latents.arrow"])
 def test_a_lost_file_of_a_column_is_a_problem(name: str, with_column: Path) -> None:
     (with_column / name).unlink()

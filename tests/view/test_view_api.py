@@ -39,6 +39,7 @@ def kinds(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {"parquet": out} | {name: folder / name for name in ("index", "arrow", "selection", "foreign")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "index", "arrow", "selection", "foreign"])
 @pytest.mark.filterwarnings("ignore:.*compressed or dictionary-encoded")
 def test_every_kind_of_dataset_can_be_looked_at(kind: str, kinds: dict[str, Path], visit: Visit) -> None:
@@ -255,6 +256,7 @@ def test_what_cannot_be_shown_is_an_error_in_words(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_groups_are_those_that_duplicates_found_the_kept_one_first(tmp_path: Path, visit: Visit) -> None:
     demo(str(tmp_path / "demo"))
     out = tmp_path / "demo" / "out"

@@ -16,6 +16,7 @@ from tests.view.asked import get, rows
 from tests.view.conftest import Visit, Visitor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -38,6 +39,7 @@ def test_the_command_that_is_shown_selects_the_rows_that_are_shown(given: dict[s
     assert "laion6m select" in get(visitor, "/api/selection", **given)["command"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [
