@@ -144,7 +144,7 @@ def make_receipts(folder: str, samples: int) -> None:
     from builder.base.options import ConvertOptions
     from builder.base.records import Reason, Reject
     from builder.conversion.build import job_of
-    from builder.conversion.shard import PART, reject_batch
+    from builder.conversion.shard import reject_batch
     from builder.plan.identity import describe_source
     from builder.plan.kept import load_survey
     from builder.plan.survey import shard_rows
@@ -181,7 +181,7 @@ def make_receipts(folder: str, samples: int) -> None:
             "annotation": pa.nulls(count, pa.string()),
             "key_hash": number_array(hashes),
         }
-        part = [columns[name] if name in columns else kept.column(name) for name in PART.names]
+        part = [columns[name] if name in columns else kept.column(name) for name in schema.INDEX_PART.names]
         lost = [
             Reject(int(position), key, Reason.IMAGE_UNREADABLE, "no known image format", f"{number:05d}.tar")
             for position, key in zip(rows.column("position").to_pylist()[count:], keys[count:], strict=True)
@@ -197,7 +197,7 @@ def make_receipts(folder: str, samples: int) -> None:
             {"size": SHARD, "footer": "0" * 32},
             {"image_unreadable": REJECTS},
         )
-        index = pa.Table.from_arrays(part, schema=PART).combine_chunks().to_batches()[0]
+        index = pa.Table.from_arrays(part, schema=schema.INDEX_PART).combine_chunks().to_batches()[0]
         ledger.write_receipt(receipt, index, reject_batch(lost))
 
 

@@ -20,7 +20,8 @@ import atheris
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["builder"]):
     from builder.base.errors import DamagedFileError
-    from builder.store.pages import decode_levels, footer_digest, value_ranges
+    from builder.store.footers import footer_digest
+    from builder.store.pages import decode_levels, value_ranges
     from builder.store.thrift import (
         BINARY,
         STRUCT,

@@ -82,6 +82,8 @@ class OptionError(Laion6mError, ValueError):
 
     def _words(self) -> str:
         name, value, allowed = self.args
+        if value in ("given", "nothing", "(not shown)"):  # what is wrong is not the value
+            return f"{name}: {allowed}"
         return f"{name}={value!r}: {allowed}"
 
 

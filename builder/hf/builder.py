@@ -23,6 +23,7 @@ from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from builder import __version__
 from builder.base import schema
 from builder.base.errors import OptionError, SourceError
+from builder.base.names import SELECTION
 from builder.base.options import MAX_PIXELS, ConvertOptions, SamplePolicy
 from builder.base.paths import StrPath, path_of, path_or_none, paths_of
 from builder.hf.rows import reader_dataset
@@ -202,14 +203,10 @@ def load_dataset(
     """``datasets.load_dataset`` that also loads "laion6m.py" and "laion6m", on every version of ``datasets``.
 
     For these names, data_dir is a source or a converted folder, and is not globbed. Without data_dir, data/laion6m is
-    loaded if it exists, else the Hub repository. Options: see :class:`Config`. Any other path goes to ``datasets``
-    unchanged.
+    loaded if it exists, else the Hub repository. Options: see :class:`Config`. The path of a selection means the same
+    as data_dir. Any other path goes to ``datasets`` unchanged.
     """
-    path, data_dir = os.fspath(path), path_or_none(data_dir)
-    if _is_ours(path):
-        path, data_files = NAMES[0], _ours(data_files, kwargs)
-    if "token" in kwargs:
-        kwargs["token"] = _clean(kwargs["token"])
+    path, data_dir, data_files = _known(os.fspath(path), path_or_none(data_dir), data_files, kwargs)
     return datasets.load_dataset(path, name, data_dir, data_files, *args, **kwargs)
 
 
@@ -222,12 +219,19 @@ def load_dataset_builder(
     **kwargs: Any,
 ) -> Any:
     """``datasets.load_dataset_builder`` that also knows "laion6m.py" and "laion6m": see :func:`load_dataset`."""
-    path, data_dir = os.fspath(path), path_or_none(data_dir)
+    path, data_dir, data_files = _known(os.fspath(path), path_or_none(data_dir), data_files, kwargs)
+    return datasets.load_dataset_builder(path, name, data_dir, data_files, *args, **kwargs)
+
+
+def _known(path: str, data_dir: str | None, data_files: Any, kwargs: dict[str, Any]) -> tuple[str, str | None, Any]:
+    """path, data_dir and data_files as ``datasets`` understands them. ``kwargs`` is changed in place."""
+    if data_dir is None and os.path.exists(os.path.join(path, SELECTION)):
+        path, data_dir = NAMES[0], path  # datasets would load the row numbers in it
     if _is_ours(path):
         path, data_files = NAMES[0], _ours(data_files, kwargs)
     if "token" in kwargs:
         kwargs["token"] = _clean(kwargs["token"])
-    return datasets.load_dataset_builder(path, name, data_dir, data_files, *args, **kwargs)
+    return path, data_dir, data_files
 
 
 def _clean(token: str | bool | None) -> str | bool | None:

@@ -171,5 +171,7 @@ def test_load_dataset_gives_the_selected_rows(selection: Path, streaming: bool, 
     options = {} if streaming else {"cache_dir": str(tmp_path / "cache")}
     table = load_dataset("laion6m.py", data_dir=str(selection), split="train", streaming=streaming, **options)
     assert [row["key"] for row in table] == keys_of(open_dataset(selection))
+    named = load_dataset(str(selection), split="train", streaming=streaming, **options)
+    assert [row["key"] for row in named] == [row["key"] for row in table], "its path alone means the same"
     with pytest.raises(OptionError, match="selection"):
         load_dataset("laion6m.py", data_dir=str(selection), split="train", min_side=4, **options)

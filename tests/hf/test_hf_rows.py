@@ -102,12 +102,12 @@ def test_rows_without_an_image_have_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", ["image_column", "caption_column"])
 def test_rows_of_named_columns_are_never_those_of_others(
-    named: str, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    named: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process opens the folder without the names."""
     monkeypatch.setenv("LAION6M_CACHE", str(tmp_path / "cache"))
     (tmp_path / "out").mkdir()
-    first, second = (row.image for row in open_dataset(_folder())[:2])
+    first, second = [row.image for row in source.rows.values()][:2]
     columns = {"image": pa.array([first]), "jpg": pa.array([second]), "caption": ["one"], "other": ["another"]}
     pq.write_table(pa.table(columns), tmp_path / "out" / "a.parquet", compression="none", use_dictionary=False)
     reader = open_dataset(tmp_path / "out", **{named: "jpg" if named == "image_column" else "other"})
