@@ -156,11 +156,13 @@ def open_selection(
 
 def fetch_selection(url: str, storage: RemoteStorage) -> str | None:
     """A local copy of the selection behind a URL; None if there is none. Raises SourceError."""
-    from builder.read.remote import fetch
+    from builder.read.remote import fetch, is_absence
 
     try:
         document, rows = fetch(url, storage, SELECTION), fetch(url, storage, ROWS)
-    except FileNotFoundError:
+    except (FileNotFoundError, SourceError) as error:
+        if not is_absence(error):
+            raise
         return None
     folder = f"{os.path.splitext(document)[0]}-selection"
     for name, file in ((ROWS, rows), (SELECTION, document)):

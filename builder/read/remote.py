@@ -194,9 +194,14 @@ def fetch_index(url: str, storage: RemoteStorage) -> str:
     try:
         return fetch(url, storage, schema.INDEX)
     except (FileNotFoundError, SourceError) as error:
-        if isinstance(error, SourceError) and status_of(error) != 404:  # huggingface_hub < 1 leaves 404 as it is
+        if not is_absence(error):
             raise
         raise SourceError(f"{url}: {_absence(url, storage)}") from None
+
+
+def is_absence(error: Exception) -> bool:
+    """Whether an error says that a file is missing. huggingface_hub before 1.0 leaves a 404 as it is."""
+    return isinstance(error, FileNotFoundError) or status_of(error) == 404
 
 
 def _absence(url: str, storage: RemoteStorage) -> str:
