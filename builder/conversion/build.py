@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 
@@ -16,15 +15,15 @@ from builder.base.arrays import to_ipc
 from builder.base.errors import InterruptedRunError, Laion6mError, OptionError, SourceChangedError, SourceError
 from builder.base.names import SELECTION
 from builder.base.options import ConvertOptions, Slice
-from builder.base.records import Totals
 from builder.base.urls import StorageOptions, is_url, join
 from builder.conversion.before import bytes_of, refuse_caption_key, refuse_full_disk
 from builder.conversion.finish import add_up, examples_of, tally
+from builder.conversion.kind import Kind, Outlet
 from builder.conversion.report import no_rows
 from builder.conversion.shard import Unit
 from builder.conversion.summary import Summary, examples_of_unread, slice_notes
 from builder.engines.choose import make_engine
-from builder.engines.contract import Engine, EngineChoice, Report
+from builder.engines.contract import Engine, EngineChoice
 from builder.engines.progress import Progress, announce
 from builder.plan.copies import adopt_copies
 from builder.plan.identity import describe_folders, describe_jobs, describe_source
@@ -43,41 +42,6 @@ if TYPE_CHECKING:
 
 _FEW = 100_000
 """A plan of at most this many rows (20 MB) stays in memory if no later run needs it."""
-
-
-class Outlet(Protocol):
-    """Receives finished shards while others are still being made."""
-
-    def put(self, receipt: Receipt, shards: int) -> None:
-        """A shard is whole on disk. ``shards``: how many there are in all. Called once for each shard. Shards of
-        earlier runs come first. Called again for a shard that had to be made again."""
-
-    def room(self) -> None:
-        """Wait until there is room for another shard."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a job makes.
-
-    ``stage``: the name of its progress bar.
-    ``work``: does one unit and returns its receipt.
-    ``stands``: whether a receipt's output still exists. It gets the shard's name and the sizes of the files in data/.
-    ``accept``: refuses a source that it cannot use.
-    ``finish``: writes the files that span all shards.
-    ``lasting``: whether unfinished work is kept for the next run.
-    ``shapes``: whether the work skips images of which the scan already knows enough.
-    ``outlet``: receives the finished shards.
-    """
-
-    stage: str
-    work: Callable[[Unit, Report], Receipt]
-    stands: Callable[[Ledger, Receipt, str, Mapping[str, int]], bool]
-    accept: Callable[[Survey], None]
-    finish: Callable[[Ledger, Survey, dict[int, Receipt], ConvertOptions], Totals]
-    lasting: bool
-    shapes: bool = False
-    outlet: Outlet | None = None
 
 
 def build(

@@ -9,8 +9,9 @@ from builder.base.options import ConvertOptions, OptionFields, Slice, options_by
 from builder.base.paths import StrPath, path_of
 from builder.base.urls import StorageOptions
 from builder.conversion.before import refuse_overlap
-from builder.conversion.build import Kind, build, is_dataset
+from builder.conversion.build import build, is_dataset
 from builder.conversion.finish import finish_dataset
+from builder.conversion.kind import Kind
 from builder.conversion.shard import write_shard
 from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice

@@ -20,8 +20,9 @@ from builder.base.paths import StrPath, path_of
 from builder.base.records import Reject, Totals
 from builder.base.urls import StorageOptions, is_url
 from builder.conversion.before import refuse_overlap
-from builder.conversion.build import Kind, build
+from builder.conversion.build import build
 from builder.conversion.finish import describe, note_rejects, tally, totals_json
+from builder.conversion.kind import Kind
 from builder.conversion.shard import Unit, index_part, make_receipt, reject_batch
 from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice, Report

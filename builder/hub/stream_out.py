@@ -107,7 +107,7 @@ def convert_and_push(
 
 
 class _Stream:
-    """An Outlet (conversion/build.py). It starts its threads at the first shard: by then the workers have been
+    """An Outlet (conversion/kind.py). It starts its threads at the first shard: by then the workers have been
     forked."""
 
     def __init__(
