@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Protocol, TypeVar
 
 from builder.base.errors import MissingExtraError, OptionError
+from builder.base.options import Slice
+from builder.base.urls import NO_OPTIONS, StorageOptions
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -41,11 +43,29 @@ class EngineChoice:
             raise MissingExtraError("--engine ray", "ray", "ray")
 
 
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run does its work. None of it changes a byte of what the run writes.
+
+    ``part``: the raw tars that it takes. ``engine``: who does the work. ``storage``: opens file systems behind URLs.
+    ``quiet``: show no progress.
+    """
+
+    part: Slice = field(default_factory=Slice)
+    engine: EngineChoice = field(default_factory=EngineChoice)
+    storage: StorageOptions = NO_OPTIONS
+    quiet: bool = False
+
+
+def unheard(count: int, size: int) -> None:
+    """A report that nobody listens to."""
+
+
 class Engine(Protocol):
     """Runs picklable work on picklable tasks. Results come when they are ready, in any order. Tasks are taken from the
     iterable one at a time, when there is room. The first error ends the run and is raised."""
 
-    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
+    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report = unheard) -> Iterator[Result]:
         """``report`` is called in the calling process, sometimes with (0, 0). Its counts add up to what the work
         reported. A task that was started twice counts once."""
 

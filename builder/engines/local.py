@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from builder.base.errors import OptionError, WorkerDiedError
-from builder.engines.contract import Report, Result, Task, Work
+from builder.engines.contract import Report, Result, Task, Work, unheard
 from builder.engines.messages import answer_to, describe, out_of_memory, pack, unpack
 
 _TICK = 0.2  # seconds between checks of progress, and between a worker's reports
@@ -22,7 +22,7 @@ _STOPS = {signal.SIGINT, signal.SIGTERM}
 class SerialEngine:
     """Runs everything in this process."""
 
-    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
+    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report = unheard) -> Iterator[Result]:
         for task in tasks:
             try:
                 result = work(task, report)
@@ -62,7 +62,7 @@ class LocalEngine:
             allowed = f"the system allows {len(self._workers)} ({error.strerror}). Give a smaller number"
             raise OptionError("num_proc", num_proc, allowed) from error
 
-    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
+    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report = unheard) -> Iterator[Result]:
         waiting = iter(tasks)
         idle = list(self._workers)
         busy: dict[Any, _Worker] = {}

@@ -25,7 +25,7 @@ import pyarrow as pa
 import builder
 from builder.base.errors import ClusterError, MissingExtraError, WorkerDiedError
 from builder.base.options import default_num_proc
-from builder.engines.contract import Report, Result, Task, Work
+from builder.engines.contract import Report, Result, Task, Work, unheard
 from builder.engines.messages import answer_to, describe, pack, unpack
 from builder.engines.progress import say
 
@@ -137,7 +137,7 @@ class RayEngine:
                     "Install the same versions on every node.",
                 )
 
-    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report) -> Iterator[Result]:
+    def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report = unheard) -> Iterator[Result]:
         waiting = iter(tasks)
         looked, room = 0.0, 1
         while True:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol, TypeVar
 
 import xxhash
 
@@ -29,6 +29,25 @@ class NewFile(Protocol):
 
     def abort(self) -> None:
         """Give the file up. Raises nothing: the caller is already raising an error."""
+
+
+class Unfinished(Protocol):
+    """A file, or several, that can still be given up."""
+
+    def abort(self) -> None: ...
+
+
+AnyUnfinished = TypeVar("AnyUnfinished", bound=Unfinished)
+
+
+@contextmanager
+def whole(file: AnyUnfinished) -> Iterator[AnyUnfinished]:
+    """A block that writes ``file``, and closes it itself. An error in it gives the file up."""
+    try:
+        yield file
+    except BaseException:
+        file.abort()
+        raise
 
 
 class OutputFile:
@@ -146,12 +165,9 @@ def write_file(path: str, pieces: Sequence[bytes | memoryview], temporary: str |
 
 def write_whole(file: NewFile, pieces: Sequence[bytes | memoryview]) -> str:
     """Write and publish a whole file. Returns its xxh3-128, hex. Raises WriteError."""
-    try:
+    with whole(file):
         file.write(pieces)
         return file.close()
-    except BaseException:
-        file.abort()
-        raise
 
 
 def make_folder(path: str) -> None:
