@@ -50,6 +50,11 @@ def bytes_of(plan: Plan, shards: list[int], names: tuple[str, ...] = ("size", "a
     )
 
 
+def rows_of(plan: Plan, shards: list[int]) -> int:
+    """How many rows are planned for shards."""
+    return sum(plan.bounds[number + 1] - plan.bounds[number] for number in shards)
+
+
 def free_bytes(out: str) -> int | None:
     """Room on the file system on which OUT is or will be; None where it cannot be told."""
     place = os.path.abspath(out)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
@@ -15,15 +17,16 @@ from builder.base.arrays import to_ipc
 from builder.base.errors import InterruptedRunError, Laion6mError, OptionError, SourceChangedError, SourceError
 from builder.base.names import SELECTION
 from builder.base.options import ConvertOptions, Slice
-from builder.base.urls import StorageOptions, is_url, join
-from builder.conversion.before import bytes_of, refuse_caption_key, refuse_full_disk
+from builder.base.records import Totals
+from builder.base.urls import is_url, join
+from builder.conversion.before import bytes_of, refuse_caption_key, refuse_full_disk, rows_of
 from builder.conversion.finish import add_up, examples_of, tally
 from builder.conversion.kind import Kind, Outlet
 from builder.conversion.report import no_rows
 from builder.conversion.shard import Unit
 from builder.conversion.summary import Summary, examples_of_unread, slice_notes
 from builder.engines.choose import make_engine
-from builder.engines.contract import Engine, EngineChoice
+from builder.engines.contract import Engine, RunOptions
 from builder.engines.progress import Progress, announce
 from builder.plan.copies import adopt_copies
 from builder.plan.identity import describe_folders, describe_jobs, describe_source
@@ -44,39 +47,29 @@ _FEW = 100_000
 """A plan of at most this many rows (20 MB) stays in memory if no later run needs it."""
 
 
-def build(
-    kind: Kind,
-    source: str,
-    out: str,
-    options: ConvertOptions,
-    *,
-    part: Slice,
-    engine: EngineChoice,
-    storage: StorageOptions,
-    quiet: bool,
-) -> Summary:
+def build(kind: Kind, source: str, out: str, options: ConvertOptions, how: RunOptions) -> Summary:
     """Do a job, or continue where an earlier run stopped. The bytes of OUT depend only on the source and ``options``.
 
     Raises SourceError, OutputError, OptionError, WorkerDiedError, InterruptedRunError.
     """
     started = time.monotonic()
-    folder = open_folder(out, storage)
+    folder = open_folder(out, how.storage)
     if isinstance(folder, LocalFolder) and not kind.lasting:
         folder = LocalFolder(out, work_lasts=False)
-    with make_engine(engine) as crew:  # comes first: connections to a source do not survive a fork
-        with Progress("finding", quiet=quiet):
-            layout = recognise(source, options.recaptions, storage, listing=options.listing)
+    with make_engine(how.engine) as crew:  # comes first: connections to a source do not survive a fork
+        with Progress("finding", quiet=how.quiet):
+            layout = recognise(source, options.recaptions, how.storage, listing=options.listing)
         if layout.is_remote and options.limit is not None:
-            raise OptionError("limit", options.limit, "goes with a source on this machine")
-        part.require(len(layout.raw))
-        taken = part.of(len(layout.raw))
+            raise OptionError("limit", options.limit, "needs a source on this machine")
+        how.part.require(len(layout.raw))
+        taken = how.part.of(len(layout.raw))
         fresh = isinstance(folder, LocalFolder) and not os.path.lexists(out)
         if isinstance(folder, LocalFolder):
             make_folder(out)
-        job = _Job(kind, layout, options, part, Ledger(folder), crew, quiet)
+        job = _Job(kind, layout, options, how, Ledger(folder), crew, started)
         try:
             with job.ledger.locked(taken.start, max(taken.start + 1, taken.stop)):
-                return job.run(started)
+                return job.run()
         except InterruptedRunError:
             raise
         except Laion6mError:
@@ -93,99 +86,108 @@ class _Job:
         kind: Kind,
         layout: Layout,
         options: ConvertOptions,
-        part: Slice,
+        how: RunOptions,
         ledger: Ledger,
         crew: Engine,
-        quiet: bool,
+        started: float,
     ) -> None:
-        self.kind, self.layout, self.options, self.part = kind, layout, options, part
-        self.ledger, self.crew, self.quiet = ledger, crew, quiet
-        self.taken = part.of(len(layout.raw))
+        self.kind, self.layout, self.options, self.how = kind, layout, options, how
+        self.ledger, self.crew, self.started = ledger, crew, started
+        self.part, self.quiet = how.part, how.quiet
+        self.taken = self.part.of(len(layout.raw))
+        self.cuts = cuts_of(layout, options)
+        """The shards, as far as sizes tell. Only compressed tars can lead to others."""
         # Only for conversions. An index is made anew each time, and holds each file's modification time itself.
-        self.folders = describe_folders(layout, crew, quiet=quiet) if kind.lasting else {}
+        self.folders = describe_folders(layout, crew, quiet=self.quiet) if kind.lasting else {}
         self.read_images = self.read_bytes = 0
         self._put: set[int] = set()  # shards that the outlet has received
 
-    def run(self, started: float) -> Summary:
+    def run(self) -> Summary:
         """Raises what ``build`` raises."""
-        ledger = self.ledger
-        with ledger.guarded():
-            if not self.kind.lasting:
-                ledger.clear()
-            source = describe_source(self.layout)
-            job = job_of(source | {"files": self.folders} if self.folders else source, self.options)
-            adopt_copies(ledger, job, self.layout, self.options, self.crew)
-            ledger.begin(job, describe_jobs)
-            if self.kind.lasting:
-                ledger.keep_apart()
-            plan = load_survey(self.layout, ledger)
+        with self.ledger.guarded():
+            self._begin()
+            plan = load_survey(self.layout, self.ledger)
             if plan is None and not self.layout.is_remote:
-                plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, quiet=self.quiet)
-                self.kind.accept(plan)
-                if not len(plan.plan.rows):
-                    self._refuse_no_rows(plan, {})
-                refuse_caption_key(plan, self.options)
-                if self.layout.recaptions or plan.read_as:
-                    announce(plan.notes, quiet=self.quiet)
-                if self.kind.lasting or len(plan.plan.rows) > _FEW:
-                    with Progress("saving the plan", quiet=self.quiet):
-                        save_survey(plan, ledger)
-                    plan = load_survey(self.layout, ledger) or plan  # mapped: 6 million rows do not stay in memory
+                plan = self._plan()
         passed: dict[int, Passed] = {}
         did = 0
         if self.layout.is_remote:
             from builder.conversion.passes import stretches
 
             passing = self._passing()
-            before = len(passing.done())
+            before = passed = passing.done()
             if plan is None:
-                passed = self._pass(passing)
-                did = len(passed) - before
-                if len(passed) < len(stretches(cuts_of(self.layout, self.options))):
-                    return self._partial(passed, did, started)
-                with ledger.guarded():
-                    plan = load_survey(self.layout, ledger)  # another slice may have come first
-                    if plan is None:
-                        plan = passing.survey(self.crew)
-                        save_survey(plan, ledger)
-                        plan = load_survey(self.layout, ledger) or plan
-            else:
-                passed = passing.done()
+                passed = self._pass(passing, before)
+                did = len(passed) - len(before)
+                if len(passed) < len(stretches(self.cuts)):
+                    return self._partial(passed, did)
+                with self.ledger.guarded():  # another slice may have come first
+                    plan = load_survey(self.layout, self.ledger) or self._kept(passing.survey(self.crew))
         assert plan is not None
-        return self._finish(plan, passed, did, started)
+        return self._finish(plan, passed, did)
 
-    def _finish(self, plan: Survey, passed: dict[int, Passed], did: int, started: float) -> Summary:
+    def _begin(self) -> None:
+        """Write down what the job is."""
+        ledger = self.ledger
+        if not self.kind.lasting:
+            ledger.clear()
+        source = describe_source(self.layout)
+        job = job_of(source | {"files": self.folders} if self.folders else source, self.options)
+        adopt_copies(ledger, job, self.layout, self.options, self.crew)
+        ledger.begin(job, describe_jobs)
+        if self.kind.lasting:
+            ledger.keep_apart()
+
+    def _plan(self) -> Survey:
+        """Plan a source on this machine."""
+        plan = survey(self.layout, self.options, self.crew, shapes=self.kind.shapes, quiet=self.quiet)
+        if self.kind.accept is not None:
+            self.kind.accept(plan)
+        if not len(plan.plan.rows):
+            self._refuse_no_rows(plan, {})
+        refuse_caption_key(plan, self.options)
+        if self.layout.recaptions or plan.read_as:
+            announce(plan.notes, quiet=self.quiet)
+        if not self.kind.lasting and len(plan.plan.rows) <= _FEW:
+            return plan
+        with Progress("saving the plan", quiet=self.quiet):
+            return self._kept(plan)
+
+    def _kept(self, plan: Survey) -> Survey:
+        """Save a plan. Returns it memory-mapped: 6 million rows do not stay in memory."""
+        save_survey(plan, self.ledger)
+        return load_survey(self.layout, self.ledger) or plan
+
+    def _finish(self, plan: Survey, passed: dict[int, Passed], did: int) -> Summary:
         """Make the shards without a receipt, then write the files that span all shards."""
-        kind, ledger, part = self.kind, self.ledger, self.part
-        shards = plan.plan.shards
-        mine = [number for number, owner in enumerate(plan.plan.owners) if part == Slice() or owner in self.taken]
+        kind, ledger = self.kind, self.ledger
+        shards, everything = plan.plan.shards, self.part == Slice()
+        mine = [number for number, owner in enumerate(plan.plan.owners) if everything or owner in self.taken]
         receipts = self._receipts(plan, passed)
         pending = [number for number in mine if number not in receipts]
         if kind.lasting and kind.outlet is None and isinstance(ledger.folder, LocalFolder):
             refuse_full_disk(ledger.out, bytes_of(plan.plan, pending))
-        progress = _progress(kind.stage, plan, mine, pending, self.quiet)
+        images, left = rows_of(plan.plan, mine), rows_of(plan.plan, pending)
         units = (self._unit(plan, number) for number in _as_there_is_room(pending, kind.outlet))
-        try:
-            for number in mine:
-                if number in receipts:
-                    self._hand_on(receipts[number], shards)
-            for receipt in self.crew.run(kind.work, units, progress.update):
-                receipts[receipt.number] = receipt
-                self._put.discard(receipt.number)  # the outlet got this shard with other rows before
-                self._hand_on(receipt, shards)
-            if pending:
-                self._check_folders()
-            self.crew.dismiss()
-        except KeyboardInterrupt:
-            raise InterruptedRunError(sum(number in receipts for number in mine), len(mine)) from None
-        finally:
-            progress.finish()
-            self._count(progress)
+        with self._counted(Progress(kind.stage, images, done=images - left, quiet=self.quiet)) as progress:
+            try:
+                for number in mine:
+                    if number in receipts:
+                        self._hand_on(receipts[number], shards)
+                for receipt in self.crew.run(kind.work, units, progress.update):
+                    receipts[receipt.number] = receipt
+                    self._put.discard(receipt.number)  # the outlet got this shard with other rows before
+                    self._hand_on(receipt, shards)
+                if pending:
+                    self._check_folders()
+                self.crew.dismiss()
+            except KeyboardInterrupt:
+                raise InterruptedRunError(sum(number in receipts for number in mine), len(mine)) from None
         with ledger.guarded():
-            if part != Slice():  # other slices may have finished meanwhile
+            if not everything:  # other slices may have finished meanwhile
                 receipts = self._receipts(plan, passed)
             complete = len(receipts) == shards
-            lost = [plan.plan.rejects] if complete and part == Slice() else []
+            lost = [plan.plan.rejects] if complete and everything else []
             examples = examples_of([*lost, *(ledger.rejects_part(n) for n in mine if receipts[n].rejected)])
             if complete:
                 if not any(receipt.rows for receipt in receipts.values()):
@@ -195,29 +197,10 @@ class _Job:
                     kind.finish(ledger, plan, receipts, self.options)
                 if not kind.lasting:
                     ledger.clear()
-        return Summary(
-            out=ledger.out,
-            totals=tally(plan, [receipts[number] for number in mine], planned_rejects=bool(lost)),
-            examples=examples,
-            damage=plan.damage,
-            complete=complete,
-            did=did + len(pending),
-            missing=shards - len(receipts),
-            seconds=time.monotonic() - started,
-            unread=plan.unread,
-            examples_unread=examples_of_unread(self.layout.unread),
-            replaced=plan.replaced,
-            notes=(*plan.notes, *self._slice_notes(plan.plan.owners)),
-            read_images=self.read_images,
-            read_bytes=self.read_bytes,
-        )
-
-    def _count(self, progress: Progress) -> None:
-        self.read_images += progress.images
-        self.read_bytes += progress.bytes
-
-    def _slice_notes(self, owners: Sequence[int]) -> tuple[str, ...]:
-        return slice_notes(self.part, [archive.name for archive in self.layout.raw], owners)
+        totals = tally(plan, [receipts[number] for number in mine], planned_rejects=bool(lost))
+        summary = self._summary(totals, examples, plan.plan.owners, did + len(pending), shards - len(receipts))
+        notes = (*plan.notes, *summary.notes)
+        return replace(summary, damage=plan.damage, unread=plan.unread, replaced=plan.replaced, notes=notes)
 
     def _refuse_no_rows(self, plan: Survey, receipts: dict[int, Receipt]) -> NoReturn:
         """Raises SourceError: no sample became a row. Deletes all that the job wrote, so that OUT is free for the next
@@ -225,9 +208,7 @@ class _Job:
         totals = tally(plan, receipts.values(), planned_rejects=True)
         lost = [plan.plan.rejects, *(self.ledger.rejects_part(n) for n in receipts)]
         words = no_rows(self.layout.root, totals, examples_of(lost), plan)
-        suffix = schema.SUFFIXES[self.options.format]
-        for number in receipts:
-            self.ledger.folder.remove(schema.ShardName(number, plan.plan.shards, suffix).path)
+        self._remove_shards(receipts, plan.plan.shards)
         self.ledger.clear()
         raise SourceError(words)
 
@@ -246,7 +227,7 @@ class _Job:
         if passed:
             from builder.conversion.passes import confirmed
 
-            made = confirmed(plan, passed, len(cuts_of(self.layout, self.options)))
+            made = confirmed(plan, passed, len(self.cuts))
         return {n: r for n, r in (made | self.ledger.receipts()).items() if stands(r, shards)}
 
     def _stands(self) -> Callable[[Receipt, int], bool]:
@@ -283,6 +264,7 @@ class _Job:
         return Passing(
             layout=self.layout,
             options=self.options,
+            cuts=self.cuts,
             ledger=self.ledger,
             guess=self.kind.lasting,
             stands=self._stands(),
@@ -290,48 +272,69 @@ class _Job:
             room=self.kind.outlet.room if self.kind.outlet else lambda: None,
         )
 
-    def _pass(self, passing: Passing) -> dict[int, Passed]:
+    def _pass(self, passing: Passing, done: dict[int, Passed]) -> dict[int, Passed]:
         """Read the raw tars of this slice, once."""
         size = sum(self.layout.raw[number].size for number in self.taken)
-        progress = Progress(self.kind.stage, None, size, quiet=self.quiet)
-        try:
-            return passing.run(self.crew, self.taken, progress.update)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(len(self._put), len(cuts_of(self.layout, self.options))) from None
-        finally:
-            progress.finish()
-            self._count(progress)
+        with self._counted(Progress(self.kind.stage, None, size, quiet=self.quiet)) as progress:
+            try:
+                return passing.run(self.crew, self.taken, progress.update, done)
+            except KeyboardInterrupt:
+                raise InterruptedRunError(len(self._put), len(self.cuts)) from None
 
-    def _partial(self, passed: dict[int, Passed], did: int, started: float) -> Summary:
+    def _partial(self, passed: dict[int, Passed], did: int) -> Summary:
         """The summary of one slice, while other slices are still unread. Which samples are missing or duplicates is not
         known yet."""
-        shards = len(cuts_of(self.layout, self.options))
         there = [receipt for each in passed.values() for receipt in each.receipts]
-        cuts = cuts_of(self.layout, self.options)
-        mine = [receipt for receipt in there if cuts[receipt.number].first in self.taken]
+        mine = [receipt for receipt in there if self.cuts[receipt.number].first in self.taken]
+        examples = examples_of(self.ledger.rejects_part(receipt.number) for receipt in mine if receipt.rejected)
+        owners = [cut.first for cut in self.cuts]
+        return self._summary(add_up(mine), examples, owners, did, len(self.cuts) - len(there))
+
+    @contextmanager
+    def _counted(self, progress: Progress) -> Iterator[Progress]:
+        """Show progress, and count what it counted as read by this run."""
+        try:
+            yield progress
+        finally:
+            progress.finish()
+            self.read_images += progress.images
+            self.read_bytes += progress.bytes
+
+    def _summary(
+        self,
+        totals: Totals,
+        examples: dict[str, str],
+        owners: Sequence[int],
+        did: int,
+        missing: int,
+    ) -> Summary:
+        """What is known without a plan. ``owners``: the raw tar with which each shard begins."""
+        unread = self.layout.unread
         return Summary(
             out=self.ledger.out,
-            totals=add_up(mine),
-            examples=examples_of(self.ledger.rejects_part(receipt.number) for receipt in mine if receipt.rejected),
+            totals=totals,
+            examples=examples,
             damage={},
-            complete=False,
+            complete=not missing,
             did=did,
-            missing=shards - len(there),
-            seconds=time.monotonic() - started,
-            notes=self._slice_notes([cut.first for cut in cuts]),
+            missing=missing,
+            seconds=time.monotonic() - self.started,
+            unread={each.kind: each.count for each in unread},
+            examples_unread=examples_of_unread(unread),
+            notes=slice_notes(self.part, [archive.name for archive in self.layout.raw], owners),
             read_images=self.read_images,
             read_bytes=self.read_bytes,
-            unread={each.kind: each.count for each in self.layout.unread},
-            examples_unread=examples_of_unread(self.layout.unread),
         )
 
     def _remove_strays(self, passed: dict[int, Passed], shards: int) -> None:
         """Delete shards named with a wrong total. The total is in each name; before the plan it was only a guess."""
-        thought = len(cuts_of(self.layout, self.options)) if passed else shards
-        if thought != shards:
-            suffix = schema.SUFFIXES[self.options.format]
-            for receipt in (receipt for each in passed.values() for receipt in each.receipts):
-                self.ledger.folder.remove(schema.ShardName(receipt.number, thought, suffix).path)
+        if passed and len(self.cuts) != shards:
+            for each in passed.values():
+                self._remove_shards((receipt.number for receipt in each.receipts), len(self.cuts))
+
+    def _remove_shards(self, numbers: Iterable[int], shards: int) -> None:
+        for number in numbers:
+            self.ledger.folder.remove(schema.ShardName(number, shards, schema.SUFFIXES[self.options.format]).path)
 
 
 def is_dataset(source: str) -> bool:
@@ -354,13 +357,3 @@ def _as_there_is_room(numbers: list[int], outlet: Outlet | None) -> Iterator[int
         if outlet is not None:
             outlet.room()
         yield number
-
-
-def _progress(stage: str, plan: Survey, mine: list[int], pending: list[int], quiet: bool) -> Progress:
-    """Progress over the images of the shards in ``mine``. Images of finished shards count as done."""
-    bounds = plan.plan.bounds
-
-    def images(shards: list[int]) -> int:
-        return sum(bounds[number + 1] - bounds[number] for number in shards)
-
-    return Progress(stage, images(mine), done=images(mine) - images(pending), quiet=quiet)

@@ -14,9 +14,7 @@ from builder.conversion.finish import finish_dataset
 from builder.conversion.kind import Kind
 from builder.conversion.shard import write_shard
 from builder.conversion.summary import Summary
-from builder.engines.contract import EngineChoice
-from builder.plan.survey import Survey
-from builder.store.ledger import Ledger, Receipt
+from builder.engines.contract import EngineChoice, RunOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,25 +50,15 @@ def convert(
     WorkerDiedError, InterruptedRunError; TypeError for an option that does not exist.
     """
     source, out = path_of(source), path_of(out)
-    options, part, crew = options_by_name(options, named), Slice(start, end), EngineChoice(engine, num_proc, address)
-    storage = StorageOptions.of(storage_options)
+    options = options_by_name(options, named)
+    crew = EngineChoice(engine, num_proc, address)
+    how = RunOptions(Slice(start, end), crew, StorageOptions.of(storage_options), quiet)
     if keys is not None or without is not None or is_dataset(source):
         from builder.conversion.selected import convert_selected
 
-        return convert_selected(
-            source, out, options, keys=keys, without=without, part=part, engine=crew, storage=storage, quiet=quiet
-        )
+        return convert_selected(source, out, options, how, keys=keys, without=without)
     refuse_overlap(source, out)
-    return build(CONVERT, source, out, options, part=part, engine=crew, storage=storage, quiet=quiet)
+    return build(CONVERT, source, out, options, how)
 
 
-def _stands(ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
-    """Whether a receipt's shard is there, with the size it was given."""
-    return sizes.get(name) == receipt.size
-
-
-def _accept(survey: Survey) -> None:
-    """Any source will do."""
-
-
-CONVERT = Kind("converting", write_shard, _stands, _accept, finish_dataset, lasting=True)
+CONVERT = Kind("converting", write_shard, finish_dataset)

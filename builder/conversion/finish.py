@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +27,9 @@ from builder.store.index import write_index
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import Manifest
 from builder.store.rejects import write_rejects
+
+VERSIONS = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
+"""What may change the bytes of the output. The manifest names them."""
 
 
 def tally(survey: Survey, receipts: Iterable[Receipt], planned_rejects: bool) -> Totals:
@@ -55,12 +60,11 @@ def add_up(receipts: Iterable[Receipt], lost: Mapping[str, int] = MappingProxyTy
     )
 
 
-def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], options: ConvertOptions) -> Totals:
+def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], options: ConvertOptions) -> None:
     """Write meta/ and README.md for a complete set of shards. Each call writes the same bytes. The owner's text in an
     existing README.md stays. Raises OutputError if that text cannot be told apart."""
     totals = tally(survey, receipts.values(), planned_rejects=True)
-    finish_shards(ledger, receipts, options, totals, [survey.plan.rejects], describe(survey))
-    return totals
+    finish_shards(ledger, receipts, options, totals, survey.plan.rejects, describe(survey))
 
 
 def finish_shards(
@@ -68,51 +72,55 @@ def finish_shards(
     receipts: dict[int, Receipt],
     options: ConvertOptions,
     totals: Totals,
-    rejects: Iterable[pa.Table],
+    rejects: pa.Table,
     source: dict[str, Any],
 ) -> None:
-    """The same of any complete set of shards. ``rejects``: those that no receipt has; ``source``: as the manifest has
-    it."""
+    """The same for any complete set of shards. ``rejects``: those that no receipt has. ``source``: for the manifest."""
+    from builder.store.card import write_card  # an index has none
+
     suffix = schema.SUFFIXES[options.format]
     names = {number: schema.ShardName(number, len(receipts), suffix) for number in receipts}
     ordered = [receipts[number] for number in sorted(receipts)]
     files = {names[r.number].path: {"size": r.size, "xxh3_128": r.digest} for r in ordered}
     kind = "tar" if options.format == "webdataset" else options.format
     indexed = [schema.IndexedFile(names[r.number].path, kind, r.rows, r.check) for r in ordered]
-    numbers = [receipt.number for receipt in ordered]
-    index = ledger.folder.create(schema.INDEX)
-    digest = write_index(index, "", indexed, lambda: map(ledger.index_part, numbers), totals.rows)
-    files[schema.INDEX] = {"size": index.position, "xxh3_128": digest}
-    files[schema.REJECTS] = note_rejects(ledger, chain(rejects, map(ledger.rejects_part, numbers)))
-    versions = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
+    files |= write_tables(ledger, "", indexed, receipts, rejects)
     facts = totals_json(totals)
-    text = sum(int(numbers_of(ledger.index_part(number).column("annotation_size")).sum()) for number in numbers)
-    from builder.store.card import write_card  # an index has none
-
+    parts = (ledger.index_part(receipt.number) for receipt in ordered)
+    text = sum(int(numbers_of(part.column("annotation_size")).sum()) for part in parts)
     size = sum(receipt.size for receipt in ordered)
-    card = write_card(facts, options.to_json(), versions, totals.image_bytes + 2 * text, size)
-    files[schema.CARD] = {
-        "size": len(card),
-        "xxh3_128": xxhash.xxh3_128_hexdigest(card),
-    }  # the card as made, without the owner's text
+    described = (facts, options.to_json(), VERSIONS, totals.image_bytes + 2 * text, size)
+    card = write_card(*described)
+    files[schema.CARD] = {"size": len(card), "xxh3_128": xxhash.xxh3_128_hexdigest(card)}  # without the owner's text
     if existing := _card_that_is_there(ledger):  # keep what its owner wrote, or a push brought here
-        card = write_card(facts, options.to_json(), versions, totals.image_bytes + 2 * text, size, existing)
+        card = write_card(*described, existing)
     write(ledger.folder, schema.CARD, [card])
     if options.format == "arrow":
-        files |= _write_saved_dataset(ledger, [os.path.join(*names[number].path.split("/")) for number in numbers])
+        files |= _write_saved_dataset(ledger, [os.path.join(*names[r.number].path.split("/")) for r in ordered])
     formats: Counter[str] = Counter()
     for receipt in ordered:
         formats.update(receipt.formats)
-    manifest = Manifest(
-        kind=options.format,
-        versions=versions,
-        options=options.to_json(),
-        source=source,
-        totals={**facts, "formats": dict(sorted(formats.items())), "animated": sum(r.animated for r in ordered)},
-        files=files,
-    )
+    facts |= {"formats": dict(sorted(formats.items())), "animated": sum(receipt.animated for receipt in ordered)}
+    manifest = Manifest(options.format, VERSIONS, options.to_json(), source, facts, files)
     write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
     ledger.clear_temporary()
+
+
+def write_tables(
+    ledger: Ledger, root: str, indexed: list[schema.IndexedFile], receipts: dict[int, Receipt], rejects: pa.Table
+) -> dict[str, dict[str, Any]]:
+    """Write meta/index.arrow over the ``indexed`` files below ``root``, and meta/rejects.parquet: the parts of all
+    receipts, and ``rejects`` before them. Returns both files' entries in the manifest."""
+    numbers = sorted(receipts)
+    rows = sum(receipt.rows for receipt in receipts.values())
+    index = ledger.folder.create(schema.INDEX)
+    digest = write_index(index, root, indexed, lambda: map(ledger.index_part, numbers), rows)
+    tables = chain([rejects], map(ledger.rejects_part, numbers))
+    size, rejects_digest = write_rejects(ledger.folder.create(schema.REJECTS), tables)
+    return {
+        schema.INDEX: {"size": index.position, "xxh3_128": digest},
+        schema.REJECTS: {"size": size, "xxh3_128": rejects_digest},
+    }
 
 
 def _card_that_is_there(ledger: Ledger) -> bytes | None:
@@ -121,7 +129,8 @@ def _card_that_is_there(ledger: Ledger) -> bytes | None:
     except IsADirectoryError:
         return None  # writing the card will say what is wrong
     except OSError as error:
-        raise OutputError(f"cannot read {ledger.folder.root}/{schema.CARD}: {error.strerror}") from error
+        card = shlex.quote(f"{ledger.folder.root}/{schema.CARD}")
+        raise OutputError(f"cannot read {card}: {error.strerror}. Make it readable, or remove it.") from error
 
 
 def describe(survey: Survey) -> dict[str, Any]:
@@ -140,20 +149,7 @@ def describe(survey: Survey) -> dict[str, Any]:
 
 def totals_json(totals: Totals) -> dict[str, Any]:
     """The counts, under their names in ``--json``."""
-    return {
-        "rows": totals.rows,
-        "listed": totals.listed,
-        "rejected": totals.rejected,
-        "unlisted": totals.unlisted,
-        "shards": totals.shards,
-        "image_bytes": totals.image_bytes,
-    }
-
-
-def note_rejects(ledger: Ledger, tables: Iterable[pa.Table]) -> dict[str, Any]:
-    """Write meta/rejects.parquet. Returns its entry in the manifest."""
-    size, digest = write_rejects(ledger.folder.create(schema.REJECTS), tables)
-    return {"size": size, "xxh3_128": digest}
+    return {"rows": totals.rows, "listed": totals.listed} | asdict(totals)
 
 
 def examples_of(tables: Iterable[pa.Table]) -> dict[str, str]:

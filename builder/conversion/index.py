@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from itertools import chain
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 
-import builder
 from builder.base import schema
 from builder.base.arrays import from_ipc
 from builder.base.errors import SourceError
-from builder.base.options import ConvertOptions, OptionFields, Slice, options_by_name
+from builder.base.options import ConvertOptions, OptionFields, options_by_name
 from builder.base.paths import StrPath, path_of
-from builder.base.records import Reject, Totals
-from builder.base.urls import StorageOptions, is_url
+from builder.base.records import Reject
+from builder.base.urls import is_url
 from builder.conversion.before import refuse_overlap
 from builder.conversion.build import build
-from builder.conversion.finish import describe, note_rejects, tally, totals_json
+from builder.conversion.finish import VERSIONS, describe, tally, totals_json, write_tables
 from builder.conversion.kind import Kind
 from builder.conversion.shard import Unit, index_part, make_receipt, reject_batch
 from builder.conversion.summary import Summary
-from builder.engines.contract import EngineChoice, Report
+from builder.engines.contract import EngineChoice, Report, RunOptions
 from builder.plan.survey import Survey
 from builder.source.files import whole_time
 from builder.source.layout import Archive
 from builder.source.samples import Sample, read_samples
 from builder.store.folders import write
-from builder.store.index import write_index
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import Manifest
 
@@ -57,45 +53,28 @@ def index(
     its xxh3-128. Each call makes the index anew. Options go by name, or as ``options``. Raises SourceError (a
     compressed tar among others), OutputError.
     """
-    kind = Kind(
-        "indexing",
-        _with_digests if digest else _without_digests,
-        _stands,
-        _accept,
-        _finish,
-        lasting=False,
-        shapes=not digest,
-    )
     source = path_of(source)
     target = source if out is None else path_of(out)
-    for place in (source, target):
-        if is_url(place):
-            raise SourceError(
-                f"{place} is a URL. An index points into tars on this machine. Use laion6m convert, which reads and "
-                "writes URLs."
-            )
+    for place in filter(is_url, (source, target)):
+        raise SourceError(
+            f"{place} is a URL. An index points into tars on this machine. Use laion6m convert: it reads and writes "
+            "URLs."
+        )
     refuse_overlap(source, target, beside=True)
     converted = os.path.join(target, schema.DATA)
     if out is not None and os.path.isdir(converted):
         raise SourceError(f"{target} holds a converted dataset, which has an index. Choose another OUT.")
-    return build(
-        kind,
-        source,
-        target,
-        options_by_name(options, named),
-        part=Slice(),
-        engine=EngineChoice(engine, num_proc, address),
-        storage=StorageOptions(),
-        quiet=quiet,
+    kind = Kind(
+        stage="indexing",
+        work=partial(_point, digest=digest),
+        finish=_finish,
+        stands=lambda *_: True,  # an index is made anew each time: every receipt is of this run
+        accept=_refuse_compressed,
+        lasting=False,
+        shapes=not digest,
     )
-
-
-def _without_digests(unit: Unit, report: Report) -> Receipt:
-    return _point(unit, report, digest=False)
-
-
-def _with_digests(unit: Unit, report: Report) -> Receipt:
-    return _point(unit, report, digest=True)
+    how = RunOptions(engine=EngineChoice(engine, num_proc, address), quiet=quiet)
+    return build(kind, source, target, options_by_name(options, named), how)
 
 
 def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
@@ -136,11 +115,7 @@ def _with_times(sample: Sample) -> Sample:
     )
 
 
-def _stands(ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
-    return True
-
-
-def _accept(survey: Survey) -> None:
+def _refuse_compressed(survey: Survey) -> None:
     if survey.compressed:
         names = ", ".join(survey.compressed[:3]) + (" …" if len(survey.compressed) > 3 else "")
         raise SourceError(
@@ -148,30 +123,16 @@ def _accept(survey: Survey) -> None:
         )
 
 
-def _finish(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], options: ConvertOptions) -> Totals:
+def _finish(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], options: ConvertOptions) -> None:
     totals = tally(survey, receipts.values(), planned_rejects=True)
-    numbers = sorted(receipts)
     layout = survey.layout
     source, out = os.path.realpath(layout.root), os.path.realpath(ledger.out)
     inside = os.path.relpath(source, out)
     root = inside if out == source or out.startswith(source + os.sep) else source
     files = [_indexed(archive, layout.root) for archive in (*layout.raw, *layout.captions)]
-    new = ledger.folder.create(schema.INDEX)
-    digest = write_index(new, root, files, lambda: map(ledger.index_part, numbers), totals.rows)
-    entries = {
-        schema.INDEX: {"size": new.position, "xxh3_128": digest},
-        schema.REJECTS: note_rejects(ledger, chain([survey.plan.rejects], map(ledger.rejects_part, numbers))),
-    }
-    manifest = Manifest(
-        kind="index",
-        versions={"laion6m": builder.__version__, "pyarrow": pa.__version__},
-        options=options.to_json(),
-        source=describe(survey),
-        totals=totals_json(totals),
-        files=entries,
-    )
+    entries = write_tables(ledger, root, files, receipts, survey.plan.rejects)
+    manifest = Manifest("index", VERSIONS, options.to_json(), describe(survey), totals_json(totals), entries)
     write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
-    return totals
 
 
 def _indexed(archive: Archive, root: str) -> schema.IndexedFile:

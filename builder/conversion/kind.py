@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from builder.base.options import ConvertOptions
-from builder.base.records import Totals
 from builder.conversion.shard import Unit
 from builder.engines.contract import Report
 from builder.plan.survey import Survey
@@ -25,15 +24,20 @@ class Outlet(Protocol):
         """Wait until there is room for another shard."""
 
 
+def same_size(ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a receipt's shard is there, with the size it was given."""
+    return sizes.get(name) == receipt.size
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a job makes.
 
     ``stage``: the name of its progress bar.
     ``work``: does one unit and returns its receipt.
+    ``finish``: writes the files that span all shards.
     ``stands``: whether a receipt's output still exists. It gets the shard's name and the sizes of the files in data/.
     ``accept``: refuses a source that it cannot use.
-    ``finish``: writes the files that span all shards.
     ``lasting``: whether unfinished work is kept for the next run.
     ``shapes``: whether the work skips images of which the scan already knows enough.
     ``outlet``: receives the finished shards.
@@ -41,9 +45,9 @@ class Kind:
 
     stage: str
     work: Callable[[Unit, Report], Receipt]
-    stands: Callable[[Ledger, Receipt, str, Mapping[str, int]], bool]
-    accept: Callable[[Survey], None]
-    finish: Callable[[Ledger, Survey, dict[int, Receipt], ConvertOptions], Totals]
-    lasting: bool
+    finish: Callable[[Ledger, Survey, dict[int, Receipt], ConvertOptions], None]
+    stands: Callable[[Ledger, Receipt, str, Mapping[str, int]], bool] = same_size
+    accept: Callable[[Survey], None] | None = None
+    lasting: bool = True
     shapes: bool = False
     outlet: Outlet | None = None

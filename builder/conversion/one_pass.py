@@ -25,6 +25,7 @@ from builder.base.ids import Ids, path_ids
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
 from builder.base.records import WHOLE, Member
 from builder.conversion.shard import NewShard
+from builder.engines.contract import Report
 from builder.plan.plan import PLAN_ROW, Cut, rows_digests
 from builder.source.endings import without_ending
 from builder.source.files import ByteFile
@@ -34,8 +35,7 @@ from builder.source.scan import ScanRequest, open_with_compression, scan_open
 from builder.source.tables import ArchiveTable, table_to_ipc
 from builder.store.folders import Folder
 from builder.store.ledger import Ledger, Passed, Receipt
-
-Report = Callable[[int, int], None]
+from builder.store.output import whole
 
 EXPECTED = pa.schema(
     [("position", pa.int64()), ("keeps_ending", pa.bool_()), ("path", pa.string()), ("annotation_path", pa.string())]
@@ -74,29 +74,24 @@ def run_pass(work: Pass, report: Report) -> Passed:
     Raises SourceError, WriteError."""
     ledger = Ledger(work.out)
     stock = Stock("", "", work.raw, work.annotations if work.captions else work.raw)
-    with SampleReader(stock, work.options.policy) as reader:
-        making = _Making(work, reader, report)
-        try:
-            for side, number, archive, file, compression in _opened(work):
-                request = ScanRequest(archive, names=work.names, field=work.field)
-                if side == "captions":
+    with SampleReader(stock, work.options.policy) as reader, whole(_Making(work, reader, report)) as making:
+        for side, number, archive, file, compression in _opened(work):
+            request = ScanRequest(archive, names=work.names, field=work.field)
+            if side == "captions":
+                reader.lend(number, file, annotations=True)
+                table = scan_open(request, file, compression)
+                making.meet_annotations(number, table)
+            else:
+                reader.lend(number, file)
+                if not work.captions:
                     reader.lend(number, file, annotations=True)
-                    table = scan_open(request, file, compression)
-                    making.meet_annotations(number, table)
-                else:
-                    reader.lend(number, file)
-                    if not work.captions:
-                        reader.lend(number, file, annotations=True)
-                    if compression is not None:  # its size, and so its cuts, are known only at its end
-                        making.give_up()
-                    table = scan_open(request, file, compression, making.watch(number))
-                    making.flush()
-                ledger.write_scan(side, number, table_to_ipc(table))
-            making.finish()
-            reader.check()
-        except BaseException:
-            making.abort()
-            raise
+                if compression is not None:  # its size, and so its cuts, are known only at its end
+                    making.give_up()
+                table = scan_open(request, file, compression, making.watch(number))
+                making.flush()
+            ledger.write_scan(side, number, table_to_ipc(table))
+        making.finish()
+        reader.check()
     passed = Passed(work.first, tuple(making.receipts), tuple(making.digests))
     ledger.write_passed(passed)
     return passed

@@ -18,7 +18,7 @@ from builder.base.urls import join
 from builder.conversion.one_pass import EXPECTED, Pass, run_pass
 from builder.engines.contract import Engine, Report
 from builder.plan.pairs import Int64s, repeated
-from builder.plan.plan import Cut, cuts_of, endings_kept
+from builder.plan.plan import Cut, endings_kept
 from builder.plan.survey import Survey, listed, plan_survey, scans_wanted
 from builder.source.endings import without_ending
 from builder.source.layout import Archive, Layout
@@ -56,42 +56,44 @@ def stretches(cuts: tuple[Cut, ...]) -> list[Stretch]:
 
 @dataclass(frozen=True, slots=True)
 class Passing:
-    """Reads a source behind a URL. ``guess``: make shards on the way. ``stands``: whether a receipt's shard still
-    exists. ``put``: called with each receipt and the number of shards. ``room``: returns when there is room for more
-    shards."""
+    """Reads a source behind a URL. ``cuts``: its shards, as far as sizes tell. ``guess``: make shards on the way.
+    ``stands``: whether a receipt's shard still exists. ``put``: called with each receipt and the number of shards.
+    ``room``: returns when there is room for more shards."""
 
     layout: Layout
     options: ConvertOptions
+    cuts: tuple[Cut, ...]
     ledger: Ledger
     guess: bool
     stands: Callable[[Receipt, int], bool]
     put: Callable[[Receipt, int], None]
     room: Callable[[], None]
 
-    def run(self, crew: Engine, taken: Container[int], report: Report) -> dict[int, Passed]:
-        """Read the unread stretches that begin with an archive of ``taken``. Returns all stretches read so far, by this
-        run or another. Raises SourceError, ListingError, WriteError."""
-        cuts = cuts_of(self.layout, self.options)
-        done = self.done()
-        mine = [stretch for stretch in stretches(cuts) if stretch.archives.start in taken]
+    def run(self, crew: Engine, taken: Container[int], report: Report, done: Mapping[int, Passed]) -> dict[int, Passed]:
+        """Read the stretches that begin with an archive of ``taken`` and are not ``done``. Returns all stretches read
+        so far, by this run or another. Raises SourceError, ListingError, WriteError."""
+        found = dict(done)
+        mine = [stretch for stretch in stretches(self.cuts) if stretch.archives.start in taken]
         for stretch in mine:
-            for receipt in done[stretch.first].receipts if stretch.first in done else ():
-                self.put(receipt, len(cuts))
+            if stretch.first in done:
+                self._hand_on(done[stretch.first])
         pending = [stretch for stretch in mine if stretch.first not in done]
         if pending:
-            for passed in crew.run(run_pass, self._work(pending, len(cuts)), report):
-                done[passed.first] = passed
-                for receipt in passed.receipts:
-                    self.put(receipt, len(cuts))
-        return done
+            for passed in crew.run(run_pass, self._work(pending), report):
+                found[passed.first] = passed
+                self._hand_on(passed)
+        return found
+
+    def _hand_on(self, passed: Passed) -> None:
+        for receipt in passed.receipts:
+            self.put(receipt, len(self.cuts))
 
     def done(self) -> dict[int, Passed]:
         """Stretches that were read and whose shards still exist."""
-        shards = len(cuts_of(self.layout, self.options))
         passed = self.ledger.passed().items()
-        return {first: each for first, each in passed if all(self.stands(r, shards) for r in each.receipts)}
+        return {first: each for first, each in passed if all(self.stands(r, len(self.cuts)) for r in each.receipts)}
 
-    def _work(self, pending: list[Stretch], shards: int) -> Iterator[Pass]:
+    def _work(self, pending: list[Stretch]) -> Iterator[Pass]:
         layout = self.layout
         names, field = scans_wanted(layout, self.options)
         listing = listed(layout, self.options.policy.caption_key) if self.guess and layout.listing else None
@@ -111,7 +113,7 @@ class Passing:
                 out=self.ledger.folder,
                 first=stretch.first,
                 cuts=stretch.cuts,
-                shards=shards,
+                shards=len(self.cuts),
                 raw=raw,
                 annotations={number: layout.captions[number] for stem in stems for number in captions.get(stem, ())},
                 captions=bool(layout.captions),
@@ -131,7 +133,7 @@ class Passing:
             for number, archive in enumerate(archives)
             if number not in ledger.scans(side)
         ]
-        for _ in crew.run(keep_scan, missing, _unheard):
+        for _ in crew.run(keep_scan, missing):
             pass
         tables = []
         for side, archives in (("raw", layout.raw), ("captions", layout.captions)):
@@ -167,10 +169,6 @@ def keep_scan(task: KeptScan, report: Report) -> int:
     """Scan an archive, and keep the result."""
     Ledger(task.out).write_scan(task.side, task.number, table_to_ipc(scan_archive(task.request)))
     return task.number
-
-
-def _unheard(images: int, size: int) -> None:
-    """Scanning has no progress of its own."""
 
 
 def _by_folder(listing: Listing) -> dict[str, Int64s]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,19 +25,20 @@ from builder.base.errors import DamagedFileError, InterruptedRunError, Laion6mEr
 from builder.base.options import ConvertOptions, SamplePolicy, Slice
 from builder.base.paths import StrPath
 from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
-from builder.base.urls import StorageOptions, is_url
+from builder.base.urls import is_url
 from builder.conversion.before import refuse_overlap
 from builder.conversion.build import is_dataset, job_of
 from builder.conversion.finish import add_up, examples_of, finish_shards
 from builder.conversion.index import index
-from builder.conversion.shard import NewShard
+from builder.conversion.kind import same_size
+from builder.conversion.shard import NewShard, make_shard
 from builder.conversion.summary import Summary
 from builder.curate.columns import write_column
 from builder.curate.select import choose
 from builder.curate.selection import identity_of
 from builder.engines.choose import make_engine
-from builder.engines.contract import EngineChoice, Report
-from builder.engines.progress import Progress
+from builder.engines.contract import Report, RunOptions
+from builder.engines.progress import Progress, announce
 from builder.plan.plan import FRAMING
 from builder.read.columns import Values
 from builder.read.groups import NoColumnError
@@ -75,26 +76,25 @@ def convert_selected(
     source: str,
     out: str,
     options: ConvertOptions,
+    how: RunOptions,
     *,
     keys: StrPath | None,
     without: StrPath | None,
-    part: Slice,
-    engine: EngineChoice,
-    storage: StorageOptions,
-    quiet: bool,
 ) -> Summary:
     """Convert a selection or a converted folder into OUT, or go on where an earlier run stopped. Raises OptionError for
     options that choose samples of a source; otherwise as ``convert`` does."""
-    if part != Slice():
-        raise OptionError("start", part.start, f"selected rows of {source} are converted as a whole: select a part")
+    if how.part != Slice():
+        at = shlex.quote(source)
+        raise OptionError("start", how.part.start, f"{at} is converted as a whole. To take a part, use laion6m select")
     if is_dataset(source):
         if options.policy != SamplePolicy() or options.recaptions or options.listing is not None:
-            raise OptionError("options", "samples", f"the rows of {source} are chosen already; laion6m select does it")
+            at = shlex.quote(source)
+            raise OptionError("options", "given", f"the rows of {at} are chosen already. Use laion6m select instead")
         whole, lost = open_dataset(source), None
     else:
-        whole, lost = _indexed(source, out, options, engine, quiet)
+        whole, lost = _indexed(source, out, options, how)
     try:
-        rows, _ = choose(whole, keys=keys, without=without, quiet=quiet)
+        rows, _ = choose(whole, keys=keys, without=without, quiet=how.quiet)
     except Laion6mError:
         if lost is not None:
             _forget_index(out)
@@ -102,7 +102,7 @@ def convert_selected(
     if options.limit is not None:
         rows = rows[: options.limit]
     _refuse_inside(out, source, rows.folder)
-    return convert_rows(rows, out, options, lost, engine=engine, storage=storage, quiet=quiet)
+    return convert_rows(rows, out, options, how, lost)
 
 
 def _index_place(out: str) -> str:
@@ -129,87 +129,88 @@ def _refuse_inside(out: str, *folders: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Lost:
-    """What a source lists that is no row of its index: ``rejects`` (REJECT_ROW), and what indexing it came upon; None
-    of a dataset."""
+    """What a source lists that is no row of its index: ``rejects`` (REJECT_ROW), and what indexing it found."""
 
     rejects: pa.Table
-    indexed: Summary | None
+    indexed: Summary
 
 
-def _indexed(source: str, out: str, options: ConvertOptions, engine: EngineChoice, quiet: bool) -> tuple[Rows, _Lost]:
+def _indexed(source: str, out: str, options: ConvertOptions, how: RunOptions) -> tuple[Rows, _Lost]:
     """The rows of a source of tars: an index of it, kept in OUT's bookkeeping while this is at work."""
     if is_url(out) or is_url(source):
-        raise OptionError("keys", source, "a list goes with a source and an OUT on this machine, or with a dataset")
+        raise OptionError("keys", "given", "a list needs a dataset, or a source and an OUT on this machine")
     refuse_overlap(source, out)
     place = _index_place(out)
-    made = index(
-        source,
-        place,
-        replace(options, format="parquet", limit=None),
-        num_proc=engine.num_proc,
-        engine=engine.name,
-        quiet=quiet,
-    )
+    crew, plain = how.engine, replace(options, format="parquet", limit=None)
+    made = index(source, place, plain, num_proc=crew.num_proc, engine=crew.name, address=crew.address, quiet=how.quiet)
     rejects = pq.read_table(os.path.join(place, schema.REJECTS)).cast(schema.REJECT_ROW)
     return open_dataset(place), _Lost(rejects, made)
 
 
-def convert_rows(
-    rows: Rows,
-    out: str,
-    options: ConvertOptions,
-    lost: _Lost | None = None,
-    *,
-    engine: EngineChoice,
-    storage: StorageOptions,
-    quiet: bool,
-) -> Summary:
+def convert_rows(rows: Rows, out: str, options: ConvertOptions, how: RunOptions, lost: _Lost | None = None) -> Summary:
     """Write rows as a dataset of their own, with the columns that were added to theirs. The bytes of OUT depend on the
     rows and ``options`` alone. Raises OutputError, DamagedFileError, IndexMismatchError, InterruptedRunError."""
     started = time.monotonic()
-    lost = lost or _Lost(pa.Table.from_batches([], schema=schema.REJECT_ROW), None)  # empty_table imports pandas
     if not len(rows):
-        raise SourceError(f"no row of {rows.folder} is selected")
-    folder = open_folder(out, storage)
+        raise SourceError(f"no row of {shlex.quote(rows.folder)} is selected")
+    folder = open_folder(out, how.storage)
     if isinstance(folder, LocalFolder):
         make_folder(out)
     ledger = Ledger(folder)
     source = {"layout": "selection", "dataset": identity_of(rows.reader), "rows": rows.identity, "of": len(rows.reader)}
     steps = [{"condition": step.condition, "rows": step.rows} for step in rows.steps]
+    damage = lost.indexed.damage if lost else {}
+    left: tuple[str, ...] = ()
     with ledger.locked(0, 1):
         with ledger.guarded():
             ledger.begin(job_of(source, options))
             ledger.keep_apart()
-        positions, rejects = _positions(rows, lost.rejects)
+        empty = pa.Table.from_batches([], schema=schema.REJECT_ROW)  # empty_table imports pandas
+        positions, rejects = _positions(rows, lost.rejects if lost else empty)
         units = _units(rows, positions, folder, options)
         receipts = _standing(ledger, options, len(units))
         pending = [unit for unit in units if unit.number not in receipts]
-        progress = _progress(rows, pending, quiet)
+        progress = _progress(rows, pending, how.quiet)
         try:
-            with make_engine(engine) as crew:
+            with make_engine(how.engine) as crew:
                 for receipt in crew.run(_write_shard, pending, progress.update):
                     receipts[receipt.number] = receipt
         except KeyboardInterrupt:
             raise InterruptedRunError(len(_standing(ledger, options, len(units))), len(units)) from None
         finally:
             progress.finish()
-        indexed = lost.indexed
-        damage = indexed.damage if indexed else {}
         counts = Counter(rejects.column("reason").to_pylist())
-        totals = add_up(receipts.values(), counts, indexed.totals.unlisted if indexed else 0)
-        finish_shards(ledger, receipts, options, totals, [rejects], {**source, "funnel": steps, "damaged": damage})
+        totals = add_up(receipts.values(), counts, lost.indexed.totals.unlisted if lost else 0)
+        finish_shards(ledger, receipts, options, totals, rejects, {**source, "funnel": steps, "damaged": damage})
         examples = examples_of([rejects, *(ledger.rejects_part(number) for number in sorted(receipts))])
-        if indexed is not None:
+        if lost is not None:
             shutil.rmtree(_index_place(out), ignore_errors=True)
         if isinstance(folder, LocalFolder) and totals.rows == len(rows):
-            _carry_columns(rows, out)
-    seconds = time.monotonic() - started
-    did = len(pending)
-    summary = Summary(out, totals, examples, damage, complete=True, did=did, missing=0, seconds=seconds)
-    if indexed is None:
+            left = _carry_columns(rows, out)
+    announce(left, quiet=how.quiet)
+    summary = Summary(
+        out=out,
+        totals=totals,
+        examples=examples,
+        damage=damage,
+        complete=True,
+        did=len(pending),
+        missing=0,
+        seconds=time.monotonic() - started,
+        notes=left,
+        read_images=progress.images,
+        read_bytes=progress.bytes,
+    )
+    if lost is None:
         return summary
-    unread, examples_unread, notes = indexed.unread, indexed.examples_unread, indexed.notes
-    return replace(summary, unread=unread, examples_unread=examples_unread, replaced=indexed.replaced, notes=notes)
+    found = lost.indexed
+    return replace(
+        summary,
+        unread=found.unread,
+        examples_unread=found.examples_unread,
+        replaced=found.replaced,
+        notes=(*found.notes, *left),
+    )
 
 
 def _positions(rows: Rows, rejects: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Table]:
@@ -241,12 +242,11 @@ def _units(rows: Rows, positions: npt.NDArray[np.int64], out: Folder, options: C
 
 def _standing(ledger: Ledger, options: ConvertOptions, shards: int) -> dict[int, Receipt]:
     """Receipts of shards that are there with the size they were given."""
-    sizes = ledger.folder.sizes(schema.DATA)
-    suffix = schema.SUFFIXES[options.format]
+    sizes, suffix = ledger.folder.sizes(schema.DATA), schema.SUFFIXES[options.format]
     return {
         number: receipt
         for number, receipt in ledger.receipts().items()
-        if sizes.get(str(schema.ShardName(number, shards, suffix))) == receipt.size
+        if same_size(ledger, receipt, str(schema.ShardName(number, shards, suffix)), sizes)
     }
 
 
@@ -257,17 +257,8 @@ def _progress(rows: Rows, pending: list[_Unit], quiet: bool) -> Progress:
 
 
 def _write_shard(unit: _Unit, report: Report) -> Receipt:
-    """Make one shard. Leaves nothing under a final name unless it is whole."""
-    shard = NewShard(unit.out, unit.number, unit.shards, unit.options)
-    try:
-        for chunk in _chunks(unit):
-            shard.take(chunk, report)
-        made = shard.finish()
-    except BaseException:
-        shard.abort()
-        raise
-    Ledger(unit.out).write_receipt(*made)
-    return made[0]
+    """Make one shard."""
+    return make_shard(NewShard(unit.out, unit.number, unit.shards, unit.options), _chunks(unit), unit.out, report)
 
 
 def _chunks(unit: _Unit) -> Iterator[Chunk]:
@@ -329,14 +320,15 @@ def _info(sample: Sample, image: bytes) -> ImageInfo:
     return ImageInfo(info.format, sample.width, sample.height, info.frames, info.complete)
 
 
-def _carry_columns(rows: Rows, out: str) -> None:
-    """The added columns of these rows, beside their new shards."""
+def _carry_columns(rows: Rows, out: str) -> tuple[str, ...]:
+    """Write the added columns of these rows beside their new shards. Returns a note if some stay behind."""
     left = []
     for name in rows.added_columns():
         if isinstance(rows.reader._column(name), Values):
             write_column(out, name, rows.column(name), replace=True)
         else:
             left.append(name)
-    if left:
-        again = f"laion6m add-column {out} {left[0]} --from FOLDER"
-        warnings.warn(f"columns of arrays are not carried over: {', '.join(left)}. {again}", stacklevel=3)
+    if not left:
+        return ()
+    again = f"laion6m add-column {shlex.quote(out)} {shlex.quote(left[0])} --from FOLDER"
+    return (f"columns of arrays were not copied: {', '.join(left)}. To add one again: {again}",)

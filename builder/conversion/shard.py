@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,15 @@ from builder.base import schema
 from builder.base.arrays import binary_array, bool_array, from_ipc, number_array, string_array, utf8_array
 from builder.base.options import ConvertOptions
 from builder.base.records import Reject
+from builder.engines.contract import Report
 from builder.source.samples import Chunk, Sample, Stock, read_samples
 from builder.store.arrow import ArrowShardWriter
 from builder.store.folders import Folder
 from builder.store.ledger import Ledger, Receipt
-from builder.store.output import NewFile
+from builder.store.output import NewFile, whole
 from builder.store.parquet import ParquetShardWriter
 from builder.store.shards import ShardWriter, TextRow, WrittenShard
 from builder.store.webdataset import WebDatasetShardWriter
-
-Report = Callable[[int, int], None]
-"""Called with the images and bytes done since the last call."""
 
 WRITERS: dict[str, Callable[[NewFile], ShardWriter]] = {
     "parquet": ParquetShardWriter,
@@ -117,17 +116,19 @@ class NewShard:
 
 
 def write_shard(unit: Unit, report: Report) -> Receipt:
-    """Make one shard. A file with a final name is whole. Raises SourceError, WriteError."""
-    shard = NewShard(unit.out, unit.number, unit.shards, unit.options)
-    try:
-        for batch in from_ipc(unit.rows).to_batches():
-            for chunk in read_samples(batch, unit.stock, unit.options.policy):
-                shard.take(chunk, report)
+    """Make one shard from the tars. Raises SourceError, WriteError."""
+    batches = from_ipc(unit.rows).to_batches()
+    chunks = chain.from_iterable(read_samples(batch, unit.stock, unit.options.policy) for batch in batches)
+    return make_shard(NewShard(unit.out, unit.number, unit.shards, unit.options), chunks, unit.out, report)
+
+
+def make_shard(shard: NewShard, chunks: Iterable[Chunk], out: Folder, report: Report) -> Receipt:
+    """Write all chunks into a shard, then its receipt. A file with a final name is whole."""
+    with whole(shard):
+        for chunk in chunks:
+            shard.take(chunk, report)
         made = shard.finish()
-    except BaseException:
-        shard.abort()
-        raise
-    Ledger(unit.out).write_receipt(*made)
+    Ledger(out).write_receipt(*made)
     return made[0]
 
 

@@ -10,10 +10,9 @@ from builder.base.errors import JobMismatchError
 from builder.base.names import SELECTION
 from builder.base.options import ConvertOptions
 from builder.base.paths import StrPath
-from builder.base.urls import NO_OPTIONS
 from builder.conversion.selected import convert_rows
 from builder.curate.select import choose
-from builder.engines.contract import EngineChoice
+from builder.engines.contract import EngineChoice, RunOptions
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
 from builder.store.manifest import read_manifest
@@ -40,4 +39,4 @@ def chosen_folder(out: str, keys: StrPath | None, without: StrPath | None, num_p
 
 
 def _convert(rows: Rows, folder: str, options: ConvertOptions, num_proc: int | None, quiet: bool) -> None:
-    convert_rows(rows, folder, options, engine=EngineChoice("local", num_proc), storage=NO_OPTIONS, quiet=quiet)
+    convert_rows(rows, folder, options, RunOptions(engine=EngineChoice(num_proc=num_proc), quiet=quiet))

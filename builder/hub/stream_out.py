@@ -18,7 +18,7 @@ from builder.conversion.before import refuse_overlap
 from builder.conversion.build import build
 from builder.conversion.convert import CONVERT
 from builder.conversion.summary import Summary
-from builder.engines.contract import EngineChoice
+from builder.engines.contract import EngineChoice, RunOptions
 from builder.hub.client import quiet_client
 from builder.hub.items import Item, same
 from builder.hub.parcel import dataset_parcel, is_shard
@@ -81,16 +81,8 @@ def convert_and_push(
         stream = _Stream(session, out, options, push_to, branch, delete_pushed)
         kind = replace(CONVERT, stands=stream.stands, outlet=stream)
         try:
-            summary = build(
-                kind,
-                source,
-                out,
-                options,
-                part=Slice(start, end),
-                engine=EngineChoice(engine, num_proc, address),
-                storage=storage,
-                quiet=quiet,
-            )
+            how = RunOptions(Slice(start, end), EngineChoice(engine, num_proc, address), storage, quiet)
+            summary = build(kind, source, out, options, how)
             stream.drain(last=not summary.complete)
             if not summary.complete:
                 return summary, None
