@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from builder.base.errors import DamagedFileError
+from builder.read.ahead import ReadAhead
 from builder.read.annotations import Annotations
 from builder.read.batches import Wanted, keep_freed_memory, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
@@ -66,6 +67,7 @@ class Reader(Rows):
             self._files = Handles(root, files, None, Proof(self._index.file))
         else:
             self._files = handles_of(root, files, storage)
+        self._ahead = ReadAhead(self._files)
         self._groups = GroupColumns(self._files)
         self._annotations = Annotations(self._index, self._files, self._groups)
         # In these files (offset, size) is not the place of the bytes: folders of files, compressed columns.
@@ -161,6 +163,19 @@ class Reader(Rows):
             named = f", only the name of a file, {path}" if path.startswith("/") or "://" in path else ""
             raise DamagedFileError(file.path, f"row {batch.position[at]}", f"has no image in it{named}")
         return image
+
+    def _announce(self, rows: Sequence[int]) -> None:
+        self._ahead.announce(rows, self._places)
+
+    def _places(self, rows: Sequence[int]) -> list[Wanted]:
+        """Where the images of these rows lie. Rows that need more than one read of their bytes are left out."""
+        wanted = []
+        for row in rows:
+            batch, at = self._index.place(row)
+            file, size = batch.file[at], batch.size[at]
+            if size >= 0 and not self._odd[file]:
+                wanted.append((file, batch.offset[at], size, row))
+        return wanted
 
     def _fetch(self, rows: Sequence[int]) -> list[Sample]:
         """Samples with their images, read together.

@@ -29,6 +29,7 @@ COLUMNS = ("key", "path", "caption", "width", "height", "size", "position", "ann
 """The columns of :meth:`Rows.columns`. None of them needs an image."""
 
 _AHEAD = 64  # rows fetched together when iterating
+_ANNOUNCED = 8 * _AHEAD  # rows announced together when iterating
 
 
 class Rows(Sequence[Sample]):
@@ -83,12 +84,32 @@ class Rows(Sequence[Sample]):
         return self[rows]
 
     def __iter__(self) -> Iterator[Sample]:
-        """Reads several rows at a time. Over a network it fetches the next rows while you use these."""
-        reader, rows = self.reader, self.rows
-        chunks = ([int(row) for row in rows[first : first + _AHEAD]] for first in range(0, len(rows), _AHEAD))
-        fetched = fetched_ahead(reader._fetch, chunks) if reader._files.is_remote else map(reader._fetch, chunks)
-        for samples in fetched:
+        """Reads several rows at a time, and the next rows while you use these: from a network into memory, from a disk
+        into the page cache."""
+        reader = self.reader
+        fetched = fetched_ahead if reader._files.is_remote else map
+        for samples in fetched(reader._fetch, self._chunks()):
             yield from samples
+
+    def _chunks(self) -> Iterator[list[int]]:
+        reader, rows = self.reader, self.rows
+        for first in range(0, len(rows), _AHEAD):
+            end = first + _AHEAD
+            if first % _ANNOUNCED == 0:
+                reader._announce(_integers(rows[end : end + _ANNOUNCED]))
+            yield _integers(rows[first:end])
+
+    def announce(self, rows: RowNumbers) -> None:
+        """Say which rows you will read soon. If they are on a disk of this machine and not in the page cache, threads
+        read them into it, in file order. Returns at once.
+
+        For loops that choose rows themselves, such as one more batch ahead. Iteration and the samplers of
+        ``builder.mm`` announce their rows. Raises IndexError, TypeError.
+        """
+        own, chosen = self.rows, chosen_rows(rows, len(self))
+        if isinstance(chosen, int):
+            chosen = [chosen]
+        self.reader._announce([int(own[row]) for row in chosen])
 
     def find(self, key: str) -> Sample:
         """The row with that key. Files that other tools wrote may have a key twice: the last row wins. Raises
@@ -277,6 +298,10 @@ class View(Rows):
 
     def __repr__(self) -> str:
         return f"View({len(self):,} rows of {self._reader!r})"
+
+
+def _integers(rows: range | npt.NDArray[np.int64]) -> list[int]:
+    return rows.tolist() if isinstance(rows, np.ndarray) else list(rows)
 
 
 def _taken(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.ChunkedArray:

@@ -47,10 +47,24 @@ def test_from_a_cold_disk_more_is_read_at_a_time(
     asked: list[int] = []
     monkeypatch.setattr(handles.LocalHandle, "is_cold", lambda *_: cold)
     monkeypatch.setattr(handles.LocalStorage, "threads", 2)
-    monkeypatch.setattr(batches, "in_threads", lambda work, items, threads: asked.append(threads) or work(items))
+    for name in ("in_threads", "one_by_one"):
+        monkeypatch.setattr(batches, name, lambda work, items, threads: asked.append(threads))
     files, _ = files_of(tmp_path)
     read_together(files, some(50), [None] * 50)
     assert asked == [threads]
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_bytes_that_are_wanted_twice_are_read_once(cold: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    read = Handles.read
+    monkeypatch.setattr(handles.LocalHandle, "is_cold", lambda *_: cold)
+    monkeypatch.setattr(Handles, "read", lambda self, file, at, size: (reads.append(at), read(self, file, at, size))[1])
+    files, data = files_of(tmp_path)
+    images: list[bytes | None] = [None] * 3
+    read_together(files, [(0, 9, 20, 0), (0, 40, 20, 1), (0, 9, 20, 2)], images)
+    assert images == [data[0][9:29], data[0][40:60], data[0][9:29]]
+    assert sorted(reads) == [9, 40]
 
 
 def test_one_stretch_in_eight_is_asked_whether_it_is_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
