@@ -119,6 +119,13 @@ def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOption
     )
 
 
+def how(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """How the work is done, by the names that the functions of ``builder`` have: those of ``names`` (all unless given)
+    that the command takes."""
+    taken = names or ("start", "end", "num_proc", "engine", "address", "storage_options")
+    return {name: getattr(arguments, name) for name in taken if hasattr(arguments, name)}
+
+
 def positive(text: str) -> int:
     """An integer argument of 1 or more."""
     if not (text.isdecimal() and int(text)):

@@ -25,7 +25,7 @@ from builder import __version__
 from builder.base.errors import InterruptedRunError, Laion6mError, OptionError
 from builder.base.names import is_utf8
 from builder.cli.arguments import add_common
-from builder.cli.output import FAILED, USAGE, discard_stdout, fail, out_of_files, start_log
+from builder.cli.output import FAILED, USAGE, discard_stdout, fail, out_of_files, say_warnings, start_log
 from builder.cli.parser import Parser, did_you_mean
 from builder.engines.progress import show_progress
 
@@ -184,6 +184,7 @@ def command() -> None:
     _hold_standard_files()
     _allow_open_files()
     take_signals()
+    say_warnings()
     code: list[Any] = [FAILED]
     atexit.register(_leave, code)
     try:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 
 from builder.base.errors import OptionError
-from builder.cli.arguments import add_hub, add_policy, add_slice, add_storage, add_workers, convert_options, positive
+from builder.base.options import ConvertOptions
+from builder.cli.arguments import (
+    add_hub,
+    add_policy,
+    add_slice,
+    add_storage,
+    add_workers,
+    convert_options,
+    how,
+    positive,
+)
 from builder.cli.output import DONE, show, verdict
 from builder.cli.parser import Parser
 
@@ -35,74 +45,44 @@ def declare(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.dry_run:
-        return _preview(arguments)
-    if arguments.push_to is not None:
-        if arguments.keys or arguments.without:
-            raise OptionError("push_to", arguments.push_to, "convert with --keys or --without first, then push")
-        return _convert_and_push(arguments)
-    for name in ("delete_pushed", "public", "revision", "token"):
+    chosen = arguments.keys or arguments.without
+    if arguments.dry_run and chosen:
+        raise OptionError("dry_run", "given", "goes without --keys and --without. laion6m select says what they leave")
+    if arguments.push_to is not None and chosen:
+        raise OptionError("push_to", "given", "goes without --keys and --without. Convert with them first, then push")
+    for name in ("delete_pushed", "public", "revision", "token") if arguments.push_to is None else ():
         if getattr(arguments, name):
             raise OptionError(name, "given", "goes with --push-to")
+    options = convert_options(arguments, arguments.format)
+    if arguments.dry_run:
+        return _preview(arguments, options)
+    if arguments.push_to is not None:
+        return _convert_and_push(arguments, options)
     from builder.conversion.convert import convert
     from builder.conversion.report import describe_summary
 
-    options = convert_options(arguments, arguments.format)
     summary = convert(
-        arguments.source,
-        arguments.out,
-        options,
-        start=arguments.start,
-        end=arguments.end,
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-        storage_options=arguments.storage_options,
-        keys=arguments.keys,
-        without=arguments.without,
+        arguments.source, arguments.out, options, keys=arguments.keys, without=arguments.without, **how(arguments)
     )
-    show(arguments, summary.to_json(), describe_summary(summary))
+    show(arguments, summary.to_json(), describe_summary(summary, arguments.storage_options))
     return verdict(arguments.max_reject_ratio, summary)
 
 
-def _preview(arguments: argparse.Namespace) -> int:
-    if arguments.keys or arguments.without:
-        raise OptionError("dry_run", True, "goes without --keys and --without: laion6m select says what they leave")
+def _preview(arguments: argparse.Namespace, options: ConvertOptions) -> int:
     from builder.conversion.preview import describe_preview, preview
 
-    found = preview(
-        arguments.source,
-        arguments.out,
-        convert_options(arguments, arguments.format),
-        start=arguments.start,
-        end=arguments.end,
-        num_proc=arguments.num_proc,
-        storage_options=arguments.storage_options,
-    )
+    known = how(arguments, "start", "end", "num_proc", "storage_options")
+    found = preview(arguments.source, arguments.out, options, **known)
     show(arguments, found.to_json(), describe_preview(found))
     return DONE
 
 
-def _convert_and_push(arguments: argparse.Namespace) -> int:
+def _convert_and_push(arguments: argparse.Namespace, options: ConvertOptions) -> int:
     from builder.conversion.report import describe_summary
     from builder.hub.stream_out import convert_and_push
 
-    summary, pushed = convert_and_push(
-        arguments.source,
-        arguments.out,
-        convert_options(arguments, arguments.format),
-        push_to=arguments.push_to,
-        delete_pushed=arguments.delete_pushed,
-        public=arguments.public,
-        revision=arguments.revision,
-        token=arguments.token,
-        start=arguments.start,
-        end=arguments.end,
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-        storage_options=arguments.storage_options,
-    )
+    hub = how(arguments, "push_to", "delete_pushed", "public", "revision", "token")
+    summary, pushed = convert_and_push(arguments.source, arguments.out, options, **hub, **how(arguments))
     text, next_steps = describe_summary(summary), "\nnext:"
     if pushed:
         text = f"{text.partition(next_steps)[0]}\n{pushed}"  # the next steps are on the Hub, not here

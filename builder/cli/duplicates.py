@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import add_workers
+from builder.cli.arguments import add_workers, how
 from builder.cli.output import DONE, show
 from builder.cli.parser import Parser
 
@@ -29,9 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     summary = duplicates(
         arguments.out,
         distance=arguments.distance,
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
+        **how(arguments),
     )
     show(arguments, summary.to_json(), describe_duplicates(summary))
     return DONE

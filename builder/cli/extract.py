@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import add_slice, add_workers
+from builder.cli.arguments import add_slice, add_workers, how
 from builder.cli.output import DONE, FAILED, show
 from builder.cli.parser import Parser
 
@@ -33,12 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.path,
         arguments.out,
         form=arguments.form,
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-        start=arguments.start,
-        end=arguments.end,
         overwrite=arguments.overwrite,
+        **how(arguments),
     )
     show(arguments, result.to_json(), describe_extraction(result))
     return FAILED if result.failed else DONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import add_policy, add_workers, convert_options
+from builder.cli.arguments import add_policy, add_workers, convert_options, how
 from builder.cli.output import show, verdict
 from builder.cli.parser import Parser
 
@@ -29,9 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out,
         options,
         digest=arguments.digest,
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
+        **how(arguments),
     )
     show(arguments, summary.to_json(), describe_summary(summary))
     return verdict(arguments.max_reject_ratio, summary)

@@ -10,6 +10,7 @@ import os
 import resource
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,18 @@ _NOR_ANYWHERE = os.strerror(errno.ENFILE)  # the whole system's limit; its text 
 def say(text: str) -> None:
     """Show a message for people on stderr, and log it."""
     progress.say(masked(text))
+
+
+def say_warnings() -> None:
+    """From now on show warnings to users as one plain line on stderr, without Python's file and source line."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning):
+            say(f"warning: {printable(str(message))}")
+        else:
+            before(message, category, *place, **more)
+
+    before, warnings.showwarning = warnings.showwarning, show
 
 
 def start_log(path: str, argv: Sequence[str]) -> None:

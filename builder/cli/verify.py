@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.base.errors import SourceError
-from builder.cli.arguments import add_recaptions, add_storage, add_workers
+from builder.cli.arguments import add_recaptions, add_storage, add_workers, how
 from builder.cli.output import DONE, FAILED, out_of_files, show
 from builder.cli.parser import Parser
 
@@ -29,10 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         source=arguments.source,
         decode=arguments.decode,
         recaptions=tuple(arguments.recaptions),
-        num_proc=arguments.num_proc,
-        engine=arguments.engine,
-        address=arguments.address,
-        storage_options=arguments.storage_options,
+        **how(arguments),
     )
     if unread := next(filter(out_of_files, result.problems), None):  # a file that could not be opened is not damaged
         raise SourceError(f"not all was verified: {unread}")

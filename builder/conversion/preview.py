@@ -16,7 +16,7 @@ from builder.base.records import Totals
 from builder.base.urls import StorageOptions, is_url
 from builder.base.words import duration
 from builder.base.words import size as in_words
-from builder.conversion.before import bytes_of, free_bytes, refuse_caption_key, refuse_overlap
+from builder.conversion.before import bytes_of, free_bytes, refuse_caption_key, refuse_overlap, rows_of
 from builder.conversion.build import is_dataset
 from builder.conversion.finish import add_up
 from builder.conversion.report import notes_of
@@ -69,30 +69,32 @@ def preview(
     quiet: bool = False,
     **named: Unpack[OptionFields],
 ) -> Preview:
-    """What ``convert`` with the same arguments would do. Raises what ``convert`` raises; OptionError for a source
-    behind a URL, which a conversion reads only once."""
+    """What ``convert`` with the same arguments would do. Raises what ``convert`` raises; OptionError for a dataset, and
+    for a source behind a URL, which a conversion reads only once."""
     source, out = path_of(source), path_of(out)
+    at = shlex.quote(source)
     if is_dataset(source):
-        raise OptionError("dry_run", source, "its rows are copied as they are; laion6m info says how many there are")
+        raise OptionError("dry_run", "given", f"all rows of {at} are copied. To count them: laion6m info {at}")
     refuse_overlap(source, out)
-    options = options_by_name(options, named)
+    options, part = options_by_name(options, named), Slice(start, end)
     if is_url(source):
-        raise OptionError("dry_run", source, "a plan of a source behind a URL takes reading all of it; download a part")
+        raise OptionError(
+            "dry_run", "given", f"{at} is a URL. A plan would read all of it. Download a part and try that"
+        )
     processes = num_proc or default_num_proc()
     with make_engine(EngineChoice("local", num_proc)) as crew:
         began = time.monotonic()
         with Progress("finding", quiet=quiet):
             layout = recognise(source, options.recaptions, StorageOptions.of(storage_options), listing=options.listing)
-        Slice(start, end).require(len(layout.raw))
-        taken = Slice(start, end).of(len(layout.raw))
+        part.require(len(layout.raw))
+        taken = part.of(len(layout.raw))
         found = survey(layout, options, crew, quiet=quiet)
         planned = time.monotonic() - began
     refuse_caption_key(found, options)
     plan = found.plan
-    mine = [number for number, owner in enumerate(plan.owners) if owner in taken or Slice(start, end) == Slice()]
+    mine = [number for number, owner in enumerate(plan.owners) if owner in taken or part == Slice()]
     with Progress("measuring", quiet=quiet):
         rate, lost = _read_a_little(found, options.policy)
-    rows = sum(plan.bounds[number + 1] - plan.bounds[number] for number in mine)
     images = bytes_of(plan, mine, ("size",))
     whole = len(mine) == plan.shards
     rejects: Counter[str] = Counter(lost)
@@ -101,7 +103,7 @@ def preview(
     counted = add_up((), rejects, plan.unlisted if whole else 0)
     summary = Summary(
         out=out,
-        totals=Totals(rows - sum(lost.values()), counted.rejected, counted.unlisted, len(mine), images),
+        totals=Totals(rows_of(plan, mine) - sum(lost.values()), counted.rejected, counted.unlisted, len(mine), images),
         examples={},
         damage=found.damage,
         complete=whole,
@@ -139,7 +141,7 @@ def describe_preview(preview: Preview) -> str:
     """For people."""
     totals, summary = preview.summary.totals, preview.summary
     lines = [
-        f"{preview.source}: {preview.layout} layout, {preview.archives:,} archives",
+        f"{shlex.quote(preview.source)}: {preview.layout} layout, {preview.archives:,} archives",
         f"rows      {totals.rows:,} expected of {totals.listed:,} listed samples, in {totals.shards:,} shards",
         f"rejects   {sum(totals.rejected.values()):,} known"
         + "".join(f", {count:,} {reason}" for reason, count in totals.rejected.items())
@@ -153,6 +155,5 @@ def describe_preview(preview: Preview) -> str:
         *(f"damaged: {name}, {places[0]}" for name, places in sorted(summary.damage.items())[:5]),
     ]
     if preview.free is not None and preview.needed > preview.free:
-        lines.append("there is not enough room: the conversion would not begin")
-    where = f"{shlex.quote(preview.source)} {shlex.quote(summary.out)}"
-    return "\n".join([*lines, f"nothing was written. next: laion6m convert {where}"])
+        lines.append("There is not enough room: the conversion would not begin.")
+    return "\n".join([*lines, "nothing was written. To convert, run the same command without --dry-run."])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from builder.base.records import Totals
+from builder.base.urls import is_url
 from builder.base.words import duration, printable, size
 from builder.source.endings import TROUBLE, WAYS_OUT
 
@@ -14,13 +17,17 @@ if TYPE_CHECKING:
     from builder.conversion.summary import Summary
     from builder.plan.survey import Survey
 
+_SECRET = re.compile("key|secret|token|pass|credential|sas|connection_string", re.IGNORECASE)
+"""Names of storage options that may hold secrets: s3fs' key, secret and token, adlfs' account_key and sas_token …"""
 
-def describe_summary(summary: Summary) -> str:
-    """Rows, rejects by reason with an example of each, bytes, rate, and what to do next."""
+
+def describe_summary(summary: Summary, storage_options: Mapping[str, Any] | None = None) -> str:
+    """Rows, rejects by reason with an example of each, bytes, rate, and what to do next. ``storage_options``: those of
+    the run. The next commands need them too, if OUT is a URL."""
     totals = summary.totals
     seconds = max(summary.seconds, 1e-9)
     rate = f"{summary.read_images / seconds:,.0f} images/s, {summary.read_bytes / seconds / 1e6:,.0f} MB/s"
-    nothing = "all of it was there already" if totals.shards else "nothing to make"
+    nothing = "everything was done before" if totals.shards else "there was nothing to do"
     lines = [
         f"{totals.rows:,} rows of {totals.listed:,} listed samples in {totals.shards:,} shards, "
         f"{size(totals.image_bytes)} of images",
@@ -33,7 +40,7 @@ def describe_summary(summary: Summary) -> str:
     else:
         lines.append("none rejected")
     if totals.unlisted:
-        lines.append(f"{totals.unlisted:,} images of the source are in no listing; they were left out")
+        lines.append(f"{totals.unlisted:,} images of the source are in no listing. They were left out")
     if summary.replaced:
         lines.append(f"{summary.replaced:,} members were replaced by a later one of the same name, as in an extraction")
     lines += notes_of(summary)
@@ -41,23 +48,46 @@ def describe_summary(summary: Summary) -> str:
         more = f", and {len(places) - 1} more" if len(places) > 1 else ""
         lines.append(f"damaged: {printable(name)}, {printable(places[0])}{more}")
     if len(summary.damage) > 5:
-        lines.append(f"damaged: {len(summary.damage) - 5} more archives, see meta/manifest.json")
+        lines.append(f"damaged: {len(summary.damage) - 5} more archives. meta/manifest.json names them")
     if summary.complete:
-        reading = f"from builder import open_dataset; print(open_dataset({json.dumps(summary.out)})[0])"
         lines += [
-            f"next: laion6m verify {shlex.quote(summary.out)}",
-            f"      python -c {shlex.quote(reading)}",
+            f"next: laion6m verify {shlex.quote(summary.out)}{with_storage(summary.out, storage_options)}",
+            f"      {reading(summary.out, storage_options)}",
         ]
     else:
         lines.append(
-            f"{summary.missing:,} shards are still to do. When all slices are done, run laion6m convert without "
+            f"{summary.missing:,} shards are still to do. When all slices are done, run the same command without "
             "--start and --end to finish."
         )
     return "\n".join(lines)
 
 
+def with_storage(place: str, storage_options: Mapping[str, Any] | None) -> str:
+    """`` --storage-options JSON`` for a command that opens ``place``; "" if it needs none."""
+    if not storage_options or not is_url(place):
+        return ""
+    return f" --storage-options {shlex.quote(json.dumps(_without_secrets(storage_options)))}"
+
+
+def reading(place: str, storage_options: Mapping[str, Any] | None = None) -> str:
+    """A command that opens a dataset in Python and prints its first row."""
+    needed = _without_secrets(storage_options) if storage_options and is_url(place) else None
+    more = f", storage_options={needed!r}" if needed else ""
+    code = f"from builder import open_dataset; print(open_dataset({json.dumps(place)}{more})[0])"
+    return f"python -c {shlex.quote(code)}"
+
+
+def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with … for each secret: what is printed may be kept in a log."""
+    return {
+        name: _without_secrets(value) if isinstance(value, Mapping) else "…" if _SECRET.search(name) else value
+        for name, value in options.items()
+    }
+
+
 def notes_of(summary: Summary) -> list[str]:
-    """How the source was read, and what in it was not; archives and listings by themselves, with what to do."""
+    """Sentences on how the source was read, and on what was not read. Archives and listings stand by themselves, with
+    what to do."""
     lines = list(map(printable, summary.notes))
     kinds = sorted(TROUBLE & summary.unread.keys())
     lines += [_unread(kind, summary.unread[kind], summary.examples_unread.get(kind, "")) for kind in kinds]
@@ -75,7 +105,7 @@ def _unread(kind: str, count: int, example: str) -> str:
 
 def no_rows(source: str, totals: Totals, examples: dict[str, str], survey: Survey) -> str:
     """Why a source gives no rows, and what to look at."""
-    parts = [f"{source} gives no rows: {totals.listed:,} samples are listed"]
+    parts = [f"{shlex.quote(source)} gives no rows: {totals.listed:,} samples are listed"]
     for reason, count in sorted(totals.rejected.items(), key=lambda item: -item[1])[:3]:
         parts.append(f"{count:,} {reason}, such as {printable(examples.get(reason, ''))}")
     for name, places in sorted(survey.damage.items())[:2]:

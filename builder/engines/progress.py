@@ -49,9 +49,9 @@ def say(text: str, *, quiet: bool = False) -> None:
 
 
 def announce(sentences: Iterable[str], *, quiet: bool) -> None:
-    """Show sentences about the source before the work begins. ``quiet``: only log them."""
+    """Show notes, such as how a source was read. ``quiet``, or a process that shows no progress: only log them."""
     for sentence in sentences:
-        say(sentence, quiet=quiet)
+        say(sentence, quiet=quiet or _style == "none")
 
 
 class Progress:

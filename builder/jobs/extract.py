@@ -15,7 +15,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
 from typing import Any
 
@@ -47,6 +47,7 @@ from builder.jobs.extract_files import (
     write,
     write_listing,
 )
+from builder.plan.implied import names_repeat, under_tars
 from builder.plan.pairs import IdLookup
 from builder.source.files import ByteFile, LocalFile
 from builder.source.layout import Archive, Layout
@@ -59,30 +60,26 @@ _BLOCK = 8 << 20  # bytes of a member in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """What was written. ``files`` = images + captions + others (img2dataset's .txt). ``failed``: number of files that
-    were not written, and of places where a tar is damaged. ``failures``: the first of them, in words."""
+    """What was written. ``files`` = images + captions + others (img2dataset's .txt). ``replaced``: members of which a
+    later one has the same name; the later one was written. ``failed``: number of files that were not written, and of
+    places where a tar is damaged. ``failures``: the first of them, in words. ``notes``: sentences on the names."""
 
     out: str
     files: int = 0
     images: int = 0
     captions: int = 0
     bytes: int = 0
+    replaced: int = 0
     failed: int = 0
     failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        return {
-            "files": self.files,
-            "images": self.images,
-            "captions": self.captions,
-            "bytes": self.bytes,
-            "failed": self.failed,
-            "failures": list(self.failures),
-            "seconds": round(self.seconds, 3),
-            "out": self.out,
-        }
+        facts = asdict(self)
+        del facts["notes"]
+        return facts | {"failures": list(self.failures), "seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,9 @@ def extract(
 
     ``form`` "card" writes OUT/raw, OUT/captions and, last, OUT/data.json. From a source: the members of raw tars
     ``start`` to ``end`` (exclusive; -1: all) in name order, and of the captions tars that belong to them (captions_of);
-    data.json is copied unchanged. On duplicate names the last member wins. Links become files. From a folder made by
+    data.json is copied unchanged. On duplicate names the last member wins, and the others are counted. In a source
+    without a listing, names may begin anew in every tar; then each file goes into a folder named like its tar, as in
+    ``convert``'s keys. Links become files. From a folder made by
     ``convert`` or ``index``, or from a selection: the images and annotations of its rows in shards ``start`` to
     ``end``, byte for byte, and a data.json of all rows in listing order.
 
@@ -157,8 +156,10 @@ def extract(
         images=tally.counts[IMAGE],
         captions=tally.counts[CAPTION],
         bytes=tally.bytes,
+        replaced=tally.replaced,
         failed=tally.failed,
         failures=tally.failures,
+        notes=tally.notes,
         seconds=time.monotonic() - started,
     )
 
@@ -170,8 +171,11 @@ def describe_extraction(result: Extraction) -> str:
         f"{result.images:,} images and {result.captions:,} captions, {result.bytes / 1e6:,.1f} MB, in "
         f"{duration(result.seconds)} ({result.files / seconds:,.0f} files/s, {result.bytes / seconds / 1e6:,.0f} MB/s)"
     ]
+    lines += result.notes
+    if result.replaced:
+        lines.append(f"{result.replaced:,} members were replaced by a later one of the same name, as tar does")
     if result.failed:
-        lines.append(f"{result.failed:,} files not written, or places in the source that are damaged:")
+        lines.append(f"{result.failed:,} files were not written, or places in the source are damaged:")
         lines += [f"  {failure}" for failure in result.failures[:20]]
         if result.failed > 20:
             lines.append(f"  and {result.failed - 20:,} more; --json lists the first {LISTED}")
@@ -210,13 +214,20 @@ def _extract_archives(layout: Layout, place: Place, part: Slice, crew: Engine, w
     whole = Tally([0, 0, 0])
     raw = [layout.raw[number] for number in part.of(len(layout.raw))]
     captions = [layout.captions[number] for number in captions_of(part, len(layout.raw), len(layout.captions))]
-    tables = _scan([*raw, *captions], crew)
+    tables = _scan([*raw, *captions] if layout.listing else [*layout.raw, *layout.captions], crew)
+    # Without a listing names may begin anew in every tar. Only all raw tars together show that.
+    if not layout.listing and names_repeat([tables[archive.path] for archive in layout.raw], layout.raw):
+        for archives in (layout.raw, layout.captions):
+            under = under_tars([tables[archive.path] for archive in archives], archives)
+            tables |= zip((archive.path for archive in archives), under, strict=True)
+        whole.notes = ("names begin anew in every tar: files lie in folders named like their tars, as in 00002/000003",)
     sides = [
-        _Side(place, "raw", layout.raw_root, raw, tables[: len(raw)]),
-        _Side(place, "captions", layout.captions_root, captions, tables[len(raw) :]),
+        _Side(place, "raw", layout.raw_root, raw, tables),
+        _Side(place, "captions", layout.captions_root, captions, tables),
     ]
     place.refuse_existing(chain.from_iterable(side.paths() for side in sides), _listing_files(layout))
     for side in sides:
+        whole.replaced += side.replaced
         for failure in side.damage():
             whole.fail(failure)
     files, size = sum(side.files for side in sides), sum(side.bytes for side in sides)
@@ -235,29 +246,28 @@ def captions_of(part: Slice, raws: int, captions: int) -> range:
     return range(-(-taken.start * captions // raws), -(-taken.stop * captions // raws))
 
 
-def _scan(archives: list[Archive], crew: Engine) -> list[ArchiveTable]:
-    largest_first = sorted(archives, key=lambda archive: -archive.size)
-    tables = dict(crew.run(_scan_one, largest_first, _unheard))
-    return [tables[archive.path] for archive in archives]
+def _scan(archives: list[Archive], crew: Engine) -> dict[str, ArchiveTable]:
+    """The members of archives, by the archive's path."""
+    return dict(crew.run(_scan_one, sorted(archives, key=lambda archive: -archive.size)))  # largest first
 
 
 def _scan_one(archive: Archive, report: Report) -> tuple[str, ArchiveTable]:
     return archive.path, scan_archive(ScanRequest(archive, names=True))
 
 
-def _unheard(files: int, size: int) -> None:
-    """Does nothing: scanning is quick and shows no progress."""
-
-
 class _Side:
     """All members of raw/ or captions/. Names stay Arrow strings until their piece is sent to a worker."""
 
-    def __init__(self, place: Place, side: str, root: str, archives: list[Archive], tables: list[ArchiveTable]) -> None:
-        self._place, self._side, self._root, self._archives, self._tables = place, side, root, archives, tables
+    def __init__(
+        self, place: Place, side: str, root: str, archives: list[Archive], scanned: dict[str, ArchiveTable]
+    ) -> None:
+        self._place, self._side, self._root, self._archives = place, side, root, archives
+        self._tables = tables = [scanned[archive.path] for archive in archives]
         last = IdLookup(*(table.ids for table in tables)).effective()
         edges = np.cumsum([0, *(len(table.sizes) for table in tables)])
         self._taken = [np.flatnonzero(last[lo:hi]) for lo, hi in pairwise(edges)]
         self.files = sum(map(len, self._taken))
+        self.replaced = int(edges[-1]) - self.files
         self.bytes = sum(int(table.sizes[mine].sum()) for table, mine in zip(tables, self._taken, strict=True))
 
     def damage(self) -> Iterator[str]:

@@ -43,12 +43,14 @@ class Place:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one piece of work."""
+    """Counts of one piece of work. ``counts``: files by kind (IMAGE, CAPTION, OTHER). The others: see Extraction."""
 
     counts: list[int]
     bytes: int = 0
+    replaced: int = 0
     failed: int = 0
     failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def fail(self, text: str) -> None:
         self.failed += 1
@@ -70,38 +72,34 @@ def target(total: int, workers: int) -> int:
     return min(max(total // (workers * 4), _PIECE[0]), _PIECE[1])
 
 
-def write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int, tally: Tally) -> None:
+def write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int | None, tally: Tally) -> None:
+    """Write a file and count it. ``kind`` None: a file of the listing. It appears only when whole, and is not
+    counted."""
     try:
-        tally.bytes += tree.write(name, blocks)
-        tally.counts[kind] += 1
+        size = tree.write(name, blocks, whole=kind is None)
     except NameRefusedError as error:
         tally.fail(f"{error.args[0]}: {error.args[1]}")
+        return
+    if kind is not None:
+        tally.bytes += size
+        tally.counts[kind] += 1
 
 
 def write_listing(place: Place, listing: Iterable[Listing], tally: Tally) -> None:
-    """Write the listing files. They are neither images nor captions, so only failures are counted."""
+    """Write the listing files."""
     with place.tree() as tree:
         for name, blocks in listing:
-            _write_whole(tree, name, blocks, tally)
-
-
-def _write_whole(tree: Tree, name: str, blocks: Iterable[bytes], tally: Tally) -> None:
-    try:
-        tree.write(name, blocks, whole=True)
-    except NameRefusedError as error:
-        tally.fail(f"{error.args[0]}: {error.args[1]}")
+            write(tree, name, blocks, None, tally)
 
 
 def work_through(
     crew: Engine, work: Any, tasks: Iterable[Any], whole: Tally, files: int, size: int, quiet: bool
 ) -> Tally:
-    progress = Progress("extracting", files, size, quiet=quiet)
-    try:
+    """Run ``work`` on all tasks, and add what it counted to ``whole``."""
+    with Progress("extracting", files, size, quiet=quiet) as progress:
         for tally in crew.run(work, tasks, progress.update):
             whole.counts = [a + b for a, b in zip(whole.counts, tally.counts, strict=True)]
             whole.bytes += tally.bytes
             whole.failed += tally.failed
             whole.failures = tuple(sorted({*whole.failures, *tally.failures})[:LISTED])
-    finally:
-        progress.finish()
     return whole

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -32,7 +33,7 @@ import xxhash
 
 from builder.base import schema
 from builder.base.arrays import ipc_buffer
-from builder.base.errors import DamagedFileError, JobMismatchError, LockedError, WriteError, refuse_denied
+from builder.base.errors import DamagedFileError, JobMismatchError, LockedError, OutputError, WriteError, refuse_denied
 from builder.base.names import PLAN
 from builder.base.urls import join
 from builder.store.folders import Folder, LocalFolder, open_folder, write
@@ -110,11 +111,14 @@ class Ledger:
 
     def begin(self, job: dict[str, Any], describe: Describe | None = None) -> None:
         """Write down what the job is. Raises JobMismatchError if another job was begun here; ``describe`` names the
-        differences. A job that left nothing is replaced: its listing could not be read, say, and the user has mended
-        the source."""
+        differences. Raises OutputError if data/ is there without a job. A job that left nothing is replaced: its
+        listing could not be read, say, and the user has mended the source."""
         noted = self.job
         if noted is None and self.folder.sizes(schema.DATA):
-            raise JobMismatchError(self.out, ["it holds data/ that no job of this tool left"])
+            raise OutputError(
+                f"{shlex.quote(self.out)} holds {schema.DATA}/, but not {schema.WORK}/, which says what was done. So "
+                f"nothing can go on there. Choose another OUT, or remove {shlex.quote(join(self.out, schema.DATA))}."
+            )
         describe = describe or describe_differences
         differences = [] if noted is None else describe(noted, json.loads(json.dumps(job)))
         if differences and not self._came_to_nothing():

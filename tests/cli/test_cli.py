@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builder.base.errors import InterruptedRunError, SourceError, WorkerDiedError
-from builder.cli.commands import main, take_signals
+from builder.cli.commands import take_signals
 from builder.conversion import build as building
 from builder.store import ledger
 from tests.outputs import Ran, environment, output_bytes, run_command, start
@@ -21,27 +21,6 @@ from tests.sources import Source, faults_of, make_source
 
 FIELDS = {"rows", "listed", "rejected", "unlisted", "shards", "image_bytes", "seconds", "out"}
 FIELDS |= {"unread", "replaced", "damage"}
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return make_source(tmp_path / "src")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """The command line, in this process."""
-
-    def command(*arguments: object) -> Ran:
-        capsys.readouterr()
-        try:
-            code = main(list(map(str, arguments)))
-        except SystemExit as error:  # argparse's
-            code = int(str(error.code))
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return command
 
 
 def test_a_conversion_is_one_json_object_on_stdout_and_nothing_else(source: Source, tmp_path: Path) -> None:

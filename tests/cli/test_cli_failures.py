@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli.commands import main
 from builder.conversion import build as building
 from builder.verification import verify as verifying
 from builder.verification.verify import Verification
@@ -26,19 +25,6 @@ from tests.sources import Source, make_source
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     return make_source(tmp_path / "src", shards=4)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """The command line, in this process."""
-
-    def command(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = main(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return command
 
 
 def shell(line: str) -> Ran:

@@ -5,38 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from builder.cli import output
-from builder.cli.commands import main
-from builder.engines.progress import show_progress
 from tests.outputs import Ran, run_command
 from tests.sources import Source, make_source
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return make_source(tmp_path / "src")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """The command line, in this process."""
-
-    def command(*arguments: object) -> Ran:
-        capsys.readouterr()
-        try:
-            code = main(list(map(str, arguments)))
-        finally:
-            show_progress("auto")
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return command
 
 
 def test_json_progress_names_every_stage(source: Source, tmp_path: Path, run: Callable[..., Ran]) -> None:
@@ -139,3 +118,49 @@ def test_a_wrong_turn_is_one_line_and_leaves_nothing(
     assert words in ran.stderr
     assert "run it again" not in ran.stderr
     assert sorted(os.listdir(tmp_path)) == ["empty", "src"]
+
+
+def test_a_warning_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        output.say_warnings()
+        warnings.simplefilter("always")
+        warnings.warn("a column has no name\033[31m", stacklevel=1)
+    assert capsys.readouterr().err == "warning: a column has no name\\x1b[31m\n"
+
+
+def test_notes_on_the_source_are_shown_unless_the_command_is_quiet(tmp_path: Path, run: Callable[..., Ran]) -> None:
+    source = make_source(tmp_path / "src", layout="img2dataset")
+    command = ("convert", source.path, tmp_path / "out", "--num-proc", 1, "--recaptions", *source.recaptions)
+    assert "recaptions belong to an image" in run(*command, "--limit", 5).stderr
+    assert run("convert", source.path, tmp_path / "again", *command[3:], "-q").stderr == ""
+    assert run("convert", source.path, tmp_path / "third", *command[3:], "--progress", "none").stderr == ""
+
+
+def test_options_that_do_not_go_together_are_told_in_the_words_of_the_command(
+    source: Source, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    for options in (["--dry-run"], ["--push-to", "user/name"]):
+        ran = run("convert", source.path, tmp_path / "out", "--keys", "keys.txt", *options)
+        assert ran.code == 2
+        assert "goes without --keys and --without" in ran.stderr
+        assert "True" not in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_ends_with_what_to_run(source: Source, tmp_path: Path, run: Callable[..., Ran]) -> None:
+    ran = run("convert", source.path, tmp_path / "out", "--dry-run", "--num-proc", 1)
+    assert ran.stdout.splitlines()[-1] == "nothing was written. To convert, run the same command without --dry-run."
+
+
+def test_an_out_whose_bookkeeping_is_gone_is_refused_with_a_way_out(
+    source: Source, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    out = tmp_path / "an out"
+    assert run("convert", source.path, out, "--num-proc", 1, "-q").code == 0
+    shutil.rmtree(out / ".laion6m")
+    ran = run("convert", source.path, out, "--num-proc", 1, "-q")
+    assert ran.code == 1
+    assert f"'{out}' holds data/, but not .laion6m/" in ran.stderr
+    assert f"Choose another OUT, or remove '{out}/data'." in ran.stderr
+    shutil.rmtree(out / "data")
+    assert run("convert", source.path, out, "--num-proc", 1, "-q").code == 0

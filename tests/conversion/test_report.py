@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -56,7 +58,7 @@ def test_rejects_are_told_by_reason_most_first_each_with_an_example() -> None:
         "32 rejected:",
         "         30  caption_invalid   e.g. b: caption is blank (0.tar)",
         "          2  image_missing     e.g. a: a.jpg is not there (0.tar)",
-        "7 images of the source are in no listing; they were left out",
+        "7 images of the source are in no listing. They were left out",
     ]
 
 
@@ -67,17 +69,17 @@ def test_damaged_archives_are_named_the_first_few_of_them() -> None:
     lines = [line for line in describe_summary(replace(DONE, damage=damage)).splitlines() if "damaged" in line]
     assert lines[0] == "damaged: raw/0.tar, bytes 0 to 9: cut"
     assert lines[1] == "damaged: raw/1.tar, bytes 0 to 9: cut, and 1 more"
-    assert lines[5:] == ["damaged: 2 more archives, see meta/manifest.json"]
+    assert lines[5:] == ["damaged: 2 more archives. meta/manifest.json names them"]
 
 
 def test_a_run_that_found_all_done_says_so() -> None:
-    assert describe_summary(replace(DONE, did=0)).splitlines()[1].endswith("1 min 1 s: all of it was there already")
+    assert describe_summary(replace(DONE, did=0)).splitlines()[1].endswith("1 min 1 s: everything was done before")
 
 
 def test_a_slice_says_how_to_finish() -> None:
     last = describe_summary(replace(DONE, complete=False, missing=12)).splitlines()[-1]
     assert "12 shards are still to do" in last
-    assert "laion6m convert without --start and --end" in last
+    assert "run the same command without --start and --end" in last
 
 
 def test_a_run_of_no_time_at_all_divides_by_nothing() -> None:
@@ -106,3 +108,17 @@ def test_text_of_the_source_cannot_steer_the_terminal() -> None:
     text = describe_summary(replace(DONE, totals=totals, examples=examples, damage={"raw/\r\x07.tar": ["x"]}))
     assert not set(text) & set("\033\r\x07")
     assert "none rejected" not in text.splitlines()
+
+
+def test_the_next_commands_open_a_url_with_the_same_options_but_without_their_secrets() -> None:
+    options = {"s3": {"endpoint_url": "http://127.0.0.1:9000", "key": "AKIA", "secret": "hush"}}
+    *_, verify, read = describe_summary(replace(DONE, out="s3://bucket/a b"), options).splitlines()
+    command = shlex.split(verify.removeprefix("next: "))
+    assert command[:4] == ["laion6m", "verify", "s3://bucket/a b", "--storage-options"]
+    assert json.loads(command[4]) == {"s3": {"endpoint_url": "http://127.0.0.1:9000", "key": "…", "secret": "…"}}
+    assert "storage_options={'s3': {'endpoint_url': 'http://127.0.0.1:9000'" in shlex.split(read)[2]
+    compile(shlex.split(read)[2], "next", "exec")
+
+
+def test_a_folder_needs_no_storage_options_though_its_source_did() -> None:
+    assert describe_summary(DONE, {"anon": True}) == describe_summary(DONE)

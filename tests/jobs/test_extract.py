@@ -616,3 +616,37 @@ def test_other_forms_write_over_nothing_either(form: str, tmp_path: Path) -> Non
             run(tmp_path / "made", tmp_path / "out", form=form)
     run(tmp_path / "made", tmp_path / "out", form=form, overwrite=True)
     assert files(tmp_path / "out") == before
+
+
+def anew(folder: Path) -> Path:
+    """Three tars of pairs; every tar has the same two names."""
+    for tar in range(3):
+        members = [
+            (f"{number:06d}{ending}", picture(10 * tar + number) if ending == ".jpg" else b'{"caption": "a cat"}')
+            for number in range(2)
+            for ending in (".jpg", ".json")
+        ]
+        write_tar(folder / "raw" / f"{tar:05d}.tar", members)
+    return folder
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, -1), (1, 2), (2, 3)])
+def test_names_that_begin_anew_in_every_tar_lose_no_file(start: int, end: int, tmp_path: Path) -> None:
+    source = anew(tmp_path / "src")
+    result = run(source, tmp_path / "out", start=start, end=end)
+    tars = range(3)[start : end if end > 0 else None]
+    found = files(tmp_path / "out")
+    assert {name: data for name, data in found.items() if name.endswith("jpg")} == {
+        f"raw/{tar:05d}/{number:06d}.jpg": picture(10 * tar + number) for tar in tars for number in range(2)
+    }
+    assert (result.images, result.captions, result.replaced, result.failed) == (2 * len(tars), 2 * len(tars), 0, 0)
+    assert "names begin anew in every tar" in describe_extraction(result)
+
+
+def test_members_that_a_later_one_replaces_are_counted(tmp_path: Path) -> None:
+    names = ["a/1.jpg", "a/1.json", "a/1.jpg"]
+    write_tar(tmp_path / "src" / "raw" / "a.tar", [(name, picture(at)) for at, name in enumerate(names)])
+    result = run(tmp_path / "src", tmp_path / "out")
+    assert (result.files, result.replaced) == (2, 1)
+    assert result.to_json()["replaced"] == 1
+    assert "1 members were replaced by a later one of the same name" in describe_extraction(result)
