@@ -185,14 +185,24 @@ class CaptionDataset(SampleLoading, _Base):
 
     def _entries(self, numbers: Sequence[int]) -> Sequence[Mapping[str, Any]]:
         """Entries of ``data_list``. Their images are read together if the samples hold pixels."""
-        files = (self.image_tokens_folder, self.latents_ceph_folder, self.image_latents_folder)
-        pixels = files == (None, None, None) and not (self._arrays and "image_latents" in self._arrays)
-        if pixels and isinstance(self.data_list, Entries):
+        if (entries := self._with_pixels()) is not None:
             try:
-                return self.data_list.fetch(numbers)
+                return entries.fetch(numbers)
             except BAD_SAMPLE:
                 pass  # read one by one below, to see which is bad
         return [self.data_list[number] for number in numbers]
+
+    def _with_pixels(self) -> Entries | None:
+        """The rows of the index, if samples are made of their images."""
+        files = (self.image_tokens_folder, self.latents_ceph_folder, self.image_latents_folder)
+        latents = files != (None, None, None) or (self._arrays and "image_latents" in self._arrays)
+        return self.data_list if isinstance(self.data_list, Entries) and not latents else None
+
+    def announce(self, numbers: Sequence[int]) -> None:
+        """Say which samples will be loaded soon. Their images are read from a disk of this machine into the page cache,
+        which it shares with a loader's workers. Returns at once. The samplers call this."""
+        if (entries := self._with_pixels()) is not None:
+            entries.announce(numbers)
 
     def _number(self, index: int) -> int:
         if self.debug:

@@ -23,7 +23,8 @@ from torch.utils.data import Sampler
 from builder.base.errors import OptionError
 from builder.base.options import check_number
 from builder.mm import launch
-from builder.mm.order import ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, derive, walk
+from builder.mm.ahead import announcer, walk_announced
+from builder.mm.order import ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, derive
 
 State = dict[str, Any]
 """Plain values, the same on every rank. It can be put into a checkpoint as it is."""
@@ -104,9 +105,12 @@ class InfiniteSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         drawn = self._begin()
-        for row in walk(self._order, self.start + self.rank, self.world_size):
+        for row in self._walk(self.start + self.rank, self.world_size):
             drawn.count += 1
             yield row
+
+    def _walk(self, start: int, stride: int, stop: int | None = None) -> Iterator[int]:
+        return walk_announced(self._order, start, stride, announcer(self.dataset), stop)
 
     def _begin(self) -> Drawn:
         placed = (self.rank, self.world_size)
@@ -200,9 +204,9 @@ class EpochSampler(InfiniteSampler):
         base = self.epoch * self.size
         first = self.start + self.rank
         last = first + (count - 1) * self.world_size
-        yield from walk(self._order, base + first, self.world_size, base + min(last + 1, self.size))
+        yield from self._walk(base + first, self.world_size, base + min(last + 1, self.size))
         if last >= self.size:
-            yield from walk(self._order, base + last % self.size, 1, base + last % self.size + 1)
+            yield from self._walk(base + last % self.size, 1, base + last % self.size + 1)
 
     def __len__(self) -> int:
         """Rows of this rank in a whole epoch."""

@@ -58,6 +58,10 @@ class Entries(Sequence[dict[str, str]]):
         samples = self._source[list(rows)]
         return [_entry(sample, row, sample) for sample, row in zip(samples, rows, strict=True)]
 
+    def announce(self, rows: Sequence[int]) -> None:
+        """Say that ``fetch`` will soon ask for these rows."""
+        self._source.announce(rows)
+
     def __iter__(self) -> Iterator[dict[str, str]]:
         return (self[row] for row in range(len(self)))
 
