@@ -3,12 +3,13 @@
     python benchmarks/remote_read.py DATASET [--delay 0.05] [--batch 256] [--rounds 3] [--cache DIR]
     python benchmarks/remote_read.py DATASET --train [--workers 8] [--rate 200] [--batch 32]
 
-DATASET, a folder that ``laion6m convert`` made, is put into moto's S3 and into the tests' Hub, each in a process of its
-own on 127.0.0.1 that waits ``--delay`` seconds before each answer. Then a Reader opens it there. "first" is the first
-batch, for which the shards are opened; "batch" the median of those after it, of other rows. Beside them plain reading
-through fsspec, as many rows one after the other as fit into 2 s. ``--train``: a DataLoader with ``--workers``
-processes, a consumer that takes ``--rate`` samples a second, and the share of its time that it waits. Needs the extra
-``test``.
+DATASET, a folder that ``laion6m convert`` made, is served by a small S3 (plain_s3.py) and the tests' Hub. Each runs in
+a process of its own on 127.0.0.1 and waits ``--delay`` seconds before each answer. A Reader opens the dataset there.
+"first" is the first batch, for which the shards are opened. "batch" is the median of those after it, of other rows.
+"one row": as many rows, one after the other, as fit into 2 s. ``--train``: a DataLoader with ``--workers`` processes, a
+consumer that takes ``--rate`` samples a second, and the share of its time that it waits.
+
+``--kinds moto``: moto as the S3. It takes most of the processor time of such a measurement. Needs the extra ``test``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def serve(kind: str, folder: str, delay: float) -> None:
     """Serve the folder until standard input ends. Prints its URL, and what opens it."""
     if kind == "s3":
+        from benchmarks.plain_s3 import serve_folder
+
+        with serve_folder(folder, delay) as port:
+            options = {"client_kwargs": {"endpoint_url": f"http://127.0.0.1:{port}"}}
+            print(json.dumps(["s3://bucket", options, {}]), flush=True)
+            sys.stdin.read()
+        return
+    if kind == "moto":
         import s3fs
 
         from tests.servers import s3

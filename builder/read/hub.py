@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    HfFileMetadata,
+    constants,
+    get_hf_file_metadata,
+    get_token,
+    hf_hub_url,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -119,14 +127,15 @@ class HubFile:
         )
         self._lock = ForkLock()
         self._address: str | None = None
-        size = _ask(url, place, options, self._resolve)
-        if size is None:
+        found = _ask(url, place, options, self._resolve)
+        if found.size is None:
             raise SourceError(f"{url}: the Hub does not say how long it is")
-        self.size: int = size
+        self.size: int = found.size
+        self._etag = found.etag  # of its content: the same in every commit that has the file unchanged
 
     @property
     def state(self) -> tuple[object, ...]:
-        return self._place.revision, self.size
+        return self.size, self._etag
 
     def check(self) -> None:
         """Does nothing: a commit does not change."""
@@ -140,12 +149,12 @@ class HubFile:
             return b""
         return _ask(self.name, self._place, self._options, lambda: self._range(offset, length), opened=True)
 
-    def _resolve(self) -> int | None:
-        """Look up the address. Returns the file's size in bytes."""
+    def _resolve(self) -> HfFileMetadata:
+        """Look up the address of the file's bytes."""
         with self._lock:
             found = get_hf_file_metadata(self._url, token=self._options.get("token"))
             self._address = found.location
-        return found.size
+        return found
 
     def _range(self, offset: int, length: int) -> bytes:
         for last in (False, True):

@@ -6,8 +6,11 @@ and then renamed, so nobody sees a half-written file. An image that is written t
 A process that has written enough checks the size of the folder, one process at a time. If it is over the limit, the
 process deletes the least recently used files.
 
-fsspec has caches too, but without a limit. Some keep whole files of hundreds of MB. One keeps blocks in a sparse file,
-and two processes overwrite each other's map of the blocks.
+Why this is not a library's cache (fsspec 2026.9, huggingface_hub 2.4): none has a size limit, so none fits a disk that
+is smaller than the dataset. And two of fsspec's are not safe. ``simplecache`` downloads to the final name. If a process
+is killed, or still downloads, others read a part of a file as the whole file. ``blockcache`` marks blocks by path.
+After a remote file had changed, it gave 6 old blocks and 14 new ones, even with ``check_files=True``. ``filecache`` and
+huggingface_hub download whole shards: hundreds of MB for one image.
 """
 
 from __future__ import annotations
@@ -127,8 +130,8 @@ def _files(folder: str) -> list[tuple[int, int, str]]:
 
 
 class CachedHandles(Handles):
-    """Files behind a URL whose reads are kept on this machine. A kept read needs no request, not even to open the
-    file."""
+    """Files behind a URL whose reads are kept on this machine. A kept read needs no request but the two that open its
+    file, once in each process."""
 
     def __init__(self, cache: LocalCache, *of: Any) -> None:
         super().__init__(*of)
@@ -153,11 +156,9 @@ class CachedHandles(Handles):
         self.cache.put(self._key(number, offset, size), data)
 
     def _key(self, number: int, offset: int, size: int) -> str:
-        """The cache key. A Parquet file's footer identifies its content. For other files the storage's ``state`` is
-        used."""
-        file = self.files[number]
-        content = file.check["footer"] if "footer" in file.check else repr((self.path(number), self.get(number).state))
-        return f"{content}\n{offset}\n{size}"
+        """The cache key. ``state`` names the version that was opened, such as its ETag. So old and new bytes of a file
+        never mix, not even if size and footer stay the same."""
+        return repr((self.files[number].check, self.get(number).state, offset, size))
 
 
 def handles_of(root: str, files: Sequence[IndexedFile], storage: Storage | None) -> Handles:

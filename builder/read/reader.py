@@ -45,8 +45,15 @@ def _at_hand(state: _State) -> Reader:
         status = os.stat(index_path)
     except OSError:
         return Reader(*state)  # it raises the error that says what is wrong
-    options = sorted(getattr(storage, "options", {}).items())
-    key = (index_path, root, source, repr(options), status.st_ino, status.st_size, status.st_mtime_ns)
+    key = (
+        index_path,
+        root,
+        source,
+        getattr(storage, "options", None),
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+    )
     reader = _READERS.get(key)
     if reader is None:
         reader = _READERS[key] = Reader(*state)

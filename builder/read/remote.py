@@ -70,7 +70,7 @@ class RemoteFile:
 
     @property
     def state(self) -> tuple[object, ...]:
-        return self.size, self._version
+        return self.size, self._version, self.name
 
     def check(self) -> None:
         """Does nothing: each read checks the file."""

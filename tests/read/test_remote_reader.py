@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import open_dataset
+from builder import index, open_dataset
 from builder.base import storage
 from builder.base.errors import IndexMismatchError, SourceError
 from builder.base.options import ConvertOptions
@@ -138,6 +138,31 @@ def test_a_changed_shard_behind_a_url_is_an_error(converted: Path, tmp_path: Pat
             assert far[0].image
 
 
+def test_files_behind_a_url_are_opened_once_however_many_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("builder.read.handles.MOST_OPEN", 1)
+    source = make_source(tmp_path / "source")
+    index(source.path)
+    with FileServer(source.path) as server:
+        far = open_dataset(server.url)
+        for _ in range(3):
+            assert len(far[list(range(len(far)))]) == len(far)
+        opened = sorted(path for method, path, _ in server.requests if method == "HEAD" and path.startswith("/raw/"))
+    assert len(opened) > 2
+    assert opened == sorted(set(opened))
+
+
+def test_a_sample_read_over_a_network_survives_pickling(converted: Path) -> None:
+    pytest.importorskip("aiohttp")
+    local = open_dataset(converted)
+    with FileServer(converted) as server:
+        far = open_dataset(server.url, storage_options={"headers": {"X-A": "b"}})
+        for sample in (far[3], *far[[5, 4]]):
+            assert pickle.loads(pickle.dumps(sample)).image == local[sample.row].image
+
+
 @pytest.mark.slow
 def test_an_s3_bucket_reads_like_a_folder_also_after_pickling_and_fork(converted: Path) -> None:
     s3fs = pytest.importorskip("s3fs")
@@ -241,7 +266,7 @@ def test_a_hub_repository_opens_by_its_hf_url(converted: Path, hub: HubServer, t
     code = f"""
 from pathlib import Path
 from huggingface_hub import HfApi
-from builder import open_dataset
+from builder import index, open_dataset
 HfApi().create_repo("user/pairs", repo_type="dataset")
 HfApi().upload_folder(
     repo_id="user/pairs", repo_type="dataset", folder_path={str(converted)!r}, ignore_patterns=[".laion6m/*"]
