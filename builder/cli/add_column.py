@@ -13,7 +13,7 @@ EXAMPLE = "laion6m add-column OUT aesthetic --from scores.parquet"
 
 def declare(parser: Parser) -> None:
     parser.add_argument("out", metavar="DATASET", help="a converted folder, or an index")
-    parser.add_argument("name", metavar="NAME", help="of the new column")
+    parser.add_argument("name", metavar="NAME", help="name of the new column")
     what = parser.add_mutually_exclusive_group(required=True)
     parser.add_several(
         "--from",
@@ -21,15 +21,15 @@ def declare(parser: Parser) -> None:
         group=what,
         dest="source",
         metavar="PATH",
-        help="Parquet, CSV or JSON lines with a column NAME; or a folder of <image path>.pt, .npy or .safetensors",
+        help="Parquet, CSV or JSON lines with a column NAME, or a folder with <image path>.pt, .npy, .safetensors",
     )
-    what.add_argument("--field", metavar="F", help="a field of the annotations")
+    what.add_argument("--field", metavar="F", help="take the values from field F of the annotations")
     parser.add_argument(
         "--on",
         choices=["key", "path", "url", "sha256"],
-        help="what joins the files' rows to the dataset's (default: the first of these that the file has)",
+        help="column that joins the files with the rows (default: the first of these that the file has)",
     )
-    parser.add_argument("--missing-ok", action="store_true", help="rows may have no array: those are null")
+    parser.add_argument("--missing-ok", action="store_true", help="allow rows without an array; they become null")
     add_processes(parser)
 
 

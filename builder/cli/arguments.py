@@ -14,30 +14,39 @@ _TABLES = {"parquet", "jsonl", "ndjson", "json", "csv", "tsv"}
 """Endings of recaption files, compressed or not. Behind ``--recaptions FILE``, such words are values too."""
 
 
+_NUM_PROC = "number of processes (default: the cores of this machine)"
+
+
 def add_common(parser: Parser) -> None:
     """Arguments of every command."""
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help='print one JSON object on stdout; of a failure {"error": …}')
-    group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    group.add_argument(
+        "--json", action="store_true", help='print one JSON object on stdout ({"error": …} after a failure)'
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress and no notes")
     group.add_argument(
         "--progress",
         choices=STYLES,
         default="auto",
-        help="how to show progress on stderr (auto: a bar on a terminal, else lines)",
+        help="how to show progress on stderr (default: auto, a bar on a terminal, else lines)",
     )
-    group.add_argument("--log", metavar="FILE", help="append messages to FILE, with times")
+    group.add_argument("--log", metavar="FILE", help="append all messages to FILE, with the time of each")
 
 
 def add_processes(parser: Parser) -> None:
-    parser.add_argument("--num-proc", type=positive, metavar="N", help="processes (default: the cores of this machine)")
+    parser.add_argument("--num-proc", type=positive, metavar="N", help=_NUM_PROC)
 
 
 def add_workers(parser: Parser) -> None:
     """Arguments for processes, or a Ray cluster."""
     group = parser.add_argument_group("workers")
-    group.add_argument("--num-proc", type=positive, metavar="N", help="processes (default: the cores of this machine)")
-    group.add_argument("--engine", choices=["local", "ray"], default="local", help="who does the work (local)")
-    group.add_argument("--address", metavar="ADDR", help="of a Ray cluster: auto or HOST:PORT (default: one made here)")
+    group.add_argument("--num-proc", type=positive, metavar="N", help=_NUM_PROC)
+    group.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="work on this machine or on Ray (default: local)"
+    )
+    group.add_argument(
+        "--address", metavar="ADDR", help="address of a Ray cluster: auto or HOST:PORT (default: start one here)"
+    )
 
 
 def add_storage(parser: Parser) -> None:
@@ -45,60 +54,81 @@ def add_storage(parser: Parser) -> None:
         "--storage-options",
         type=_options_of_storage,
         metavar="JSON",
-        help='for URLs: options of their file systems, or by scheme {"s3": {…}}; keep keys in the environment',
+        help='options that open URLs, for all or by scheme: {"s3": {…}}. Better keep secrets in the environment',
     )
 
 
 def add_hub(parser: Parser) -> None:
     group = parser.add_argument_group("the Hub")
-    group.add_argument("--public", action="store_true", help="make a new repository public (private)")
-    group.add_argument("--revision", metavar="R", help="branch to push to; created if it is missing (main)")
-    group.add_argument("--token", metavar="T", help="of the Hub (better: HF_TOKEN, or `hf auth login`)")
+    group.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    group.add_argument(
+        "--revision", metavar="R", help="branch to push to; it is created if it is missing (default: main)"
+    )
+    group.add_argument("--token", metavar="T", help="token of the Hub (better: set HF_TOKEN, or run `hf auth login`)")
 
 
 def add_slice(parser: Parser) -> None:
     group = parser.add_argument_group("slice of the work")
-    group.add_argument("--start", type=int, default=0, metavar="I", help="first of the sorted raw tars to take (0)")
-    group.add_argument("--end", type=int, default=-1, metavar="J", help="tar to stop before; -1 means all (-1)")
+    group.add_argument(
+        "--start",
+        type=int,
+        default=0,
+        metavar="I",
+        help="first raw tar to take, in the order of their names (default: 0)",
+    )
+    group.add_argument(
+        "--end", type=int, default=-1, metavar="J", help="raw tar to stop before; -1 takes all (default: -1)"
+    )
 
 
 def add_policy(parser: Parser) -> None:
     """Arguments that decide which samples become rows."""
     group = parser.add_argument_group("samples")
     group.add_argument(
-        "--caption-key", default="auto", metavar="NAME", help="the caption's field (re_caption, else caption)"
+        "--caption-key",
+        default="auto",
+        metavar="NAME",
+        help="field that holds the caption (default: re_caption, else caption)",
     )
     group.add_argument(
-        "--max-aspect-ratio", type=float, default=3.0, metavar="R", help="longer ÷ shorter side; 0 is off (3.0)"
+        "--max-aspect-ratio",
+        type=float,
+        default=3.0,
+        metavar="R",
+        help="largest longer ÷ shorter side; 0 is off (default: 3.0)",
     )
-    group.add_argument("--min-side", type=int, metavar="N", help="pixels of the shorter side, at least (off)")
+    group.add_argument("--min-side", type=int, metavar="N", help="least pixels of the shorter side (default: off)")
     group.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help=f"width × height, at most ({MAX_PIXELS:,})"
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"most pixels, width × height (default: {MAX_PIXELS:,})",
     )
     group.add_argument(
         "--max-reject-ratio",
         type=share,
         default=0.05,
         metavar="R",
-        help="share of rejects above which the exit code is 3 (0.05)",
+        help="with a larger share of rejects the exit code is 3 (default: 0.05)",
     )
-    add_recaptions(parser, "files or folders with captions (Parquet, JSON lines, CSV), joined with the images", group)
+    add_recaptions(parser, "files or folders with captions (Parquet, JSON lines, CSV) to join with the images", group)
     group.add_argument(
         "--on",
         metavar="FIELD",
-        help="join recaptions by this field of the sidecars, or FIELD=COLUMN (url, else key: the images' names)",
+        help="field of the sidecars that joins recaptions, or FIELD=COLUMN (default: url, else key, the images' names)",
     )
     listing = group.add_mutually_exclusive_group()
     listing.add_argument(
-        "--listing", metavar="FILE", help="read this as data.json: JSON, JSON lines, CSV, compressed or not"
+        "--listing", metavar="FILE", help="read FILE in place of data.json: JSON, JSON lines or CSV, compressed or not"
     )
     listing.add_argument(
-        "--no-listing", action="store_true", help="read no listing: every annotation is a listed sample"
+        "--no-listing", action="store_true", help="do not read data.json: every annotation is a sample"
     )
 
 
 def add_recaptions(parser: Parser, help: str, group: Group | None = None) -> None:
-    parser.add_several("--recaptions", like=_is_table, metavar="FILE", help=f"{help}; several: *.parquet", group=group)
+    parser.add_several("--recaptions", like=_is_table, metavar="FILE", help=f"{help}; give one or more", group=group)
 
 
 def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOptions:

@@ -30,24 +30,24 @@ from builder.cli.parser import Parser, did_you_mean
 from builder.engines.progress import show_progress
 
 COMMANDS = {
-    "convert": "turn a source (raw/*.tar, captions/*.tar, data.json) into Parquet or Arrow",
-    "index": "the same rows without copying an image: an index into the source's own tars",
-    "verify": "check that DATASET is whole, and with --source that it is what SOURCE holds",
-    "extract": "raw/, captions/ and data.json as files, from a source or a converted folder",
-    "select": "choose rows by SQL, lists, samples and splits; copies no image",
-    "view": "look at DATASET in the browser: search, filter, rejects, statistics",
-    "report": "what DATASET is, in one HTML file: statistics, samples, rejects, duplicates",
-    "push": "publish a converted folder on the Hub; again, it sends only what differs",
-    "duplicates": "find images that are there twice, also resized, recompressed, cropped or mirrored",
-    "add-column": "add scores, tags, captions or arrays (latents) as a column beside the images",
-    "info": "what a folder is, what is in it and what to do next; reads no image",
-    "demo": "make a small source here, convert, verify and read it; offline",
+    "convert": "make Parquet, Arrow or webdataset shards from a source",
+    "index": "make the same rows without a copy: an index that points into the source's tars",
+    "verify": "check that a dataset is whole, or with --source that it is what the source holds",
+    "extract": "write images and captions as files, from a source or a dataset",
+    "select": "choose rows by SQL, lists, samples and splits, without copying an image",
+    "view": "look at a dataset in the browser: search, filter, rejects, statistics",
+    "report": "write one HTML file about a dataset: statistics, samples, rejects, duplicates",
+    "push": "upload a dataset to the Hub; run it again to upload only changes",
+    "duplicates": "find images that occur twice, even resized, recompressed, cropped or mirrored",
+    "add-column": "add scores, tags, captions or arrays (latents) as a column",
+    "info": "say what a folder is, what is in it and what to do next, without reading images",
+    "demo": "make a small source, then convert, verify and read it; needs no network",
     "completion": "print a script that completes commands, options and paths in bash, zsh or tcsh",
 }
 """Every command and its help. ``add-column`` is the module ``builder.cli.add_column``."""
 
 _INTERRUPTED = 130  # 128 + SIGINT, as in shells
-_EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look (rejects, damage, unread parts)."
+_EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look (many rejects, damaged or unread parts)."
 
 
 class Command(Protocol):
@@ -145,7 +145,7 @@ def _words_of(error: OSError | ImportError) -> str:
     raise error
 
 
-_LOST = "the working directory has been deleted. Go to one that is there (cd), or give absolute paths."
+_LOST = "the working directory was deleted. Change to another one (cd), or give absolute paths."
 
 
 def _is_lost(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ _PATHS = {"SOURCE", "OUT", "DATASET", "PATH", "DIR", "FILE", "FOLDER"}
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], metavar="SHELL", help="bash, zsh or tcsh")
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], metavar="SHELL", help="your shell: bash, zsh or tcsh")
 
 
 def run(arguments: argparse.Namespace) -> int:

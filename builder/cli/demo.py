@@ -12,7 +12,7 @@ EXAMPLE = "laion6m demo"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("dir", metavar="DIR", nargs="?", default=DEMO, help=f"a folder to make it in ({DEMO})")
+    parser.add_argument("dir", metavar="DIR", nargs="?", default=DEMO, help=f"folder to make it in (default: {DEMO})")
 
 
 def run(arguments: argparse.Namespace) -> int:

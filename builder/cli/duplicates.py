@@ -18,7 +18,7 @@ def declare(parser: Parser) -> None:
         type=int,
         default=10,
         metavar="D",
-        help="of 64 bits, how many may differ: 0 to 16 (10); fewer is stricter",
+        help="most bits, of 64, in which two fingerprints may differ: 0 to 16; fewer is stricter (default: 10)",
     )
     add_workers(parser)
 

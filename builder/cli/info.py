@@ -12,7 +12,9 @@ EXAMPLE = "laion6m info OUT"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("path", metavar="PATH", help="a source, a converted folder or an index")
+    parser.add_argument(
+        "path", metavar="PATH", help="folder or URL: a source, a converted folder, an index or a selection"
+    )
     add_storage(parser)
 
 

@@ -54,7 +54,7 @@ def start_log(path: str, argv: Sequence[str]) -> None:
     try:
         handler = logging.FileHandler(path_of(path), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise OutputError(f"cannot write the log {path}: {error.strerror}") from error
+        raise OutputError(f"cannot write the log {shlex.quote(path)}: {error.strerror}. Give another file.") from error
     logging.raiseExceptions = False  # a full disk for the log must not end the work
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     _log.addHandler(handler)
@@ -90,14 +90,14 @@ def verdict(max_reject_ratio: float, summary: Summary) -> int:
     """The exit code of a conversion. Prints why it is not 0."""
     totals = summary.totals
     if summary.trouble:
-        say(f"laion6m: the source wants a look: {', '.join(summary.trouble)}")
+        say(f"laion6m: look at the source: {', '.join(summary.trouble)}")
     rejected = sum(totals.rejected.values())
     if rejected <= max_reject_ratio * totals.listed:
         return LOOK if summary.trouble else DONE
-    whole = "The output is whole; meta/rejects.parquet names them."
+    whole = "The output is whole. meta/rejects.parquet names them."
     say(
         f"laion6m: {rejected:,} of {totals.listed:,} samples were rejected, more than --max-reject-ratio "
-        f"{max_reject_ratio:g} allows. {whole if summary.complete else 'This slice is done all the same.'}"
+        f"{max_reject_ratio:g} allows. {whole if summary.complete else 'This slice is done.'}"
     )
     return LOOK
 
@@ -136,6 +136,5 @@ def _with_limit(words: str) -> str:
         return words
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return (
-        f"{words.rstrip('.')}. A process may have {limit:,} files open here: allow more, as with ulimit -n "
-        f"{max(1024, 2 * limit)}."
+        f"{words.rstrip('.')}. A process may open {limit:,} files here. To allow more: ulimit -n {max(1024, 2 * limit)}"
     )

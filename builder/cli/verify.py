@@ -13,10 +13,12 @@ EXAMPLE = "laion6m verify OUT --source data/laion6m"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("out", metavar="DATASET", help="a folder that convert or index made")
-    parser.add_argument("--source", metavar="SOURCE", help="compare every row with its members in SOURCE")
-    parser.add_argument("--decode", action="store_true", help="decode every image")
-    add_recaptions(parser, "the source's Parquet files, where they lie elsewhere than at the conversion")
+    parser.add_argument("out", metavar="DATASET", help="folder or URL that convert, index or select made")
+    parser.add_argument(
+        "--source", metavar="SOURCE", help="also compare every row with its image and caption in SOURCE"
+    )
+    parser.add_argument("--decode", action="store_true", help="also decode every image")
+    add_recaptions(parser, "recaption files of the source, if they were moved")
     add_storage(parser)
     add_workers(parser)
 

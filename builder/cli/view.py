@@ -13,11 +13,13 @@ EXAMPLE = "laion6m view OUT"
 
 def declare(parser: Parser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="port to listen on; 0 takes a free one (0)")
-    parser.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
-    parser.add_argument("--source", metavar="SOURCE", help="the folder of tars, to show what was rejected")
-    parser.add_argument("--save", metavar="FOLDER", help="allow the page to save selections, into this folder only")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, default=0, metavar="N", help="port to listen on; 0 takes a free one (default: 0)"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="only print the address, do not open a browser")
+    parser.add_argument("--source", metavar="SOURCE", help="folder of the tars, to show images that were rejected")
+    parser.add_argument("--save", metavar="FOLDER", help="let the page save selections, in FOLDER only")
 
 
 def run(arguments: argparse.Namespace) -> int:

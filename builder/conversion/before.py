@@ -36,7 +36,7 @@ def refuse_caption_key(survey: Survey, options: ConvertOptions) -> None:
                 if reject.detail.startswith("no field "):
                     missing, example = missing + 1, reject.detail
     if missing >= (_ENOUGH if policy.caption_key == "auto" else 1):
-        found = f"none of the first {missing:,} annotations has it ({example})"
+        found = f"none of the first {missing:,} annotations has a caption there ({example})"
         raise OptionError("caption_key", policy.caption_key, f"{found}. Name the caption's field: --caption-key NAME")
 
 
@@ -71,8 +71,8 @@ def refuse_full_disk(out: str, needed: int) -> None:
     free = free_bytes(out)
     if free is not None and needed > free:
         raise OutputError(
-            f"{shlex.quote(out)} needs {in_words(needed)}, and its file system has {in_words(free)} free. Make room, "
-            "choose another OUT, or push the shards as they are made: --push-to USER/NAME --delete-pushed."
+            f"{shlex.quote(out)} needs {in_words(needed)}, but its disk has {in_words(free)} free. Make room, choose "
+            "another OUT, or push shards while they are made: --push-to USER/NAME --delete-pushed."
         )
 
 
@@ -82,11 +82,15 @@ def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
     if is_url(source) or is_url(out):
         read = tuple(f"{join(source, name)}/" for name in ("raw", "captions", "data.json", schema.META))
         if source.rstrip("/") == out.rstrip("/") or f"{out}/".startswith(read):
-            raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
+            raise _inside(out, source)
         return
     target = os.path.realpath(out)
     parts = [os.path.realpath(os.path.join(source, name)) for name in ("raw", "captions", "data.json", schema.META)]
     within = any(target == part or target.startswith(part + os.sep) for part in parts)
     converted = target == os.path.realpath(os.path.join(source, schema.DATA))  # with an index's meta/ beside it
     if within or converted or (target == os.path.realpath(source) and not beside):
-        raise SourceError(f"{out} lies in the source {source}. Choose an OUT outside of it.")
+        raise _inside(out, source)
+
+
+def _inside(out: str, source: str) -> SourceError:
+    return SourceError(f"{shlex.quote(out)} lies in the source {shlex.quote(source)}. Choose an OUT outside of it.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -57,13 +58,13 @@ def index(
     target = source if out is None else path_of(out)
     for place in filter(is_url, (source, target)):
         raise SourceError(
-            f"{place} is a URL. An index points into tars on this machine. Use laion6m convert: it reads and writes "
-            "URLs."
+            f"{shlex.quote(place)} is a URL. An index points into tars on this machine. Use laion6m convert: it reads "
+            "and writes URLs."
         )
     refuse_overlap(source, target, beside=True)
     converted = os.path.join(target, schema.DATA)
     if out is not None and os.path.isdir(converted):
-        raise SourceError(f"{target} holds a converted dataset, which has an index. Choose another OUT.")
+        raise SourceError(f"{shlex.quote(target)} is a converted folder, which has its own index. Choose another OUT.")
     kind = Kind(
         stage="indexing",
         work=partial(_point, digest=digest),

@@ -124,7 +124,8 @@ def _refuse_inside(out: str, *folders: str) -> None:
     for folder in folders:
         place = folder if is_url(folder) else os.path.realpath(folder)
         if f"{target}/".startswith(f"{place}/"):
-            raise SourceError(f"{out} lies in {folder}, which is read. Choose an OUT outside of it.")
+            inside = f"{shlex.quote(out)} lies in {shlex.quote(folder)}"
+            raise SourceError(f"{inside}, which is read. Choose an OUT outside of it.")
 
 
 @dataclass(frozen=True, slots=True)

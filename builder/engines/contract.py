@@ -38,7 +38,7 @@ class EngineChoice:
         if self.num_proc is not None and self.num_proc < 1:
             raise OptionError("num_proc", self.num_proc, "1 or more")
         if self.address is not None and self.name != "ray":
-            raise OptionError("address", self.address, "goes with --engine ray")
+            raise OptionError("address", self.address, "goes with --engine ray only")
         if self.name == "ray" and find_spec("ray") is None:
             raise MissingExtraError("--engine ray", "ray", "ray")
 

@@ -59,7 +59,7 @@ class LocalEngine:
         except OSError as error:
             for worker in self._workers:
                 worker.stop()
-            allowed = f"the system allows {len(self._workers)} ({error.strerror}). Give a smaller number"
+            allowed = f"the system allows {len(self._workers)} processes ({error.strerror}). Give a smaller number"
             raise OptionError("num_proc", num_proc, allowed) from error
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report = unheard) -> Iterator[Result]:

@@ -105,7 +105,7 @@ class RayEngine:
             self._ray.init(configure_logging=False, log_to_driver=False, **own)
         except Exception as error:  # errors of Ray and grpc, ConnectionError …
             raise ClusterError(
-                self._address, f"{type(error).__name__}: {error}", "Is it running? ray status --address … says."
+                self._address, f"{type(error).__name__}: {error}", "Does it run? Ask it: ray status --address …"
             ) from error
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -188,9 +188,9 @@ class RayEngine:
             name = "its node ran out of memory" if out_of_memory else type(error).__name__
             flight.reasons.append(name)
             if len(flight.reasons) < TRIES:
-                say(f"{describe(flight.task)}: {name}. It is begun again.")
+                say(f"{describe(flight.task)}: {name}. It is started again.")
                 return None
-            reasons = f"begun {TRIES} times: {', '.join(flight.reasons)}"
+            reasons = f"started {TRIES} times: {', '.join(flight.reasons)}"
             raise WorkerDiedError(describe(flight.task), reasons) from error
         kind, value = unpack(message)
         return kind, value, images, size

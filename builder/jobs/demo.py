@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import tarfile
 import time
 from collections.abc import Callable
@@ -67,9 +68,11 @@ def demo(folder: StrPath | None = None, *, say: Callable[[str], None] = lambda t
     expected = _prepare(folder, source)
     say(f"1. A source as it is downloaded: {source}\n{_tree(source)}")
     summary = convert(source, out, num_proc=workers, quiet=True)
-    say(f"\n2. laion6m convert {source} {out}\n{_indented(_without_next(describe_summary(summary)))}")
+    command = shlex.join(["laion6m", "convert", source, out])
+    say(f"\n2. {command}\n{_indented(_without_next(describe_summary(summary)))}")
     proof = verify(out, source=source, num_proc=workers, quiet=True)
-    say(f"\n3. laion6m verify {out} --source {source}\n{_indented(describe_verification(proof))}")
+    command = shlex.join(["laion6m", "verify", out, "--source", source])
+    say(f"\n3. {command}\n{_indented(describe_verification(proof))}")
     say(f"\n4. Reading it back\n{_indented(_rows(open_dataset(out), out))}")
     say(f"\n{_following(source, out)}")
     return Demo(folder, summary, proof, expected, time.monotonic() - started)
@@ -84,10 +87,14 @@ def _prepare(folder: str, source: str) -> dict[str, int]:
         try:
             expected: dict[str, int] = json.loads(text)["rejected"]
         except (ValueError, KeyError, TypeError):
-            raise OutputError(f"{mark} is not what a demo wrote. Remove {folder}, or give another folder.") from None
+            raise OutputError(
+                f"{shlex.quote(mark)} was changed. Remove {shlex.quote(folder)}, or give another folder."
+            ) from None
         return expected
     if os.path.isdir(folder) and os.listdir(folder):
-        raise OutputError(f"{folder} is there and was not made by a demo. Give another: laion6m demo DIR")
+        raise OutputError(
+            f"{shlex.quote(folder)} is not empty, and no demo made it. Give another folder: laion6m demo DIR"
+        )
     make_folder(os.path.join(source, "raw"))
     make_folder(os.path.join(source, "captions"))
     expected = _write_source(source)
@@ -178,12 +185,13 @@ def _rows(reader: Rows, out: str) -> str:
 
 
 def _following(source: str, out: str) -> str:
+    code = f'import datasets; print(datasets.load_dataset({json.dumps(out)}, split="train"))'
     return "\n".join(
         [
             "Next:",
-            f"   laion6m info {out}",
-            f"   laion6m index {source}            # the same rows without a copy",
-            f"   python -c 'import datasets; print(datasets.load_dataset({json.dumps(out)}, split=\"train\"))'",
+            f"   laion6m info {shlex.quote(out)}",
+            f"   laion6m index {shlex.quote(source)}            # the same rows without a copy",
+            f"   python -c {shlex.quote(code)}",
             "   laion6m convert YOUR/laion6m OUT   # your own download",
         ]
     )

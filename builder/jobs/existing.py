@@ -23,13 +23,13 @@ def refuse_existing(out: str, files: Iterable[str], listing: Iterable[Listing]) 
     archives = chain.from_iterable(_archives(out, side) for side in sides)
     if found := list(islice(archives, _NAMED)):
         raise OutputError(
-            f"{shlex.quote(out)} holds a source of its own ({', '.join(found)}), which extract would add to. Choose "
+            f"{shlex.quote(out)} holds a source ({', '.join(found)}). Extract would mix its files with those. Choose "
             "another OUT, or give --overwrite."
         )
     there = chain(_differing(out, listing), _existing(out, files) if os.path.isdir(out) and os.listdir(out) else ())
     if found := list(islice(there, _NAMED)):
         raise OutputError(
-            f"{shlex.quote(out)} holds files that extract would write over: {', '.join(map(shlex.quote, found))}"
+            f"{shlex.quote(out)} holds files that extract would overwrite: {', '.join(map(shlex.quote, found))}"
             f"{' …' if len(found) == _NAMED else ''}. Nothing was written. Choose another OUT, or give --overwrite."
         )
 

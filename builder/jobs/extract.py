@@ -195,7 +195,7 @@ def _layout(path: str, form: str) -> Layout | None:
         if form == "card":
             return layout
         at = shlex.quote(path)
-        raise SourceError(f"{at} is a source, --as {form} takes rows: convert it, or run laion6m index {at} first")
+        raise SourceError(f"{at} is a source, but --as {form} needs rows. Convert it, or run laion6m index {at} first.")
     except LayoutError:
         if indexed:
             return None
@@ -207,7 +207,8 @@ def _refuse_overlap(path: str, out: str) -> None:
     ``verify`` knows every file."""
     inside = os.path.relpath(os.path.realpath(out), os.path.realpath(path))
     if inside == "." or inside.split(os.sep)[0] in ("raw", "captions", "data.json", schema.DATA, schema.META):
-        raise SourceError(f"{out} lies in {path}, which is read from. Choose an OUT outside of it.")
+        inside = f"{shlex.quote(out)} lies in {shlex.quote(path)}"
+        raise SourceError(f"{inside}, which is read. Choose an OUT outside of it.")
 
 
 def _extract_archives(layout: Layout, place: Place, part: Slice, crew: Engine, workers: int, quiet: bool) -> Tally:
@@ -333,7 +334,7 @@ def _file_blocks(path: str, size: int) -> Iterator[bytes]:
     try:
         file = LocalFile(path)
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        raise SourceError(f"cannot read {shlex.quote(path)}: {error.strerror}") from error
     try:
         yield from _blocks(file, 0, size)
     finally:

@@ -136,7 +136,7 @@ def test_too_low_a_limit_of_open_files_is_named(
     if ran.code:
         assert ran.stderr.count("\n") == 1
         assert os.strerror(errno.EMFILE) in ran.stderr
-        assert f"A process may have {limit} files open here: allow more, as with ulimit -n 1024." in ran.stderr
+        assert f"A process may open {limit} files here. To allow more: ulimit -n 1024" in ran.stderr
     else:
         assert ran.stderr == ""  # a limit that was enough for it
     assert ran.code in ((0, 1) if processes == 1 else (0, 1, 2))  # 2: that many processes were too much to ask
@@ -183,7 +183,7 @@ def test_what_verify_could_not_open_is_no_verdict(
     ran = run("verify", tmp_path, "--json")
     assert ran.code == 1
     assert list(ran.document) == ["error"]
-    assert ran.document["error"].startswith(f"not all was verified: {problem} A process may have")
+    assert ran.document["error"].startswith(f"not all was verified: {problem} A process may open")
 
 
 @pytest.mark.parametrize("command", ["convert", "index"])

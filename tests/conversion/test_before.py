@@ -68,7 +68,7 @@ def test_room_is_compared_with_what_is_needed_before_anything_is_written(
 ) -> None:
     source = make_source(tmp_path / "src")
     monkeypatch.setattr(before, "free_bytes", lambda out: 1000)
-    with pytest.raises(OutputError, match=r"out needs .* kB, and its file system has 1\.00 kB free"):
+    with pytest.raises(OutputError, match=r"out needs .* kB, but its disk has 1\.00 kB free"):
         convert(source.path, tmp_path / "out", num_proc=1, quiet=True)
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(before, "free_bytes", lambda out: None)  # not every file system says

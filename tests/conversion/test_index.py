@@ -225,7 +225,7 @@ def test_a_converted_folder_keeps_its_own_index(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src")
     convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
     before = output_bytes(tmp_path / "out")
-    with pytest.raises(SourceError, match="holds a converted dataset"):
+    with pytest.raises(SourceError, match="is a converted folder, which has its own index"):
         make_index(source, tmp_path / "out")
     assert output_bytes(tmp_path / "out") == before
 

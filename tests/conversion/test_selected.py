@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from builder import convert, extract, load_dataset, verify
+from builder import add_column, convert, extract, load_dataset, verify
 from builder.base.errors import DamagedFileError, OptionError, SourceError
 from builder.conversion import selected
+from builder.conversion.report import describe_summary
 from builder.curate.columns import write_column
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
@@ -175,3 +177,25 @@ def test_load_dataset_gives_the_selected_rows(selection: Path, streaming: bool, 
     assert [row["key"] for row in named] == [row["key"] for row in table], "its path alone means the same"
     with pytest.raises(OptionError, match="selection"):
         load_dataset("laion6m.py", data_dir=str(selection), split="train", min_side=4, **options)
+
+
+def test_columns_of_arrays_stay_behind_with_a_note_and_images_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = make(tmp_path, KINDS[0])
+    latents = tmp_path / "latents"
+    for sample in open_dataset(out):
+        path = latents / f"{sample.path}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.zeros(3, np.float32))
+    add_column(out, "latent", str(latents), num_proc=1)
+    open_dataset(out)[4:20:2].save(tmp_path / "sub")
+    summary = convert(tmp_path / "sub", tmp_path / "an own", num_proc=1)
+    (note,) = summary.notes
+    assert note == (
+        "columns of arrays were not copied: latent. "
+        f"To add one again: laion6m add-column '{tmp_path / 'an own'}' latent --from FOLDER"
+    )
+    assert note in capsys.readouterr().err
+    assert note in describe_summary(summary)
+    assert (summary.read_images, summary.read_bytes) == (8, summary.totals.image_bytes)

@@ -175,7 +175,7 @@ def test_what_a_lost_node_was_at_is_done_elsewhere_and_the_reason_is_said(
         cluster.grow()
     assert len(nodes) == 6
     assert lost not in nodes
-    assert "NodeDiedError. It is begun again." in capsys.readouterr().err
+    assert "NodeDiedError. It is started again." in capsys.readouterr().err
 
 
 def test_two_nodes_write_the_bytes_of_the_local_engine(cluster: Cluster, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,11 @@ def test_a_selection_tells_its_dataset_and_its_funnel(tmp_path: Path) -> None:
     assert found.facts["funnel"] == [{"condition": "sample 5, seed 2", "rows": 5}]
     (tmp_path / "out").rename(tmp_path / "gone")
     assert "is not there" in describe_info(info(tmp_path / "sub"))
+
+
+def test_next_commands_quote_the_path(tmp_path: Path) -> None:
+    out = tmp_path / "it's here"
+    convert(make_source(tmp_path / "src", "card").path, out, num_proc=1, quiet=True)
+    found = info(out)
+    assert [shlex.split(line)[2] for line in found.next if line.startswith("laion6m")] == [str(out)] * 2
+    assert json.dumps(str(out)) in shlex.split(found.next[1])[2]
