@@ -40,7 +40,7 @@ def describe_summary(summary: Summary, storage_options: Mapping[str, Any] | None
     else:
         lines.append("none rejected")
     if totals.unlisted:
-        lines.append(f"{totals.unlisted:,} images of the source are in no listing. They were left out")
+        lines.append(f"{totals.unlisted:,} images of the source are in no listing; they were left out")
     if summary.replaced:
         lines.append(f"{summary.replaced:,} members were replaced by a later one of the same name, as in an extraction")
     lines += notes_of(summary)
