@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import add_processes
+from builder.cli.arguments import add_processes, named
 from builder.cli.output import DONE, show
 from builder.cli.parser import Parser
 
@@ -36,14 +36,7 @@ def declare(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from builder.curate.add_column import add_column, describe_column
 
-    summary = add_column(
-        arguments.out,
-        arguments.name,
-        arguments.source or None,
-        field=arguments.field,
-        on=arguments.on,
-        missing_ok=arguments.missing_ok,
-        num_proc=arguments.num_proc,
-    )
+    joined = named(arguments, "field", "on", "missing_ok", "num_proc")
+    summary = add_column(arguments.out, arguments.name, arguments.source or None, **joined)
     show(arguments, summary.to_json(), describe_column(summary))
     return DONE

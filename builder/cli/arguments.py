@@ -149,11 +149,15 @@ def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOption
     )
 
 
-def how(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """How the work is done, by the names that the functions of ``builder`` have: those of ``names`` (all unless given)
-    that the command takes."""
-    taken = names or ("start", "end", "num_proc", "engine", "address", "storage_options")
-    return {name: getattr(arguments, name) for name in taken if hasattr(arguments, name)}
+def named(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Arguments that a function of ``builder`` takes by the same names."""
+    return {name: getattr(arguments, name) for name in names}
+
+
+def how(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the work is done: what the command has of ``add_slice``, ``add_workers`` and ``add_storage``."""
+    names = ("start", "end", "num_proc", "engine", "address", "storage_options")
+    return named(arguments, *(name for name in names if hasattr(arguments, name)))
 
 
 def positive(text: str) -> int:

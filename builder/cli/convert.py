@@ -14,6 +14,7 @@ from builder.cli.arguments import (
     add_workers,
     convert_options,
     how,
+    named,
     positive,
 )
 from builder.cli.output import DONE, show, verdict
@@ -72,9 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     from builder.conversion.convert import convert
     from builder.conversion.report import describe_summary
 
-    summary = convert(
-        arguments.source, arguments.out, options, keys=arguments.keys, without=arguments.without, **how(arguments)
-    )
+    lists = named(arguments, "keys", "without")
+    summary = convert(arguments.source, arguments.out, options, **lists, **how(arguments))
     show(arguments, summary.to_json(), describe_summary(summary, arguments.storage_options))
     return verdict(arguments.max_reject_ratio, summary)
 
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _preview(arguments: argparse.Namespace, options: ConvertOptions) -> int:
     from builder.conversion.preview import describe_preview, preview
 
-    known = how(arguments, "start", "end", "num_proc", "storage_options")
+    known = named(arguments, "start", "end", "num_proc", "storage_options")
     found = preview(arguments.source, arguments.out, options, **known)
     show(arguments, found.to_json(), describe_preview(found))
     return DONE
@@ -92,7 +92,7 @@ def _convert_and_push(arguments: argparse.Namespace, options: ConvertOptions) ->
     from builder.conversion.report import describe_summary
     from builder.hub.stream_out import convert_and_push
 
-    hub = how(arguments, "push_to", "delete_pushed", "public", "revision", "token")
+    hub = named(arguments, "push_to", "delete_pushed", "public", "revision", "token")
     summary, pushed = convert_and_push(arguments.source, arguments.out, options, **hub, **how(arguments))
     text, next_steps = describe_summary(summary), "\nnext:"
     if pushed:

@@ -26,10 +26,6 @@ def declare(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from builder.curate.duplicates import describe_duplicates, duplicates
 
-    summary = duplicates(
-        arguments.out,
-        distance=arguments.distance,
-        **how(arguments),
-    )
+    summary = duplicates(arguments.out, distance=arguments.distance, **how(arguments))
     show(arguments, summary.to_json(), describe_duplicates(summary))
     return DONE

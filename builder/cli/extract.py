@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import add_slice, add_workers, how
+from builder.cli.arguments import add_slice, add_workers, how, named
 from builder.cli.output import DONE, FAILED, show
 from builder.cli.parser import Parser
 
@@ -29,12 +29,6 @@ def declare(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from builder.jobs.extract import describe_extraction, extract
 
-    result = extract(
-        arguments.path,
-        arguments.out,
-        form=arguments.form,
-        overwrite=arguments.overwrite,
-        **how(arguments),
-    )
+    result = extract(arguments.path, arguments.out, **named(arguments, "form", "overwrite"), **how(arguments))
     show(arguments, result.to_json(), describe_extraction(result))
     return FAILED if result.failed else DONE

@@ -24,12 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
     from builder.conversion.report import describe_summary
 
     options = convert_options(arguments, "parquet")
-    summary = index(
-        arguments.source,
-        arguments.out,
-        options,
-        digest=arguments.digest,
-        **how(arguments),
-    )
+    summary = index(arguments.source, arguments.out, options, digest=arguments.digest, **how(arguments))
     show(arguments, summary.to_json(), describe_summary(summary))
     return verdict(arguments.max_reject_ratio, summary)

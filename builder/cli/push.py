@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import add_hub, positive
+from builder.cli.arguments import add_hub, named, positive
 from builder.cli.output import DONE, FAILED, show
 from builder.cli.parser import Parser
 
@@ -29,20 +29,8 @@ def declare(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from builder.hub.push import push
 
-    pushed = push(
-        arguments.out,
-        arguments.repo_id,
-        public=arguments.public,
-        captions_only=arguments.captions_only,
-        without_columns=arguments.without_columns,
-        revision=arguments.revision,
-        create_pr=arguments.create_pr,
-        num_proc=arguments.num_proc,
-        token=arguments.token,
-        verify_only=arguments.verify_only,
-        quiet=arguments.quiet,
-        keys=arguments.keys,
-        without=arguments.without,
-    )
+    what = named(arguments, "captions_only", "without_columns", "keys", "without", "verify_only", "num_proc", "quiet")
+    where = named(arguments, "public", "revision", "create_pr", "token")
+    pushed = push(arguments.out, arguments.repo_id, **what, **where)
     show(arguments, pushed.to_json(), str(pushed))
     return DONE if pushed.ok else FAILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from builder.cli.arguments import named
 from builder.cli.output import DONE, show
 from builder.cli.parser import Parser
 
@@ -38,17 +39,8 @@ def declare(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from builder.curate.select import describe_selection, select
 
-    summary = select(
-        arguments.dataset,
-        arguments.out,
-        where=arguments.where,
-        keys=arguments.keys,
-        without=arguments.without,
-        unique=arguments.unique,
-        sample=arguments.sample,
-        split=dict(arguments.split),
-        seed=arguments.seed,
-    )
+    chosen = named(arguments, "where", "keys", "without", "unique", "sample", "seed")
+    summary = select(arguments.dataset, arguments.out, split=dict(arguments.split), **chosen)
     show(arguments, summary.to_json(), describe_selection(summary))
     return DONE
 

@@ -171,15 +171,12 @@ def convert_rows(rows: Rows, out: str, options: ConvertOptions, how: RunOptions,
         units = _units(rows, positions, folder, options)
         receipts = _standing(ledger, options, len(units))
         pending = [unit for unit in units if unit.number not in receipts]
-        progress = _progress(rows, pending, how.quiet)
         try:
-            with make_engine(how.engine) as crew:
+            with _progress(rows, pending, how.quiet) as progress, make_engine(how.engine) as crew:
                 for receipt in crew.run(_write_shard, pending, progress.update):
                     receipts[receipt.number] = receipt
         except KeyboardInterrupt:
             raise InterruptedRunError(len(_standing(ledger, options, len(units))), len(units)) from None
-        finally:
-            progress.finish()
         counts = Counter(rejects.column("reason").to_pylist())
         totals = add_up(receipts.values(), counts, lost.indexed.totals.unlisted if lost else 0)
         finish_shards(ledger, receipts, options, totals, rejects, {**source, "funnel": steps, "damaged": damage})

@@ -150,18 +150,10 @@ def extract(
             tally = extract_rows(rows, files, form, part, crew, workers=workers, quiet=quiet)
         else:
             tally = _extract_archives(layout, files, part, crew, workers, quiet)
-    return Extraction(
-        out=out,
-        files=sum(tally.counts),
-        images=tally.counts[IMAGE],
-        captions=tally.counts[CAPTION],
-        bytes=tally.bytes,
-        replaced=tally.replaced,
-        failed=tally.failed,
-        failures=tally.failures,
-        notes=tally.notes,
-        seconds=time.monotonic() - started,
-    )
+    counted = asdict(tally)
+    counts = counted.pop("counts")
+    seconds = time.monotonic() - started
+    return Extraction(out, sum(counts), counts[IMAGE], counts[CAPTION], **counted, seconds=seconds)
 
 
 def describe_extraction(result: Extraction) -> str:
