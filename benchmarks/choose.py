@@ -20,10 +20,15 @@ import os
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from benchmarks.results import Results, add_json
 
 WORDS = "a the photo of painting dog cat house mountain sunset vibrant with person near blue large wooden table".split()  # noqa: SIM905
 FILE = 64 << 20  # bytes that rows' images lie in
@@ -153,7 +158,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return (time.perf_counter() - started) * 1e3, result
 
 
-def conditions(folder: str, rounds: int) -> None:
+def conditions(folder: str, rounds: int, results: Results) -> None:
     """All peers in turn, round by round."""
     taken: dict[str, list[float]] = {peer: [] for peer in PEERS}
     found = set()
@@ -163,14 +168,13 @@ def conditions(folder: str, rounds: int) -> None:
             taken[peer].append(took)
             found.add(rows)
     assert len(found) == 1, f"the peers disagree: {found}"
-    print(f"{found.pop():,} rows are found; ms, first round and median of the others:")
-    base = statistics.median(taken["ours"][1:])
+    print(f"{found.pop():,} rows are found")
     for peer, each in taken.items():
-        later = statistics.median(each[1:])
-        print(f"  {peer:<10} {each[0]:8.1f} {later:8.1f}   {later / base:6.1f} x ours")
+        results.add(peer, {"ms, the first time": each[0], "ms": statistics.median(each[1:])})
+    results.compare("ms", "ours")
 
 
-def columns_and_selections(folder: str, rounds: int) -> None:
+def columns_and_selections(folder: str, rounds: int, results: Results) -> None:
     from builder import open_dataset
 
     whole = open_dataset(folder)
@@ -183,7 +187,7 @@ def columns_and_selections(folder: str, rounds: int) -> None:
     }
     for name, work in times.items():
         took = [timed(work)[0] for _ in range(rounds)]
-        print(f"{name}: {statistics.median(took):.1f} ms (least {min(took):.1f})")
+        results.add(name, {"ms": statistics.median(took)})
     some = open_dataset(f"{folder}/sub")
     draw = random.Random(0)
     places = [draw.randrange(len(some)) for _ in range(2000)]
@@ -195,7 +199,8 @@ def columns_and_selections(folder: str, rounds: int) -> None:
     pace(some, places)
     pairs = [(pace(some, places), pace(whole, rows)) for _ in range(rounds)]
     mine, all_of = (statistics.median(each) for each in zip(*pairs, strict=True))
-    print(f"a random row of the selection {mine:.1f} µs, the same row of the whole {all_of:.1f}: {mine / all_of:.2f} x")
+    results.add("a random row of the selection", {"µs a row": mine})
+    results.add("the same row of the whole", {"µs a row": all_of})
 
 
 def main() -> None:
@@ -203,12 +208,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scratch", help="a folder to make the dataset in (0.8 GB for a million rows)")
+    add_json(parser)
     arguments = parser.parse_args()
+    results = Results()
     folder = tempfile.mkdtemp(dir=arguments.scratch)
     try:
         print(f"making {arguments.rows:,} rows: {timed(lambda: make(folder, arguments.rows))[0] / 1e3:.0f} s")
-        conditions(folder, arguments.rounds)
-        columns_and_selections(folder, arguments.rounds)
+        conditions(folder, arguments.rounds, results)
+        columns_and_selections(folder, arguments.rounds, results)
+        results.finish(arguments.json)
     finally:
         shutil.rmtree(folder)
 

@@ -32,6 +32,10 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.results import Results, add_json
+
 LAION6M = [sys.executable, "-m", "builder"]
 
 
@@ -46,11 +50,11 @@ def least(rounds: int, works: dict[str, Callable[[], Any]], clock: Callable[[], 
     return seconds
 
 
-def show(what: str, seconds: dict[str, float], unit: str, scale: float = 1.0) -> None:
+def show(results: Results, seconds: dict[str, float], unit: str, scale: float = 1.0) -> None:
     """The first is ours; ratios are to it."""
-    ours = next(iter(seconds.values()))
     for name, value in seconds.items():
-        print(f"{what:<14}{name:<28}{value * scale:>12,.2f} {unit}{value / ours:>9.2f} x")
+        results.add(name, {unit: value * scale})
+    results.compare(unit, next(iter(seconds)))
 
 
 def images_of(source: Path, most: int) -> list[bytes]:
@@ -64,7 +68,7 @@ def images_of(source: Path, most: int) -> list[bytes]:
     return found
 
 
-def fingerprints(source: Path, arguments: argparse.Namespace) -> None:
+def fingerprints(source: Path, arguments: argparse.Namespace, results: Results) -> None:
     from PIL import Image
 
     from builder.curate.fingerprint_rows import _fingerprints
@@ -87,7 +91,7 @@ def fingerprints(source: Path, arguments: argparse.Namespace) -> None:
             for image in images
         ]
     print(f"{len(images):,} images of {pixels / len(images) / 1e6:.2f} megapixels")
-    show("fingerprints", least(arguments.rounds, works, time.process_time), "ms/image", 1e3 / len(images))
+    show(results, least(arguments.rounds, works, time.process_time), "ms an image", 1e3 / len(images))
 
 
 def planted(count: int, distance: int, mirror: int) -> tuple[Any, int]:
@@ -100,7 +104,7 @@ def planted(count: int, distance: int, mirror: int) -> tuple[Any, int]:
     return hashes, chosen
 
 
-def pairs(source: Path, arguments: argparse.Namespace) -> None:
+def pairs(source: Path, arguments: argparse.Namespace, results: Results) -> None:
     from builder.curate.fingerprints import MIRROR
     from builder.curate.pairs import near_pairs
 
@@ -123,10 +127,11 @@ def pairs(source: Path, arguments: argparse.Namespace) -> None:
         started = time.process_time()
         index.range_search(hashes[:some].view(np.uint8).reshape(-1, 8), 11)
         seconds[f"faiss flat ({some:,} of them)"] = (time.process_time() - started) * count / some
-    show("pairs", seconds, "s")
+    show(results, seconds, "s, all pairs")
+    results.add("ours, mirrored too", {"recall at 10 bits": f"{recall:.4f}", "MB, peak": peak})
 
 
-def tenth(source: Path, arguments: argparse.Namespace) -> None:
+def tenth(source: Path, arguments: argparse.Namespace, results: Results) -> None:
     scratch = Path(tempfile.mkdtemp(dir=arguments.scratch))
     try:
         whole, chosen, again = scratch / "whole", scratch / "chosen", scratch / "again"
@@ -156,7 +161,7 @@ def tenth(source: Path, arguments: argparse.Namespace) -> None:
             import webdataset
 
             works["webdataset, reading alone"] = lambda: sum(1 for _ in webdataset.WebDataset(tars, shardshuffle=False))
-        show(f"tenth ({count:,})", least(arguments.rounds, works, time.process_time), "s")
+        show(results, least(arguments.rounds, works, time.process_time), "s, a tenth as tars")
     finally:
         shutil.rmtree(scratch)
 
@@ -175,9 +180,12 @@ def main() -> None:
     parser.add_argument("--hashes", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", default=None)
+    add_json(parser)
     arguments = parser.parse_args()
+    results = Results()
     for name in arguments.only:
-        MEASUREMENTS[name](arguments.source, arguments)
+        MEASUREMENTS[name](arguments.source, arguments, results)
+    results.finish(arguments.json)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks import cold
+from benchmarks.peers import import_streaming
+from benchmarks.results import Results, add_json
 
 Get = Callable[[int], Any]
 
@@ -123,9 +125,7 @@ def lance(folder: str) -> tuple[int, Get]:
 
 
 def mds(folder: str) -> tuple[int, Get]:
-    from streaming import StreamingDataset
-
-    dataset = StreamingDataset(local=folder, batch_size=1)
+    dataset = import_streaming().StreamingDataset(local=folder, batch_size=1)
 
     def get(row: int) -> tuple[int, str]:
         sample = dataset[row]
@@ -182,9 +182,9 @@ def prepare(kind: str, source: str, folder: str) -> None:
         rows = ({"image": s.image, "caption": s.caption} for s in open_dataset(f"{os.path.dirname(folder)}/parquet"))
         (cold.write_litdata if kind == "litdata" else cold.write_webdataset)(rows, folder)
     elif kind == "mds":
-        from streaming import MDSWriter
-
-        with MDSWriter(out=folder, columns={"key": "str", "image": "bytes", "caption": "str"}) as writer:
+        with import_streaming().MDSWriter(
+            out=folder, columns={"key": "str", "image": "bytes", "caption": "str"}
+        ) as writer:
             for sample in open_dataset(f"{os.path.dirname(folder)}/parquet"):
                 writer.write({"key": sample.key, "image": sample.image, "caption": sample.caption})
 
@@ -340,6 +340,7 @@ def main() -> None:
     parser.add_argument("--scratch", default=tempfile.gettempdir())
     parser.add_argument("--run", nargs=2, metavar=("PEER", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--prepare", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
+    add_json(parser)
     arguments = parser.parse_args()
     if arguments.run and arguments.cold:
         print(json.dumps(measure_cold(*arguments.run, arguments.rounds)))
@@ -373,21 +374,20 @@ def main() -> None:
             results[peer] = json.loads(done.stdout.splitlines()[-1])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    table = Results()
     if arguments.cold:
-        print(f"{'':12} {'ms for 256 random rows':>24} {'MB/s, windowed order':>22} {'of sequential':>14}")
         whole = results.pop("sequential")["mb_s"]
         for peer, result in results.items():
-            print(f"{peer:12} {result['ms']:24.1f} {result['mb_s']:22.0f} {result['mb_s'] / whole:14.0%}")
-        print(f"sequential reading of the shards: {whole:.0f} MB/s")
-        return
-    base = results[peers[0]]["us"]
-    print(f"{'':12} {'µs/sample':>10} {'× ' + peers[0]:>8} {'open ms':>8} {'peak MB':>8}")
-    for peer, result in results.items():
-        what = " (find)" if peer == "open" else ""
-        print(
-            f"{peer:12} {result['us']:10.1f} {result['us'] / base:8.1f} {result['open_ms']:8.1f} "
-            f"{result['peak_mb']:8.0f}{what}"
-        )
+            speed = {"MB/s, windowed order": result["mb_s"], "of sequential": f"{result['mb_s'] / whole:.0%}"}
+            table.add(peer, {"ms for 256 random rows": result["ms"], **speed})
+        table.add("the shards, read from end to end", {"MB/s, windowed order": whole})
+    else:
+        for peer, result in results.items():
+            name = "find, of 6 million rows" if peer == "open" else peer
+            table.add(name, {"µs a row": result["us"], "ms to open": result["open_ms"], "MB, peak": result["peak_mb"]})
+    unit = "ms for 256 random rows" if arguments.cold else "µs a row"
+    table.compare(unit, next(iter(results)))
+    table.finish(arguments.json)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+from benchmarks.results import Results, add_json  # noqa: E402
+
 BUCKET = "remote"
 PART = 16 << 20  # bytes
 
@@ -63,6 +67,7 @@ def main() -> None:
     parser.add_argument("--scratch", default=tempfile.gettempdir())
     parser.add_argument("--to-s3", action="store_true")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    add_json(parser)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(arguments.delay)
@@ -118,11 +123,12 @@ def main() -> None:
         server.wait()
         shutil.rmtree(scratch, ignore_errors=True)
     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    results = Results()
     for name, seconds in middle.items():
-        print(f"{name:8} {seconds:7.2f} s {size / seconds / 1e6:8.0f} MB/s")
-    print(f"convert has {middle[plain] / middle['convert']:.0%} of the bandwidth of plain {plain}")
+        share = f"{middle[plain] / seconds:.0%}"
+        results.add(name, {"s": seconds, "MB/s": size / seconds / 1e6, f"of the bandwidth of plain {plain}": share})
+    results.finish(arguments.json)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, ROOT)
     main()

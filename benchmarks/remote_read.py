@@ -26,6 +26,9 @@ import time
 from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+from benchmarks.results import Results, add_json  # noqa: E402
 
 
 def serve(kind: str, folder: str, delay: float) -> None:
@@ -86,11 +89,8 @@ def measure(url: str, options: dict[str, Any], batch: int, rounds: int, cache: s
         single += 1
     one = (time.perf_counter() - started) / single
     middle = statistics.median(taken[1:])
-    print(
-        f"{url.partition(':')[0]:4} opening {opened:5.2f} s   first {taken[0]:5.2f} s   batch {middle:5.2f} s, "
-        f"{batch / middle:6.0f} rows/s, {size / taken[-1] / 1e6:5.0f} MB/s   one row {one * 1e3:5.0f} ms",
-        flush=True,
-    )
+    figures = {"s to open": opened, "s, the first batch": taken[0], "s, a batch": middle, "rows/s": batch / middle}
+    print(json.dumps(figures | {"MB/s": size / taken[-1] / 1e6, "ms, one row": one * 1e3}))
 
 
 def train(url: str, options: dict[str, Any], batch: int, workers: int, rate: float) -> None:
@@ -119,7 +119,7 @@ def train(url: str, options: dict[str, Any], batch: int, workers: int, rate: flo
         time.sleep(batch / rate)
         worked += batch / rate
     share = waited / (waited + worked)
-    print(f"{url.partition(':')[0]:4} {workers} workers, {rate:.0f} samples/s: {share:.1%} of the time is waiting")
+    print(json.dumps({f"waiting, with {workers} workers at {rate:.0f} samples/s": f"{share:.1%}"}))
 
 
 def main() -> None:
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["s3", "hf"])
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    add_json(parser)
     arguments = parser.parse_args()
     batch = arguments.batch or (32 if arguments.train else 256)
     if arguments.serve:
@@ -148,6 +149,7 @@ def main() -> None:
             measure(url, options, batch, arguments.rounds, arguments.cache)
         return
     own = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "PYTHONPATH": ROOT, "NO_PROXY": "127.0.0.1"}
+    results = Results()
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as home:
             environment = {**os.environ, **own, "HF_HOME": home, "LAION6M_CACHE": home}
@@ -159,12 +161,14 @@ def main() -> None:
             assert server.stdout is not None
             url, options, more = json.loads(server.stdout.readline())
             try:
-                subprocess.run([*line, "--run", url, json.dumps(options)], check=True, env={**environment, **more})
+                work = [*line, "--run", url, json.dumps(options)]
+                done = subprocess.run(work, check=True, env={**environment, **more}, stdout=subprocess.PIPE)
+                results.add(url.partition(":")[0], json.loads(done.stdout.splitlines()[-1]))
             finally:
                 server.stdin.close()
                 server.wait()
+    results.finish(arguments.json)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, ROOT)
     main()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 warnings.simplefilter("ignore")
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "examples")]
 
 import torch  # noqa: E402
 from accelerate import Accelerator, skip_first_batches  # noqa: E402
@@ -30,6 +30,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
 from torchdata.stateful_dataloader.sampler import RandomSampler  # noqa: E402
 from train_tiny import tiny_dataset  # noqa: E402
 
+from benchmarks.results import Results, add_json  # noqa: E402
 from builder.mm import EpochSampler, InfiniteSampler  # noqa: E402
 
 ROWS, BATCH, DONE = 2_000_000, 32, 200
@@ -123,13 +124,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", metavar="DATASET")
     torch.set_num_threads(1)
-    rows = Rows(parser.parse_args().dataset)
+    add_json(parser)
+    arguments = parser.parse_args()
+    rows, results = Rows(arguments.dataset), Results()
     for name, whole, resumed, size in ways(rows):
         *_, expected = islice(whole(), DONE + 1)
         start = time.perf_counter()
         got = next(resumed())
         spent = (time.perf_counter() - start) * 1e3
-        print(f"{name:46s} {spent:8.1f} ms   {size:6,} bytes   exact: {torch.equal(got, expected)}", flush=True)
+        exact = "yes" if torch.equal(got, expected) else "no"
+        results.add(
+            name, {"ms to the first batch": spent, "bytes of the checkpoint": size, "the very next batch": exact}
+        )
+    results.finish(arguments.json)
 
 
 if __name__ == "__main__":

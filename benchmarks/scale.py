@@ -41,6 +41,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from benchmarks.results import Results, add_json
+
 SHARD = 3_000_000  # bytes: a tar of 1,000 tiny samples and its captions, and not two
 CAPTION = 360
 REJECTS = 10  # of the 1,000 samples of a tar
@@ -317,7 +321,7 @@ def make_inputs(stage: str, folder: str, samples: int) -> None:
     if stage == "sampler":
         return
     if not os.path.exists(f"{folder}/source/data.json"):
-        from scale_source import make_source
+        from benchmarks.scale_source import make_source
 
         make_source(f"{folder}/source", samples)
     if stage in ("plan", "save") and not os.path.exists(f"{folder}/tables"):
@@ -353,6 +357,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--make", action="store_true", help="only make the inputs, and keep them")
     parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
+    add_json(parser)
     arguments = parser.parse_args()
     if arguments.run:
         what, stage, folder, samples = arguments.run
@@ -381,7 +386,14 @@ def main() -> None:
         finally:
             if not (arguments.keep or arguments.make):
                 shutil.rmtree(folder, ignore_errors=True)
-    if len(arguments.samples) < 2 or arguments.make:
+    if arguments.make:
+        return
+    results = Results()
+    for stage, points in found.items():
+        for samples, taken, peak in points:
+            results.add(stage, {f"s, {samples:,}": taken, f"MB, {samples:,}": peak / 1e6})
+    results.finish(arguments.json)
+    if len(arguments.samples) < 2:
         return
     print(f"\n{'stage':9}" + "".join(f"{samples:>20,}" for samples in sorted(arguments.samples)) + "  growth over all")
     for stage, points in found.items():
@@ -391,5 +403,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     main()

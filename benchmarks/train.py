@@ -34,6 +34,9 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from benchmarks.results import Results, add_json
 from builder.base.arrays import number_array
 from builder.base.schema import INDEX, INDEX_BATCH_ROWS, INDEX_ROW
 from builder.conversion.convert import convert
@@ -128,7 +131,7 @@ def together(dataset: CaptionDataset) -> Callable[[Sequence[int]], Any]:
     return lambda numbers: collate_func_gen(dataset.__getitems__(numbers))
 
 
-def samples(photos: Sequence[Path], root: Path, image_size: int, rounds: int) -> None:
+def samples(photos: Sequence[Path], root: Path, image_size: int, rounds: int, results: Results) -> None:
     entries = lay_out(photos, root)
     convert(str(root / "tars"), str(root / "out"), num_proc=1, quiet=True)
     options: dict[str, Any] = {"cap_source": "re_caption", "tokenizer": Letters(), "prompt_template": TEMPLATE}
@@ -156,10 +159,10 @@ def samples(photos: Sequence[Path], root: Path, image_size: int, rounds: int) ->
     base = statistics.median(next(iter(taken.values())))
     for name, times in taken.items():
         middle = statistics.median(times)
-        print(f"{name:44s} {middle:6.2f} ms a sample   {base / middle:4.2f} x")
+        results.add(name, {"ms a sample": middle, "× as fast": base / middle})
 
 
-def decoders(photos: Sequence[Path]) -> None:
+def decoders(photos: Sequence[Path], results: Results) -> None:
     """Each decoder alone, from bytes in memory to pixels."""
     import cv2
     import simplejpeg
@@ -188,7 +191,7 @@ def decoders(photos: Sequence[Path]) -> None:
             for data in files:
                 decode(data)
             taken.append((time.process_time() - start) / len(files) * 1e3)
-        print(f"{name:44s} {min(taken):6.2f} ms a photograph")
+        results.add(f"decoding alone, {name}", {"ms a photograph": min(taken)})
 
 
 BEGIN = """
@@ -245,7 +248,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=6_000_000, help="0 leaves the second part out")
     parser.add_argument("--tmp", type=Path, help="where to work (default: the system's)")
+    add_json(parser)
     arguments = parser.parse_args()
+    results = Results()
     torch.set_num_threads(1)
     import cv2
 
@@ -254,8 +259,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.tmp) as work:
         if arguments.scale > 1:
             photos = enlarged(photos[:120], Path(work), arguments.scale)
-        samples(photos, Path(work), arguments.image_size, arguments.rounds)
-        decoders(photos)
+        samples(photos, Path(work), arguments.image_size, arguments.rounds, results)
+        decoders(photos, results)
+        results.finish(arguments.json)
         if arguments.rows:
             begin(arguments.rows, Path(work))
     print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")

@@ -26,7 +26,10 @@ from collections import defaultdict
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from scale_source import PER_TAR, make_source
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from benchmarks.results import Results, add_json
+from benchmarks.scale_source import PER_TAR, make_source
 
 COMMAND = [sys.executable, "-m", "builder"]
 ROUNDS = 3
@@ -161,6 +164,7 @@ def main() -> None:
     parser.add_argument("--scratch", default=None)
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--browser", action="store_true")
+    add_json(parser)
     arguments = parser.parse_args()
     scratch = arguments.scratch or tempfile.mkdtemp(prefix="laion6m-view-")
     source, dataset = os.path.join(scratch, "source"), os.path.join(scratch, "index")
@@ -170,7 +174,11 @@ def main() -> None:
     found = measure(dataset, arguments.samples)
     if arguments.browser:
         found["sixty_pictures"] = round(pictures(dataset), 3)
-    print(json.dumps(found, indent=1))
+    results = Results()
+    for name, value in found.items():
+        unit = "MB" if "_mb" in name else "rows" if name == "rows" or name.endswith("_total") else "s"
+        results.add(name.replace("_mb", "").replace("_", " "), {unit: value})
+    results.finish(arguments.json)
     if not arguments.keep:
         shutil.rmtree(scratch)
 

@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.results import Results, add_json
 from builder.base.errors import Laion6mError
 from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
@@ -208,6 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help="cases with this in their names")
     parser.add_argument("--bound", type=int, default=400, help="MiB (400)")
+    add_json(parser)
     parser.add_argument("--large", type=Path, help="a folder on a disk, for a tar of 4 GB")
     options = parser.parse_args()
     figures = {"trials": 0, "highest bounded MiB": 0, "crashes": 0, "hangs": 0, "lost": 0}
@@ -218,6 +220,7 @@ def main() -> int:
         work["4 GB tar"] = (options.large, large, verified)
         work["4 GB tar, Arrow"] = (options.large, large, run(convert, "arrow"))
         work["4 GB tar, index"] = (options.large, large, run(index))
+    results = Results()
     for title, (place, make, do) in work.items():
         if options.only not in title:
             continue
@@ -232,8 +235,10 @@ def main() -> int:
         if title not in UNBOUND:  # the closing line's peak is of making the cases, too
             figures["lost"] += peak > options.bound
             figures["highest bounded MiB"] = max(peak, figures["highest bounded MiB"])
+        results.add(title, {"MiB": peak, "bound": "none" if title in UNBOUND else f"{options.bound}"})
         print(f"{title:<24}{peak:>6} MiB  {ending.value or ending}"[:150], flush=True)
     shutil.rmtree(os.environ["LAION6M_CACHE"])
+    results.finish(options.json)
     return close("memory", figures)
 
 
