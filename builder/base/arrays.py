@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +97,7 @@ class TextColumn:
 
     def _begin(self) -> None:
         self._data = bytearray()
-        self._ends = [np.zeros(1, dtype=np.int32)]
+        self._ends = bytearray(4)  # 32-bit offsets
 
     def add(self, strings: Sequence[str]) -> None:
         """Append strings. Raises UnicodeEncodeError for a lone surrogate, OverflowError for more than 2 GiB in one
@@ -112,20 +113,78 @@ class TextColumn:
         ends = len(self._data) + np.cumsum(lengths)
         if len(ends) and ends[-1] > _MOST_OFFSET:
             raise OverflowError(f"{ends[-1]:,} bytes of text are more than 32-bit offsets hold")
-        self._ends.append(ends.astype(np.int32))
+        self._ends += ends.astype(np.int32).tobytes()
         self._data += text
 
     def _end(self) -> None:
-        count = sum(map(len, self._ends)) - 1
-        buffers = [None, pa.py_buffer(np.concatenate(self._ends)), pa.py_buffer(self._data)]
-        self._chunks.append(pa.Array.from_buffers(pa.string(), count, buffers))
+        buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._data)]
+        self._chunks.append(pa.Array.from_buffers(pa.string(), len(self._ends) // 4 - 1, buffers))
         self._begin()
 
     def done(self) -> pa.ChunkedArray:
         """The column so far. Strings that are added later are not in it."""
-        if len(self._ends) > 1:
+        if len(self._ends) > 4:
             self._end()
         return pa.chunked_array(self._chunks, type=pa.string())
+
+
+class OtherEnding:
+    """A column of paths that are another column's with another ending. They are made when they are asked for: 6 million
+    would take 144 MB. ``cut``: bytes of the ending to cut off, 1 or more; ``ending``: what to add."""
+
+    def __init__(self, paths: pa.ChunkedArray, cut: int, ending: bytes) -> None:
+        self.paths, self._cut, self._ending = paths, cut, ending
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def of(self, some: pa.StringArray) -> pa.StringArray:
+        """The paths that follow from some of the other column's."""
+        if not len(some):
+            return some
+        ends = _offsets(some)
+        data = np.frombuffer(some.buffers()[2], np.uint8)[ends[0] : ends[-1]]
+        made, lengths = with_ending(data, np.diff(ends), self._cut, self._ending)
+        offsets = np.zeros(len(some) + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        return pa.Array.from_buffers(pa.string(), len(some), [None, pa.py_buffer(offsets), pa.py_buffer(made)])
+
+
+Texts: TypeAlias = "pa.StringArray | pa.ChunkedArray | OtherEnding"
+
+
+def whole_text(column: Texts) -> pa.StringArray | pa.ChunkedArray:
+    """The column with every string in memory."""
+    if isinstance(column, OtherEnding):
+        return pa.chunked_array(list(stretches_of(column, 1 << 20)), pa.string())
+    return column
+
+
+def stretches_of(column: Texts, together: int) -> Iterator[pa.StringArray]:
+    """The strings of a column in arrays, at most ``together`` in each."""
+    for chunk in chunks_of(column.paths if isinstance(column, OtherEnding) else column):
+        for first in range(0, len(chunk), together):
+            some = chunk.slice(first, together)
+            yield column.of(some) if isinstance(column, OtherEnding) else some
+
+
+def with_ending(texts: np.ndarray, lengths: np.ndarray, cut: int, ending: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Strings that stand one after another, shape (bytes,), with their last ``cut`` bytes (1 or more) replaced by
+    ``ending`` (1 or more), and their new lengths."""
+    new = lengths - (cut - len(ending))
+    tail = np.frombuffer(ending, np.uint8)
+    if len(lengths) and (lengths == lengths[0]).all():
+        rows = np.empty((len(lengths), int(new[0])), np.uint8)
+        rows[:, : -len(ending)], rows[:, -len(ending) :] = texts.reshape(len(lengths), -1)[:, :-cut], tail
+        return rows.reshape(-1), new
+    kept, stays = np.ones(len(texts), np.bool_), np.ones(int(new.sum()), np.bool_)
+    for mask, ends, count in ((kept, np.cumsum(lengths), cut), (stays, np.cumsum(new), len(ending))):
+        for back in range(1, count + 1):
+            mask[ends - back] = False
+    made = np.empty(len(stays), np.uint8)
+    made[stays] = texts[kept]
+    made[~stays] = np.tile(tail, len(lengths))
+    return made, new
 
 
 class Pool:
@@ -149,9 +208,22 @@ class Pool:
         return kept
 
 
-def take_text(column: pa.Array | pa.ChunkedArray, positions: np.ndarray) -> pa.ChunkedArray:
+def one_array(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Ids of several parts as one array, shape (n, 2). Parts that are all of one array, in order, are not copied."""
+    base = parts[0].base if parts else None
+    if isinstance(base, np.ndarray) and base.shape == (sum(map(len, parts)), 2):
+        starts = np.cumsum([0, *(part.nbytes for part in parts)]) + base.__array_interface__["data"][0]
+        places = [part.__array_interface__["data"][0] for part in parts]
+        if all(part.base is base for part in parts) and np.array_equal(places, starts[:-1]):
+            return base
+    return np.concatenate([np.zeros((0, 2), dtype="<u8"), *parts])
+
+
+def take_text(column: Texts, positions: np.ndarray) -> pa.ChunkedArray:
     """The strings at these positions, in the order of the positions. ``ChunkedArray.take`` would first join all chunks
     into one array, which fails for more than 2 GiB."""
+    if isinstance(column, OtherEnding):
+        return pa.chunked_array(map(column.of, take_text(column.paths, positions).chunks), pa.string())
     chunks = [chunk for chunk in chunks_of(column) if len(chunk)]
     if not len(positions) or _in_a_row(
         positions
@@ -200,7 +272,7 @@ def all_end_alike(column: pa.Array | pa.ChunkedArray, ending: bytes) -> bool:
     for chunk in chunks_of(column):
         if not len(chunk):
             continue
-        edges = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        edges = _offsets(chunk)
         if int((edges[1:] - edges[:-1]).min()) <= len(ending):
             return False
         data, ends = np.frombuffer(chunk.buffers()[2], np.uint8), edges[1:]
@@ -223,8 +295,11 @@ def chunks_of(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
 
 def _lengths(array: pa.Array) -> np.ndarray:
     """Bytes of each string."""
-    ends = np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset : array.offset + len(array) + 1]
-    return np.diff(ends)
+    return np.diff(_offsets(array))
+
+
+def _offsets(array: pa.Array) -> np.ndarray:
+    return np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset : array.offset + len(array) + 1]
 
 
 def _from_buffers(values: list[bytes], kind: pa.DataType) -> pa.Array:

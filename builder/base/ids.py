@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from builder.base.arrays import chunks_of
+from builder.base.arrays import Texts, stretches_of
 
 Ids = npt.NDArray[np.uint64]
 """Shape (n, 2): xxh3-128 of n paths. Each takes 16 bytes instead of a string. 128 bits: collisions are negligible."""
@@ -21,16 +21,14 @@ _TOGETHER = 1 << 16  # names hashed at a time: ``b"".join`` keeps all its pieces
 def path_ids(paths: Iterable[str] | pa.StringArray) -> Ids:
     """xxh3-128 of each path's UTF-8 bytes, shape (n, 2)."""
     if isinstance(paths, pa.StringArray):
-        parts = (paths.slice(first, _TOGETHER) for first in range(0, len(paths), _TOGETHER))
-        return _digests(path for part in parts for path in part.view(pa.binary()).to_pylist())
+        parts = [_digests(part.view(pa.binary()).to_pylist()) for part in stretches_of(paths, _TOGETHER)]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros((0, 2), dtype="<u8"), *parts])
     return _digests(map(str.encode, paths))
 
 
-def column_ids(paths: pa.StringArray | pa.ChunkedArray, together: int) -> Iterator[Ids]:
+def column_ids(paths: Texts, together: int) -> Iterator[Ids]:
     """Yield the ids of a column of paths, ``together`` at a time: the ids of 6 million paths would take 96 MB."""
-    for chunk in chunks_of(paths):
-        for first in range(0, len(chunk), together):
-            yield path_ids(chunk.slice(first, together))
+    return map(path_ids, stretches_of(paths, together))
 
 
 def _digests(documents: Iterable[bytes]) -> Ids:

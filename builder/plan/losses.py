@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from builder.base.arrays import number_array, string_array, take_text
+from builder.base.arrays import Texts, number_array, string_array, take_text, whole_text
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
 from builder.base.records import CUT, Reason
 from builder.base.schema import REJECT_ROW
@@ -74,9 +74,7 @@ class Neighbours:
     """Guesses which archive should hold a path that was not found. First guess: the archive with its folder's name.
     Else the one that holds the nearest found path. If no path was found: the first damaged archive."""
 
-    def __init__(
-        self, archives: Sequence[Archive], tables: Sequence[ArchiveTable], paths: pa.ChunkedArray, found: Found
-    ) -> None:
+    def __init__(self, archives: Sequence[Archive], tables: Sequence[ArchiveTable], paths: Texts, found: Found) -> None:
         self.archives, self.tables, self.count = archives, tables, len(archives)
         self._by_name = {
             archive.name.split(".")[0] if not archive.is_folder else archive.name: number
@@ -119,9 +117,10 @@ class Neighbours:
         if self._in_order is None:
             import pyarrow.compute as pc  # takes 30 ms, rarely needed
 
-            order = pc.sort_indices(self._paths).to_numpy().astype(np.int64)
+            self._in_memory = whole_text(self._paths)
+            order = pc.sort_indices(self._in_memory).to_numpy().astype(np.int64)
             self._in_order = order[self._found.there[order]]
         order = self._in_order
-        place = bisect.bisect(order, path, key=lambda position: self._paths[int(position)].as_py())
+        place = bisect.bisect(order, path, key=lambda position: self._in_memory[int(position)].as_py())
         around = self._found.archives[order[max(0, place - 1) : place + 1]].tolist() or range(self.count)
         return next((number for number in around if self.tables[number].damage), around[0])

@@ -1,18 +1,18 @@
 """Join listed samples with the members that hold them: by path, across all archives.
 
-Works on columns only; no file is read. Paths are joined by their 128-bit hashes: sort once, then bisect. 6 million
+Works on columns only; no file is read. Paths are joined by their 128-bit hashes, in a hash table. 6 million
 samples have 12 million members. So the work is done one side, one column and one stretch at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from builder.base.arrays import Texts, one_array
 from builder.base.ids import Ids, column_ids
 from builder.base.records import WHOLE
 from builder.source.listing import Listing
@@ -24,9 +24,8 @@ Int64s = npt.NDArray[np.int64]
 Integers = npt.NDArray[np.integer]
 Bools = npt.NDArray[np.bool_]
 
-_TOGETHER = 1 << 18
-"""Paths looked up at a time. Each batch is bisected in ascending order, many times as fast as in random order. Larger
-batches are faster; each path takes 150 bytes of memory."""
+_TOGETHER = 1 << 14
+"""Paths looked up at a time. A batch and its columns fit into the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,65 +66,80 @@ class Found:
 class IdLookup:
     """From an id to the position of its last occurrence. On duplicate names the last wins, as on extraction.
 
-    20 bytes of memory per id. ``parts``: shape (n, 2) each, concatenated.
+    A hash table of sorted slots: the upper bits of an id's first half, then its position. 8 bytes of memory for each
+    id, 2 to 4 for its bucket, 16 for the id. ``parts``: shape (n, 2) each, concatenated.
     """
 
     def __init__(self, *parts: Ids) -> None:
-        first = np.concatenate([np.zeros(0, dtype="<u8"), *(part[:, 0] for part in parts)])
-        order = np.argsort(first, kind="stable")  # equal ids keep their order
-        self._order = order.astype(index_type(len(order)))
-        del order
-        self._first = first[self._order]
-        del first
-        self._second = np.concatenate([np.zeros(0, dtype="<u8"), *(part[:, 1] for part in parts)])[self._order]
-        self._sort_within_first_halves()
+        self._ids = one_array(parts)
+        count = len(self._ids)
+        self._position_bits = np.uint64(count.bit_length())
+        self._positions = np.uint64((1 << count.bit_length()) - 1)  # the mask of a slot's position
+        slots = self._ids[:, 0] & ~self._positions
+        for some in _stretches(count):
+            slots[some] |= np.arange(some.start, some.stop, dtype=np.uint64)
+        slots.sort()
+        self._replaced = self._come_again(slots)
+        if len(self._replaced):
+            last = self.effective()
+            slots = slots[last[self._position(slots)]]
+        self._slots = slots
+        bits = max(1, count.bit_length() - 1)  # 1 or 2 ids in a bucket
+        self._bucket_shift = np.uint64(64 - bits)
+        self._starts = np.empty(1 << bits, dtype=index_type(count))  # where each bucket begins among the slots
+        for some in _stretches(1 << bits):
+            firsts = np.arange(some.start, some.stop, dtype=np.uint64) << self._bucket_shift
+            self._starts[some] = np.searchsorted(slots, firsts)
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._ids)
 
-    def _sort_within_first_halves(self) -> None:
-        """Sort ids with the same first half by the second half. These are equal ids, and rarely two different ones: one
-        pair in a million listings of 6 million."""
-        same = self._first[1:] == self._first[:-1]
-        if not same.any():
-            return
-        inside = np.zeros(len(self), dtype=np.bool_)
+    def _position(self, slots: npt.NDArray[np.uint64]) -> Int64s:
+        positions: Int64s = (slots & self._positions).astype(np.int64)
+        return positions
+
+    def _come_again(self, slots: npt.NDArray[np.uint64]) -> Int64s:
+        """Positions of ids that occur again later. Compares ids only where slots have the same upper bits."""
+        same = np.zeros(max(0, len(slots) - 1), np.bool_)
+        for some in _stretches(len(same)):
+            same[some] = (slots[1:][some] ^ slots[:-1][some]) <= self._positions
+        inside = np.zeros(len(slots), dtype=np.bool_)
         inside[1:] |= same
         inside[:-1] |= same
-        places = np.flatnonzero(inside)
-        sort = places[np.lexsort((self._second[places], self._first[places]))]
-        self._order[places], self._second[places] = self._order[sort], self._second[sort]
+        positions = self._position(slots[inside])
+        positions.sort()
+        order = positions[_by_id(self._ids[positions])]
+        replaced: Int64s = order[:-1][np.all(self._ids[order[1:]] == self._ids[order[:-1]], axis=1)]
+        return replaced
 
     def last(self, wanted: Ids) -> Int64s:
         """Positions, shape (len(wanted),); NOT_FOUND if an id does not occur."""
         found = np.full(len(wanted), NOT_FOUND, dtype=np.int64)
         if not len(self) or not len(wanted):
             return found
-        first, second = self._first, self._second
-        ascending = np.argsort(wanted[:, 0])
-        wanted = wanted[ascending]
-        place = np.searchsorted(first, wanted[:, 0], side="right") - 1
-        near = (place >= 0) & (first[place] == wanted[:, 0])
-        hit = near & (second[place] == wanted[:, 1])
-        found[ascending[hit]] = self._order[place[hit]]
-        # Two ids share 64 bits (in 6 million: p ≈ 1e-6). Check all ids that share them.
-        for number in np.flatnonzero(near & ~hit):
-            at = place[number]
-            while at >= 0 and first[at] == wanted[number, 0]:
-                if second[at] == wanted[number, 1]:
-                    found[ascending[number]] = self._order[at]
-                    break
-                at -= 1
+        ids, wanted_ids = _as_one(self._ids), _as_one(wanted)
+        open_, key = np.arange(len(wanted)), wanted[:, 0] >> self._position_bits
+        place = self._starts[wanted[:, 0] >> self._bucket_shift]
+        while len(open_):  # as often as the fullest bucket has ids
+            slot = self._slots.take(place, mode="clip")
+            there = slot >> self._position_bits
+            alike = np.flatnonzero(there == key)
+            at = self._position(slot[alike])
+            hit = ids.take(at).view(np.uint64) == wanted_ids.take(open_[alike]).view(np.uint64)
+            hit = hit[0::2] & hit[1::2]
+            found[open_[alike[hit]]] = at[hit]
+            further = (there <= key) & (place < len(self._slots) - 1)
+            further[alike[hit]] = False
+            open_, key, place = open_[further], key[further], place[further] + 1
         return found
 
     def effective(self) -> Bools:
         """Which positions hold the last occurrence of their id."""
         mask = np.ones(len(self), dtype=np.bool_)
-        same = (self._first[:-1] == self._first[1:]) & (self._second[:-1] == self._second[1:])
-        mask[self._order[:-1][same]] = False
+        mask[self._replaced] = False
         return mask
 
-    def find(self, paths: pa.StringArray | pa.ChunkedArray) -> Integers:
+    def find(self, paths: Texts) -> Integers:
         """The positions of all paths in a column."""
         at = np.full(len(paths), NOT_FOUND, dtype=index_type(len(self)))
         start = 0
@@ -133,6 +147,22 @@ class IdLookup:
             at[start : start + len(ids)] = self.last(ids)
             start += len(ids)
         return at
+
+
+def _by_id(ids: Ids) -> Int64s:
+    """The order that sorts ids. Equal ones keep their order."""
+    return np.lexsort((ids[:, 1], ids[:, 0]))
+
+
+def _as_one(ids: Ids) -> npt.NDArray[np.complex128]:
+    """Ids as numbers of 16 bytes, only to copy them: ``take`` is 5 times as fast as with rows of two."""
+    return np.ascontiguousarray(ids).view(np.complex128)[:, 0]
+
+
+def _stretches(count: int) -> Iterator[slice]:
+    """0 to ``count`` (exclusive) in stretches. An array of 6 million numbers more would be in memory otherwise."""
+    for first in range(0, count, _TOGETHER):
+        yield slice(first, min(first + _TOGETHER, count))
 
 
 def index_type(count: int) -> type[np.signedinteger]:
@@ -187,7 +217,7 @@ def _at(column: npt.NDArray[np.generic], at: Integers, absent: int) -> npt.NDArr
 
 def repeated(ids: Ids) -> Bools:
     """Which positions hold an id that occurred earlier."""
-    order = np.lexsort((ids[:, 1], ids[:, 0]))
+    order = _by_id(ids)
     mask = np.zeros(len(ids), dtype=np.bool_)
     if len(ids):
         in_order = ids[order]
@@ -195,15 +225,23 @@ def repeated(ids: Ids) -> Bools:
     return mask
 
 
-def named_before(paths: pa.StringArray | pa.ChunkedArray, at: Integers, members: int) -> Bools:
+def named_before(paths: Texts, at: Integers, members: int) -> Bools:
     """Which listed paths an earlier entry also names. ``at``: where they were found among ``members``. Two found
     paths are equal if and only if their positions are."""
     mask = np.zeros(len(at), dtype=np.bool_)
     there = at != NOT_FOUND
-    often = np.bincount(at[there], minlength=members) > 1
-    if often.any():
-        some = np.flatnonzero(there)
-        some = some[often[at[some]]]
+    # Each entry leaves its number at its member. Who finds another's there has the member in common with it. (What -1
+    # leaves at the last member is seen below.)
+    again = np.zeros(len(at), np.bool_)
+    entry = np.empty(max(members, 1), dtype=index_type(len(at)))
+    for stretch in _stretches(len(at)):
+        entry[at[stretch]] = np.arange(stretch.start, stretch.stop)
+    for stretch in _stretches(len(at)):
+        again[stretch] = there[stretch] & (entry[at[stretch]] != np.arange(stretch.start, stretch.stop))
+    if again.any():
+        often = np.zeros(len(entry), np.bool_)
+        often[at[again]] = True
+        some = np.flatnonzero(there & often[at])
         order = some[np.argsort(at[some], kind="stable")]
         mask[order[1:][at[order[1:]] == at[order[:-1]]]] = True
     if not there.all():
@@ -222,7 +260,7 @@ def shared(ids: Ids, among: Bools) -> Bools:
     chosen = np.flatnonzero(among)
     if len(chosen) < 2:
         return mask
-    order = chosen[np.lexsort((ids[chosen, 1], ids[chosen, 0]))]
+    order = chosen[_by_id(ids[chosen])]
     same = np.all(ids[order[1:]] == ids[order[:-1]], axis=1)
     mask[order[1:][same]] = True
     mask[order[:-1][same]] = True
@@ -269,7 +307,9 @@ def by_place(found: Found, at: Integers, chosen: Bools, members: int) -> Integer
     members' positions among all; no two chosen ones are equal."""
     # Members mostly stand in file order. Then their positions have that order already and nothing is sorted.
     listed = np.full(members, NOT_FOUND, dtype=index_type(len(at)))
-    listed[at[chosen]] = np.arange(len(at), dtype=listed.dtype)[chosen]
+    for stretch in _stretches(len(at)):
+        mine = np.flatnonzero(chosen[stretch])
+        listed[at[stretch][mine]] = stretch.start + mine
     order: Integers = listed[listed != NOT_FOUND]
     del listed
     for first in range(0, len(order), _TOGETHER):

@@ -6,6 +6,7 @@ do not depend on bad samples, on ``--start/--end`` or on who does the work.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -165,7 +166,7 @@ def plan_joined(
     losses = Losses(layout, listing, raw, captions, image, annotation, keeps_ending)
     return Plan(
         rows=PlannedRows(listing, order, image, annotation, keeps_ending),
-        bounds=_bounds(cuts, image.archives[order], image.offsets[order]),
+        bounds=_bounds(cuts, order, image),
         owners=tuple(cut.first for cut in cuts),
         rejects=losses.table(np.flatnonzero(~good), duplicate, image_ok, small_enough, annotation_ok),
         unlisted=joined.unlisted,
@@ -205,15 +206,14 @@ def rows_digests(rows: Rows, bounds: Sequence[int]) -> tuple[str, ...]:
     return tuple(digest.hexdigest() for digest in digests)
 
 
-def _bounds(cuts: Sequence[Cut], archives: npt.NDArray[np.int32], offsets: Integers) -> tuple[int, ...]:
+def _bounds(cuts: Sequence[Cut], order: Integers, image: Found) -> tuple[int, ...]:
     """Where each shard begins among the ordered rows. A row belongs where its image's first byte lies."""
-    firsts = np.array([cut.first for cut in cuts], dtype=archives.dtype)  # another type would cast all archives
-    starts = np.searchsorted(archives, firsts).tolist()
-    ends = np.searchsorted(archives, firsts, side="right").tolist()
-    bounds = [
-        lo + int(np.searchsorted(offsets[lo:hi], cut.start)) for cut, lo, hi in zip(cuts, starts, ends, strict=True)
-    ]
-    return (0, *bounds[1:], len(archives))
+
+    def place(position: int) -> tuple[int, int]:
+        return int(image.archives[position]), int(image.offsets[position])
+
+    bounds = [bisect.bisect_left(order, (cut.first, cut.start), key=place) for cut in cuts]
+    return (0, *bounds[1:], len(order))
 
 
 def endings_kept(listing: Listing, duplicate: Bools) -> Bools:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from builder.base.arrays import TextColumn, chunks_of, take_text
+from builder.base.arrays import TextColumn, Texts, stretches_of, take_text, whole_text
 from builder.base.errors import SourceError
 from builder.base.ids import path_ids
 from builder.plan.pairs import NOT_FOUND, Bools, IdLookup, Int64s, Integers, Join, repeated
@@ -65,15 +65,13 @@ def _fits(at: Integers, members: int) -> bool:
     return not len(at) or found > HARDLY_ANY * min(len(at), max(members, 1))
 
 
-def _respell(
-    column: pa.ChunkedArray | pa.StringArray, at: Integers, tables: Sequence[ArchiveTable], what: str
-) -> _Respelled | None:
+def _respell(paths: Texts, at: Integers, tables: Sequence[ArchiveTable], what: str) -> _Respelled | None:
     names = pa.chunked_array([table.names for table in tables if table.names is not None], type=pa.string())
     kinds = [table.is_image if what == "image" else table.is_json for table in tables]
     wanted = np.flatnonzero(np.concatenate([np.zeros(0, np.bool_), *kinds]))
     if not len(wanted):
         return None
-    names = take_text(names, wanted)
+    names, column = take_text(names, wanted), whole_text(paths)
     mine, theirs = _canonical(column), _canonical(names)
     if way := _offsets(mine, theirs):
         listed_cut, member_cut = way
@@ -108,9 +106,8 @@ def _canonical(column: pa.ChunkedArray | pa.StringArray) -> list[str]:
 
 
 def _stretches(column: pa.ChunkedArray | pa.StringArray) -> Iterator[list[str]]:
-    for chunk in chunks_of(column):
-        for first in range(0, len(chunk), _TOGETHER):
-            yield chunk.slice(first, _TOGETHER).to_pylist()
+    for some in stretches_of(column, _TOGETHER):
+        yield some.to_pylist()
 
 
 def _offsets(mine: list[str], theirs: list[str]) -> tuple[int, int] | None:

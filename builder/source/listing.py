@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from builder.base.arrays import TextColumn
+from builder.base.arrays import OtherEnding, TextColumn, Texts, stretches_of
 from builder.base.errors import DamagedFileError, ListingError
 from builder.source import listing_json
 from builder.source.captions import has_caption
@@ -43,11 +43,17 @@ class Listing:
     """
 
     images: pa.StringArray | pa.ChunkedArray
-    annotations: pa.StringArray | pa.ChunkedArray
+    annotations: Texts
     recaptions: pa.StringArray | pa.ChunkedArray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def _follow(images: list[str], annotations: list[str], cut: int, ending: bytes) -> bool:
+    """Whether each annotation is its image's path with another ending (see OtherEnding)."""
+    made = [image.encode()[:-cut] + ending if len(image) >= cut else None for image in images]
+    return made == list(map(str.encode, annotations))
 
 
 class _Columns:
@@ -57,15 +63,30 @@ class _Columns:
         self._caption_key = caption_key
         self.images, self.annotations = TextColumn(), TextColumn()
         self.inline: TextColumn | None = None
+        self._sidecar: tuple[int, bytes] | None = None  # if all annotations so far follow from their images
         self._count = 0
 
     def append(self, plain: Plain) -> None:
         """Add paths that need no check."""
         if self.inline is not None:
             self.inline.add([""] * plain.entries)
+        if plain.sidecar is None or (self._count and plain.sidecar != self._sidecar):
+            self._write_annotations()
+            self.annotations.append(*plain.written())
+        else:
+            self._sidecar = plain.sidecar
         self.images.append(plain.images, plain.image_lengths)
-        self.annotations.append(plain.annotations, plain.annotation_lengths)
         self._count += plain.entries
+
+    def _write_annotations(self) -> None:
+        """Write down the annotations so far that follow from their images: one that comes next does not."""
+        if self._sidecar is not None:
+            images, self.images = self.images.done(), TextColumn()
+            for some in stretches_of(images, _ROWS):
+                self.images.add(some.to_pylist())
+            for some in stretches_of(OtherEnding(images, *self._sidecar), _ROWS):
+                self.annotations.add(some.to_pylist())
+            self._sidecar = None
 
     def add(self, entries: list[Any], name: str, first: int) -> None:
         """Add entries. Raises ListingError if an entry names no image, or neither an annotation nor a caption."""
@@ -82,8 +103,11 @@ class _Columns:
                 self.inline.add([""] * min(_ROWS, self._count - done))
         if self.inline is not None:
             self.inline.add(inline or [""] * len(entries))
-        self.images.add(_normal(images))
-        self.annotations.add(_normal(annotations))
+        images, annotations = _normal(images), _normal(annotations)
+        if self._sidecar is None or not _follow(images, annotations, *self._sidecar):
+            self._write_annotations()
+            self.annotations.add(annotations)
+        self.images.add(images)
         self._count += len(entries)
 
     def _one_by_one(self, entries: list[Any], name: str, first: int) -> tuple[list[str], list[str], list[str]]:
@@ -97,7 +121,9 @@ class _Columns:
 
     def done(self) -> Listing:
         inline = None if self.inline is None else self.inline.done()
-        return Listing(self.images.done(), self.annotations.done(), inline)
+        images = self.images.done()
+        annotations = OtherEnding(images, *self._sidecar) if self._sidecar else self.annotations.done()
+        return Listing(images, annotations, inline)
 
 
 def read_listing(files: Iterable[ByteFile], caption_key: str = "auto") -> Listing:

@@ -13,6 +13,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.base.arrays import whole_text
 from builder.base.errors import ListingError
 from builder.base.ids import column_ids, path_ids
 from builder.source import listing_json
@@ -27,7 +28,7 @@ def read(*texts: str | bytes) -> list[tuple[str, str]]:
 
 
 def pairs(found: Listing) -> list[tuple[str, str]]:
-    return list(zip(found.images.to_pylist(), found.annotations.to_pylist(), strict=True))
+    return list(zip(found.images.to_pylist(), whole_text(found.annotations).to_pylist(), strict=True))
 
 
 def entry(image: Any, annotation: Any = "a.json", **others: Any) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def test_paths_are_normalised(written: str, meant: str, stretch: int) -> None:
 def test_the_ids_of_a_column_are_those_of_its_paths(together: int) -> None:
     found = read_listing([Held(json.dumps([entry("./a.jpg", "/b.json"), entry("ä", "ä")]).encode())])
     assert len(found) == 2
-    for column, paths in ((found.images, ["a.jpg", "ä"]), (found.annotations, ["b.json", "ä"])):
+    for column, paths in ((found.images, ["a.jpg", "ä"]), (whole_text(found.annotations), ["b.json", "ä"])):
         assert (np.concatenate(list(column_ids(column, together))) == path_ids(paths)).all()
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.base.arrays import OtherEnding, take_text, whole_text
 from builder.source import listing_json
 from builder.source.listing import read_listing
 from builder.source.listing_plain import plain_entries
+from builder.source.tar_headers import normal_name
 
 NAMES = st.text(alphabet='ab/."\\é\n 0', max_size=6)
 ENTRIES = st.lists(st.fixed_dictionaries({"image": NAMES, "annotation": NAMES}), min_size=1, max_size=6)
@@ -40,7 +43,7 @@ def told(text: bytes) -> list[tuple[str, str]] | None:
     if found is None:
         return None
     sides = []
-    for data, lengths in ((found.images, found.image_lengths), (found.annotations, found.annotation_lengths)):
+    for data, lengths in ((found.images, found.image_lengths), found.written()):
         at, paths = 0, []
         for length in lengths.tolist():
             paths.append(data[at : at + length].decode())
@@ -100,4 +103,32 @@ def test_a_listing_read_in_both_ways_is_the_same(entries: list[dict[str, str]], 
         patch.setattr(listing_json, "plain_entries", lambda text: None)
         careful = read_listing([Memory(data)])
     assert quick.images.to_pylist() == careful.images.to_pylist()
-    assert quick.annotations.to_pylist() == careful.annotations.to_pylist()
+    assert whole_text(quick.annotations).to_pylist() == whole_text(careful.annotations).to_pylist()
+
+
+STEMS = st.lists(st.text(alphabet="ab/0", min_size=1, max_size=5).map(lambda stem: f"x{stem}y"), min_size=1, max_size=9)
+
+
+@given(STEMS, st.sampled_from(["{}.json", "{}.txt", "other/{}.json"]), st.integers(0, 8), st.integers(30, 200))
+def test_annotations_that_follow_from_their_images_are_the_same_as_written_down(
+    stems: list[str], odd: str, at: int, stretch: int
+) -> None:
+    """One annotation may be another: in the first stretch, between them, or in the last, which ``json`` reads."""
+    entries = [{"image": f"{stem}.jpg", "annotation": f"{stem}.json"} for stem in stems]
+    entries[at % len(entries)]["annotation"] = odd.format(stems[at % len(stems)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing_json, "STRETCH", stretch)
+        found = read_listing([Memory(json.dumps(entries).encode())])
+    annotations = whole_text(found.annotations).to_pylist()
+    assert annotations == [normal_name(entry["annotation"]) for entry in entries]
+    assert found.images.to_pylist() == [normal_name(entry["image"]) for entry in entries]
+    backwards = np.arange(len(entries))[::-1]
+    assert take_text(found.annotations, backwards).to_pylist() == annotations[::-1]
+
+
+@pytest.mark.parametrize("stems", [["a", "bcd", "ef"], ["ab", "cd", "ef"]], ids=["lengths that differ", "one length"])
+def test_a_listing_in_the_usual_form_keeps_no_annotations_in_memory(stems: list[str]) -> None:
+    entries = [{"image": f"{stem}.jpg", "annotation": f"{stem}.json"} for stem in stems * 9]
+    found = read_listing([Memory(json.dumps(entries).encode())])
+    assert isinstance(found.annotations, OtherEnding)
+    assert whole_text(found.annotations).to_pylist() == [f"{stem}.json" for stem in stems * 9]
