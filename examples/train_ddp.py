@@ -66,6 +66,7 @@ def main() -> None:
                 torch.save(saved, arguments.checkpoint)
         if steps == arguments.steps:
             break
+    dist.barrier()  # a gloo group that is destroyed while its last all_reduce ends can hang (torch 2.13)
     dist.destroy_process_group()
 
 
