@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from builder.base.errors import OptionError
-from builder.mm.order import shares
+from builder.mm.order import check_weights
 
 _TRIED = 500
 """If none of so many rows has a caption, its name is probably misspelt."""
@@ -22,7 +22,7 @@ class CaptionChoice:
         """``weights``: name → any positive number. Raises OptionError."""
         if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
             raise OptionError("captions", weights, "a dict of names and weights, like {'caption': 0.7, 'short': 0.3}")
-        shares([*weights.values()], 1 << 30)  # raises if a weight is invalid
+        check_weights("captions", [*weights.values()], dict(weights))
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self._found = dict.fromkeys(self.weights, 0)
         self._tried = 0
@@ -57,7 +57,7 @@ class CaptionChoice:
         never = [name for name, count in self._found.items() if not count]
         if self._tried == _TRIED and never:
             warnings.warn(
-                f"captions: none of {_TRIED} rows had {', '.join(never)}; is it the name of a column or of a field?",
+                f"captions: none of {_TRIED} rows had {', '.join(never)}. Check the spelling: the name of a column or a field",
                 stacklevel=2,
             )
 

@@ -273,15 +273,23 @@ class MixedOrder:
         return entries
 
 
+def check_weights(name: str, weights: Sequence[float], value: object) -> None:
+    """Raises OptionError for the option ``name``, showing its ``value``, if there is no weight, or if one is not a
+    positive number."""
+    for weight in weights:
+        check_number(name, weight, "each weight a positive number")
+    if not weights or not all(0 < weight < float("inf") for weight in weights):
+        raise OptionError(
+            name, value, "one or more weights, each a positive number; leave out what is never to be drawn"
+        )
+
+
 def shares(weights: Sequence[float], slots: int) -> list[int]:
     """Divide ``slots`` by weight into whole numbers that sum to ``slots`` (largest remainders).
 
     Raises OptionError if a weight is not positive, or too small for one slot.
     """
-    for weight in weights:
-        check_number("weights", weight, "a list of positive numbers")
-    if not weights or not all(0 < weight < float("inf") for weight in weights):
-        raise OptionError("weights", list(weights), "positive numbers")
+    check_weights("weights", weights, list(weights))
     total = float(sum(weights))
     exact = [weight / total * slots for weight in weights]
     whole = [int(share) for share in exact]

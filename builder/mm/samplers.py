@@ -223,7 +223,7 @@ class EpochSampler(InfiniteSampler):
         ahead = self.epoch
         super().load_state_dict(state)
         self._loaded = True
-        if self.start >= self.size and ahead == self.epoch + 1:
+        if not self._count(max(0, self.size - self.start)) and ahead == self.epoch + 1:
             self.set_epoch(ahead)
 
 

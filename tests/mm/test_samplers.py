@@ -398,6 +398,17 @@ def test_an_epoch_resumed_anywhere_has_as_many_rows_for_every_rank(
             assert counts == [max(0, whole - done * batch)] * world, (size, world, batch, done)
 
 
+def test_a_state_with_less_than_a_row_a_rank_left_leads_to_the_epoch_that_is_set() -> None:
+    """Without ``round_up`` the last few rows are left out: 7 rows, 6 of them shown, and 4 ranks."""
+    state = EpochSampler(Rows(7), seed=1, round_up=False, rank=0, world_size=2).state_after(3, 1)
+    sampler = EpochSampler(Rows(7), seed=1, round_up=False, rank=0, world_size=4)
+    sampler.set_epoch(1)
+    sampler.load_state_dict(state)
+    fresh = EpochSampler(Rows(7), seed=1, round_up=False, rank=0, world_size=4)
+    fresh.set_epoch(1)
+    assert list(sampler) == list(fresh) != []
+
+
 def test_more_ranks_than_rows_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "ranks", lambda: (6, 7))
     assert len(list(EpochSampler(Rows(3), seed=1))) == 1
