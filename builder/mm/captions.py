@@ -57,7 +57,7 @@ class CaptionChoice:
         never = [name for name, count in self._found.items() if not count]
         if self._tried == _TRIED and never:
             warnings.warn(
-                f"captions: none of {_TRIED} rows had {', '.join(never)}. Check the spelling: the name of a column or a field",
+                f"captions: none of {_TRIED} rows had {', '.join(never)}. Check the names of the columns and fields.",
                 stacklevel=2,
             )
 
