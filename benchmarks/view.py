@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--browser", action="store_true")
     add_json(parser)
     arguments = parser.parse_args()
-    scratch = arguments.scratch or tempfile.mkdtemp(prefix="laion6m-view-")
+    scratch = os.path.join(arguments.scratch or tempfile.gettempdir(), "laion6m-view")  # DIR itself may hold more
     source, dataset = os.path.join(scratch, "source"), os.path.join(scratch, "index")
     if not os.path.exists(dataset):
         make_source(source, arguments.samples)
