@@ -43,11 +43,8 @@ def refuse_caption_key(survey: Survey, options: ConvertOptions) -> None:
 def bytes_of(plan: Plan, shards: list[int], names: tuple[str, ...] = ("size", "annotation_size")) -> int:
     """Bytes of the images and annotations in shards: what these take on disk, about."""
     columns = [numbers_of(plan.rows.column(name)) for name in names]
-    return sum(
-        int(column[plan.bounds[number] : plan.bounds[number + 1]].clip(0).sum())
-        for column in columns
-        for number in shards
-    )
+    rows = [slice(plan.bounds[number], plan.bounds[number + 1]) for number in shards]
+    return sum(int(column[some].clip(0).sum()) for column in columns for some in rows)
 
 
 def rows_of(plan: Plan, shards: list[int]) -> int:

@@ -301,12 +301,7 @@ class _Job:
             self.read_bytes += progress.bytes
 
     def _summary(
-        self,
-        totals: Totals,
-        examples: dict[str, str],
-        owners: Sequence[int],
-        did: int,
-        missing: int,
+        self, totals: Totals, examples: dict[str, str], owners: Sequence[int], did: int, missing: int
     ) -> Summary:
         """What is known without a plan. ``owners``: the raw tar with which each shard begins."""
         unread = self.layout.unread

@@ -66,7 +66,7 @@ def with_storage(place: str, storage_options: Mapping[str, Any] | None) -> str:
     """`` --storage-options JSON`` for a command that opens ``place``; "" if it needs none."""
     if not storage_options or not is_url(place):
         return ""
-    return f" --storage-options {shlex.quote(json.dumps(_without_secrets(storage_options)))}"
+    return f" --storage-options {shlex.quote(json.dumps(_without_secrets(storage_options), ensure_ascii=False))}"
 
 
 def reading(place: str, storage_options: Mapping[str, Any] | None = None) -> str:

@@ -201,14 +201,9 @@ def convert_rows(rows: Rows, out: str, options: ConvertOptions, how: RunOptions,
     )
     if lost is None:
         return summary
-    found = lost.indexed
-    return replace(
-        summary,
-        unread=found.unread,
-        examples_unread=found.examples_unread,
-        replaced=found.replaced,
-        notes=(*found.notes, *left),
-    )
+    found, notes = lost.indexed, (*lost.indexed.notes, *left)
+    unread, examples_unread = found.unread, found.examples_unread
+    return replace(summary, unread=unread, examples_unread=examples_unread, replaced=found.replaced, notes=notes)
 
 
 def _positions(rows: Rows, rejects: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Table]:

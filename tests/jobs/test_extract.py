@@ -304,7 +304,9 @@ def test_of_members_with_one_name_the_last_counts_across_tars_too(
     monkeypatch.setattr(extract_files, "_PIECE", (1, 1))  # every member is a piece
     write_tar(tmp_path / "src/raw/00000.tar", [("x/1.jpg", b"old"), ("./x/2.jpg", b"2"), ("x//1.jpg", b"new")])
     write_tar(tmp_path / "src/raw/00001.tar", [("x/2.jpg", b"two"), ("y/3.jpg", b"")])
+    (tmp_path / "src/data.json").write_text("[]")  # without a listing those of another tar are other samples
     result = run(tmp_path / "src", tmp_path / "out", num_proc=processes)
+    assert result.replaced == 2
     assert files(tmp_path / "out/raw") == {"x/1.jpg": b"new", "x/2.jpg": b"two", "y/3.jpg": b""}
     assert result.files == 3
 
