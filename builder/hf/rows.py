@@ -160,7 +160,8 @@ def _sample(path: str) -> Sample:
     reader, row = _reader(path), _parts(path)[1] or ""
     if not (row.isascii() and row.isdecimal() and int(row) < len(reader)):
         raise AddressError.of(_address(path), f"there is no row {row} among {len(reader):,}")
-    return reader[int(row)]
+    sample: Sample = reader[int(row)]
+    return sample
 
 
 def _reader(path: str) -> Reader:

@@ -14,9 +14,10 @@ import json
 import math
 import os
 import re
+import shlex
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -29,7 +30,7 @@ from builder.base.arrays import text_fits
 from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError, refuse_denied
 from builder.base.names import SELECTION
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
-from builder.base.urls import is_url
+from builder.base.urls import is_url, join
 from builder.read.handles import Storage
 from builder.read.local_cache import handles_of
 from builder.store.manifest import read_manifest
@@ -79,15 +80,7 @@ class ColumnHeader:
     files: tuple[IndexedFile, ...]
 
     def to_json(self) -> bytes:
-        files = [{"path": f.path, "kind": f.kind, "rows": f.rows, "check": f.check} for f in self.files]
-        document = {
-            "version": COLUMN_VERSION,
-            "name": self.name,
-            "rows": self.rows,
-            "index": self.index,
-            "files": files,
-        }
-        return json.dumps(document).encode()
+        return json.dumps({"version": COLUMN_VERSION, **asdict(self)}).encode()
 
     @staticmethod
     def from_json(text: bytes) -> ColumnHeader:
@@ -102,24 +95,18 @@ class ColumnHeader:
 
 
 class Column(Sequence["Array | None"]):
-    """Random access to the arrays of a column. A row without an array gives None. Deterministic, picklable (as paths),
-    safe after fork, thread-safe."""
+    """Random access to the arrays of a column. A row without an array gives None. :func:`open_any` makes it.
+    Deterministic, picklable (as paths), safe after fork, thread-safe."""
 
-    def __init__(self, root: str, name: str, storage: Storage | None = None) -> None:
-        """``root``: the folder that holds ``meta``. Raises SourceError, DamagedFileError, and IndexMismatchError if the
-        column was made for another index than the dataset's."""
-        self.root, self.name, self._storage = root, name, storage
-        self.path, self._reader, self.header = _open(root, name, storage)
-        if not self._reader.schema.remove_metadata().equals(COLUMN_ROW):
-            raise SourceError(f"the column {name} of {root} holds values, not arrays")
-        self._ends = list(accumulate(file.rows for file in self.header.files))
-        self._files = handles_of(root, self.header.files, storage)
+    def __init__(self, path: str, reader: Any, header: ColumnHeader, root: str, storage: Storage | None) -> None:
+        """``path``: the index on this machine; ``reader`` reads it. ``root``: the folder that holds ``meta``."""
+        self.path, self._reader, self.header, self.root, self._storage = path, reader, header, root, storage
+        self.name = header.name
+        self._ends = list(accumulate(file.rows for file in header.files))
+        self._files = handles_of(root, header.files, storage)
 
-    def __getstate__(self) -> tuple[str, str, Storage | None]:
-        return self.root, self.name, self._storage
-
-    def __setstate__(self, state: tuple[str, str, Storage | None]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_any, (self.root, self.name, self._storage)
 
     def __len__(self) -> int:
         return self.header.rows
@@ -141,13 +128,13 @@ class Column(Sequence["Array | None"]):
 
 
 class Values:
-    """A column of numbers, booleans, strings or lists of strings, memory-mapped. Thread-safe, picklable (as paths)."""
+    """A column of numbers, booleans, strings or lists of strings, memory-mapped. :func:`open_any` makes it.
+    Thread-safe, picklable (as paths)."""
 
-    def __init__(self, root: str, name: str, storage: Storage | None = None) -> None:
-        """``root`` and errors as for :class:`Column`."""
-        self._state = (root, name, storage)
-        self.path, reader, header = _open(root, name, storage)
-        self.header = header
+    def __init__(self, path: str, reader: Any, header: ColumnHeader, root: str, storage: Storage | None) -> None:
+        """Arguments as for :class:`Column`. Raises DamagedFileError."""
+        self.path, self.header = path, header
+        self._state = (root, header.name, storage)
         batches = []
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
@@ -158,11 +145,8 @@ class Values:
         self.column: pa.ChunkedArray = pa.chunked_array(batches, type=reader.schema.types[0])
         self._batches = batches
 
-    def __getstate__(self) -> tuple[str, str, Storage | None]:
-        return self._state
-
-    def __setstate__(self, state: tuple[str, str, Storage | None]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_any, self._state
 
     def __len__(self) -> int:
         return len(self.column)
@@ -212,9 +196,11 @@ def _open(root: str, name: str, storage: Storage | None) -> tuple[str, Any, Colu
 
 
 def open_any(root: str, name: str, storage: Storage | None = None) -> Column | Values:
-    """The column ``name``, of either kind. Errors as for :class:`Column`."""
-    _, reader, _ = _open(root, name, storage)
-    return (Column if reader.schema.remove_metadata().equals(COLUMN_ROW) else Values)(root, name, storage)
+    """The column ``name``, of either kind. ``root``: the folder that holds ``meta``. Raises SourceError,
+    DamagedFileError, and IndexMismatchError if the column was made for another index than the dataset's."""
+    path, reader, header = _open(root, name, storage)
+    kind = Column if reader.schema.remove_metadata().equals(COLUMN_ROW) else Values
+    return kind(path, reader, header, root, storage)
 
 
 def is_column_type(kind: pa.DataType) -> bool:
@@ -237,7 +223,7 @@ def _sound(values: pa.Array) -> bool:
 
 def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
     """The arrays of column ``name`` of a dataset. ``data_path``: as for ``open_dataset``. For a selection, the arrays
-    of all rows of its dataset. Errors as for :class:`Column`, and SourceError for a URL."""
+    of all rows of its dataset. Errors as for :func:`open_any`. SourceError for a URL, or for a column of values."""
     if is_url(os.fspath(data_path)):
         raise SourceError(f"{data_path}: the column {name} can only be read from a folder; download the dataset")
     path = os.path.abspath(os.path.expanduser(data_path))
@@ -247,7 +233,10 @@ def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
         from builder.curate.selection import dataset_of, read_selection
 
         path = dataset_of(path, read_selection(path))
-    return Column(path, check_name(name))
+    column = open_any(path, check_name(name))
+    if not isinstance(column, Column):
+        raise SourceError(f"the column {name} of {shlex.quote(path)} holds values, not arrays")
+    return column
 
 
 def check_name(name: str) -> str:
@@ -273,9 +262,10 @@ def column_checksums(root: str, name: str) -> str:
 def columns_of(root: str, ending: str = ".arrow", storage: Storage | None = None) -> list[str]:
     """Names of the added columns. With ``ending=".json"``, of the columns that have checksums."""
     if is_url(root):
-        from builder.read.remote import RemoteStorage, names_in
+        from builder.read.remote import RemoteStorage
 
-        names = names_in(root, storage, f"{schema.META}/columns") if isinstance(storage, RemoteStorage) else []
+        place = join(root, f"{schema.META}/columns")
+        names = [entry.name for entry in storage.entries(place)] if isinstance(storage, RemoteStorage) else []
     else:
         folder = os.path.join(root, schema.META, "columns")
         names = os.listdir(folder) if os.path.isdir(folder) else []

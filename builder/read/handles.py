@@ -24,6 +24,7 @@ from builder.base.errors import (
     too_many_open,
 )
 from builder.base.schema import IndexedFile
+from builder.base.urls import join
 from builder.read.threads import ForkLock
 from builder.source.files import ByteFile, LocalFile, whole_time
 
@@ -71,9 +72,6 @@ class Storage(Protocol):
     gap: int
     """The most bytes between two rows that are still read in one request. -1: only rows that overlap share a read (a
     row that is asked for twice)."""
-
-    def join(self, root: str, path: str) -> str:
-        """The full path or URL of the file ``path`` (with ``/``) below ``root``."""
 
     def open(self, path: str) -> Handle:
         """Raises SourceError if the file is missing."""
@@ -179,9 +177,6 @@ class LocalStorage:
 
     threads = min(4, os.cpu_count() or 1)
     gap = -1  # a read costs less than cutting its bytes out of a larger read
-
-    def join(self, root: str, path: str) -> str:
-        return os.path.join(root, *path.split("/"))
 
     def open(self, path: str) -> Handle:
         return LocalHandle(path)
@@ -310,7 +305,7 @@ class Handles:
     def _inside(self, path: str) -> str:
         if ".." in path.split("/"):  # a stranger's index must not make us read other files
             raise DamagedFileError(self.root, "index", f"it names {path!r}, which leads out of it")
-        return self.storage.join(self.root, path)
+        return join(self.root, path)
 
     def _pushed_to(self, number: int) -> str | None:
         """The repository that has file ``number``, if the file was removed here because it was pushed there."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from builder.read.index import Index, IndexBatch
 from builder.read.local_cache import handles_of
 from builder.read.proof import Proof
 from builder.read.sample import Sample
-from builder.read.view import RowNumber, RowNumbers, Rows, View
+from builder.read.view import Rows
 
 _State = tuple[str, str, str | None, Storage | None]
 
@@ -105,13 +105,7 @@ class Reader(Rows):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, row: RowNumber) -> Sample: ...
-    @overload
-    def __getitem__(self, row: slice) -> View: ...
-    @overload
-    def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
-    def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
+    def __getitem__(self, row: Any) -> Any:
         if type(row) is int and 0 <= row < self._count:  # the usual case
             return Sample(self, row, *self._index.place(row))
         return super().__getitem__(row)

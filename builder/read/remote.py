@@ -32,9 +32,6 @@ class RemoteStorage(Storage):
         super().__init__(options)
         self.cache = cache
 
-    def join(self, root: str, path: str) -> str:
-        return join(root, path)
-
     def open(self, path: str) -> Handle:
         scheme = path.partition("://")[0]
         if "::" in path:
@@ -223,7 +220,7 @@ def fetch(url: str, storage: RemoteStorage, name: str) -> str:
     """The path of a local copy of the file ``name`` below ``url``. It is fetched only if there is no copy yet. Some
     servers send nothing that tells apart two files of the same size; from those it is fetched each time. Raises
     SourceError, FileNotFoundError."""
-    place = storage.join(url, name)
+    place = join(url, name)
     ending = os.path.splitext(name)[1]
     found = storage.look(place)
     folder = cache_folder()
@@ -244,13 +241,3 @@ def fetch(url: str, storage: RemoteStorage, name: str) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return kept
-
-
-def names_in(url: str, storage: RemoteStorage, folder: str) -> list[str]:
-    """Names in a folder below ``url``. Empty if the folder is missing or the server cannot list. Raises SourceError."""
-    place = storage.join(url, folder)
-    try:
-        found = storage.ask(place, lambda system, path: system.ls(path, detail=False))
-    except (FileNotFoundError, NotADirectoryError, NotImplementedError):
-        return []
-    return [str(name).rstrip("/").rpartition("/")[2] for name in found]

@@ -256,13 +256,7 @@ class View(Rows):
         )  # a memory view: its items are Python's ints
         self._sorted: npt.NDArray[np.int64] | None = None
 
-    @overload
-    def __getitem__(self, row: RowNumber) -> Sample: ...
-    @overload
-    def __getitem__(self, row: slice) -> View: ...
-    @overload
-    def __getitem__(self, row: RowNumbers) -> list[Sample]: ...
-    def __getitem__(self, row: RowNumber | slice | RowNumbers) -> Any:
+    def __getitem__(self, row: Any) -> Any:
         if type(row) is int and 0 <= row < len(self._each):  # the usual case
             return self._reader._sample(self._each[row])
         return super().__getitem__(row)

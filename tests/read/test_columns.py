@@ -35,7 +35,7 @@ from builder.curate import arrays as job
 from builder.curate import columns as curate_columns
 from builder.curate.add_column import add_column
 from builder.read import columns
-from builder.read.columns import Array, Column, columns_of, open_column
+from builder.read.columns import Array, columns_of, open_column
 from builder.read.opening import open_dataset
 from builder.store.ledger import Ledger
 
@@ -339,7 +339,7 @@ def test_a_damaged_index_of_a_column_is_an_error(length: int, packed: str) -> No
     with open(path, "rb+") as file:
         file.truncate(length if length >= 0 else os.path.getsize(path) + length)
     with pytest.raises(DamagedFileError, match="column"):
-        Column(packed, "latents")
+        open_column(packed, "latents")
 
 
 @pytest.mark.parametrize("text", [b"[" * 200_000, b"[]", b"{}", b'{"version": 1}'])
