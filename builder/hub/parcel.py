@@ -80,7 +80,7 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str, *, co
 
 
 def with_collage(parcel: Parcel, out: str) -> Parcel:
-    """The same with a picture of 24 rows for the card, where they can be read and drawn."""
+    """The parcel with a picture of 24 rows for the card. Unchanged if the rows cannot be read or drawn."""
     data = make_collage(Reader(os.path.join(out, *schema.INDEX.split("/")), out))
     if data is None:
         return parcel
@@ -94,9 +94,11 @@ def is_shard(path: str) -> bool:
 
 
 def is_ours(path: str) -> bool:
-    """Whether a push may write or remove this file of a repository: meta/, added columns, the split's shards, which the
-    card's pattern matches, and bookkeeping that ``hf upload`` or git brought there."""
-    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST, SELECTION, ROWS) or is_column_file(path):
+    """Whether a push may write or remove this file of a repository.
+
+    These files are ours: meta/ with the card's picture, added columns, the split's shards (the card's pattern matches
+    them), and bookkeeping that ``hf upload`` or git brought there."""
+    if path in (schema.INDEX, schema.REJECTS, schema.MANIFEST, SELECTION, ROWS, COLLAGE) or is_column_file(path):
         return True
     if path.startswith(f"{schema.WORK}/"):
         return True

@@ -18,6 +18,7 @@ from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.urls import refuse_url
 from builder.base.words import duration
 from builder.base.words import size as in_words
+from builder.curate.thumbnails import COLLAGE
 from builder.hub.captions_only import captions_parcel
 from builder.hub.chosen import chosen_folder
 from builder.hub.client import HubClient, Remote, quiet_client
@@ -207,7 +208,8 @@ class Session:
         remote = self.publisher.look()
         self._note_name()
         self._run(parcel.items, self.digests.of, threads)
-        return self._pushed(parcel, remote, self._problems(parcel, remote, self.publisher.card()))
+        problems = self._problems(parcel, remote, self.publisher.card(), picture=True)
+        return self._pushed(parcel, remote, problems)
 
     def keeps(self, path: str) -> bool:
         """Whether a file that is not part of the dataset may stay in the repository."""
@@ -267,9 +269,14 @@ class Session:
             uploads.stop()
             self.meter.finish()
 
-    def _problems(self, parcel: Parcel, remote: Remote, card: bytes | None) -> list[str]:
-        """How the repository differs: each file by size and sha256, the number of rows by the card."""
-        found = self.publisher.problems(parcel.items, self.keeps, remote)
+    def _problems(self, parcel: Parcel, remote: Remote, card: bytes | None, *, picture: bool = False) -> list[str]:
+        """How the repository differs: each file by size and sha256, the number of rows by the card. ``picture``: the
+        card's picture may be there, since a push with --public sent it."""
+
+        def keeps(path: str) -> bool:
+            return (picture and path == COLLAGE) or self.keeps(path)
+
+        found = self.publisher.problems(parcel.items, keeps, remote)
         if card is None:
             return [*found, f"{schema.CARD} is missing"]
         rows = rows_of(card)

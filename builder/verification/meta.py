@@ -21,16 +21,14 @@ from builder.conversion.index_rows import index_rows, rows_not_utf8
 from builder.engines.contract import Report
 from builder.read.columns import column_checksums, columns_of, open_any
 from builder.read.index import Index
-from builder.source.files import LocalFile
 from builder.store.footers import check_claims
 from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
-from builder.store.seals import seal, unseal
+from builder.store.seals import file_digest, seal, unseal
 from builder.verification.findings import MAKE_META, MOST_NAMED, Finding, Findings
 
 Int64s = npt.NDArray[np.int64]
 
-_BLOCK = 1 << 20
 _KINDS = (*schema.SUFFIXES, "index")
 _ABSENT = "Run the same laion6m convert again: what is missing is made anew."
 _ADD_AGAIN = "Add it again with laion6m add-column, or remove it from columns/ and meta/columns/."
@@ -68,19 +66,15 @@ def is_shard(name: str) -> bool:
 def check_file(task: FileCheck, report: Report) -> list[Finding]:
     """Compare a whole file's checksum with the manifest's. Raises AccessError if this user may not read it."""
     findings = Findings(task.name, task.remedy)
-    digest = xxhash.xxh3_128()
+    path = os.path.join(task.out, *task.name.split("/"))
     try:
-        file = LocalFile(os.path.join(task.out, *task.name.split("/")))
-        size = file.size or 0
-        for offset in range(0, size, _BLOCK):
-            digest.update(file.read_at(offset, _BLOCK))
-        file.close()
+        size, digest = os.path.getsize(path), file_digest(path)
     except OSError as error:
-        refuse_denied(os.path.join(task.out, task.name), error)
+        refuse_denied(path, error)
         findings.add(f"cannot be read: {error.strerror}")
         return findings.found
     report(0, size)
-    if digest.hexdigest() != task.digest:
+    if digest != task.digest:
         told = "rows are named where they differ from their shards" if task.name == schema.INDEX else task.touched
         findings.add(f"its checksum is not the one in the manifest{'; ' if told else ''}{told}")
     return findings.found

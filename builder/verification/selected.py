@@ -52,12 +52,9 @@ def check_selection(out: str, *, decode: bool, crew: Engine, quiet: bool) -> tup
         rows = open_dataset(out, missing="ignore")
     except Laion6mError as error:
         return count, [*found, Finding(out, str(error).rstrip("."), SELECT_AGAIN)], 0
-    progress = Progress("verifying", len(rows), 0, quiet=quiet)
-    try:
+    with Progress("verifying", len(rows), quiet=quiet) as progress:
         for findings in crew.run(_check_rows, _checks(out, rows, decode), progress.update):
             found += findings
-    finally:
-        progress.finish()
     return count, sorted(found, key=lambda finding: (finding.place, finding.named, finding.problem)), progress.bytes
 
 

@@ -317,13 +317,8 @@ class _Run:
     def _work(
         self, stage: str, crew: Engine, work: Callable[..., list[Finding]], tasks: Iterator[Any], size: int
     ) -> None:
-        progress = Progress(stage, self.manifest.totals["rows"], size, quiet=self.quiet)
-        found: list[Finding] = []
-        try:
-            for findings in crew.run(work, tasks, progress.update):
-                found += findings
-        finally:
-            progress.finish()
+        with Progress(stage, self.manifest.totals["rows"], size, quiet=self.quiet) as progress:
+            found = [finding for findings in crew.run(work, tasks, progress.update) for finding in findings]
         self.bytes += progress.bytes
         self.findings += sorted(found, key=lambda finding: (finding.place, finding.named, finding.problem))
 

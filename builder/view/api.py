@@ -110,8 +110,7 @@ class Viewer:
         return Answer.of({**self._facts, "rows": len(self._catalog), "measures": measures})
 
     def _rows(self, request: Request, _: str) -> Answer:
-        offset = _number(request.query.get("offset", "0"), "offset")
-        limit = min(_number(request.query.get("limit", "60"), "limit"), MOST_ROWS)
+        offset, limit = _span(request)
         query = Query.parse(request.query)
         page = self._page(query, offset, limit)
         rows = [self._brief(int(position)) for position in page.positions]
@@ -184,14 +183,12 @@ class Viewer:
 
     def _rejected(self, request: Request, _: str) -> Answer:
         reason = request.query.get("reason", "")
-        offset = _number(request.query.get("offset", "0"), "offset")
-        limit = min(_number(request.query.get("limit", "60"), "limit"), MOST_ROWS)
+        offset, limit = _span(request)
         total, rows = self._rejects.page(reason, offset, limit)
         return Answer.of({"reasons": self._rejects.counts(), "total": total, "rows": rows})
 
     def _duplicates(self, request: Request, _: str) -> Answer:
-        offset = _number(request.query.get("offset", "0"), "offset")
-        limit = min(_number(request.query.get("limit", "20"), "limit"), 100)
+        offset, limit = _span(request, "20", most=100)
         groups = [self._group(each) for each in self._groups.page(offset, limit)]
         facts = {"total": len(self._groups), "rows": self._groups.rows, "note": self._groups.note}
         return Answer.of({**facts, "groups": groups})
@@ -263,6 +260,12 @@ def _number(text: str, name: str) -> int:
     if not re.fullmatch(r"\d{1,15}", text, re.ASCII):
         raise OptionError(name, text[:40], "a whole number, 0 or more")
     return int(text)
+
+
+def _span(request: Request, limit: str = "60", most: int = MOST_ROWS) -> tuple[int, int]:
+    """``offset`` and ``limit`` of a request. Raises OptionError."""
+    offset, wanted = (_number(request.query.get(*each), each[0]) for each in (("offset", "0"), ("limit", limit)))
+    return offset, min(wanted, most)
 
 
 def _bytes(data: bytes, name: str) -> Answer:

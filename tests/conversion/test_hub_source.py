@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from builder import convert
 from builder.base.options import ConvertOptions
 from tests.hub.server import OTHER_TOKEN, WRITE_TOKEN, Account, HubServer
-from tests.hub.storage import File
+from tests.hub.upstream import hub_of_tars
 from tests.outputs import output_bytes
 from tests.pushes import command, everything_written
 from tests.sources import Source, make_source
@@ -33,18 +32,8 @@ def source(tmp_path: Path) -> Source:
 @pytest.fixture
 def hub(source: Source, tmp_path: Path) -> Iterator[HubServer]:
     """wusize/laion6m as tars."""
-    with HubServer(tmp_path / "hub-storage") as server:
-        store = server.store
-        repo = store.create("wusize/laion6m")
-        table = {"README.md": store.put_blob(b"# laion6m\n")}
-        for path in [*source.path.glob("*/*.tar"), source.path / "data.json"]:
-            data = path.read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            store.put_large(digest, [data])
-            table[path.relative_to(source.path).as_posix()] = File.large(digest, len(data))
-        store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], table, "tars")
+    with hub_of_tars(source, tmp_path / "hub-storage") as server:
         yield server
-        assert server.crashes == []
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from builder.hf import source as hf_source
 from builder.hf.stream import PairUnit, plan_pairs
 from tests.hub.client import PROJECT, client_env, run_ok
 from tests.hub.server import HubServer
-from tests.hub.storage import File
+from tests.hub.upstream import hub_of_tars
 from tests.sources import Source, make_source, picture
 
 FAULTS = ("too_wide", "caption_missing", "image_missing", "unlisted", "blank_caption")
@@ -42,19 +42,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.fixture
 def hub(source: Source, tmp_path: Path) -> Iterator[HubServer]:
     """wusize/laion6m as tars."""
-    with HubServer(tmp_path / "hub-storage") as server:
-        store = server.store
-        repo = store.create("wusize/laion6m")
-        table = {"README.md": store.put_blob(b"# laion6m\n")}
-        for path in [*source.path.glob("*/*.tar"), source.path / "data.json"]:
-            data = path.read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            store.put_large(digest, [data])
-            table[path.relative_to(source.path).as_posix()] = File.large(digest, len(data))
-        store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], table, "tars")
+    with hub_of_tars(source, tmp_path / "hub-storage") as server:
         yield server
         assert server.violations == []
-        assert server.crashes == []
 
 
 LOAD = """

@@ -4,6 +4,7 @@ import { bytes, count, el, get, thumbnail } from "./dom.js";
 import { histogram } from "./plots.js";
 
 const STEP = 60; // rejects, or groups, of one request
+const PICTURES = "Some pictures are missing. The viewer reads pictures of rejects only from uncompressed tars. To show them, start it with --source SOURCE.";
 
 /** The samples that became no row, by reason. */
 export async function drawRejects(sheet, state) {
@@ -22,10 +23,12 @@ export async function drawRejects(sheet, state) {
       list.replaceChildren();
     }
     const pictured = page.rows.some((each) => each.picture);
+    if (page.rows.some((each) => !each.picture && each.reason !== "image_missing")) note.hidden = false;
     list.append(...page.rows.map((each) => reject(each, pictured)));
     more(list, offset + page.rows.length, page.total, load);
   };
-  sheet.replaceChildren(el("h2", {}, "Rejects"), chips, list);
+  const note = el("p", { class: "quiet", hidden: true }, PICTURES);
+  sheet.replaceChildren(el("h2", {}, "Rejects"), note, chips, list);
   await load(0);
   if (!list.children.length) list.append(el("p", { class: "empty" }, "Every listed sample became a row, or this dataset does not say which did not."));
 }
@@ -36,7 +39,7 @@ function reject(each, pictured) {
     const image = el("img", { alt: `what the source has as ${each.key}`, src: `rejects/${each.number}`, loading: "lazy" });
     image.addEventListener("error", () => image.replaceWith(el("a", { class: "broken", href: `rejects/${each.number}` }, "no picture: download its bytes")));
     card.append(el("div", { class: "picture" }, image));
-  } else if (pictured) card.append(el("div", { class: "picture broken" }, "not at hand"));
+  } else if (pictured) card.append(el("div", { class: "picture broken" }, "no picture"));
   card.append(el("div", { class: "words" },
     el("b", { class: "reason" }, each.reason), el("p", {}, each.detail || ""),
     el("p", { class: "quiet" }, each.key || "", each.source ? ` · ${each.source}` : "")));
@@ -52,7 +55,7 @@ export async function drawDuplicates(sheet, state, open) {
     if (!offset) {
       const what = page.total
         ? `${count(page.total)} groups, ${count(page.rows)} rows in them. The first of each is the one that select --unique keeps.`
-        : "No duplicates were found.";
+        : "There are no duplicates.";
       about.textContent = `${what} ${page.note}`;
     }
     list.append(...page.groups.map((group) => el("article", { class: "group" },
