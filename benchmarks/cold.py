@@ -2,8 +2,10 @@
 
 Before each round the files that a peer reads leave the page cache (``POSIX_FADV_DONTNEED``, which needs no root), so
 SOURCE's scratch folder must lie on a disk. Two orders: ``random``, 256 rows from anywhere; ``windowed``, rows in a
-random order within windows of 1,024, as the samplers give them, 2,048 in all, 256 at a time. A peer without batches
-reads row by row; webdataset reads its tars from the start, with a shuffle buffer of the window's length.
+random order within windows of 1,024, as ``EpochSampler(window=1024)`` gives them, 4,096 in all, 256 at a time. For this
+project the sampler announces the rows to come. A peer without batches reads row by row; webdataset reads its tars from
+the start, with a shuffle buffer of the window's length. Disks and neighbours are not steady: so the peers take turns,
+one round each in a process of its own, and the best and the median round are printed.
 """
 
 from __future__ import annotations
@@ -12,26 +14,32 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Sized
 from glob import glob
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.results import Results
 
 Batch = Callable[[list[int]], int]
 """Read rows; gives the bytes of their images."""
 Get = Callable[[int], tuple[int, str]]
+Opened = tuple[Sequence[Any], Batch]
+"""The rows, of which a slice can be given to a sampler, and how to read some of them."""
 
-BATCH, WINDOW, WINDOWED = 256, 1024, 2048
-ORDERS = ("random", "windowed")
+BATCH, WINDOW, WINDOWED = 256, 1024, 4096
 
 
-def ours(folder: str) -> tuple[int, Batch]:
+def ours(folder: str) -> Opened:
     from builder import open_dataset
 
     reader = open_dataset(folder)
-    return len(reader), lambda rows: sum(len(sample.image) for sample in reader[rows])
+    return reader, lambda rows: sum(len(sample.image) for sample in reader[rows])
 
 
-def lance(folder: str) -> tuple[int, Batch]:
+def lance(folder: str) -> Opened:
     import lance as library
 
     dataset = library.dataset(folder)
@@ -40,20 +48,20 @@ def lance(folder: str) -> tuple[int, Batch]:
         table = dataset.take(rows, columns=["image", "caption"])
         return sum(len(image.as_py()) for image in table["image"])
 
-    return dataset.count_rows(), batch
+    return range(dataset.count_rows()), batch
 
 
-def litdata(folder: str) -> tuple[int, Batch]:
+def litdata(folder: str) -> Opened:
     from litdata import StreamingDataset
 
     dataset = StreamingDataset(folder, shuffle=False)
-    return len(dataset), lambda rows: sum(len(dataset[row]["image"]) for row in rows)
+    return range(len(dataset)), lambda rows: sum(len(dataset[row]["image"]) for row in rows)
 
 
-def each_row(opened: tuple[int, Get]) -> tuple[int, Batch]:
+def each_row(opened: tuple[int, Get]) -> Opened:
     """A peer that reads a row at a time."""
     total, get = opened
-    return total, lambda rows: sum(get(row)[0] for row in rows)
+    return range(total), lambda rows: sum(get(row)[0] for row in rows)
 
 
 def webdataset(folder: str) -> Iterator[int]:
@@ -104,36 +112,56 @@ def sequential(folder: str) -> float:
     return size / (time.perf_counter() - started) / 1e6
 
 
-def measure(folder: str, opened: tuple[int, Batch], rounds: int) -> dict[str, float]:
-    """ms for a batch of random rows, and MB/s in the windowed order; medians."""
-    total, batch = opened
-    batch([0, total - 1])
-    numbers = random.Random(7)
-    taken, speeds = [], []
-    for _ in range(rounds):
-        rows = numbers.sample(range(total), BATCH)
-        empty_cache(folder)
-        started = time.perf_counter()
-        batch(rows)
-        taken.append(time.perf_counter() - started)
-        first = numbers.randrange(max(1, total - WINDOWED))
-        order: list[int] = []
-        for start in range(first, min(first + WINDOWED, total), WINDOW):
-            window = list(range(start, min(start + WINDOW, total)))
-            numbers.shuffle(window)
-            order += window
-        empty_cache(folder)
-        started = time.perf_counter()
-        size = sum(batch(order[start : start + BATCH]) for start in range(0, len(order), BATCH))
-        speeds.append(size / (time.perf_counter() - started) / 1e6)
-    return {"ms": statistics.median(taken) * 1e3, "mb_s": statistics.median(speeds)}
+def windows(rows: Sized, seed: int) -> Iterator[int]:
+    """Numbers of ``rows`` in the samplers' windowed order."""
+    from builder.mm import EpochSampler
+
+    return iter(EpochSampler(rows, seed=seed, window=WINDOW, run=WINDOW, rank=0, world_size=1))
 
 
-def measure_webdataset(folder: str, rounds: int) -> dict[str, float]:
-    speeds = []
-    for _ in range(rounds):
-        empty_cache(folder)
-        rows, started = webdataset(folder), time.perf_counter()
-        size = sum(next(rows) for _ in range(WINDOWED))
-        speeds.append(size / (time.perf_counter() - started) / 1e6)
-    return {"ms": float("nan"), "mb_s": statistics.median(speeds)}
+def measure(folder: str, opened: Opened, seed: int) -> dict[str, float]:
+    """ms for a batch of random rows, and MB/s in the windowed order."""
+    rows, batch = opened
+    batch([0, len(rows) - 1])
+    list(windows(range(WINDOW), seed))  # imports
+    numbers = random.Random(seed)
+    chosen = numbers.sample(range(len(rows)), min(BATCH, len(rows)))
+    empty_cache(folder)
+    started = time.perf_counter()
+    batch(chosen)
+    taken = time.perf_counter() - started
+    first = numbers.randrange(max(1, len(rows) - WINDOWED))
+    order = windows(rows[first : first + WINDOWED], seed)
+    empty_cache(folder)
+    size, started = 0, time.perf_counter()
+    while some := [first + row for row in islice(order, BATCH)]:
+        size += batch(some)
+    return {"ms": taken * 1e3, "mb_s": size / (time.perf_counter() - started) / 1e6}
+
+
+def measure_webdataset(folder: str) -> dict[str, float]:
+    empty_cache(folder)
+    rows, started = webdataset(folder), time.perf_counter()
+    size = sum(islice(rows, WINDOWED))
+    return {"ms": float("nan"), "mb_s": size / (time.perf_counter() - started) / 1e6}
+
+
+def add_results(table: Results, results: dict[str, list[dict[str, float]]]) -> None:
+    """The median and the best round of each peer; ratios of the same."""
+
+    def both(peer: str, name: str) -> tuple[float, float]:
+        values = [result[name] for result in results[peer]]
+        return statistics.median(values), (min(values) if name == "ms" else max(values))
+
+    names = [name for name in results if name != "sequential"]
+    own, whole = both(names[0], "ms"), both("sequential", "mb_s")
+    for peer in names:
+        ms, speed = both(peer, "ms"), both(peer, "mb_s")
+        figures: dict[str, Any] = {}
+        if peer != "webdataset":  # it has no random rows
+            figures |= {"ms for 256 random rows": ms[0], "best": ms[1]}
+            figures[f"× {names[0]} (best)"] = f"{ms[0] / own[0]:.1f} ({ms[1] / own[1]:.1f})"
+        figures |= {"MB/s, windowed order": speed[0], "best, MB/s": speed[1]}
+        figures["of sequential (best)"] = f"{speed[0] / whole[0]:.0%} ({speed[1] / whole[1]:.0%})"
+        table.add(peer, figures)
+    table.add("the shards, read from end to end", {"MB/s, windowed order": whole[0], "best, MB/s": whole[1]})

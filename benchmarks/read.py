@@ -273,17 +273,17 @@ def measure(peer: str, folder: str, samples: int, rounds: int) -> dict[str, floa
     return {"us": statistics.median(taken), "open_ms": opened * 1e3, "peak_mb": peak}
 
 
-def measure_cold(peer: str, folder: str, rounds: int) -> dict[str, float]:
+def measure_cold(peer: str, folder: str, seed: int) -> dict[str, float]:
     """Runs in a process of its own."""
     if peer == "sequential":
-        return {"ms": float("nan"), "mb_s": statistics.median(cold.sequential(folder) for _ in range(rounds))}
+        return {"ms": float("nan"), "mb_s": cold.sequential(folder)}
     if peer == "webdataset":
-        return cold.measure_webdataset(folder, rounds)
+        return cold.measure_webdataset(folder)
     batches = {"ours": cold.ours, "index": cold.ours, "lance": cold.lance, "litdata": cold.litdata}
     opened = batches[peer](folder) if peer in batches else cold.each_row(READERS[peer][1](folder))
     if peer == "index":  # what is read are the source's tars
         folder = opened_source(folder)
-    return cold.measure(folder, opened, rounds)
+    return cold.measure(folder, opened, seed)
 
 
 def opened_source(folder: str) -> str:
@@ -338,12 +338,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scratch", default=tempfile.gettempdir())
+    parser.add_argument("--seed", type=int, default=7, help=argparse.SUPPRESS)
     parser.add_argument("--run", nargs=2, metavar=("PEER", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--prepare", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     add_json(parser)
     arguments = parser.parse_args()
     if arguments.run and arguments.cold:
-        print(json.dumps(measure_cold(*arguments.run, arguments.rounds)))
+        print(json.dumps(measure_cold(*arguments.run, arguments.seed)))
         return
     if arguments.run:
         print(json.dumps(measure(*arguments.run, arguments.samples, arguments.rounds)))
@@ -359,34 +360,40 @@ def main() -> None:
         peers, kinds = ["sequential", *peers], {**kinds, "sequential": "parquet"}
     scratch = os.path.join(arguments.scratch, "laion6m-benchmark-read")
     os.makedirs(scratch, exist_ok=True)
-    results = {}
+    results: dict[str, Any] = {}
     counts = ["--samples", str(arguments.samples), "--rounds", str(arguments.rounds)]
     this = [sys.executable, __file__, arguments.source, *counts, *(["--cold"] if arguments.cold else [])]
+
+    def run(peer: str, *options: str) -> dict[str, float]:
+        command = [*this, *options, "--run", peer, os.path.join(scratch, kinds[peer])]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
     try:
         for peer in peers:
             kind = kinds[peer]
-            folder = os.path.join(scratch, kind)
             for needed in ("parquet", kind) if kind in OPTIONAL else (kind,):
                 subprocess.run(
                     [*this, "--prepare", needed, os.path.join(scratch, needed)], check=True, stdout=subprocess.DEVNULL
                 )
-            done = subprocess.run([*this, "--run", peer, folder], check=True, stdout=subprocess.PIPE)
-            results[peer] = json.loads(done.stdout.splitlines()[-1])
+            if not arguments.cold:
+                results[peer] = run(peer)
+        if arguments.cold:
+            for seed in range(arguments.rounds):
+                for peer in peers:
+                    results.setdefault(peer, []).append(run(peer, "--seed", str(seed)))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = Results()
     if arguments.cold:
-        whole = results.pop("sequential")["mb_s"]
-        for peer, result in results.items():
-            speed = {"MB/s, windowed order": result["mb_s"], "of sequential": f"{result['mb_s'] / whole:.0%}"}
-            table.add(peer, {"ms for 256 random rows": result["ms"], **speed})
-        table.add("the shards, read from end to end", {"MB/s, windowed order": whole})
-    else:
-        for peer, result in results.items():
-            name = "find, of 6 million rows" if peer == "open" else peer
-            table.add(name, {"µs a row": result["us"], "ms to open": result["open_ms"], "MB, peak": result["peak_mb"]})
-    unit = "ms for 256 random rows" if arguments.cold else "µs a row"
-    table.compare(unit, next(iter(results)))
+        cold.add_results(table, results)
+        table.finish(arguments.json)
+        return
+    for peer, result in results.items():
+        name = "find, of 6 million rows" if peer == "open" else peer
+        table.add(name, {"µs a row": result["us"], "ms to open": result["open_ms"], "MB, peak": result["peak_mb"]})
+    table.compare("µs a row", next(iter(results)))
     table.finish(arguments.json)
 
 
