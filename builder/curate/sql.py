@@ -81,9 +81,10 @@ def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Fo
             raise SqlError(condition, "nested too deeply") from None
         names = _names_in(syntax, rows.reader.added_columns())
         passed, numbers = [], []
-        for table in _tables(rows, names, whole=not {"SUBQUERY", "WINDOW"}.isdisjoint(_classes_in(syntax))):
+        whole = not {"SUBQUERY", "WINDOW"}.isdisjoint(_classes_in(syntax))
+        for table in _tables(rows, names, whole=whole):
             try:
-                some = connection.judge(condition, table, parts, timeout)
+                some = connection.judge(condition, table, parts, timeout, once=not whole)
             except SqlError as error:
                 if error.args[1].startswith("Binder Error"):
                     connection.bind(condition, _empty(rows.reader))  # gives a better message, as it knows all columns
@@ -219,9 +220,13 @@ class _Connection:
                 found.append((place, place + 3))
         return found
 
-    def judge(self, condition: str, table: pa.Table, parts: list[str], timeout: float | None) -> dict[str, Any]:
-        """For each row its number, and how many conditions it meets before the first that it fails."""
-        self._connection.register("given", table)
+    def judge(
+        self, condition: str, table: pa.Table, parts: list[str], timeout: float | None, *, once: bool
+    ) -> dict[str, Any]:
+        """For each row its number, and how many conditions it meets before the first that it fails. ``once``: the query
+        reads the table once, so a stream will do. For a table, DuckDB imports pyarrow.dataset and with it pandas: 0.3 s
+        at the first query of a process."""
+        self._connection.register("given", table.__arrow_c_stream__() if once else table)
         columns = ", ".join(f'"{name}"' for name in table.column_names if name != _CHOSEN)
         only = f' WHERE "{_CHOSEN}" = 1' if _CHOSEN in table.column_names else ""
         cases = str(len(parts))

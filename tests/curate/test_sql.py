@@ -21,6 +21,7 @@ from builder.read.opening import open_dataset
 from builder.read.sample import Sample
 from builder.read.view import Rows
 from tests.curate.shelf import KINDS, keys_of, make, opened
+from tests.outputs import run_python
 
 pytest.importorskip("duckdb")
 
@@ -227,3 +228,15 @@ def test_documents_are_read_some_at_a_time_and_all_where_rows_look_at_each_other
     longest = max(len(s.annotation) for s in rows)
     found = rows.where("length(annotation) = (select max(length(annotation)) from dataset)")
     assert keys_of(found) == [s.key for s in rows if len(s.annotation) == longest]
+
+
+def test_a_first_query_imports_no_pandas(tmp_path: Path) -> None:
+    """It would take three times as long as the query itself on a million rows."""
+    script = """
+import sys
+from builder import open_dataset
+found = open_dataset(sys.argv[1]).where("width >= 1 and length(caption) > 1")
+print(len(found), [name for name in ("pandas", "pyarrow.dataset") if name in sys.modules])
+"""
+    ran = run_python(script, make(tmp_path))
+    assert ran.stdout == "24 []\n", ran.stderr
