@@ -388,12 +388,11 @@ def main() -> None:
     table = Results()
     if arguments.cold:
         cold.add_results(table, results)
-        table.finish(arguments.json)
-        return
-    for peer, result in results.items():
-        name = "find, of 6 million rows" if peer == "open" else peer
-        table.add(name, {"µs a row": result["us"], "ms to open": result["open_ms"], "MB, peak": result["peak_mb"]})
-    table.compare("µs a row", next(iter(results)))
+    else:
+        for peer, result in results.items():
+            name = "find, of 6 million rows" if peer == "open" else peer
+            table.add(name, {"µs a row": result["us"], "ms to open": result["open_ms"], "MB, peak": result["peak_mb"]})
+        table.compare("µs a row", next(iter(results)))
     table.finish(arguments.json)
 
 
