@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from builder.base.errors import ClusterError, MissingExtraError, OptionError, Wo
 from builder.base.options import ConvertOptions
 from builder.base.storage import Storage
 from builder.conversion.index import index
+from builder.curate import fingerprint_rows
+from builder.curate.duplicates import duplicates
 from builder.engines import contract
 from builder.engines import ray as ray_engine
 from builder.engines.choose import make_engine
@@ -207,6 +210,27 @@ def test_index_and_extract_do_there_what_they_do_here(cluster: Cluster, tmp_path
     extract(source, str(tmp_path / "local" / "files"), num_proc=1, quiet=True)
     extract(source, str(tmp_path / "out" / "files"), **there, quiet=True)
     assert len(output_bytes(tmp_path / "out")) > 72 * 2
+    assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
+
+
+def test_duplicates_writes_there_the_columns_that_it_writes_here_also_when_some_parts_are_done(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_large_source(tmp_path / "src", tars=2)
+    convert(str(tmp_path / "src"), str(tmp_path / "local"), SMALL, num_proc=1, quiet=True)
+    shutil.copytree(tmp_path / "local", tmp_path / "out")
+    monkeypatch.setattr(fingerprint_rows, "PART_ROWS", 16)
+    here = duplicates(tmp_path / "local", num_proc=1, quiet=True)
+    there = {"engine": "ray", "address": cluster.address, "quiet": True}
+    duplicates(tmp_path / "out", **there)
+    parts = sorted((tmp_path / "out" / ".laion6m" / "duplicates" / "parts").iterdir())
+    assert len(parts) == 3
+    parts[1].unlink()
+    before = parts[0].stat().st_mtime_ns
+    again = duplicates(tmp_path / "out", **there)
+    assert parts[0].stat().st_mtime_ns == before, "parts that were done are not made again"
+    assert replace(again, out="", seconds=0) == replace(here, out="", seconds=0)
+    assert here.duplicates > 0
     assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
 
 
