@@ -18,7 +18,7 @@ from builder import add_column, verify
 from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, OutputError, SourceError
 from builder.curate.columns import write_column
 from builder.curate.guess import typed, typed_texts
-from builder.read.columns import Values
+from builder.read.columns import open_any
 from builder.read.opening import open_dataset
 from tests.curate.shelf import KINDS, keys_of, make, write_lines
 
@@ -304,7 +304,7 @@ def test_a_mapped_column_that_lies_about_its_buffers_is_an_error(tmp_path: Path)
     for lie in (b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff"):
         path.write_bytes(whole[: at + 40] + lie + whole[at + 44 :])
         with pytest.raises(DamagedFileError):
-            Values(str(out), "n")
+            open_any(str(out), "n")
 
 
 def test_a_selection_says_where_its_columns_are_added(tmp_path: Path) -> None:
