@@ -28,6 +28,7 @@ message in ``__init__`` cannot be unpickled, and then a process pool hangs.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 from typing import TypeGuard
@@ -78,13 +79,21 @@ class SourceChangedError(SourceError):
 
 
 class OptionError(Laion6mError, ValueError):
-    """An option is out of range. Args: option name, value, what is allowed."""
+    """An option is out of range. Args: option name, value (None if it is not to be shown), what is allowed."""
 
     def _words(self) -> str:
         name, value, allowed = self.args
-        if value in ("given", "nothing", "(not shown)"):  # what is wrong is not the value
-            return f"{name}: {allowed}"
-        return f"{name}={value!r}: {allowed}"
+        shown = _as_given(value)
+        return f"{name} {shown}: {allowed}" if shown else f"{name}: {allowed}"
+
+
+def _as_given(value: object) -> str:
+    """An option's value as a user wrote it; "" for none, and for a switch, whose name says all."""
+    if value is None or isinstance(value, bool):
+        return ""
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value) if isinstance(value, int | float) else f'"{value}"'
 
 
 class OutputError(Laion6mError):

@@ -35,11 +35,11 @@ _UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def parse_size(text: str | int) -> int:
-    """Bytes from ``"500MB"`` (10^6), ``"64MiB"`` (2^20) or a plain number. Raises OptionError."""
+def parse_size(text: str | int, name: str = "max_shard_size") -> int:
+    """Bytes from ``"500MB"`` (10^6), ``"64MiB"`` (2^20) or a plain number. Raises OptionError for option ``name``."""
     match = re.fullmatch(r"\s*(\d{1,18})(?:\.(\d{1,18}))?\s*([A-Za-z]*)\s*", str(text))
     if not match or match[3].upper() not in _UNITS:
-        raise OptionError("size", text, "give a number of bytes, or one with KB, MB, GB, KiB, MiB or GiB behind it")
+        raise OptionError(name, text, "give a number of bytes, or a size such as 500MB or 64MiB")
     whole, decimals = match[1], match[2] or ""
     return int(whole + decimals) * _UNITS[match[3].upper()] // int("1" + "0" * len(decimals))
 
@@ -49,7 +49,7 @@ def check_number(name: str, value: object, allowed: str, kind: type = Real) -> N
     nor is text, which a config or a shell may give in place of a number."""
     if isinstance(value, bool) or not isinstance(value, kind):
         what = "a whole number" if kind is Integral else "a number"
-        raise OptionError(name, value, f"{allowed}; {what}, not {type(value).__name__}")
+        raise OptionError(name, value, f"{allowed}; it must be {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +69,16 @@ class SamplePolicy:
     def __post_init__(self) -> None:
         if not self.caption_key:
             raise OptionError("caption_key", self.caption_key, "give a field's name, or auto")
-        check_number("max_aspect_ratio", self.max_aspect_ratio, "1 or more, or 0 for no limit")
+        check_number("max_aspect_ratio", self.max_aspect_ratio, "give 1 or more, or 0 for no limit")
         if not (self.max_aspect_ratio == 0 or 1 <= self.max_aspect_ratio < float("inf")):
-            raise OptionError("max_aspect_ratio", self.max_aspect_ratio, "1 or more, or 0 for no limit")
+            raise OptionError("max_aspect_ratio", self.max_aspect_ratio, "give 1 or more, or 0 for no limit")
         if self.min_side is not None:
-            check_number("min_side", self.min_side, "1 or more, or leave it out for no limit")
+            check_number("min_side", self.min_side, "give 1 or more, or leave it out for no limit")
             if self.min_side < 1:
-                raise OptionError("min_side", self.min_side, "1 or more, or leave it out for no limit")
-        check_number("max_pixels", self.max_pixels, "1 or more")
+                raise OptionError("min_side", self.min_side, "give 1 or more, or leave it out for no limit")
+        check_number("max_pixels", self.max_pixels, "give 1 or more")
         if self.max_pixels < 1:
-            raise OptionError("max_pixels", self.max_pixels, "1 or more")
+            raise OptionError("max_pixels", self.max_pixels, "give 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +104,17 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         if self.format not in ("parquet", "arrow", "webdataset"):
-            raise OptionError("format", self.format, "parquet, arrow or webdataset")
+            raise OptionError("format", self.format, "give parquet, arrow or webdataset")
         object.__setattr__(self, "max_shard_size", parse_size(self.max_shard_size))
         if self.max_shard_size < 1_000_000:
-            raise OptionError("max_shard_size", self.max_shard_size, "1MB or more")
+            raise OptionError("max_shard_size", self.max_shard_size, "give 1MB or more")
         object.__setattr__(self, "recaptions", paths_of(self.recaptions))
         if self.on is not None and (not self.on or not self.recaptions):
-            raise OptionError("on", self.on, "goes with recaptions: a field of the sidecars, or FIELD=COLUMN")
+            raise OptionError("on", self.on, "give it with recaptions: a field of the sidecars, or FIELD=COLUMN")
         if self.limit is not None:
-            check_number("limit", self.limit, "1 or more", Integral)
+            check_number("limit", self.limit, "give 1 or more", Integral)
             if self.limit < 1:
-                raise OptionError("limit", self.limit, "1 or more")
+                raise OptionError("limit", self.limit, "give 1 or more")
         if self.listing is True:
             raise OptionError("listing", True, "give a file, or False for none")
         if self.listing is not None and self.listing is not False:
@@ -170,9 +170,9 @@ class Slice:
 
     def __post_init__(self) -> None:
         if self.start < 0:
-            raise OptionError("start", self.start, "0 or more")
+            raise OptionError("start", self.start, "give 0 or more")
         if self.end != -1 and self.end < self.start:
-            raise OptionError("end", self.end, f"-1, or {self.start} (start) or more")
+            raise OptionError("end", self.end, f"give -1, or {self.start} (start) or more")
 
     def of(self, count: int) -> range:
         """The numbers of the tars taken, out of ``count``. Empty if the slice begins behind the last."""

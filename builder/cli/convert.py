@@ -59,12 +59,12 @@ def declare(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     chosen = arguments.keys or arguments.without
     if arguments.dry_run and chosen:
-        raise OptionError("dry_run", "given", "goes without --keys and --without. laion6m select says what they leave")
+        raise OptionError("dry_run", None, "goes without --keys and --without. laion6m select says what they leave")
     if arguments.push_to is not None and chosen:
-        raise OptionError("push_to", "given", "goes without --keys and --without. Convert with them first, then push")
+        raise OptionError("push_to", None, "goes without --keys and --without. Convert with them first, then push")
     for name in ("delete_pushed", "public", "revision", "token") if arguments.push_to is None else ():
         if getattr(arguments, name):
-            raise OptionError(name, "given", "goes with --push-to")
+            raise OptionError(name, None, "goes with --push-to")
     options = convert_options(arguments, arguments.format)
     if arguments.dry_run:
         return _preview(arguments, options)

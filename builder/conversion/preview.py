@@ -74,13 +74,11 @@ def preview(
     source, out = path_of(source), path_of(out)
     at = shlex.quote(source)
     if is_dataset(source):
-        raise OptionError("dry_run", "given", f"all rows of {at} are copied. To count them: laion6m info {at}")
+        raise OptionError("dry_run", None, f"all rows of {at} are copied. To count them: laion6m info {at}")
     refuse_overlap(source, out)
     options, part = options_by_name(options, named), Slice(start, end)
     if is_url(source):
-        raise OptionError(
-            "dry_run", "given", f"{at} is a URL. A plan would read all of it. Download a part and try that"
-        )
+        raise OptionError("dry_run", None, f"{at} is a URL. A plan would read all of it. Download a part and try that")
     processes = num_proc or default_num_proc()
     with make_engine(EngineChoice("local", num_proc)) as crew:
         began = time.monotonic()

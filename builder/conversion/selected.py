@@ -89,7 +89,7 @@ def convert_selected(
     if is_dataset(source):
         if options.policy != SamplePolicy() or options.recaptions or options.listing is not None:
             at = shlex.quote(source)
-            raise OptionError("options", "given", f"the rows of {at} are chosen already. Use laion6m select instead")
+            raise OptionError("options", None, f"the rows of {at} are chosen already. Use laion6m select instead")
         whole, lost = open_dataset(source), None
     else:
         whole, lost = _indexed(source, out, options, how)
@@ -139,7 +139,7 @@ class _Lost:
 def _indexed(source: str, out: str, options: ConvertOptions, how: RunOptions) -> tuple[Rows, _Lost]:
     """The rows of a source of tars: an index of it, kept in OUT's bookkeeping while this is at work."""
     if is_url(out) or is_url(source):
-        raise OptionError("keys", "given", "a list needs a dataset, or a source and an OUT on this machine")
+        raise OptionError("keys", None, "a list needs a dataset, or a source and an OUT on this machine")
     refuse_overlap(source, out)
     place = _index_place(out)
     crew, plain = how.engine, replace(options, format="parquet", limit=None)

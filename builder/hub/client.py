@@ -69,7 +69,7 @@ class HubClient:
         if token is not None:
             token = token.strip()  # the end of a line, of ``--token "$(cat file)"`` elsewhere
             if not token or not token.isascii() or not token.isprintable():
-                raise OptionError("token", "(not shown)", "printable ASCII, and not empty")
+                raise OptionError("token", None, "printable ASCII, and not empty")
         # Before 1.0 each upload runs tqdm's thread_map, which takes its lock from the class and then deletes it there:
         # of two at a time one fails. A lock that was there before stays.
         _utils().tqdm.get_lock()

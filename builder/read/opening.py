@@ -116,7 +116,9 @@ def _cache(folder: StrPath | None, most: int | str | None) -> LocalCache | None:
         if most is not None:
             raise OptionError("cache_bytes", most, "give a cache_dir, too")
         return None
-    return LocalCache(os.path.abspath(path_of(folder)), DEFAULT_BYTES if most is None else parse_size(most))
+    return LocalCache(
+        os.path.abspath(path_of(folder)), DEFAULT_BYTES if most is None else parse_size(most, "cache_bytes")
+    )
 
 
 def _named_files(paths: Sequence[StrPath]) -> tuple[str, list[str]]:

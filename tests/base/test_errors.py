@@ -107,3 +107,19 @@ def test_two_errors_are_also_what_python_calls_them(kind: type[Exception], built
 
 def test_empty_facts_leave_no_trace_in_a_plain_message() -> None:
     assert str(SourceError("one", "", None, "two")) == "one; two"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("5xx", 'size "5xx": give a size'),
+        ("", 'size "": give a size'),
+        (-3, "size -3: give a size"),
+        (0.5, "size 0.5: give a size"),
+        (["a", 2], 'size ["a", 2]: give a size'),
+        (None, "size: give a size"),  # a value that says nothing, or a secret
+        (True, "size: give a size"),
+    ],
+)
+def test_an_options_value_is_shown_as_it_was_given_not_in_pythons_words(value: object, shown: str) -> None:
+    assert str(OptionError("size", value, "give a size")) == shown

@@ -81,11 +81,13 @@ def test_a_policy_out_of_range_is_refused_by_name(options: dict[str, Any], name:
     with pytest.raises(OptionError) as caught:
         SamplePolicy(**options)
     assert caught.value.args[:1] == (name,)
-    assert repr(options[name]) in str(caught.value)
+    if options[name] is not None and options[name] is not True:  # these are no words of a user
+        assert str(options[name]) in str(caught.value)
 
 
 def test_a_text_for_a_number_is_refused_with_what_is_taken() -> None:
-    with pytest.raises(OptionError, match=r"max_aspect_ratio='2': 1 or more, or 0 for no limit; a number, not str"):
+    wanted = 'max_aspect_ratio "2": give 1 or more, or 0 for no limit; it must be a number'
+    with pytest.raises(OptionError, match=wanted):
         SamplePolicy(max_aspect_ratio="2")  # type: ignore[arg-type]
 
 

@@ -100,8 +100,8 @@ def test_trouble_is_red_on_a_terminal_that_wants_colour(
         ("extract user/name {out}", "give hf://datasets/user/name"),
         ("push {nowhere} user/name", "nowhere is not there"),
         ("index {src}/raw/00000.tar {out}", "is not a folder"),
-        ("extract {src} {out} --start 9", "start=9: there are 3 raw tars, numbered 0 to 2"),
-        ("convert {src} {out} --start 9", "start=9: there are 3 raw tars, numbered 0 to 2"),
+        ("extract {src} {out} --start 9", "start 9: there are 3 raw tars, numbered 0 to 2"),
+        ("convert {src} {out} --start 9", "start 9: there are 3 raw tars, numbered 0 to 2"),
         ("convert {src} {src}", "lies in the source"),
     ],
 )

@@ -51,7 +51,9 @@ def test_a_refused_conversion_leaves_no_out(
 
 def test_a_field_that_no_annotation_has_stops_at_once_and_names_those_there_are(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src")
-    with pytest.raises(OptionError, match=r"caption_key='text': none of the first 24 .*field text; fields: .*caption"):
+    with pytest.raises(
+        OptionError, match=r"caption_key \"text\": none of the first 24 .*field text; fields: .*caption"
+    ):
         convert(source.path, tmp_path / "out", caption_key="text", num_proc=1, quiet=True)
     convert(source.path, tmp_path / "out", caption_key="caption", num_proc=1, quiet=True)  # another job, same OUT
 
@@ -129,7 +131,7 @@ def test_a_plan_of_a_slice_or_of_a_few_samples_counts_these(tmp_path: Path) -> N
     source = make_source(tmp_path / "src")
     assert plan(source, tmp_path / "out", limit=5).to_json()["listed"] == 5
     assert plan(source, tmp_path / "out", start=1, end=2).to_json()["rows"] == 0  # its tar lies in the first's shard
-    with pytest.raises(OptionError, match="start=9"):
+    with pytest.raises(OptionError, match="start 9"):
         plan(source, tmp_path / "out", start=9)
 
 

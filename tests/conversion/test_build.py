@@ -227,7 +227,7 @@ def test_a_slice_of_nothing_does_nothing(part: Slice, source: Path, tmp_path: Pa
 
 
 def test_a_slice_behind_the_last_tar_is_an_error_and_leaves_no_out(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"start=99: there are .* raw tars, numbered 0 to"):
+    with pytest.raises(OptionError, match=r"start 99: there are .* raw tars, numbered 0 to"):
         run(source, tmp_path / "out", Slice(99))
     assert not (tmp_path / "out").exists()
 

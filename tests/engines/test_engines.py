@@ -305,7 +305,7 @@ def test_workers_that_the_system_does_not_allow_are_an_error_and_leave_none(monk
             begun.append(self)
 
     monkeypatch.setattr(engines, "_Worker", Refused)
-    with pytest.raises(OptionError, match=r"num_proc=5: the system allows 2 processes \(Too many open files\)"):
+    with pytest.raises(OptionError, match=r"num_proc 5: the system allows 2 processes \(Too many open files\)"):
         engines.LocalEngine(5)
     assert [worker.process.is_alive() for worker in begun] == [False, False]
 

@@ -145,7 +145,7 @@ def test_a_converted_folder_gives_the_rows_of_its_source(
     assert same(rows, source)
     assert same(load(out, streaming=True), source)
     assert rows.data.table.equals(load(source.path).data.table)
-    with pytest.raises(OptionError, match=r"min_side=45: .* was converted with None"):
+    with pytest.raises(OptionError, match=r"min_side 45: .* was converted with None"):
         load(out, min_side=45)
     assert same(load(out, max_aspect_ratio=3.0), source)  # what it was converted with
     next((out / "data").iterdir()).rename(out / "data" / f"train-00001-of-00002{schema.SUFFIXES[form]}")

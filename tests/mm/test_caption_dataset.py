@@ -461,10 +461,10 @@ def test_a_template_that_does_not_fit_is_not_taken_for_a_bad_sample(
     change: dict[str, str], problem: str, files: Path, options: Options, template: Options
 ) -> None:
     options |= {"prompt_template": {**template, **change}, "unconditional": 0}
-    with pytest.raises(OptionError, match=f"prompt_template=.*{problem}"):
+    with pytest.raises(OptionError, match=f"prompt_template.*{problem}"):
         CaptionDataset(str(files), on_error="skip", **options)[0]
     del template["INSTRUCTION"]
-    with pytest.raises(OptionError, match=r"prompt_template=.*KeyError.*INSTRUCTION"):
+    with pytest.raises(OptionError, match=r"prompt_template.*KeyError.*INSTRUCTION"):
         CaptionDataset(str(files), on_error="skip", **{**options, "prompt_template": template})[0]
 
 
@@ -490,7 +490,7 @@ def test_options_out_of_range_are_refused(option: str, value: Any, files: Path) 
 
 
 def test_a_config_without_a_type_is_refused(files: Path) -> None:
-    with pytest.raises(OptionError, match=r"type=None: .*this has padding_side"):
+    with pytest.raises(OptionError, match=r"type: .*this has padding_side"):
         CaptionDataset(str(files), tokenizer={"padding_side": "right"})
 
 
@@ -634,7 +634,7 @@ def test_a_subclass_finds_an_end_where_nothing_is_good(damaged: Path, options: O
 
 def test_retry_refuses_buckets_and_passes_wrong_configurations_on(files: Path, damaged: Path, options: Options) -> None:
     dataset = Copied(str(damaged), buckets=[(64, 64), (96, 48)], on_error="skip", **options)
-    with pytest.warns(UserWarning, match="skipped"), pytest.raises(OptionError, match=r"buckets=.*_retry\(\)"):
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(OptionError, match=r"buckets.*_retry\(\)"):
         dataset[2]
     nowhere = Copied(str(files / "data.json"), on_error="skip", **options)
     with pytest.raises(OptionError, match="ceph_folder"):

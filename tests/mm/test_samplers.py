@@ -168,24 +168,24 @@ def test_a_state_of_an_earlier_version_is_taken_as_before(name: str) -> None:
 def test_a_refused_state_says_what_differs() -> None:
     parts = ConcatDataset([Rows(20), Rows(30)])
     state = SAMPLERS["mixture"]().state_after(1, BATCH)
-    with pytest.raises(OptionError, match=r"weights=\[2.0, 1.0\]: .*weights=\[1.0, 2.0\]"):
+    with pytest.raises(OptionError, match=r"weights \[2.0, 1.0\]: .*weights=\[1.0, 2.0\]"):
         MixtureSampler(parts, [2, 1]).load_state_dict(state)
     state = SAMPLERS["mixture"]().state_after(1, BATCH)
-    with pytest.raises(OptionError, match=r"sizes=\[30, 20\]: .*sizes=\[20, 30\]"):
+    with pytest.raises(OptionError, match=r"sizes \[30, 20\]: .*sizes=\[20, 30\]"):
         MixtureSampler(ConcatDataset([Rows(30), Rows(20)]), [1, 2]).load_state_dict(state)
-    with pytest.raises(OptionError, match=r"sizes=\[20, 31\]: .*sizes=\[20, 30\]"):
+    with pytest.raises(OptionError, match=r"sizes \[20, 31\]: .*sizes=\[20, 30\]"):
         MixtureSampler(ConcatDataset([Rows(20), Rows(31)]), [1, 2]).load_state_dict(state)
     state = SAMPLERS["window"]().state_after(1, BATCH)
-    with pytest.raises(OptionError, match=r"run=10: .*run=5"):
+    with pytest.raises(OptionError, match=r"run 10: .*run=5"):
         InfiniteSampler(Rows(50), window=20, run=10).load_state_dict(state)
-    with pytest.raises(OptionError, match=r"drop_last=False: .*drop_last=True"):
+    with pytest.raises(OptionError, match=r"drop_last: .*drop_last=True"):
         AspectRatioBatchSampler(InfiniteSampler(Rows(50, BUCKETS)), BATCH, drop_last=False).load_state_dict(
             SAMPLERS["buckets"]().state_after(1, BATCH)
         )
     with pytest.raises(OptionError, match="another sampler's: it lacks batch_size"):
         SAMPLERS["buckets"]().load_state_dict({"seed": 3, "position": 8, "rows": 50})
     other = Rows(50, Buckets([(64, 64), (96, 48)]))
-    with pytest.raises(OptionError, match=r"buckets=\[\[64, 64\], \[96, 48\]\]: .*buckets=\[\[48, 96\]"):
+    with pytest.raises(OptionError, match=r"buckets \[\[64, 64\], \[96, 48\]\]: .*buckets=\[\[48, 96\]"):
         AspectRatioBatchSampler(InfiniteSampler(other), BATCH).load_state_dict(
             SAMPLERS["buckets"]().state_after(1, BATCH)
         )
@@ -488,9 +488,9 @@ def test_buckets_that_do_not_fit_are_refused() -> None:
         AspectRatioBatchSampler(InfiniteSampler(mixed), 2)
     with pytest.raises(OptionError, match="weights"):
         AspectRatioBatchSampler(MixtureSampler(ConcatDataset([Rows(9, BUCKETS)]), [1]), 2)
-    with pytest.raises(OptionError, match="sampler='RandomSampler'"):
+    with pytest.raises(OptionError, match='sampler "RandomSampler"'):
         AspectRatioBatchSampler(RandomSampler(Rows(9, BUCKETS)), 2)
-    with pytest.raises(OptionError, match=r"batch_size='2': .*a whole number, not str"):
+    with pytest.raises(OptionError, match=r"batch_size \"2\": .*a whole number"):
         AspectRatioBatchSampler(InfiniteSampler(Rows(9, BUCKETS)), "2")
     sampler = SAMPLERS["buckets"]()
     with pytest.raises(OptionError, match="batches of 8"):
@@ -505,7 +505,7 @@ def test_buckets_are_known_of_parts_of_parts_and_of_subsets() -> None:
 
 @pytest.mark.parametrize("seed", ["5", 5.0, True])
 def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
-    with pytest.raises(OptionError, match=r"seed=.*a whole number, not"):
+    with pytest.raises(OptionError, match=r"seed.*a whole number"):
         InfiniteSampler(Rows(9), seed=seed)
 
 
@@ -524,7 +524,7 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
 
 @pytest.mark.parametrize(("window", "run"), [("200", 100), (200, "100"), (200.0, 100)])
 def test_a_window_that_is_no_whole_number_is_refused(window: Any, run: Any) -> None:
-    with pytest.raises(OptionError, match=r"(window|run)=.*a whole number, not"):
+    with pytest.raises(OptionError, match=r"(window|run)=.*a whole number"):
         InfiniteSampler(Rows(900), window=window, run=run)
 
 

@@ -571,9 +571,9 @@ def test_the_json_of_a_webdataset_has_the_caption(folder: Path) -> None:
 def test_what_an_index_says_is_not_passed_over_for_a_column(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src")
     convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
-    with pytest.raises(OptionError, match=r"caption_column='text': the rows of .* are those of its meta/index"):
+    with pytest.raises(OptionError, match=r"caption_column \"text\": the rows of .* are those of its meta/index"):
         open_dataset(tmp_path / "out", caption_column="text")
-    with pytest.raises(OptionError, match=r"image_column='jpg': the rows of .* are those of its meta/index"):
+    with pytest.raises(OptionError, match=r"image_column \"jpg\": the rows of .* are those of its meta/index"):
         open_dataset(tmp_path / "out", image_column="jpg")
 
 
