@@ -51,9 +51,7 @@ def test_a_refused_conversion_leaves_no_out(
 
 def test_a_field_that_no_annotation_has_stops_at_once_and_names_those_there_are(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src")
-    with pytest.raises(
-        OptionError, match=r"caption_key \"text\": none of the first 24 .*field text; fields: .*caption"
-    ):
+    with pytest.raises(OptionError, match=r"caption_key \"text\": none of the first 24 .*field text; .*caption"):
         convert(source.path, tmp_path / "out", caption_key="text", num_proc=1, quiet=True)
     convert(source.path, tmp_path / "out", caption_key="caption", num_proc=1, quiet=True)  # another job, same OUT
 

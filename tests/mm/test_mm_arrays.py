@@ -118,9 +118,9 @@ def test_a_selections_arrays_are_those_of_its_rows(dataset: str, options: Option
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"arrays": "text"}, "arrays='text'"),
-        ({"arrays": ("input_ids",)}, "arrays='input_ids'"),
-        ({"arrays": ("text",), "missing_ok": ("latents",)}, "missing_ok='latents'"),
+        ({"arrays": "text"}, 'arrays "text"'),
+        ({"arrays": ("input_ids",)}, 'arrays "input_ids"'),
+        ({"arrays": ("text",), "missing_ok": ("latents",)}, 'missing_ok "latents"'),
     ],
 )
 def test_arrays_that_cannot_be_are_refused(

@@ -328,12 +328,12 @@ def test_a_rank_that_is_given_is_taken_as_it_is(make: str, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ({"rank": 0}, "world_size=None"),
-        ({"world_size": 2}, "rank=None"),
-        ({"rank": 2, "world_size": 2}, "rank=2"),
-        ({"rank": -1, "world_size": 2}, "rank=-1"),
-        ({"rank": "0", "world_size": 1}, "rank='0'"),
-        ({"rank": 0, "world_size": 2}, "seed=None"),  # two processes that do not know of each other
+        ({"rank": 0}, "world_size: "),
+        ({"world_size": 2}, "rank: "),
+        ({"rank": 2, "world_size": 2}, "rank 2"),
+        ({"rank": -1, "world_size": 2}, "rank -1"),
+        ({"rank": "0", "world_size": 1}, 'rank "0"'),
+        ({"rank": 0, "world_size": 2}, "seed: "),  # two processes that do not know of each other
     ],
 )
 def test_a_rank_that_cannot_be_is_refused(given: dict[str, Any], what: str) -> None:
@@ -524,7 +524,7 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
 
 @pytest.mark.parametrize(("window", "run"), [("200", 100), (200, "100"), (200.0, 100)])
 def test_a_window_that_is_no_whole_number_is_refused(window: Any, run: Any) -> None:
-    with pytest.raises(OptionError, match=r"(window|run)=.*a whole number"):
+    with pytest.raises(OptionError, match=r"(window|run) .*a whole number"):
         InfiniteSampler(Rows(900), window=window, run=run)
 
 
