@@ -15,10 +15,9 @@ import pyarrow as pa
 
 from builder.base.errors import DamagedFileError
 from builder.read.ahead import ReadAhead
-from builder.read.annotations import Annotations
 from builder.read.batches import Wanted, keep_freed_memory, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
-from builder.read.groups import GroupColumns
+from builder.read.groups import Annotations, GroupColumns
 from builder.read.handles import Handles, Storage
 from builder.read.index import Index, IndexBatch
 from builder.read.local_cache import handles_of
