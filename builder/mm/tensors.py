@@ -83,5 +83,5 @@ def look_up(name: str) -> Any:
     except RuntimeError:  # from mmengine 0.10.7 on; earlier versions return None
         found = None
     if found is None:
-        raise LookupError(f"type={name!r} is neither registered nor importable")
+        raise LookupError(f'type "{name}": it is neither registered nor importable')
     return found

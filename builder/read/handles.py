@@ -198,12 +198,30 @@ class Handles:
         self._open: OrderedDict[int, Handle] = OrderedDict()
         self._seen: dict[int, object] = {}
         self._lock = ForkLock()
+        if not self.is_remote:
+            self._note_states()
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self.root, self.files, self.storage, self._prove
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.__init__(*state)  # type: ignore[misc]
+
+    def _note_states(self) -> None:
+        """Note the state of Arrow shards before anything is read. Their index knows only their size. So another file of
+        that size, put there before the first read, would pass for the shard."""
+        for number, file in enumerate(self.files):
+            if file.kind == "arrow":
+                try:
+                    status = os.stat(self.path(number))
+                except (OSError, DamagedFileError):
+                    continue  # reading a row of it raises the error
+                self._seen[number] = self._state((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+
+    def _state(self, state: tuple[object, ...]) -> tuple[object, ...]:
+        """The values that tell a changed file here. The last, the time of the inode, counts only if bytes can be
+        proved."""
+        return state if self._prove else state[:2]
 
     @property
     def is_remote(self) -> bool:
@@ -230,7 +248,7 @@ class Handles:
         if handle.mtime_ns is not None and 0 <= time.time_ns() - handle.mtime_ns < _TICK_NS:
             time.sleep(_TICK_NS / 1e9)  # a second write in the same tick would not change the time
             handle = self._opened(number)
-        state = handle.state if self._prove else handle.state[:2]
+        state = self._state(handle.state)
         if self._seen.get(number, state) != state and not (
             self._prove and self._prove(self.files[number].path, handle)
         ):

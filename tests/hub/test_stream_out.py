@@ -217,7 +217,10 @@ def test_verifying_leaves_the_removed_shards_to_the_hub(
     assert said.endswith(note)
     capsys.readouterr()
     assert main(["info", str(out)]) == 0
-    assert "removed               8 shards, once hf://datasets/user/laion6m@v%2F2 had them" in capsys.readouterr().out
+    assert (
+        "removed               8 shards were removed here: hf://datasets/user/laion6m@v%2F2 has them"
+        in capsys.readouterr().out
+    )
     forgotten = sorted((out / ".laion6m" / "pushed").iterdir())[3]
     forgotten.unlink()
     assert [problem.partition(":")[0] for problem in verify(str(out), num_proc=1, quiet=True).problems] == [

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from builder.base.arrays import string_array
-from builder.base.errors import DamagedFileError, JobMismatchError, LockedError, WriteError
+from builder.base.errors import DamagedFileError, JobMismatchError, LockedError, OutputError, WriteError
 from builder.base.names import PLAN
 from builder.store import ledger as module
 from builder.store.ledger import Ledger, Receipt, describe_differences
@@ -146,7 +146,7 @@ def test_data_of_somebody_else_is_not_written_over(ledger: Ledger) -> None:
     ledger.begin(JOB)  # an empty folder is nobody's
     shutil.rmtree(ledger.path())
     (Path(ledger.out) / "data/train-00000-of-00001.parquet").write_text("")
-    with pytest.raises(JobMismatchError, match="holds data/ that no job"):
+    with pytest.raises(OutputError, match=r"holds data/, but not \.laion6m/"):
         ledger.begin(JOB)
 
 
