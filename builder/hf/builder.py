@@ -9,6 +9,7 @@ import importlib
 import json
 import logging
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ from builder.base.options import MAX_PIXELS, ConvertOptions, SamplePolicy
 from builder.base.paths import StrPath, path_of, path_or_none, paths_of
 from builder.hf.rows import reader_dataset
 from builder.hf.source import (
+    DEFAULT_FOLDER,
+    REPOSITORY,
     ConvertedFolder,
     HubSource,
     LocalSource,
@@ -169,7 +172,8 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             result = super()._prepare_split(split_generator, *args, **kwargs)
         if split_generator.split_info.num_examples == 0:
             found = in_words(rejected, self._planned.listed) if rejected else "nothing is listed."
-            raise SourceError(f"{self.config.data_dir or self.config.source} has no rows: {found}")
+            source = REPOSITORY if isinstance(self.config.source, HubSource) else DEFAULT_FOLDER
+            raise SourceError(f"{shlex.quote(self.config.data_dir or source)} has no rows: {found}")
         if rejected:
             _log.warning("%s", in_words(rejected, self._planned.listed))
         return result
@@ -263,4 +267,4 @@ def _ours(data_files: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _no_data_files(data_files: Any) -> OptionError:
-    return OptionError("data_files", data_files, "this builder looks for its files itself: give data_dir, a folder")
+    return OptionError("data_files", data_files, "this builder finds its files itself. Give a folder as data_dir")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -121,7 +122,7 @@ class FileSystem(ServedFiles):
         if not name:
             return _folder(path)
         if name != _name_of(sample) or sample.size < 0:
-            raise AddressError.of(_address(path), f"there is no such file; its row is {sample.path}")
+            raise AddressError.of(_address(path), f"there is no such file. The image of this row is {sample.path}")
         return {"name": path, "size": sample.size, "type": "file"}
 
     def children(self, path: str) -> list[dict[str, Any]]:
@@ -159,7 +160,7 @@ def _parts(path: str) -> tuple[str, str | None, str]:
 def _sample(path: str) -> Sample:
     reader, row = _reader(path), _parts(path)[1] or ""
     if not (row.isascii() and row.isdecimal() and int(row) < len(reader)):
-        raise AddressError.of(_address(path), f"there is no row {row} among {len(reader):,}")
+        raise AddressError.of(_address(path), f"there is no row {row}. The dataset has {len(reader):,} rows")
     sample: Sample = reader[int(row)]
     return sample
 
@@ -176,11 +177,11 @@ def _reader(path: str) -> Reader:
 def _open(place: str) -> Reader:
     match = re.fullmatch(r"(.*)@[0-9a-f]{16}", place, re.DOTALL)
     if match is None or not (is_url(match[1]) or os.path.isdir(match[1])):
-        raise AddressError.of(f"{PROTOCOL}://", f"no dataset is open at {place}; use to_datasets() again")
+        raise AddressError.of(f"{PROTOCOL}://", f"no dataset is open at {place}. Call to_datasets() again")
     reader = open_dataset(match[1]).reader
     if _place_of(reader) != place:
         raise AddressError.of(
             f"{PROTOCOL}://",
-            f"{match[1]} holds other files than it did, or its image_column was named; use to_datasets() again",
+            f"{shlex.quote(match[1])} holds other files now, or was opened with image_column. Call to_datasets() again",
         )
     return reader

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -188,8 +189,8 @@ def _shards(folder: str) -> tuple[str, ...]:
     total = names[0].total
     if [(name.number, name.total) for name in names] != [(number, total) for number in range(total)]:
         raise SourceError(
-            f"{data} holds {len(names)} shards, and {names[0]} says that {total} belong together. Run the same convert "
-            "command again to finish it, or restore what is missing."
+            f"{shlex.quote(data)} holds {len(names)} shards, but {names[0]} is one of {total}. Run the same laion6m "
+            "convert command again to make the missing shards, or restore them."
         )
     return tuple(os.path.join(folder, name.path) for name in names)
 
@@ -202,34 +203,43 @@ def _of_index(folder: str, error: LayoutError) -> SourceError:
     index = Index(path, folder)
     if any(file.kind not in ("tar", "folder") for file in index.header.files):
         return error
-    opened = f"builder.open_dataset({folder!r})"
+    source = shlex.quote(index.root)
     return SourceError(
-        f"{folder} is an index over {index.root}: {opened} opens it, {opened}.to_datasets() as a dataset; or load the "
-        f"source itself, data_dir={index.root!r}"
+        f"{shlex.quote(folder)} is an index over {source}. Open it with builder.open_dataset, and call to_datasets() "
+        f"on the result. Or load the source itself: give {source} as data_dir."
     )
 
 
 def _refuse_other_policy(folder: str, options: ConvertOptions) -> None:
     """Raises OptionError for options that differ from those the folder was converted with. Its samples are already
     chosen, so such options cannot take effect, and ignoring them would mislead."""
-    policy = options.policy
+    place = shlex.quote(folder)
     for name in ("recaptions", "listing"):
         if given := getattr(options, name):
-            raise OptionError(name, given, f"{folder} is converted already; give it to convert")
-    if policy == SamplePolicy():
+            raise OptionError(name, given, f"{place} is already converted. Give this option to laion6m convert")
+    if options.policy == SamplePolicy():
         return
     made_with = SamplePolicy(**read_manifest(folder).options["policy"])
-    for name in SamplePolicy.__dataclass_fields__:
-        wanted, there = getattr(policy, name), getattr(made_with, name)
-        if wanted != there:
-            raise OptionError(name, wanted, f"{folder} was converted with {there!r}; convert again, or leave it out")
+    for name in _differing(options.policy, made_with):
+        there = getattr(made_with, name)
+        how = "without this option" if there is None else f"with {there}"
+        wanted = getattr(options.policy, name)
+        raise OptionError(name, wanted, f"{place} was converted {how}. Leave the option out, or convert again")
 
 
 def _refuse_policy(folder: str, policy: SamplePolicy, recaptions: tuple[str, ...]) -> None:
     """Raises OptionError for options that choose samples: SQL has already chosen the rows of a selection."""
-    if recaptions or policy != SamplePolicy():
-        given = "recaptions" if recaptions else "samples"
-        raise OptionError(given, recaptions or policy, f"{folder} is a selection; laion6m select chooses its rows")
+    given = {name: getattr(policy, name) for name in _differing(policy, SamplePolicy())}
+    if recaptions:
+        given["recaptions"] = recaptions
+    for name, value in given.items():
+        where = shlex.quote(folder)
+        raise OptionError(name, value, f"{where} is a selection. Leave the option out, and use laion6m select")
+
+
+def _differing(policy: SamplePolicy, other: SamplePolicy) -> list[str]:
+    """Names of the options that differ."""
+    return [name for name in SamplePolicy.__dataclass_fields__ if getattr(policy, name) != getattr(other, name)]
 
 
 def _commit(repository: str, revision: str, token: str | bool | None) -> str:
@@ -244,6 +254,6 @@ def _commit(repository: str, revision: str, token: str | bool | None) -> str:
         raise HubError(
             f"looking for {repository} on the Hub",
             str(error).split("\n")[0],
-            f"There is no {DEFAULT_FOLDER} here either: give data_dir.",
+            f"The folder {DEFAULT_FOLDER} does not exist here either. Give data_dir.",
         ) from error
     return os.path.basename(os.path.dirname(path))

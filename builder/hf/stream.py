@@ -72,14 +72,12 @@ class PairUnit:
                     yield ready.take()
         if len(ready):
             yield ready.take()
-        if damage:
-            where = damage[0]
-            _log.warning("%s is damaged: bytes %d to %d: %s", self.raw, where.offset, where.end, where.problem)
+        _warn_of(damage, self.raw)
         if documents:
             reason = Reason.TAR_DAMAGED if damage else Reason.IMAGE_MISSING
             rejected[reason.value] += len(documents)
             _log.warning(
-                "%d captions of %s have no image in %s (%s …): they are no rows of the stream",
+                "%d captions of %s have no image in %s, such as %s. The stream has no rows for them.",
                 *(len(documents), self.captions, self.raw, next(iter(documents))),
             )
 
@@ -88,8 +86,8 @@ def plan_pairs(raw: Mapping[str, str], captions: Mapping[str, str], options: Map
     """One unit for each pair of tars with the same name. ``raw``, ``captions``: name → URL. Each tar without a partner
     gets a remark."""
     units: list[Unit] = [PairUnit(url, captions[name], options) for name, url in raw.items() if name in captions]
-    remarks = [f"{url} has no captions tar of its name and is left out" for n, url in raw.items() if n not in captions]
-    remarks += [f"{url} has no raw tar of its name and is left out" for n, url in captions.items() if n not in raw]
+    remarks = [f"{url} is left out: no captions tar has this name" for n, url in raw.items() if n not in captions]
+    remarks += [f"{url} is left out: no raw tar has this name" for n, url in captions.items() if n not in raw]
     return Planned(units, None, None, Counter(), tuple(remarks))
 
 
@@ -111,10 +109,14 @@ def _documents(file: ByteFile) -> dict[str, bytes | SampleProblem]:
             except SampleProblem as problem:
                 document = problem
             documents[stem_of(member.name)] = document
+    _warn_of(damage, file.name)
+    return documents
+
+
+def _warn_of(damage: list[Damage], name: str) -> None:
     if damage:
         where = damage[0]
-        _log.warning("%s is damaged: bytes %d to %d: %s", file.name, where.offset, where.end, where.problem)
-    return documents
+        _log.warning("%s is damaged: bytes %d to %d: %s", name, where.offset, where.end, where.problem)
 
 
 def _members(file: ByteFile, damage: list[Damage]) -> Iterator[Member]:

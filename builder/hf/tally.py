@@ -55,7 +55,7 @@ class Tally:
 
 
 def in_words(rejected: Counter[str], listed: int | None) -> str:
-    """One line of text: how many samples are no rows, and why."""
+    """One line of text: how many samples are left out, and why."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejected.items()))
-    of = "" if listed is None else f"of {listed:,} listed samples "
-    return f"{of}{rejected.total():,} are no rows: {reasons}. laion6m convert keeps each with its reason."
+    of = "" if listed is None else f"of {listed:,} listed "
+    return f"{rejected.total():,} {of}samples are left out: {reasons}. laion6m convert keeps each with its reason."

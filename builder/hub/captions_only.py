@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +21,14 @@ from builder.base.errors import DamagedFileError, OutputError
 from builder.engines.choose import make_engine
 from builder.engines.contract import EngineChoice, Report
 from builder.engines.progress import Progress
-from builder.hub.items import Digests, Item, local_item, not_as_converted
-from builder.hub.parcel import Parcel, is_shard
+from builder.hub.items import Digests, Item, cannot_read, local_item, not_as_converted
+from builder.hub.parcel import Parcel, check_rows, is_shard
 from builder.store.card import Facts
 from builder.store.manifest import Manifest
-from builder.store.output import ArrowSink, OutputFile, make_folder, publish
+from builder.store.output import ArrowSink, OutputFile, make_folder
 from builder.store.seals import file_digest
 
-_ROWS = 250_000
+FILE_ROWS = 250_000
 """Approximate rows in a file: some 250 MB of compressed text."""
 
 _KEPT = ("key", "caption", "width", "height", "annotation")
@@ -63,13 +64,17 @@ def captions_parcel(
     Raises OutputError if a shard is missing or has changed; WriteError, DamagedFileError.
     """
     if manifest.kind == "webdataset":
-        raise OutputError(f"{out} is made of tars, which have no columns to copy. Convert to Parquet first.")
+        raise OutputError(
+            f"the shards of {shlex.quote(out)} are tars. Captions can be copied only from Parquet or Arrow shards. "
+            "Convert the source into a new OUT with --format parquet, then push that."
+        )
     shards = []
     for path in sorted(filter(is_shard, manifest.files)):
         file = os.path.join(out, *path.split("/"))
         if not os.path.isfile(file):
             raise OutputError(
-                f"{out} has no {path}: captions are taken from the shards. Convert again without pushing."
+                f"{shlex.quote(file)} is missing. Captions are copied from the shards. Run laion6m convert again, "
+                "without --push-to, to make it."
             )
         shards.append(local_item(path, file, manifest.files[path]["xxh3_128"]))
     made = os.path.join(out, schema.WORK, "captions-only")
@@ -93,15 +98,12 @@ def captions_parcel(
         path = f"{schema.DATA}/{unit.name}"
         items[path] = local_item(path, unit.final, version)
         rows += pq.read_metadata(unit.final).num_rows
-    if rows != manifest.totals["rows"]:
-        raise OutputError(f"{out} has {rows:,} rows in its shards, {manifest.totals['rows']:,} by its manifest.")
+    check_rows(out, manifest, rows)
     rejects = os.path.join(out, *schema.REJECTS.split("/"))
     items[schema.REJECTS] = local_item(
         schema.REJECTS, rejects, manifest.files[schema.REJECTS]["xxh3_128"], checked=True
     )
-    size = sum(item.size for item in items.values() if is_shard(item.path))
-    raw = sum(group.total_byte_size for unit in units for group in _groups(unit.final))
-    facts = Facts(manifest.totals, manifest.options, manifest.versions, raw, size, FEATURES, images=False)
+    facts = captions_facts(items, manifest.totals, manifest.options, manifest.versions)
     return Parcel(items, facts, os.path.join(made, schema.CARD))
 
 
@@ -122,7 +124,7 @@ def _clear(made: str, version: str) -> None:
 
 def _units(folder: str, shards: list[Item], digests: Digests, rows: int) -> list[_Unit]:
     """Group shards by their numbers alone, so that file names do not depend on their content."""
-    count = max(1, -(-rows // _ROWS))
+    count = max(1, -(-rows // FILE_ROWS))
     each = max(1, -(-len(shards) // count))
     groups = [shards[first : first + each] for first in range(0, len(shards), each)]
     names = [schema.ShardName(number, len(groups)) for number in range(len(groups))]
@@ -137,7 +139,19 @@ def _units(folder: str, shards: list[Item], digests: Digests, rows: int) -> list
 
 
 def _write(unit: _Unit, report: Report) -> str:
-    file = OutputFile(unit.temporary)
+    def batches() -> Iterator[pa.RecordBatch]:
+        for path, digest in unit.shards:
+            if digest:
+                _compare(path, digest)
+                report(0, os.path.getsize(path))
+            yield from _batches(path)
+
+    return write_captions(OutputFile(unit.temporary, unit.final), batches(), lambda rows: report(rows, 0))
+
+
+def write_captions(file: OutputFile, batches: Iterable[pa.RecordBatch], wrote: Callable[[int], None]) -> str:
+    """Write rows, and the url of each, as Parquet of the schema TABLE. ``wrote``: hears the number of rows of each
+    batch. Returns the file's xxh3-128, hex. Raises WriteError."""
     try:
         with pq.ParquetWriter(
             ArrowSink(file),
@@ -147,19 +161,28 @@ def _write(unit: _Unit, report: Report) -> str:
             write_statistics=["key", "width", "height"],
             write_page_index=True,
         ) as writer:
-            for path, digest in unit.shards:
-                if digest:
-                    _compare(path, digest)
-                    report(0, os.path.getsize(path))
-                for batch in _batches(path):
-                    writer.write_batch(with_url(batch))
-                    report(batch.num_rows, 0)
-        file.close()
+            for batch in batches:
+                writer.write_batch(_with_url(batch))
+                wrote(batch.num_rows)
+        return file.close()
     except BaseException:
         file.abort()
         raise
-    publish(unit.temporary, unit.final)
-    return unit.name
+
+
+def captions_facts(
+    items: Mapping[str, Item],
+    totals: dict[str, Any],
+    options: dict[str, Any],
+    versions: dict[str, str],
+    chosen: tuple[str, ...] = (),
+) -> Facts:
+    """The facts for the card of the files in ``items`` that :func:`write_captions` wrote."""
+    written = [item for item in items.values() if is_shard(item.path)]
+    size = sum(item.size for item in written)
+    footers = [pq.read_metadata(item.file) for item in written]
+    raw = sum(footer.row_group(group).total_byte_size for footer in footers for group in range(footer.num_row_groups))
+    return Facts(totals, options, versions, raw, size, FEATURES, images=False, chosen=chosen)
 
 
 def _compare(path: str, digest: str) -> None:
@@ -167,7 +190,7 @@ def _compare(path: str, digest: str) -> None:
     try:
         found = file_digest(path)
     except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror}") from error
+        raise cannot_read(path, error) from error
     if found != digest:
         raise not_as_converted(path)
 
@@ -185,7 +208,7 @@ def _batches(path: str) -> Iterator[pa.RecordBatch]:
         raise DamagedFileError(path, "columns", str(error)) from None
 
 
-def with_url(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _with_url(batch: pa.RecordBatch) -> pa.RecordBatch:
     urls = utf8_array([_url(document.as_py()) for document in batch.column("annotation")])
     columns = {**{name: batch.column(name) for name in _KEPT}, "url": urls}
     return pa.RecordBatch.from_arrays([columns[name] for name in _COLUMNS], schema=TABLE)
@@ -198,9 +221,3 @@ def _url(document: str) -> bytes | None:
     except (ValueError, RecursionError, AttributeError):
         return None
     return url.encode("utf-8", "replace") if isinstance(url, str) else None
-
-
-def _groups(path: str) -> Iterator[Any]:
-    metadata = pq.read_metadata(path)
-    for number in range(metadata.num_row_groups):
-        yield metadata.row_group(number)

@@ -69,7 +69,7 @@ class HubClient:
         if token is not None:
             token = token.strip()  # the end of a line, of ``--token "$(cat file)"`` elsewhere
             if not token or not token.isascii() or not token.isprintable():
-                raise OptionError("token", None, "printable ASCII, and not empty")
+                raise OptionError("token", None, "give printable ASCII characters, at least one")
         # Before 1.0 each upload runs tqdm's thread_map, which takes its lock from the class and then deletes it there:
         # of two at a time one fails. A lock that was there before stays.
         _utils().tqdm.get_lock()
@@ -86,7 +86,7 @@ class HubClient:
         try:
             self._api.create_repo(**self._where, private=private, exist_ok=True)
         except KeyError as error:  # a 409 that does not name the repository that is there, as the client expects
-            raise ConnectionError("HTTP 409, and no repository is named") from error
+            raise ConnectionError("HTTP 409, but the answer does not name the repository") from error
 
     def branches(self) -> list[str]:
         return [branch.name for branch in self._api.list_repo_refs(**self._where).branches]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError, IndexMismatchError, OutputError
+from builder.base.errors import IndexMismatchError, OutputError
 from builder.hub.items import Item, local_item
-from builder.read.columns import Column, check_name, column_checksums, columns_of, open_any
-from builder.store.seals import unseal
+from builder.read.columns import Column, check_name, column_checksums, columns_of, open_any, read_checksums
 
 _FILES = re.compile(
     rf"columns/(?P<data>\w+)/{schema.SPLIT}-\d{{5}}-of-\d{{5}}\.parquet|{schema.META}/columns/(?P<meta>\w+)\.(arrow|json)"
@@ -35,16 +35,13 @@ def column_items(out: str) -> tuple[dict[str, Item], dict[str, str]]:
             column = open_any(out, name)
         except IndexMismatchError:
             raise OutputError(
-                f"the column {name} of {out} was made before the dataset was converted again. Add it again with "
-                "laion6m add-column, remove it from columns/ and meta/columns/, or push with --without-columns."
+                f"the column {name} of {shlex.quote(out)} is older than the dataset's last conversion. Add it again "
+                "with laion6m add-column, delete its files in columns/ and meta/columns/, or push with "
+                "--without-columns."
             ) from None
         kinds[name] = "array" if isinstance(column, Column) else str(column.column.type)
         checksums = f"{schema.META}/columns/{name}.json"
-        try:
-            with open(column_checksums(out, name), "rb") as file:
-                digests = unseal(file.read())
-        except (OSError, ValueError) as error:
-            raise DamagedFileError(os.path.join(out, checksums), "checksums", error) from error
+        digests = read_checksums(out, name)
         for path in sorted(digests):
             items[path] = local_item(path, os.path.join(out, *path.split("/")), digests[path], checked=True)
         items[checksums] = local_item(checksums, column_checksums(out, name), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import xxhash
 from builder.base.errors import OutputError, WriteError
 from builder.hub.client import RemoteFile
 from builder.store.output import make_folder
+
+LEAVE_ALONE = "Do not change OUT during a push. Run the same command again."
 
 _BLOCK = 4 << 20
 
@@ -42,12 +45,19 @@ def local_item(path: str, file: str, digest: str, *, checked: bool = False) -> I
     try:
         return Item(path, os.path.getsize(file), file=file, digest=digest, checked=checked)
     except OSError as error:
-        raise OutputError(f"cannot read {file}: {error.strerror}") from error
+        raise cannot_read(file, error) from error
+
+
+def cannot_read(file: str, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot read {shlex.quote(file)}: {error.strerror}. Correct that, then run the same command again."
+    )
 
 
 def not_as_converted(file: str) -> OutputError:
     return OutputError(
-        f"{file} differs from the file that was converted. Delete it, and run the same laion6m convert again."
+        f"{shlex.quote(file)} differs from the file that laion6m convert wrote. Delete it, then run the same laion6m "
+        "convert command again."
     )
 
 
@@ -71,7 +81,7 @@ class Digests:
         if known is None:
             known, digest = _digests(item.file)
             if _stamp(item) != before:
-                raise OutputError(f"{item.file} changed while it was read. Leave OUT alone, and push again.")
+                raise OutputError(f"{shlex.quote(item.file)} changed while it was read. {LEAVE_ALONE}")
             if item.checked and digest != item.digest:
                 raise not_as_converted(item.file)
             self._remember(sound if digest == item.digest else other, known)
@@ -82,6 +92,13 @@ class Digests:
         OutputError."""
         return _key(item, _stamp(item), fits=True) in self._known
 
+    def same(self, item: Item, remote: RemoteFile | None) -> bool:
+        """Whether the Hub has exactly this file. Reads the file only if the sizes agree. Raises what ``of`` raises."""
+        if remote is None or remote.size != item.size:
+            return False
+        sha256 = self.of(item)
+        return remote.sha256 == sha256 if remote.sha256 else remote.blob == git_blob(item)
+
     def _remember(self, key: str, sha256: str) -> None:
         with (
             self._lock,
@@ -91,13 +108,6 @@ class Digests:
             make_folder(os.path.dirname(self._path))
             with open(self._path, "ab") as file:
                 file.write(b"\n" + json.dumps([key, sha256]).encode())  # ends a line that a kill cut off
-
-
-def same(item: Item, sha256: str, remote: RemoteFile | None) -> bool:
-    """Whether the Hub has exactly this file. ``sha256``: of the item."""
-    if remote is None or remote.size != item.size:
-        return False
-    return remote.sha256 == sha256 if remote.sha256 else remote.blob == git_blob(item)
 
 
 def git_blob(item: Item) -> str:
@@ -117,7 +127,7 @@ def _stamp(item: Item) -> tuple[int, int]:
     try:
         found = os.stat(item.file)
     except OSError as error:
-        raise OutputError(f"cannot read {item.file}: {error.strerror}") from error
+        raise cannot_read(item.file, error) from error
     return found.st_size, found.st_mtime_ns
 
 
@@ -130,7 +140,7 @@ def _digests(path: str) -> tuple[str, str]:
                 sha256.update(block)
                 xxh3.update(block)
     except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror}") from error
+        raise cannot_read(path, error) from error
     return sha256.hexdigest(), xxh3.hexdigest()
 
 

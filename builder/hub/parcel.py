@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -48,7 +49,10 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str, *, co
     Raises OutputError if a file is missing or the number of rows contradicts the manifest; DamagedFileError.
     """
     if manifest.kind not in schema.SUFFIXES:
-        raise OutputError(f"{out} is an index over tars, which holds no image. Convert the source, and push that.")
+        raise OutputError(
+            f"{shlex.quote(out)} is an index over tars, and an index holds no images. Convert the source with laion6m "
+            "convert, then push the result."
+        )
     records = PushRecords(out)
     items = {}
     for path, noted in sorted(manifest.files.items(), key=lambda entry: (not is_shard(entry[0]), entry[0])):
@@ -61,11 +65,7 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str, *, co
     items |= added
     index = Index(os.path.join(out, schema.INDEX), out)
     rows = sum(_rows(items[file.path], file.rows) for file in index.header.files)
-    if rows != manifest.totals["rows"]:
-        raise OutputError(
-            f"{out} has {rows:,} rows in its shards, {manifest.totals['rows']:,} by its manifest. Run laion6m verify "
-            f"{out}, and convert again what it names."
-        )
+    check_rows(out, manifest, rows)
     text = int(index.column("annotation_size").sum()) if rows else 0
     facts = Facts(
         totals=manifest.totals,
@@ -77,6 +77,16 @@ def dataset_parcel(out: str, manifest: Manifest, repo: str, revision: str, *, co
         columns=kinds,
     )
     return Parcel(items, facts, os.path.join(out, schema.CARD))
+
+
+def check_rows(out: str, manifest: Manifest, rows: int) -> None:
+    """Raises OutputError if the shards' ``rows`` are not as many as the manifest says."""
+    if rows != manifest.totals["rows"]:
+        place = shlex.quote(out)
+        raise OutputError(
+            f"{place} has {rows:,} rows in its shards, but its manifest says {manifest.totals['rows']:,}. Run laion6m "
+            f"verify {place}. It says what is wrong, and what to do."
+        )
 
 
 def with_collage(parcel: Parcel, out: str) -> Parcel:
@@ -111,7 +121,7 @@ def _item(out: str, path: str, digest: str, mark: PushedMark | None) -> Item:
     if not os.path.isfile(file):
         if mark is not None and (mark.path, mark.digest) == (path, digest):
             return Item(path, mark.size, sha256=mark.sha256, digest=digest)
-        raise OutputError(f"{file} is missing. Run the same laion6m convert again to make it.")
+        raise OutputError(f"{shlex.quote(file)} is missing. Run the same laion6m convert command again to make it.")
     return local_item(path, file, digest, checked=bool(digest))
 
 

@@ -55,33 +55,38 @@ class Patience:
         if not refusal.passing:
             return HubError(tried, refusal.said, advice or self._way_on())
         if refusal.wait > LONGEST_WAIT:
-            return HubError(tried, f"{refusal.said}; it asks to wait {refusal.wait:,.0f} s", self._way_on())
+            return HubError(tried, f"{refusal.said}; the Hub asks to wait {refusal.wait:,.0f} s", self._way_on())
         return HubError(tried, f"{refusal.said} ({failed} tries in {seconds:.0f} s)", self._way_on())
 
 
+_WRITE = "Use a token with write access to the repository: https://huggingface.co/settings/tokens."
+_BILLING = "https://huggingface.co/settings/billing"
+
 _ADVICE = {
-    "400": "The same again would be refused again: mend what it names first.",
+    "400": "The Hub will refuse the same request again. Correct what it names, then run the same command again.",
     "401": "Log in with `hf auth login`, set HF_TOKEN, or give --token.",
-    "403": "Use a token that may write there: https://huggingface.co/settings/tokens.",
+    "403": _WRITE,
     "413": (
-        "A file, or a request, is larger than the Hub takes. If it is a shard: convert into a new OUT with a smaller "
-        "--max-shard-size. If not: shorten README.md."
+        "The Hub does not take a file or a request of this size. If the file is a shard, convert into a new OUT with a "
+        "smaller --max-shard-size. If it is not a shard, shorten README.md."
     ),
     "CardRefused": (
-        "Mend the YAML between the two --- at the top of README.md, in OUT or, if it was edited there, on the "
-        "repository's page; then run the same command again."
+        "Correct the YAML between the two --- lines at the top of README.md. If you edited README.md on the Hub, "
+        "correct it on the repository's page. If you did not, correct it in OUT. Then run the same command again."
     ),
     "StorageLimit": (
-        "There is no room for it: free some, or get more, at https://huggingface.co/settings/billing; then run the "
-        "same command again, which goes on where it stopped."
+        f"The account has no room for it. Free some space, or buy more, at {_BILLING}. Then run the same command "
+        "again: it goes on where it stopped."
     ),
     "XetRefused": (
-        "Use a token that may write there: https://huggingface.co/settings/tokens. If it may: is there room left for "
-        "private files? https://huggingface.co/settings/billing"
+        f"{_WRITE} If the token has write access, check that the account has room for private files: {_BILLING}"
     ),
-    "Disabled": "The Hub has disabled the repository: its page says why, and whom to ask.",
-    "Offline": "Unset HF_HUB_OFFLINE.",
-    "GatedRepo": "Ask for access on the repository's page, and use a token that has it.",
-    "RepoNotFound": "Check the name, and that the token may see it: a private repository looks like none to others.",
-    "RevisionNotFound": "Check the revision: a branch is made where it is missing, a tag or a commit is not.",
+    "Disabled": "The Hub has disabled the repository. The repository's page says why, and whom to ask.",
+    "Offline": "Unset HF_HUB_OFFLINE, then run the same command again.",
+    "GatedRepo": "Ask for access on the repository's page. Then use a token that has access.",
+    "RepoNotFound": (
+        "Check the name. Check also that the token may see the repository: the Hub says of a private repository that "
+        "it does not exist."
+    ),
+    "RevisionNotFound": "Check the revision. A push makes a missing branch. It does not make a missing tag or commit.",
 }

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder.base import schema
 from builder.base.errors import HubError
-from builder.hub.client import HubClient, Remote, RemoteFile
-from builder.hub.items import Digests, Item, bytes_item, git_blob, same
+from builder.hub.client import HubClient, Remote
+from builder.hub.items import LEAVE_ALONE, Digests, Item, bytes_item, git_blob
 from builder.hub.patience import Patience
 from builder.hub.refusals import explain
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 COMMIT_FILES = 1000
 """Most files in one commit: the Hub answers within a minute or not at all. More files go in several commits; until the
 last one the card states no sizes."""
+
+SOMEBODY_ELSE = "Somebody else may be pushing to the same repository. Wait for them, then run the same command again."
 
 _PULLS_LOOKED_AT = 10  # the user's newest open pull requests: one may hold these files already
 
@@ -100,9 +102,11 @@ class Publisher:
 
     def _refuse_no_branch(self) -> None:
         """The Hub refuses a tag or a commit too, but only after everything has been sent."""
-        asking = f"looking at the branches of {self.client.repo}"
+        asking = f"listing the branches of {self.client.repo}"
         if self.revision not in self._patience.ride_out(asking, self.client.branches):
-            raise HubError(f"pushing to {self.client.repo}", f"{self.revision} is not a branch", "Give a branch.")
+            raise HubError(
+                f"pushing to {self.client.repo}", f"{self.revision} is not a branch", "Give the name of a branch."
+            )
 
     def _missing(self) -> str:
         """Look. Returns what is missing, in the Hub's words: "RepoNotFound", "RevisionNotFound", or ""."""
@@ -124,7 +128,7 @@ class Publisher:
     def differing(self, items: Iterable[Item], remote: Remote | None = None) -> list[Item]:
         """Items that the Hub lacks or has otherwise. Reads files whose sha256 is not known."""
         files = (remote or self._remote).files
-        return [item for item in items if not self._there(item, files)]
+        return [item for item in items if not self._digests.same(item, files.get(item.path))]
 
     def card(self, remote: Remote | None = None) -> bytes | None:
         """The card in the repository."""
@@ -155,7 +159,7 @@ class Publisher:
         """Send a file's content, unless the Hub has it. A commit puts it into the repository later."""
         if item.data is None and not item.file:
             return
-        if not self._there(item, self._remote.files):
+        if self.differing([item]):
             sending = f"sending {item.path} to {self.client.repo}"
             self._patience.ride_out(sending, lambda: self._store(item))
         self._meter.at(item.path, item.size)
@@ -171,7 +175,7 @@ class Publisher:
                 return self._remote
             if left == before:
                 said = f"the Hub took a commit, but {left[0]} still differs"
-                raise HubError(committing, said, "Somebody else may be pushing there; try again when they are done.")
+                raise HubError(committing, said, SOMEBODY_ELSE)
 
     def problems(self, items: Mapping[str, Item], keeps: Callable[[str], bool], remote: Remote) -> list[str]:
         """How the Hub's files differ from those here, by size and sha256 (small files: by git's blob id)."""
@@ -229,7 +233,7 @@ class Publisher:
             raise HubError(
                 f"pushing to {self.client.repo}",
                 f"{gone[0]} was deleted here after a push, and the Hub no longer has it",
-                "Run the same laion6m convert again to make the shard.",
+                "Run the same laion6m convert command again. It makes the shard again.",
             )
         return _Changes(changed, items, _stale(remote, wanted.items, wanted.keeps))
 
@@ -259,14 +263,14 @@ class Publisher:
         addition = self._addition(item)
         self._hand_over(addition, item)
         if addition.upload_info.sha256.hex() != self._digests.of(item):
-            said = "it changed since it was first read"
-            raise HubError(f"sending {item.path}", said, "Leave OUT alone, and run the same command again.")
+            said = "the file changed after it was first read"
+            raise HubError(f"sending {item.path}", said, LEAVE_ALONE)
 
     def _hand_over(self, addition: CommitOperationAdd, item: Item) -> None:
         self.client.store(addition, self.revision, self._create_pr)
         if self.client.ignored(addition):
-            said = "the .gitignore of the repository excludes it"
-            way_on = "Remove that line on the repository's page, and run the same command again."
+            said = "the repository's .gitignore excludes this file"
+            way_on = "Remove that line from .gitignore on the repository's page. Then run the same command again."
             raise HubError(f"sending {item.path} to {self.client.repo}", said, way_on)
 
     def _addition(self, item: Item) -> CommitOperationAdd:
@@ -278,11 +282,6 @@ class Publisher:
             with self._lock:
                 self._additions[key] = found
         return found
-
-    def _there(self, item: Item, files: Mapping[str, RemoteFile]) -> bool:
-        remote = files.get(item.path)
-        # a look at the sizes saves reading the file
-        return remote is not None and remote.size == item.size and same(item, self._digests.of(item), remote)
 
 
 def _stale(remote: Remote, items: Mapping[str, Item], keeps: Callable[[str], bool]) -> list[str]:

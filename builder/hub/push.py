@@ -25,7 +25,7 @@ from builder.hub.client import HubClient, Remote, quiet_client
 from builder.hub.items import Digests, Item
 from builder.hub.parcel import SAVED_DATASET, Parcel, dataset_parcel, is_ours, with_collage
 from builder.hub.patience import Patience
-from builder.hub.publisher import Publisher, Wanted
+from builder.hub.publisher import SOMEBODY_ELSE, Publisher, Wanted
 from builder.hub.push_card import CardKeeper, rows_of
 from builder.hub.selection_parcel import selection_parcel
 from builder.hub.transfer import Transfer
@@ -70,7 +70,7 @@ class Pushed:
                 [f"{self.repo} differs from the files here:", *(f"  {problem}" for problem in self.problems)]
             )
         what = f"{self.rows:,} rows in {self.files:,} files"
-        sent = f"{self.changed:,} sent ({in_words(self.bytes)})" if self.changed else "the Hub had all of it"
+        sent = f"{self.changed:,} sent ({in_words(self.bytes)})" if self.changed else "nothing to send"
         where = self.pull_request or self.url
         return f"{where}: {what}, {sent}, all sizes and checksums match; {duration(self.seconds)}"
 
@@ -118,7 +118,9 @@ def push(
         require_made(out)
     branch = revision or "main"
     if create_pr and branch != "main":
-        raise OptionError("create_pr", create_pr, f"without a revision ({branch}): a pull request is made to main")
+        raise OptionError(
+            "create_pr", create_pr, f"a pull request always goes to main. Leave out the revision {branch}"
+        )
     if keys is not None or without is not None:
         out = chosen_folder(out, keys, without, num_proc, quiet=quiet)
     selected = os.path.exists(os.path.join(out, SELECTION))
@@ -136,7 +138,7 @@ def push(
         session = Session(out, repo_id, branch, create_pr, token, quiet)
         left_out = columns_of(out) if (manifest and captions_only) or without_columns else []
         if left_out:
-            session.meter.say(f"Left out: the columns {', '.join(left_out)}.")
+            session.meter.say(f"This push leaves out the columns {', '.join(left_out)}.")
         if verify_only:
             return session.verify(parcel, num_proc or THREADS)
         session.open(public)
@@ -153,8 +155,8 @@ def full_name(repo_id: str, token: str | None) -> str:
     if "/" in repo_id:
         return repo_id
     client = HubClient(repo_id, token)
-    patience = Patience(lambda: "Give it as USER/NAME.", lambda text: None)
-    return f"{patience.ride_out(f'asking whose {repo_id} is to be', client.account)}/{repo_id}"
+    patience = Patience(lambda: "Give the repository as USER/NAME.", lambda text: None)
+    return f"{patience.ride_out(f'asking the Hub for the owner of {repo_id}', client.account)}/{repo_id}"
 
 
 class Session:
@@ -195,7 +197,7 @@ class Session:
             raise HubError(
                 f"checking {self._repo} after the push",
                 f"{problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
-                "Somebody else may be pushing there. Run the same command again.",
+                SOMEBODY_ELSE,
             )
         if not self._create_pr and there is not None:
             card.keep(there)
@@ -235,18 +237,18 @@ class Session:
             warned, self._warned = self._warned, True
         if not warned:
             remote = self.publisher.remote
-            kind = f"{'' if self._made else 'already there, and '}{'private' if remote.private else 'public'}"
+            state = f"{'is' if self._made else 'already exists and is'} {'private' if remote.private else 'public'}"
             self.meter.say(
-                f"{self._repo} is {kind}. The images belong to their owners, and upstream's authors say that they may "
-                "not redistribute them: keep the repository private unless you know that you may publish it."
+                f"{self._repo} {state}. The images belong to their owners. Upstream's authors say that they may not "
+                "redistribute the images. Keep the repository private unless you know that you may publish it."
             )
 
     def _note_name(self) -> None:
         name = self.publisher.remote.name
         if name not in ("", self._repo):
             self.meter.say(
-                f"{self._repo} is now called {name}. The old name works until another repository takes it; records of "
-                "deleted shards use the old name."
+                f"{self._repo} is now called {name}. The old name works until another repository takes it. The "
+                "records of deleted shards use the old name."
             )
 
     def _run(self, items: Mapping[str, Item], work: Callable[[Item], object], threads: int) -> None:
@@ -281,7 +283,8 @@ class Session:
             return [*found, f"{schema.CARD} is missing"]
         rows = rows_of(card)
         if rows != parcel.rows:
-            found.append(f"{schema.CARD} says {rows} rows; there are {parcel.rows:,}")
+            stated = "no number of rows" if rows is None else f"{rows:,} rows"
+            found.append(f"{schema.CARD} says {stated}, but the dataset has {parcel.rows:,}")
         if generated_part(card) != generated_part(make_card(parcel.facts, Own(), self._repo)):
             found.append(f"{schema.CARD} belongs to another dataset")
         return found
@@ -305,7 +308,7 @@ class Session:
         )
 
     def _way_on(self) -> str:
-        return f"{self._there:,} of {self._files:,} files are sent. Run the same command again to go on."
+        return f"{self._there:,} of {self._files:,} files have been sent. Run the same command again to go on."
 
 
 def _saved_by(manifest: bytes) -> list[str]:

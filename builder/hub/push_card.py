@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -12,6 +13,7 @@ from builder.base import schema
 from builder.base.errors import HubError, Laion6mError, OutputError, WriteError
 from builder.curate.statistics import describe_statistics, statistics
 from builder.curate.thumbnails import COLLAGE
+from builder.hub.items import cannot_read
 from builder.hub.parcel import Parcel
 from builder.read.reader import Reader
 from builder.store.card import make_card, make_interim_card
@@ -38,7 +40,7 @@ class CardKeeper:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise OutputError(f"cannot read {parcel.card}: {error.strerror}") from error
+            raise cannot_read(parcel.card, error) from error
 
     def wanted(self, there: bytes | None) -> bytes:
         """The new card. ``there``: the present one on the Hub. Raises HubError if both have been edited."""
@@ -75,8 +77,8 @@ class CardKeeper:
             return here
         raise HubError(
             f"pushing {schema.CARD} to {self._repo}",
-            f"its text was edited both on the Hub and in {self._parcel.card}",
-            "Copy what you want to keep from one into the other, and push again.",
+            f"its text was edited both on the Hub and in {shlex.quote(self._parcel.card)}",
+            "Make both texts the same, with what you want to keep of each. Then run the same command again.",
         )
 
 

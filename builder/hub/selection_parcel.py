@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import builder
 from builder.base import schema
@@ -18,16 +17,14 @@ from builder.base.urls import is_url
 from builder.curate.documents import documents
 from builder.curate.selection import Selection, read_selection
 from builder.engines.progress import Progress
-from builder.hub.captions_only import FEATURES, TABLE, with_url
+from builder.hub.captions_only import FILE_ROWS, captions_facts, write_captions
 from builder.hub.items import local_item
 from builder.hub.parcel import Parcel
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
-from builder.store.card import Facts
-from builder.store.output import ArrowSink, OutputFile, make_folder, write_file
+from builder.store.output import OutputFile, make_folder, write_file
 from builder.store.pushed import PushRecords
 
-_ROWS = 250_000  # of a file: some 250 MB of compressed text
 _AT_ONCE = 10_000
 
 
@@ -39,18 +36,15 @@ def selection_parcel(out: str, *, quiet: bool) -> Parcel:
     work = os.path.join(out, schema.WORK, "selection")
     shutil.rmtree(os.path.join(work, schema.DATA), ignore_errors=True)
     make_folder(os.path.join(work, schema.DATA))
-    shards = max(1, -(-len(rows) // _ROWS))
+    shards = max(1, -(-len(rows) // FILE_ROWS))
     items = {}
-    raw = 0
     with Progress("taking captions", len(rows), quiet=quiet) as progress:
         for number in range(shards):
             path = schema.ShardName(number, shards).path
             file = os.path.join(work, *path.split("/"))
-            digest = _write(rows[number * _ROWS : (number + 1) * _ROWS], file, progress)
+            batches = _batches(rows[number * FILE_ROWS : (number + 1) * FILE_ROWS])
+            digest = write_captions(OutputFile(f"{file}.tmp", file), batches, lambda count: progress.update(count, 0))
             items[path] = local_item(path, file, digest)
-            metadata = pq.read_metadata(file)
-            raw += sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    size = sum(item.size for item in items.values())
     portable = os.path.join(work, SELECTION)
     digest = write_file(portable, [_portable(selection, rows).to_json()])
     items[SELECTION] = local_item(SELECTION, portable, digest)
@@ -58,23 +52,8 @@ def selection_parcel(out: str, *, quiet: bool) -> Parcel:
     totals = {"rows": len(rows), "listed": len(rows), "rejected": {}, "unlisted": 0, "shards": shards, "image_bytes": 0}
     versions = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
     chosen = tuple(f"{step.condition} → {step.rows:,}" for step in selection.steps)
-    options = ConvertOptions().to_json()
-    facts = Facts(totals, options, versions, raw, size, FEATURES, images=False, chosen=(f"{selection.of:,}", *chosen))
+    facts = captions_facts(items, totals, ConvertOptions().to_json(), versions, (f"{selection.of:,}", *chosen))
     return Parcel(items, facts, os.path.join(work, schema.CARD))
-
-
-def _write(rows: Rows, path: str, progress: Progress) -> str:
-    """One file; returns its xxh3-128."""
-    file = OutputFile(f"{path}.tmp", path)
-    try:
-        with pq.ParquetWriter(ArrowSink(file), TABLE, compression="zstd", use_dictionary=False) as writer:
-            for batch in _batches(rows):
-                writer.write_batch(with_url(batch))
-                progress.update(batch.num_rows, 0)
-        return file.close()
-    except BaseException:
-        file.abort()
-        raise
 
 
 def _batches(rows: Rows) -> Iterator[pa.RecordBatch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from builder.conversion.convert import CONVERT
 from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice, RunOptions
 from builder.hub.client import quiet_client
-from builder.hub.items import Item, same
+from builder.hub.items import Item
 from builder.hub.parcel import dataset_parcel, is_shard
 from builder.hub.publisher import Wanted
 from builder.hub.push import THREADS, Pushed, Session, full_name
@@ -68,7 +69,8 @@ def convert_and_push(
     options = options or ConvertOptions()
     branch = revision or "main"
     if is_url(out):
-        raise OptionError("push_to", push_to, f"needs a local OUT, not {out}. Convert first, and push that copy later")
+        place = shlex.quote(out)
+        raise OptionError("push_to", push_to, f"OUT must be a local folder, not {place}. Convert into a local folder")
     storage = StorageOptions.of(storage_options)
     recognise(source, options.recaptions, storage, listing=options.listing)  # before a repository is made
     push_to = full_name(push_to, token)
@@ -132,7 +134,7 @@ class _Stream:
             if mark.path not in self._session.publisher.remote.files:
                 self._session.publisher.look()
         gone = Item(mark.path, mark.size, sha256=mark.sha256)
-        return same(gone, mark.sha256, self._session.publisher.remote.files.get(mark.path))
+        return self._session.digests.same(gone, self._session.publisher.remote.files.get(mark.path))
 
     def put(self, receipt: Receipt, shards: int) -> None:
         if shards != self._shards:  # all names have changed

@@ -34,6 +34,7 @@ from builder.base.urls import is_url, join
 from builder.read.handles import Storage
 from builder.read.local_cache import handles_of
 from builder.store.manifest import read_manifest
+from builder.store.seals import seal, unseal
 
 COLUMN_VERSION = 1
 COLUMN_ROW = pa.schema(
@@ -257,6 +258,22 @@ def column_index(root: str, name: str) -> str:
 def column_checksums(root: str, name: str) -> str:
     """The path of the JSON file with the checksums of a column's files."""
     return os.path.join(root, schema.META, "columns", f"{name}.json")
+
+
+def read_checksums(root: str, name: str) -> dict[str, str]:
+    """File of the column → its xxh3-128, hex. Raises DamagedFileError if they are missing or not as written,
+    AccessError."""
+    path = column_checksums(root, name)
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+        digests = unseal(text)
+        if text != seal(digests):
+            raise ValueError("not written as this tool writes it")
+    except (OSError, ValueError) as error:
+        refuse_denied(path, error)
+        raise DamagedFileError(path, "checksums", str(error)) from error
+    return digests
 
 
 def columns_of(root: str, ending: str = ".arrow", storage: Storage | None = None) -> list[str]:

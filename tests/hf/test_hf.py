@@ -77,7 +77,7 @@ def test_every_layout_gives_its_rows_mapped_and_streamed(
     given = {"recaptions": list(source.recaptions)} if source.recaptions else {}
     rows = load(source.path, **given)
     assert same(rows, source)
-    line = next(line for line in said() if line.startswith(f"of {source.listed} listed samples {len(source.rejects)}"))
+    line = next(line for line in said() if line.startswith(f"{len(source.rejects)} of {source.listed} listed samples"))
     assert all(f"{reason} {count}" in line for reason, count in source.reasons.items())
     assert same(load(source.path, streaming=True, **given), source)
 
@@ -114,7 +114,7 @@ def test_more_processes_than_tars_give_the_same_rows_and_one_count_of_losses(
     assert same(rows, source)
     assert len(rows.cache_files) == processes
     (line,) = said()
-    assert f"of {source.listed} listed samples {len(source.rejects)} are no rows" in line
+    assert f"{len(source.rejects)} of {source.listed} listed samples are left out" in line
     assert all(f"{reason} {count}" in line for reason, count in source.reasons.items())
 
 
@@ -145,7 +145,7 @@ def test_a_converted_folder_gives_the_rows_of_its_source(
     assert same(rows, source)
     assert same(load(out, streaming=True), source)
     assert rows.data.table.equals(load(source.path).data.table)
-    with pytest.raises(OptionError, match=r"min_side 45: .* was converted with None"):
+    with pytest.raises(OptionError, match=r"min_side 45: .* was converted without this option"):
         load(out, min_side=45)
     assert same(load(out, max_aspect_ratio=3.0), source)  # what it was converted with
     next((out / "data").iterdir()).rename(out / "data" / f"train-00001-of-00002{schema.SUFFIXES[form]}")
@@ -167,7 +167,7 @@ def test_options_choose_rows(source: Source, load: Callable[..., Any]) -> None:
 def test_a_choice_that_leaves_no_row_is_an_error(
     source: Source, load: Callable[..., Any], option: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(SourceError, match=f"has no rows: of 25 listed samples 25 are no rows.*{reason}"):
+    with pytest.raises(SourceError, match=f"has no rows: 25 of 25 listed samples are left out.*{reason}"):
         load(source.path, **option)
 
 
@@ -206,10 +206,9 @@ def test_of_an_index_it_is_said_how_it_is_opened(layout: str, tmp_path: Path, lo
     index(str(source.path), str(tmp_path / "index"), num_proc=1, quiet=True)
     with pytest.raises(SourceError) as caught:
         load(tmp_path / "index")
-    opened = f"builder.open_dataset('{tmp_path}/index')"
     assert str(caught.value) == (
-        f"{tmp_path}/index is an index over {source.path}: {opened} opens it, {opened}.to_datasets() as a dataset; "
-        f"or load the source itself, data_dir='{source.path}'"
+        f"{tmp_path}/index is an index over {source.path}. Open it with builder.open_dataset, and call "
+        f"to_datasets() on the result. Or load the source itself: give {source.path} as data_dir."
     )
     assert len(open_dataset(str(tmp_path / "index")).to_datasets()) == len(source.rows)
     index(str(source.path), num_proc=1, quiet=True)

@@ -12,7 +12,7 @@ import xxhash
 from builder.base.errors import OutputError
 from builder.hub import items as items_module
 from builder.hub.client import RemoteFile
-from builder.hub.items import Digests, Item, bytes_item, git_blob, same
+from builder.hub.items import Digests, Item, bytes_item, git_blob
 from builder.hub.uploads import Uploads
 
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_not_the_converted_one_is_never_taken_for_it(
     wrong = replace(right, digest="0" * 32)
     digests = Digests(str(tmp_path / "d"))
     digests.of(replace(wrong, checked=False))  # as --verify-only does
-    with pytest.raises(OutputError, match=r"file differs from the file that was converted. Delete it"):
+    with pytest.raises(OutputError, match=r"file differs from the file that laion6m convert wrote. Delete it"):
         digests.of(wrong)
     digests.of(replace(right, checked=False))
     seen = reads(monkeypatch)
@@ -122,12 +122,13 @@ def test_small_files_go_by_gits_id_and_large_ones_by_sha256(tmp_path: Path) -> N
     assert git_blob(item(tmp_path, b"hello\n")) == git_blob(hello)
     small = RemoteFile(6, "", git_blob(hello))
     large = RemoteFile(6, hello.sha256, "id of the pointer")
-    assert same(hello, hello.sha256, small)
-    assert same(hello, hello.sha256, large)
-    assert not same(hello, hello.sha256, None)
-    assert not same(hello, hello.sha256, RemoteFile(7, hello.sha256, ""))
-    assert not same(hello, hello.sha256, RemoteFile(6, "0" * 64, ""))
-    assert not same(hello, hello.sha256, RemoteFile(6, "", "0" * 40))
+    digests = Digests(str(tmp_path / "sha256.jsonl"))
+    assert digests.same(hello, small)
+    assert digests.same(hello, large)
+    assert not digests.same(hello, None)
+    assert not digests.same(hello, RemoteFile(7, hello.sha256, ""))
+    assert not digests.same(hello, RemoteFile(6, "0" * 64, ""))
+    assert not digests.same(hello, RemoteFile(6, "", "0" * 40))
 
 
 def test_several_are_on_their_way_at_a_time() -> None:

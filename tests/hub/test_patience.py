@@ -56,13 +56,13 @@ def test_there_is_an_end_to_it_and_a_way_on(monkeypatch: pytest.MonkeyPatch) -> 
     ("error", "advice"),
     [
         (answered(401), "Log in"),
-        (answered(403), "token that may write"),
+        (answered(403), "token with write access"),
         (answered(403, said="Access to this resource is disabled."), "has disabled the repository"),
         (answered(403, said="Private repository storage limit reached"), "no room for it"),
         (answered(413), "smaller --max-shard-size"),
         (answered(404, X_Error_Code="RepoNotFound"), "Check the name"),
         (answered(404, X_Error_Code="RevisionNotFound"), "Check the revision"),
-        (answered(400), "mend what it names"),
+        (answered(400), "Correct what it names"),
         (answered(418), "Go on."),
     ],
 )
@@ -99,7 +99,7 @@ def test_the_hub_may_ask_for_time_within_reason(monkeypatch: pytest.MonkeyPatch)
     assert slept == [101] * 5
     assert said[0] == "sending x: HTTP 429, said. Trying again in 101 s."
     slept.clear()
-    with pytest.raises(HubError, match="it asks to wait 86,400 s"):
+    with pytest.raises(HubError, match="the Hub asks to wait 86,400 s"):
         rider.ride_out("sending x", failing(answered(429, Retry_After="86400")))
     assert slept == []
 

@@ -72,7 +72,7 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_asked() -> None:
 def test_a_repository_that_somebody_else_is_just_making_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with server((409, {}, MESSAGE)) as endpoint:
         monkeypatch.setattr(huggingface_hub, "HfApi", functools.partial(HfApi, endpoint))
-        with pytest.raises(ConnectionError, match="no repository is named") as caught:
+        with pytest.raises(ConnectionError, match="does not name the repository") as caught:
             HubClient("user/x", "hf_token").create(private=True)
     found = explain(caught.value)
     assert found is not None

@@ -349,7 +349,7 @@ def test_a_file_that_changes_between_reading_and_sending_is_not_committed(tmp_pa
     import os
 
     os.utime(item.file, ns=(stamp, stamp))
-    with pytest.raises(HubError, match="it changed since it was first read"):
+    with pytest.raises(HubError, match="the file changed after it was first read"):
         made.send(item)
     assert "commit" not in table.log
 

@@ -336,7 +336,7 @@ def test_a_new_repository_is_public_only_where_that_is_said(inside: HubServer, o
     assert "user/b is public." in capsys.readouterr().err
     inside.store.create("user/c", private=False)
     assert not push(str(out), "user/c").private, "one that is there stays as it is"
-    assert "user/c is already there, and public." in capsys.readouterr().err
+    assert "user/c already exists and is public." in capsys.readouterr().err
     push(str(out), "org/d", quiet=True)
     assert there(inside, "org/d").keys() == here(out).keys()
     assert capsys.readouterr().err == ""
@@ -460,7 +460,7 @@ def test_a_card_edited_on_the_hub_keeps_its_text(inside: HubServer, out: Path) -
     rewrite_card(inside, b"license: other", b"license: cc-by-4.0\ntags:\n- theirs")
     rewrite_card(inside, b"num_examples: 9", b"num_examples: 8")
     assert push(str(out), REPO, verify_only=True, quiet=True).problems == (
-        "README.md says 8 rows; there are 9",
+        "README.md says 8 rows, but the dataset has 9",
         "README.md belongs to another dataset",
     )
     push(str(out), REPO, quiet=True)
@@ -516,13 +516,13 @@ def test_a_folder_whose_rows_are_not_those_of_its_card_is_not_pushed(inside: Hub
     shard = next(iter(sorted((out / "data").iterdir())))
     table = pq.ParquetFile(shard).read()
     pq.write_table(table.slice(1), shard)
-    with pytest.raises(OutputError, match="has 8 rows in its shards, 9 by its manifest"):
+    with pytest.raises(OutputError, match="has 8 rows in its shards, but its manifest says 9"):
         push(str(out), REPO, quiet=True)
     shard.write_bytes(b"no parquet")
     with pytest.raises(DamagedFileError):
         push(str(out), REPO, quiet=True)
     shard.unlink()
-    with pytest.raises(OutputError, match=r"is missing\. Run the same laion6m convert again"):
+    with pytest.raises(OutputError, match=r"is missing\. Run the same laion6m convert command again"):
         push(str(out), REPO, quiet=True)
     assert inside.requests() == []
 
@@ -580,7 +580,7 @@ def test_what_goes_in_a_later_commit_is_not_prepared_again(
 
 def test_a_shard_that_was_damaged_here_is_not_pushed(inside: HubServer, made: Path, out: Path) -> None:
     shard = damage_shard(out)
-    with pytest.raises(OutputError, match=f"{shard.name} differs from the file that was converted. Delete it"):
+    with pytest.raises(OutputError, match=f"{shard.name} differs from the file that laion6m convert wrote. Delete it"):
         push(str(out), REPO, quiet=True)
     assert there(inside) == {}
     shard.unlink()
@@ -669,7 +669,7 @@ def test_captions_only_has_everything_but_the_images(inside: HubServer, out: Pat
 def test_captions_go_in_several_files_in_the_place_of_images(
     inside: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captions_only, "_ROWS", 4)
+    monkeypatch.setattr(captions_only, "FILE_ROWS", 4)
     push(str(out), REPO, quiet=True)
     done = push(str(out), REPO, captions_only=True, num_proc=2, quiet=True)
     files = there(inside)

@@ -81,7 +81,7 @@ def flipped_text(out: Path, number: int = 1) -> Path:
 
 def test_captions_are_not_taken_from_a_shard_that_is_not_what_it_was(inside: HubServer, out: Path) -> None:
     shard = flipped_text(out)
-    with pytest.raises(OutputError, match=f"{shard.name} differs from the file that was converted"):
+    with pytest.raises(OutputError, match=f"{shard.name} differs from the file that laion6m convert wrote"):
         push(str(out), REPO, captions_only=True, quiet=True)
     assert inside.requests() == []
     (made,) = (out / ".laion6m" / "captions-only").iterdir()

@@ -86,7 +86,7 @@ def test_without_columns_leaves_them_out_and_says_so(
 ) -> None:
     push(with_columns, REPO, quiet=True)
     push(with_columns, REPO, without_columns=True)
-    assert "Left out: the columns latents, score." in capsys.readouterr().err
+    assert "This push leaves out the columns latents, score." in capsys.readouterr().err
     assert there(inside) == {path: data for path, data in here(with_columns).items() if "columns/" not in path}
     assert configs_of(there(inside)["README.md"]) == {"default": "data/train-*.parquet"}
 

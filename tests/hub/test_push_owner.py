@@ -41,11 +41,11 @@ def test_a_name_alone_makes_nothing_where_it_is_not_known_whose_it_is(
     from huggingface_hub import constants
 
     push_here(inside, monkeypatch, "hf_nobodysTokenAtAll")
-    with pytest.raises(HubError, match=r"asking whose laion6m is to be: .*Log in"):
+    with pytest.raises(HubError, match=r"asking the Hub for the owner of laion6m: .*Log in"):
         push(str(out), "laion6m", quiet=True)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(HubError, match=r"asking whose laion6m is to be: .*Log in"):
+    with pytest.raises(HubError, match=r"asking the Hub for the owner of laion6m: .*Log in"):
         push(str(out), "laion6m", quiet=True)
     with pytest.raises(OptionError, match="repo_id"):
         push(str(out), "lai on6m", quiet=True)
@@ -67,7 +67,7 @@ def test_a_repository_that_was_renamed_is_pushed_to_by_its_old_name_and_the_new_
 
 
 def test_a_proposal_to_another_branch_is_refused_before_anything_is_asked(inside: HubServer, out: Path) -> None:
-    with pytest.raises(OptionError, match=r"create_pr.*\(v2\): a pull request is made to main"):
+    with pytest.raises(OptionError, match=r"create_pr: a pull request always goes to main\. Leave out the revision v2"):
         push(str(out), REPO, create_pr=True, revision="v2", quiet=True)
     assert inside.requests() == []
 
@@ -109,12 +109,14 @@ def test_a_card_that_is_refused_is_to_be_mended(inside: HubServer, out: Path) ->
     card = out / "README.md"
     sound = card.read_bytes()
     card.write_bytes(sound.replace(b"license: other", b"license: nonsense"))
-    with pytest.raises(HubError, match=r"license.*\. Mend the YAML between the two --- at the top of README\.md"):
+    with pytest.raises(
+        HubError, match=r"license.*\. Correct the YAML between the two --- lines at the top of README\.md"
+    ):
         push(str(out), REPO, quiet=True)
     card.write_bytes(sound)
     headers = {"X-Error-Message": "Invalid YAML metadata in the card"}
     inside.faults.add("commit", "status", status=400, headers=headers)
-    with pytest.raises(HubError, match=r"committing to .*\. Mend the YAML between the two ---"):
+    with pytest.raises(HubError, match=r"committing to .*\. Correct the YAML between the two ---"):
         push(str(out), REPO, quiet=True)
 
 
@@ -206,8 +208,8 @@ def test_an_address_that_is_refused_every_time_is_given_up(inside: HubServer, ou
         ("lfs_batch", 403, "Private repository storage limit reached, please upgrade your plan", "no room for it"),
         ("preupload", 402, "Payment required", "no room for it"),
         ("lfs_batch", 413, "Payload Too Large", "smaller --max-shard-size"),
-        ("preupload", 403, "Forbidden", "token that may write"),
-        ("commit", 400, "Something is not as it should be", "mend what it names"),
+        ("preupload", 403, "Forbidden", "token with write access"),
+        ("commit", 400, "Something is not as it should be", "Correct what it names"),
     ],
 )
 def test_a_plain_no_comes_with_the_way_out(
@@ -224,7 +226,7 @@ def test_a_file_that_the_repository_ignores_is_named(pattern: str, inside: HubSe
     repo = inside.store.create(REPO)
     files = repo.commit("main").files | {".gitignore": inside.store.put_blob(f"{pattern}\n".encode())}
     inside.store.add_commit(repo, "refs/heads/main", repo.refs["refs/heads/main"], files, "theirs")
-    with pytest.raises(HubError, match=r"the \.gitignore of the repository excludes it\. Remove that line"):
+    with pytest.raises(HubError, match=r"the repository's \.gitignore excludes this file\. Remove that line"):
         push(str(out), REPO, num_proc=1, quiet=True)
     assert len(inside.store.commits(REPO)) == 2, "nothing was committed"
 
@@ -234,7 +236,7 @@ def test_a_token_that_may_only_read_ends_it_at_the_first_file(
 ) -> None:
     inside.store.create(REPO)
     push_here(inside, monkeypatch, READ_TOKEN)
-    with pytest.raises(HubError, match=r"you must use a write token.*Use a token that may write there"):
+    with pytest.raises(HubError, match=r"you must use a write token.*Use a token with write access"):
         push(str(out), REPO, num_proc=1, quiet=True)
     assert len(inside.requests("preupload")) == 1
     assert inside.requests(*UPLOADS) == []
@@ -258,7 +260,7 @@ def test_a_conversion_that_may_not_write_there_goes_on_once_it_may(
     out = tmp_path / "out"
     options = {"push_to": REPO, "delete_pushed": True, "num_proc": 1, "quiet": True}
     push_here(inside, monkeypatch, READ_TOKEN)
-    with pytest.raises(HubError, match=r"you must use a write token.*Use a token that may write there"):
+    with pytest.raises(HubError, match=r"you must use a write token.*Use a token with write access"):
         convert_and_push(str(made.parent / "source"), str(out), **options)
     assert there(inside) == {}
     push_here(inside, monkeypatch)

@@ -153,7 +153,7 @@ def test_a_shard_that_was_damaged_between_two_runs_is_neither_pushed_nor_removed
         convert(str(source), str(out), OPTIONS, num_proc=1, quiet=True)
     shard = damage_shard(out, 7)
     damaged = shard.read_bytes()
-    with pytest.raises(OutputError, match=f"{shard.name} differs from the file that was converted"):
+    with pytest.raises(OutputError, match=f"{shard.name} differs from the file that laion6m convert wrote"):
         run(source, out)
     assert shard.read_bytes() == damaged
     assert damaged not in there(inside).values()
