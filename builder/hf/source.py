@@ -220,7 +220,8 @@ def _refuse_other_policy(folder: str, options: ConvertOptions) -> None:
     if options.policy == SamplePolicy():
         return
     made_with = SamplePolicy(**read_manifest(folder).options["policy"])
-    for name in _differing(options.policy, made_with):
+    if changed := _differing(options.policy, made_with):
+        name = changed[0]
         there = getattr(made_with, name)
         how = "without this option" if there is None else f"with {there}"
         wanted = getattr(options.policy, name)
@@ -229,12 +230,11 @@ def _refuse_other_policy(folder: str, options: ConvertOptions) -> None:
 
 def _refuse_policy(folder: str, policy: SamplePolicy, recaptions: tuple[str, ...]) -> None:
     """Raises OptionError for options that choose samples: SQL has already chosen the rows of a selection."""
-    given = {name: getattr(policy, name) for name in _differing(policy, SamplePolicy())}
+    advice = f"{shlex.quote(folder)} is a selection. Leave the option out. To choose other rows, use laion6m select"
     if recaptions:
-        given["recaptions"] = recaptions
-    for name, value in given.items():
-        where = shlex.quote(folder)
-        raise OptionError(name, value, f"{where} is a selection. Leave the option out, and use laion6m select")
+        raise OptionError("recaptions", recaptions, advice)
+    if changed := _differing(policy, SamplePolicy()):
+        raise OptionError(changed[0], getattr(policy, changed[0]), advice)
 
 
 def _differing(policy: SamplePolicy, other: SamplePolicy) -> list[str]:

@@ -1,4 +1,4 @@
-"""push --keys, --without: the samples to push, as a dataset of their own."""
+"""push --keys, --without: write the samples to push as a dataset."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from builder.store.manifest import read_manifest
 
 
 def chosen_folder(out: str, keys: StrPath | None, without: StrPath | None, num_proc: int | None, *, quiet: bool) -> str:
-    """Write the rows of OUT that the lists leave to OUT/.laion6m/chosen: a selection's as a selection, else as shards,
-    which takes as much space as they do. Returns the folder. The same lists again find their shards there. Raises what
-    ``select`` and ``convert`` raise."""
+    """Write the chosen rows of OUT to OUT/.laion6m/chosen, and return that folder.
+
+    Of a selection, it holds a selection. Else it holds shards, which need disk space for the chosen rows. With the same
+    lists, the next push uses these shards again. Raises what ``select`` and ``convert`` raise.
+    """
     folder = os.path.join(out, schema.WORK, "chosen")
     rows, _ = choose(open_dataset(out), keys=keys, without=without, quiet=quiet)
     if os.path.exists(os.path.join(out, SELECTION)):

@@ -1,4 +1,4 @@
-"""Calls to the Hub, made again when that can help, and given up with a message that says how to go on."""
+"""Repeat calls to the Hub that may succeed later. The error for a call that fails says what to do next."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from builder.hub.refusals import Refusal, explain
 Result = TypeVar("Result")
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before the second, third … try: half a minute in all, in which a server restarts or a network comes back."""
+"""Seconds before the second, third … try. In these 31 seconds a server can restart, or a network can come back."""
 
 LONGEST_WAIT = 3600.0
-"""Seconds the Hub may ask to wait: its limits are counted by five minutes and by the hour."""
+"""The longest wait, in seconds, that the Hub may ask for. The Hub limits requests per five minutes and per hour."""
 
 _WORTH_SAYING = 5.0  # seconds
 
 
 class Patience:
-    """``way_on``: what is done and how to go on, asked when a call is given up. ``say``: tells a person of long waits.
-    Thread-safe."""
+    """Calls the Hub, and calls again after a failure that may pass. Thread-safe.
+
+    ``way_on``: gives the end of an error message: what is done, and how to go on. ``say``: shows a line about a long
+    wait.
+    """
 
     def __init__(self, way_on: Callable[[], str], say: Callable[[str], None]) -> None:
         self._way_on, self._say = way_on, say
 
     def ride_out(self, tried: str, call: Callable[[], Result]) -> Result:
-        """What ``call`` gives. ``tried``: for messages. Raises HubError when the Hub refuses or has failed too
-        often."""
+        """Returns what ``call`` returns. ``tried``: what the call does, for messages. Raises HubError if the Hub
+        refuses, or fails too often."""
         started = time.monotonic()
         failed = 0
         while True:
@@ -45,7 +48,7 @@ class Patience:
                 self._wait(tried, refusal, PAUSES[failed - 1])
 
     def _wait(self, tried: str, refusal: Refusal, pause: float) -> None:
-        seconds = max(pause, refusal.wait + 1 if refusal.wait else 0)  # as the Hub rounds what it asks for
+        seconds = max(pause, refusal.wait + 1 if refusal.wait else 0)  # the Hub rounds what it asks for
         if seconds > _WORTH_SAYING:
             self._say(f"{tried}: {refusal.said}. Trying again in {seconds:.0f} s.")
         time.sleep(seconds)

@@ -55,8 +55,13 @@ class _Changes:
     stale: list[str]
 
     @property
+    def added(self) -> list[Item]:
+        """The files to send, the card last."""
+        return [*self.items, self.card] if self.card else self.items
+
+    @property
     def paths(self) -> list[str]:
-        return [item.path for item in [*self.items, *([self.card] if self.card else [])]] + self.stale
+        return [item.path for item in self.added] + self.stale
 
     def __bool__(self) -> bool:
         return bool(self.paths)
@@ -126,7 +131,7 @@ class Publisher:
         return self._remote
 
     def differing(self, items: Iterable[Item], remote: Remote | None = None) -> list[Item]:
-        """Items that the Hub lacks or has otherwise. Reads files whose sha256 is not known."""
+        """Items that the Hub lacks, or has with other content. Reads files whose sha256 is not known."""
         files = (remote or self._remote).files
         return [item for item in items if not self._digests.same(item, files.get(item.path))]
 
@@ -240,7 +245,7 @@ class Publisher:
     def _commit(self, changes: _Changes, title: str, remote: Remote) -> None:
         additions = []
         committed = []
-        for item in [*changes.items, *([changes.card] if changes.card else [])]:
+        for item in changes.added:
             if item.data is None:
                 self._store(item)  # returns at once if it was sent before
                 additions.append(self._addition(item))
@@ -249,7 +254,7 @@ class Publisher:
                 additions.append(self.client.addition(item.path, item.data))
                 self._hand_over(additions[-1], item)
         operations = [*additions, *map(self.client.deletion, changes.stale)]
-        self.changed |= {item.path: item.size for item in (*changes.items, *([changes.card] if changes.card else []))}
+        self.changed |= {item.path: item.size for item in changes.added}
         done = self.client.commit(operations, title, self.revision, remote.sha, self._create_pr)
         if changes.card is not None and changes.card.data is not None:
             self._cards[git_blob(changes.card)] = changes.card.data  # no need to read back what we wrote

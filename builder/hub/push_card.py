@@ -1,4 +1,4 @@
-"""The card of a push: which of the owner's text it keeps, and what it says while files are missing."""
+"""The card of a push. It keeps the owner's text, and states no sizes while files are missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from builder.store.pushed import PushedCard, PushRecords
 
 
 class CardKeeper:
-    """Keeps the owner's text: what they wrote here or on the Hub since the last push."""
+    """Makes the card of a push. It keeps what the owner wrote in it, here or on the Hub, since the last push."""
 
     def __init__(self, ledger: Ledger, repo: str, revision: str, parcel: Parcel) -> None:
         self._repo, self._revision, self._parcel, self._out = repo, revision, parcel, ledger.out
@@ -51,7 +51,7 @@ class CardKeeper:
         return make_card(self._parcel.facts, self._own(there), self._repo, self._statistics)
 
     def interim(self, there: bytes | None) -> bytes | None:
-        """The present card without sizes and counts, which do not hold yet."""
+        """The present card without sizes and counts: they are not true yet."""
         return interim_card(there, self._repo, self._parcel.facts.suffix)
 
     def keep(self, card: bytes) -> None:
@@ -83,8 +83,8 @@ class CardKeeper:
 
 
 def statistics_of(out: str) -> str:
-    """The card's section of statistics: of the index alone, so that shards may have been removed. "" where it cannot
-    be read: what is wrong with it is for verify to say."""
+    """The card's section of statistics. It needs only the index: the shards may have been removed. "" if the index
+    cannot be read; verify says what is wrong with it."""
     try:
         return describe_statistics(statistics(Reader(os.path.join(out, *schema.INDEX.split("/")), out)))
     except (Laion6mError, OSError):
@@ -92,7 +92,7 @@ def statistics_of(out: str) -> str:
 
 
 def interim_card(there: bytes | None, repo: str, suffix: str) -> bytes | None:
-    """While shards arrive one by one: the present card without sizes and counts."""
+    """The card while shards are being pushed: the present one without sizes and counts. None if there is none."""
     if there is None or "dataset_info" not in made_metadata(take_apart(there, f"{schema.CARD} of {repo}").values):
         return there
     return make_interim_card(own_part(there, repo), repo, suffix)

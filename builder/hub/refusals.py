@@ -1,4 +1,4 @@
-"""What the client's exceptions say, and how often a call that ended in one is worth making again."""
+"""What an exception of the Hub's client means, and how often to try the call again."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import Any
 from builder.base.urls import say
 
 TRIES = 6
-"""Tries of a call whose failure may pass."""
+"""How often to try a call whose failure may pass."""
 
 TRIES_OF_SIGNED = 3
-"""Tries of an upload whose address is refused or not given. Most often it has expired; each try asks for a new one."""
+"""How often to try an upload whose signed address is refused or not given. Most often the address has expired. Each try
+asks for a new one."""
 
 _PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504}
-"""Statuses that may be over when the call is made again. 409 and 412: somebody else has committed."""
+"""HTTP statuses of failures that may pass. 409 and 412: somebody else has committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a call failed. ``status``: of HTTP, 0 if no answer came. ``code``: the Hub's own word for it
-    ("RepoNotFound"), or one of ours. ``wait``: seconds that the Hub asks to wait. ``tries``: how often to try such a
-    call, 1 if another try cannot help."""
+    """Why a call failed. ``status``: of HTTP, 0 if no answer came. ``code``: the Hub's own name of
+    the failure ("RepoNotFound"), or one of ours. ``said``: the message. ``wait``: seconds that the Hub asks to wait.
+    ``tries``: how often to try such a call; 1 if another try cannot help."""
 
     status: int
     code: str
@@ -39,7 +40,7 @@ class Refusal:
 
 
 def explain(error: BaseException) -> Refusal | None:
-    """What an exception of the client says; None for one that is not about the Hub or the way to it."""
+    """What an exception of the client means. None for one that is not about the Hub or the network."""
     chain = _chain(error)
     for each in chain:
         response = getattr(each, "response", None)
@@ -75,7 +76,7 @@ def explain(error: BaseException) -> Refusal | None:
 
 
 def _code(said: str, status: int, code: str = "") -> str:
-    """The Hub's own word for it, or, where it has none for what it says, one of ours."""
+    """The Hub's own name of the failure (``code``). If it gives none: ours, found in its message, or ""."""
     if code:
         return code
     if re.search(r"(?i)metadata", said) and re.search(r"(?i)README|YAML|\bcard\b", said):
@@ -93,12 +94,12 @@ def _tries(status: int, request: tuple[str, str] | None) -> int:
 
 
 def _is_signed(method: str, url: str) -> bool:
-    """Whether a request belongs to an upload, which its address alone allows, for a time: no other is a PUT."""
+    """Whether a request belongs to an upload to a signed address, which expires. Only uploads are PUT requests."""
     return method == "PUT" or bool(re.search("/complete[-_]multipart", url))
 
 
 def _request_of(holder: Any) -> tuple[str, str] | None:
-    """Method and address of the request that an answer, or an exception of the transport, is about."""
+    """Method and address of the request of an HTTP answer, or of a transport exception."""
     try:
         return str(holder.request.method), str(holder.request.url)
     except (AttributeError, RuntimeError):  # httpx raises the latter where none has been set
@@ -106,8 +107,8 @@ def _request_of(holder: Any) -> tuple[str, str] | None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An exception and those that it was raised from, first cause last. (What was merely being handled meanwhile may
-    be another call's failure.)"""
+    """An exception and its causes (``raise … from``), first cause last. ``__context__`` does not count: it may be
+    another call's failure."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None and cause not in chain:
         chain.append(cause)
@@ -115,15 +116,15 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _transport_error() -> type[BaseException]:
-    """The base of all that the client's HTTP library raises: requests' before 1.0, then httpx's, then httpx2's."""
+    """The base of all exceptions of the client's HTTP library: requests before 1.0, then httpx, then httpx2."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return [base for base in HfHubHTTPError.__mro__ if base.__name__ in ("RequestException", "HTTPError")][-1]
 
 
 def _asked_wait(headers: Any, status: int) -> float:
-    """Seconds, from ``RateLimit: "api";r=0;t=5`` of a 429, or ``Retry-After``, a number or a date, of a 429 or a 503;
-    else 0. Every answer has a RateLimit: it is why only where nothing remains."""
+    """Seconds that the Hub asks to wait, or 0. From ``RateLimit: "api";r=0;t=5`` of a 429, or from ``Retry-After`` (a
+    number or a date) of a 429 or 503. Every answer has a RateLimit. It is the reason only if nothing remains (r=0)."""
     limit = re.search(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("RateLimit", ""))
     if status == 429 and limit:
         return float(limit[1])

@@ -1,4 +1,4 @@
-"""What a push sends of a selection: which rows it is, their keys and captions; no image."""
+"""What a push sends of a selection: its row numbers, keys, captions and annotations, but no images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ _AT_ONCE = 10_000
 
 
 def selection_parcel(out: str, *, quiet: bool) -> Parcel:
-    """Write the rows' keys and texts into OUT/.laion6m/selection, and say what is to be sent. The dataset is named by
-    the repository that it was pushed to, if it was; paths of this machine are left out. Raises SourceError,
-    IndexMismatchError, DamagedFileError, WriteError."""
+    """Write the rows' keys and texts into OUT/.laion6m/selection, and list the files to send.
+
+    They hold no path of this machine. They name the dataset by the repository that it was pushed to, if any. Raises
+    SourceError, IndexMismatchError, DamagedFileError, WriteError.
+    """
     selection, rows = read_selection(out), open_dataset(out)
     work = os.path.join(out, schema.WORK, "selection")
     shutil.rmtree(os.path.join(work, schema.DATA), ignore_errors=True)

@@ -77,9 +77,7 @@ def convert_and_push(
     with quiet_client(quiet):
         session = Session(out, push_to, branch, create_pr=False, token=token, quiet=quiet)
         session.open(public)
-        interim_card(
-            session.publisher.card(), push_to, ""
-        )  # a card that cannot be read is an error now, not at the end
+        interim_card(session.publisher.card(), push_to, "")  # raises now, not at the end, if the card cannot be read
         stream = _Stream(session, out, options, push_to, branch, delete_pushed)
         kind = replace(CONVERT, stands=stream.stands, outlet=stream)
         try:

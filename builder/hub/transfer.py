@@ -1,4 +1,4 @@
-"""How far files are on their way: one bar in bytes for all of them."""
+"""The progress of an upload: one bar, in bytes, for all files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from builder.engines.progress import Progress, say
 
 
 class Transfer:
-    """Bytes sent, by file, against a total. ``quiet`` shows and says nothing. Thread-safe.
+    """Counts the bytes sent of each file. ``quiet``: show nothing. Thread-safe.
 
-    What is sent before ``begin`` is counted and not shown: another bar has the line.
+    Bytes sent before ``begin`` are counted but not shown: until then the conversion shows its bar.
     """
 
     def __init__(self, stage: str, *, quiet: bool = False) -> None:
@@ -20,13 +20,13 @@ class Transfer:
         self._progress: Progress | None = None
 
     def begin(self, total: int) -> None:
-        """Show from now on. ``total``: bytes, what was sent before included."""
+        """Show the bar from now on. ``total``: bytes, with those sent before."""
         self.finish()
         with self._lock:
             self._progress = Progress(self._stage, None, total, done=sum(self._sent.values()), quiet=self._quiet)
 
     def at(self, path: str, size: int) -> None:
-        """``size`` bytes of a file have gone; fewer than before where it is sent again."""
+        """``size`` bytes of a file have been sent so far. The number falls if the file is sent again."""
         with self._lock:
             more = size - self._sent.get(path, 0)
             self._sent[path] = size
@@ -34,11 +34,11 @@ class Transfer:
                 self._progress.update(0, more)
 
     def say(self, text: str) -> None:
-        """A line for a person, above the bar."""
+        """Show a line above the bar."""
         say(text, quiet=self._quiet)
 
     def finish(self) -> None:
-        """Leave the terminal's line clean."""
+        """Remove the bar from the terminal."""
         with self._lock:
             progress, self._progress = self._progress, None
         if progress is not None:

@@ -10,7 +10,7 @@ from builder.hub.items import Item
 
 
 class Uploads:
-    """Threads that send files until one fails. They are daemons, so that Ctrl-C need not wait for half a gigabyte."""
+    """Threads that send files until one fails. They are daemon threads: Ctrl-C does not wait for an upload to end."""
 
     def __init__(self, send: Callable[[Item], None], threads: int) -> None:
         """``send``: each thread calls it for one file at a time."""

@@ -153,6 +153,22 @@ def test_a_converted_folder_gives_the_rows_of_its_source(
         load(out)
 
 
+def test_a_selection_is_loaded_without_options_that_choose_rows(
+    source: Source, tmp_path: Path, load: Callable[..., Any]
+) -> None:
+    convert(str(source.path), str(tmp_path / "out"), num_proc=1, quiet=True)
+    open_dataset(str(tmp_path / "out"))[:2].save(str(tmp_path / "two rows"))
+    assert len(load(tmp_path / "two rows")) == 2
+    way_on = "is a selection. Leave the option out. To choose other rows, use laion6m select"
+    for option, value, shown in (
+        ("min_side", 45, "45"),
+        ("caption_key", "x", '"x"'),
+        ("recaptions", "r.csv", r"\[.*\]"),
+    ):
+        with pytest.raises(OptionError, match=f"^{option} {shown}: '{tmp_path}/two rows' {way_on}$"):
+            load(tmp_path / "two rows", **{option: value})
+
+
 def test_options_choose_rows(source: Source, load: Callable[..., Any]) -> None:
     count = len(source.rows)
     sides = [min(row["width"], row["height"]) for row in load(source.path)]
