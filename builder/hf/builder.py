@@ -173,7 +173,7 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if split_generator.split_info.num_examples == 0:
             found = in_words(rejected, self._planned.listed) if rejected else "nothing is listed."
             source = REPOSITORY if isinstance(self.config.source, HubSource) else DEFAULT_FOLDER
-            raise SourceError(f"{shlex.quote(self.config.data_dir or source)} has no rows: {found}")
+            raise SourceError(f"{shlex.quote(path_of(self.config.data_dir or source))} has no rows: {found}")
         if rejected:
             _log.warning("%s", in_words(rejected, self._planned.listed))
         return result

@@ -183,7 +183,9 @@ def test_options_choose_rows(source: Source, load: Callable[..., Any]) -> None:
 def test_a_choice_that_leaves_no_row_is_an_error(
     source: Source, load: Callable[..., Any], option: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(SourceError, match=f"has no rows: 25 of 25 listed samples are left out.*{reason}"):
+    with pytest.raises(
+        SourceError, match=f"^{source.path} has no rows: 25 of 25 listed samples are left out.*{reason}"
+    ):
         load(source.path, **option)
 
 
