@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, IndexMismatchError, SourceError
@@ -23,10 +22,10 @@ from builder.read.columns import Column, columns_of, open_any
 from builder.read.handles import Handles
 from builder.read.index import Index
 from builder.read.missing import missing_files
-from builder.store.footers import check_claims
 from builder.store.ledger import Ledger
 from builder.store.manifest import Manifest
 from builder.store.pushed import PushRecords
+from builder.store.rejects import read_rejects
 from builder.verification.splits import splits_note
 
 _NAMED = 20  # missing files named one by one
@@ -193,15 +192,8 @@ def _missing_tars(path: str) -> list[str]:
 def _examples(path: str) -> dict[str, str]:
     """One reject of each reason; none if the table cannot be read (verify reports what is wrong)."""
     try:
-        file = os.path.join(path, schema.REJECTS)
-        check_claims(file, pq.read_metadata(file), os.path.getsize(file))
-        with pq.ParquetFile(file) as parquet:  # pq.read_table imports pandas: 0.4 s
-            rejects = parquet.read()
-        if not rejects.schema.remove_metadata().equals(schema.REJECT_ROW):
-            return {}
-        rejects.validate(full=True)
-        return examples_of([rejects])
-    except (pa.ArrowException, DamagedFileError, UnicodeDecodeError, OSError, KeyError):
+        return examples_of([read_rejects(os.path.join(path, *schema.REJECTS.split("/")))])
+    except (DamagedFileError, KeyError):
         return {}
 
 

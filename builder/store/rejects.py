@@ -1,7 +1,8 @@
-"""Write meta/rejects.parquet: every listed sample that did not become a row, in the order of the listing."""
+"""Write and read meta/rejects.parquet: every listed sample that did not become a row, in the order of the listing."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.base.arrays import number_array, numbers_of, take_text
+from builder.base.errors import DamagedFileError
 from builder.base.schema import REJECT_ROW
+from builder.store.footers import check_claims
 from builder.store.output import ArrowSink, NewFile
 
 GROUP_ROWS = 1 << 20
@@ -35,6 +38,20 @@ def write_rejects(file: NewFile, tables: Iterable[pa.Table]) -> tuple[int, str]:
     except BaseException:
         file.abort()
         raise
+
+
+def read_rejects(path: str) -> pa.Table:
+    """Read a rejects file as a table of REJECT_ROW. Raises DamagedFileError if it cannot be read as one."""
+    try:
+        check_claims(path, pq.read_metadata(path), os.path.getsize(path))
+        with pq.ParquetFile(path) as parquet:  # pq.read_table imports pandas: 0.4 s
+            table = parquet.read()
+        table.validate(full=True)
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise DamagedFileError(path, "rejects", str(error)) from error
+    if not table.schema.remove_metadata().equals(REJECT_ROW):
+        raise DamagedFileError(path, "schema", "its columns are not those of rejects")
+    return table
 
 
 def _together(tables: Iterable[pa.Table]) -> pa.Table:

@@ -20,7 +20,7 @@ from builder.store.manifest import Manifest
 from builder.store.pushed import PushRecords
 from builder.verification.findings import Finding
 
-_MAKE_CARD = "Run the same laion6m convert again: that part is made anew, and the text around it stays."
+_MAKE_CARD = "Run the same laion6m convert again. It makes that part anew and keeps the text around it."
 _MEND_CARD = "Mend it, or remove the file and run the same laion6m convert again."
 
 

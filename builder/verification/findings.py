@@ -17,8 +17,8 @@ UNDECODABLE = (
     "If verify does not say that its checksum is wrong, the source has it like that: leave it out of the listing and "
     "convert again, or have training skip it."
 )
-MAKE_META = "Run the same laion6m convert (or index) again: meta/ is made anew, finished shards are kept."
-OTHER_SOURCE = "Give the source that OUT was made from, as it was then, or convert this one into another OUT."
+MAKE_META = "Run the same laion6m convert (or index) again. It makes meta/ anew and keeps finished shards."
+OTHER_SOURCE = "Give the source that OUT was made from, unchanged. Or convert this source into another OUT."
 
 
 @dataclass(frozen=True, slots=True)

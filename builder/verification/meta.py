@@ -30,7 +30,7 @@ from builder.verification.findings import MAKE_META, MOST_NAMED, Finding, Findin
 Int64s = npt.NDArray[np.int64]
 
 _KINDS = (*schema.SUFFIXES, "index")
-_ABSENT = "Run the same laion6m convert again: what is missing is made anew."
+_ABSENT = "Run the same laion6m convert again. It makes the missing files."
 _ADD_AGAIN = "Add it again with laion6m add-column, or remove it from columns/ and meta/columns/."
 _READ = ("position", "size", "file", "annotation_file", "find_hash", "find_row")
 
@@ -104,7 +104,7 @@ def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
             first += file.rows
         wanted = {*rows, f"{place}.arrow"}
         if wanted != digests.keys():
-            found.append(Finding(f"{place}.json", "its checksums are of other files", _ADD_AGAIN))
+            found.append(Finding(f"{place}.json", "it has the checksums of other files", _ADD_AGAIN))
         checks += [
             FileCheck(out, path, digests[path], rows.get(path, "it says where all rows lie"), _ADD_AGAIN)
             for path in sorted(wanted & digests.keys())
@@ -141,7 +141,7 @@ def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedM
             mine = (name for name in names if not (inside == schema.DATA and schema.CACHE_OF_DATASETS.fullmatch(name)))
             for name in sorted({f"{inside}/{name}" for name in mine} - known):
                 found.append(
-                    Finding(name, "is not in the manifest", "Move it elsewhere, it is no part of the dataset.")
+                    Finding(name, "is not in the manifest", "Move it elsewhere: it is not part of the dataset.")
                 )
     return present, away, found
 

@@ -297,13 +297,13 @@ class _Run:
         except (SourceError, DamagedFileError) as error:
             if isinstance(error.__cause__, PermissionError):
                 raise  # a missing permission is no difference
-            findings.add(f"nothing to compare with: {error}".rstrip("."))
+            findings.add(f"it cannot be compared: {error}".rstrip("."))
             self.findings += findings.found
             return
         if differences:
             findings.add(f"it is not the one OUT was made from: {'; '.join(differences)}")
         if not self.accounts.usable or self.rejects is None:
-            findings.add("not compared row by row, as the index or the rejects of OUT are damaged", MAKE_META)
+            findings.add("its rows were not compared, because the index or the rejects of OUT are damaged", MAKE_META)
         else:
             self.findings += compare_planned_rejects(again, self.rejects)
             kept = match_rows(again, self.accounts.positions)
@@ -340,7 +340,7 @@ class _Run:
 
     def _lost(self, file: schema.IndexedFile, first: int) -> None:
         findings = Findings(file.path, "", first, lambda row: key_of(self.out, first + row))
-        findings.rows("lost with it are", range(file.rows))
+        findings.rows("these rows are lost with it", range(file.rows))
         self.findings += findings.found
 
     def _row_checks(self) -> Iterator[RowsCheck]:

@@ -13,8 +13,6 @@ import pyarrow as pa
 
 from builder.base import schema
 from builder.base.arrays import number_array
-from builder.base.errors import DamagedFileError
-from builder.store.footers import check_claims
 
 _MOST_BYTES = 64 << 20  # a larger member is not read to be shown
 _IMAGELESS = {"image_missing"}
@@ -38,23 +36,14 @@ class Rejects:
     def table(self) -> pa.Table:
         """The rejects as a table of REJECT_ROW, in the order of the listing. Empty if the dataset has no such file.
         Raises DamagedFileError."""
-        import pyarrow.parquet as pq
+        from builder.store.rejects import read_rejects
 
         with self._lock:
             if self._table is None:
                 if not self.exist:
                     self._table = pa.Table.from_batches([], schema=schema.REJECT_ROW)
                     return self._table
-                try:
-                    check_claims(self._path, pq.read_metadata(self._path), os.path.getsize(self._path))
-                    with pq.ParquetFile(self._path) as parquet:
-                        table = parquet.read()
-                    table.validate(full=True)
-                except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-                    raise DamagedFileError(self._path, "rejects", str(error)) from None
-                if not table.schema.remove_metadata().equals(schema.REJECT_ROW):
-                    raise DamagedFileError(self._path, "schema", "its columns are not those of rejects")
-                self._table = table
+                self._table = read_rejects(self._path)
             return self._table
 
     def counts(self) -> dict[str, int]:

@@ -55,7 +55,7 @@ def _summary(report: Report) -> str:
 def _made(report: Report) -> str:
     funnel = report.facts["funnel"]
     if not funnel:
-        return '<p class="quiet">Nothing here says how: these files were not made by laion6m, or lie behind a URL.</p>'
+        return '<p class="quiet">Not known: laion6m did not make these files, or they are behind a URL.</p>'
     most = max(1, *(step["rows"] for step in funnel))
     bars = [bar(step["rows"] / most, f"{step['rows']:,}", step["kind"]) for step in funnel]
     named = [escape(step["name"]) for step in funnel]
@@ -101,13 +101,13 @@ def _tile(tile: Tile) -> str:
 
 def _groups(report: Report) -> str:
     said = f"{report.group_count:,} groups with {report.group_rows:,} rows in them. The first of each is kept."
-    lead = f"<p>{escape(said if report.group_count else 'None were found.')} {escape(report.group_note)}</p>"
+    lead = f"<p>{escape(said if report.group_count else 'There are no duplicates.')} {escape(report.group_note)}</p>"
     return lead + "".join(f'<div class="group">{_tiles(group)}</div>' for group in report.groups)
 
 
 def _rejects(report: Report) -> str:
     if not report.rejects:
-        return '<p class="quiet">None, or nothing here says which.</p>'
+        return '<p class="quiet">There are none, or this dataset does not record them.</p>'
     return "".join(
         f"<h3>{escape(reason)} <span>{count:,}</span></h3>{_tiles(tiles)}"
         for reason, (count, tiles) in report.rejects.items()

@@ -203,13 +203,13 @@ class Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers or not re.fullmatch("[0-9]{1,12}", length):
             return Answer.error(400, "a body needs its Content-Length")
         if self.command != "POST":
-            return Answer.error(400, f"{self.command} with a body") if int(length) else b""
+            return Answer.error(400, f"a {self.command} request may have no body") if int(length) else b""
         if self.headers.get("Origin") != f"http://{host}":
             return Answer.error(403, "only this server's own page may send that")
         if self.headers.get_content_type() != "application/json":
-            return Answer.error(415, "send JSON")
+            return Answer.error(415, "the body must be JSON")
         if int(length) > MOST_BODY:
-            return Answer.error(413, f"at most {MOST_BODY:,} bytes")
+            return Answer.error(413, f"the body may have at most {MOST_BODY:,} bytes")
         return self.rfile.read(int(length))
 
     def _send(self, answer: Answer) -> None:

@@ -76,7 +76,7 @@ def view(path: str, options: Options, *, show: Callable[[Server], None], say: Ca
     elif "SSH_CONNECTION" in os.environ:
         port = server.server_port
         host = socket.gethostname()
-        say(f"On your own machine: ssh -L {port}:localhost:{port} {host}   and open the address there.")
+        say(f"Run on your own machine: ssh -L {port}:localhost:{port} {host}   Then open the address there.")
     elif options.browser and _has_screen():
         threading.Thread(target=_open_browser, args=(server.url,), daemon=True).start()
     with server, suppress(KeyboardInterrupt):

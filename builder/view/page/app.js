@@ -227,7 +227,7 @@ async function start() {
   document.title = `${dataset.name} · laion6m`;
   $("name").textContent = dataset.name;
   $("about").textContent = [`${count(dataset.rows)} rows`, dataset.image_bytes ? bytes(dataset.image_bytes) : "", dataset.kind].filter(Boolean).join(" · ");
-  const choices = [["", "As they lie"], ["random", "Shuffled"]];
+  const choices = [["", "Dataset order"], ["random", "Shuffled"]];
   for (const { name, label, unit } of dataset.measures) {
     const what = unit === "words" || unit === "characters" ? `${label}, ${unit}` : label;
     choices.push([name, `${what} ↑`], [`-${name}`, `${what} ↓`]);

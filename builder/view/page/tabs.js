@@ -30,7 +30,7 @@ export async function drawRejects(sheet, state) {
   const note = el("p", { class: "quiet", hidden: true }, PICTURES);
   sheet.replaceChildren(el("h2", {}, "Rejects"), note, chips, list);
   await load(0);
-  if (!list.children.length) list.append(el("p", { class: "empty" }, "Every listed sample became a row, or this dataset does not say which did not."));
+  if (!list.children.length) list.append(el("p", { class: "empty" }, "There are no rejects, or this dataset does not record them."));
 }
 
 function reject(each, pictured) {
