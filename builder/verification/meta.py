@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
@@ -21,9 +21,9 @@ from builder.conversion.index_rows import index_rows, rows_not_utf8
 from builder.engines.contract import Report
 from builder.read.columns import columns_of, open_any, read_checksums
 from builder.read.index import Index
-from builder.store.footers import check_claims
 from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
+from builder.store.rejects import read_rejects
 from builder.store.seals import file_digest
 from builder.verification.findings import MAKE_META, MOST_NAMED, Finding, Findings
 
@@ -221,23 +221,19 @@ def check_rejects(out: str, manifest: Manifest, accounts: Accounts) -> tuple[pa.
     """(the table of rejects, findings). The table is None if it cannot be trusted. Checks its counts, and that each
     position in the listing belongs to exactly one row or reject."""
     findings = Findings(schema.REJECTS, MAKE_META)
+    path = os.path.join(out, schema.REJECTS)
     try:
-        path = os.path.join(out, schema.REJECTS)
-        check_claims(path, pq.read_metadata(path), os.path.getsize(path))
-        rejects = pq.read_table(path)
-        rejects.validate(full=True)
-    except (pa.ArrowException, DamagedFileError, UnicodeDecodeError, OSError) as error:
-        refuse_denied(path, error)
-        findings.add(f"cannot be read: {error}")
-        return None, findings.found
-    if not rejects.schema.remove_metadata().equals(schema.REJECT_ROW):
-        findings.add("its columns are not those of rejects")
+        rejects = read_rejects(path)
+    except DamagedFileError as error:
+        if isinstance(error.__cause__, OSError):
+            refuse_denied(path, error.__cause__)
+        findings.add(f"cannot be read: {error.args[2]}")
         return None, findings.found
     noted = manifest.totals["rejected"]
     counts = rejects.column("reason").value_counts().to_pylist()
     counted = Counter({str(item["values"]): item["counts"] for item in counts})
     if counted != noted:
-        findings.add(f"{dict(counted) or 'none'} by reason, {noted or 'none'} by the manifest")
+        findings.add(f"it counts {_in_words(counted)} by reason; the manifest says {_in_words(noted)}")
     positions = rejects.column("position").to_numpy()
     ascending = bool(np.all(positions[1:] > positions[:-1]))
     if not ascending:
@@ -246,6 +242,10 @@ def check_rejects(out: str, manifest: Manifest, accounts: Accounts) -> tuple[pa.
     if accounts.usable:
         found = found + _check_positions(out, accounts.positions, positions, some="limit" in manifest.options)
     return rejects if ascending else None, found
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items())) or "none"
 
 
 def _check_shape(path: str, manifest: Manifest) -> None:
