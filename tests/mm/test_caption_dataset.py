@@ -627,7 +627,8 @@ def test_a_subclass_that_skips_gets_another_sample_from_retry(damaged: Path, opt
 
 def test_a_subclass_finds_an_end_where_nothing_is_good(damaged: Path, options: Options) -> None:
     dataset = Copied(str(damaged), on_error="skip", **{**options, "min_image_size": 260})
-    with pytest.warns(UserWarning, match="skipped"), pytest.raises(SampleError, match="both sides must be over 260"):
+    last = "both sides must be over 260|Truncated File Read"  # the samples come in no order; two of them are damaged
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(SampleError, match=last):
         dataset[0]
     assert sum(dataset.skips.counts.values()) == 20
 
