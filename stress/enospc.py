@@ -142,7 +142,7 @@ class Trials:
             raise LostError(f"exit {code}, said: {words!r}")
         if str(out) not in lines[0] and str(self.source) not in lines[0]:
             raise LostError(f"no file is named in: {lines[0]!r}")
-        reasons = [*(os.strerror(number) for number in (28, 5, 30, 13, 27)), "its file system has"]
+        reasons = [*(os.strerror(number) for number in (28, 5, 30, 13, 27)), "its disk has"]
         if not any(reason in lines[0] for reason in reasons):
             raise LostError(f"the reason is not in: {lines[0]!r}")
 
