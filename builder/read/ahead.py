@@ -39,8 +39,8 @@ Piece = tuple[int, int, int]
 class ReadAhead:
     """Reads announced pieces in the background, in the order of the announcements. Thread-safe. Survives fork.
 
-    It reads with ``pread`` and drops the bytes. ``POSIX_FADV_WILLNEED`` is as fast, but it fills the page cache with
-    small pages, and reading those again takes 10 to 25 % longer. Memory: ``THREADS`` × ``PIECE`` while it works.
+    It reads with ``pread`` and drops the bytes. ``POSIX_FADV_WILLNEED`` is as fast, but in two tries
+    reading the pages again took longer. Memory: ``THREADS`` × ``PIECE`` while it works.
     """
 
     def __init__(self, files: Handles) -> None:
