@@ -77,7 +77,7 @@ def look_up(name: str) -> Any:
     try:
         functions = mmengine("registry").FUNCTIONS
     except ImportError as error:
-        raise MissingExtraError(f"type={name!r}, a name,", "mmengine", "mm") from error
+        raise MissingExtraError(f'type "{name}", a name,', "mmengine", "mm") from error
     try:
         found = functions.get(name)
     except RuntimeError:  # from mmengine 0.10.7 on; earlier versions return None
