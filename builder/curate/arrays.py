@@ -40,7 +40,7 @@ from builder.read.index import Index
 from builder.source.files import LocalFile
 from builder.store.footers import footer_digest
 from builder.store.ledger import Ledger
-from builder.store.output import ArrowSink, OutputFile, make_folder, publish, write_file
+from builder.store.output import ArrowSink, OutputFile, make_folder, publish, whole, write_file
 from builder.store.pages import value_ranges
 
 
@@ -145,15 +145,12 @@ def _write_shard(unit: _Unit, report: Report) -> int:
     temporary = work_path(unit.root, unit.name, f"{unit.shard.number:05d}.tmp")
     kinds: list[tuple[str, list[int]] | tuple[None, None]] = []
     file = OutputFile(temporary)
-    try:
+    with whole(file):
         with _parquet(file, unit.name) as writer:
             for keys, arrays in _groups(index, unit, report):
                 kinds += [(array.dtype, list(array.shape)) if array else (None, None) for array in arrays]
                 writer.write_table(_table(unit.name, keys, arrays))
         digest = file.close()
-    except BaseException:
-        file.abort()
-        raise
     made = LocalFile(temporary)
     ranges = value_ranges(made, pq.read_metadata(temporary), f"{unit.name}.data")
     if ranges is None:

@@ -32,7 +32,7 @@ from builder.read.index import Index
 from builder.source.files import LocalFile
 from builder.store.footers import footer_digest
 from builder.store.ledger import Ledger
-from builder.store.output import ArrowSink, OutputFile, make_folder, publish, write_file
+from builder.store.output import ArrowSink, OutputFile, make_folder, publish, whole, write_file
 from builder.store.seals import seal
 
 
@@ -136,12 +136,9 @@ def _write_shard(table: pa.Table, temporary: str, final: str) -> tuple[dict[str,
     """Write one file. Returns its identity and its xxh3-128."""
     make_folder(os.path.dirname(temporary))
     file = OutputFile(temporary)
-    try:
+    with whole(file):
         pq.write_table(table, ArrowSink(file), compression="zstd", write_page_index=True)
         digest = file.close()
-    except BaseException:
-        file.abort()
-        raise
     size, footer = footer_digest(LocalFile(temporary))
     publish(temporary, final)
     return {"size": size, "footer": footer}, digest
@@ -164,14 +161,11 @@ def publish_index(
     final, temporary = column_index(root, name), work_path(root, name, "index.tmp")
     make_folder(os.path.dirname(final))
     file = OutputFile(temporary)
-    try:
+    with whole(file):
         with pa.ipc.new_file(ArrowSink(file), table) as writer:
             for batch in batches:
                 writer.write_batch(batch.replace_schema_metadata(table.metadata))
         digests = {**digests, f"{schema.META}/columns/{name}.arrow": file.close()}
-    except BaseException:
-        file.abort()
-        raise
     write_file(column_checksums(root, name), [seal(digests)], work_path(root, name, "checksums.tmp"))
     publish(temporary, final)
 

@@ -49,7 +49,6 @@ _NEEDED = ("enable_external_access", "lock_configuration")
 _TABLE, _ROW, _CHOSEN = "dataset", "row number", "is chosen"  # no added column's name can contain a space
 _ONE = "expected one condition, as it stands after WHERE, and nothing else"
 _AGAIN = 0.1  # seconds
-_NO_ROWS = np.zeros(0, np.int64)
 
 
 class SqlError(Laion6mError, ValueError):
@@ -94,9 +93,8 @@ def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Fo
             passed.append(some["passed"])
     finally:
         connection.close()
-    found = np.concatenate(
-        [some[level == len(parts)] for some, level in zip(numbers, passed, strict=True)] or [_NO_ROWS]
-    )
+    chosen = (some[level == len(parts)] for some, level in zip(numbers, passed, strict=True))
+    found = np.concatenate([np.zeros(0, np.int64), *chosen])
     left = [sum(np.count_nonzero(level >= number) for level in passed) for number in range(1, len(parts) + 1)]
     steps = tuple(Step(part, int(count)) for part, count in zip(parts, left, strict=True))
     return Found(_in_order(rows, found), steps)
@@ -140,9 +138,8 @@ def _tables(rows: Rows, names: set[str], *, whole: bool) -> Iterator[pa.Table]:
     for name in reader.added_columns():
         if name.lower() in names and isinstance(values := reader._column(name), Values):
             columns[name] = values.column
-    numbers = (
-        np.int32 if len(reader) < 1 << 31 else np.int64
-    )  # DuckDB hands 64 bits back in one thread, at half the speed
+    # DuckDB returns 64-bit numbers in one thread. Columns of 32 bits take a quarter less time (1 million rows).
+    row_type = np.int32 if len(reader) < 1 << 31 else np.int64
     step = max(1, len(reader)) if whole or "annotation" not in names else INDEX_BATCH_ROWS
     for first in range(0, max(1, len(reader)), step):
         count = min(step, len(reader) - first)
@@ -151,7 +148,7 @@ def _tables(rows: Rows, names: set[str], *, whole: bool) -> Iterator[pa.Table]:
         some = {name: column.slice(first, count) for name, column in columns.items()}
         if "annotation" in names:
             some["annotation"] = documents(reader, range(first, first + count))
-        some[_ROW] = number_array(np.arange(first, first + count, dtype=numbers))
+        some[_ROW] = number_array(np.arange(first, first + count, dtype=row_type))
         if chosen is not None:
             some[_CHOSEN] = number_array(chosen[first : first + count])
         yield pa.Table.from_arrays(list(some.values()), names=list(some))

@@ -161,8 +161,7 @@ def _sample(path: str) -> Sample:
     reader, row = _reader(path), _parts(path)[1] or ""
     if not (row.isascii() and row.isdecimal() and int(row) < len(reader)):
         raise AddressError.of(_address(path), f"there is no row {row}. The dataset has {len(reader):,} rows")
-    sample: Sample = reader[int(row)]
-    return sample
+    return reader[int(row)]
 
 
 def _reader(path: str) -> Reader:

@@ -25,7 +25,7 @@ from builder.hub.items import Digests, Item, cannot_read, local_item, not_as_con
 from builder.hub.parcel import Parcel, check_rows, is_shard
 from builder.store.card import Facts
 from builder.store.manifest import Manifest
-from builder.store.output import ArrowSink, OutputFile, make_folder
+from builder.store.output import ArrowSink, OutputFile, make_folder, whole
 from builder.store.seals import file_digest
 
 FILE_ROWS = 250_000
@@ -152,7 +152,7 @@ def _write(unit: _Unit, report: Report) -> str:
 def write_captions(file: OutputFile, batches: Iterable[pa.RecordBatch], wrote: Callable[[int], None]) -> str:
     """Write rows, and the url of each, as Parquet of the schema TABLE. ``wrote``: hears the number of rows of each
     batch. Returns the file's xxh3-128, hex. Raises WriteError."""
-    try:
+    with whole(file):
         with pq.ParquetWriter(
             ArrowSink(file),
             TABLE,
@@ -165,9 +165,6 @@ def write_captions(file: OutputFile, batches: Iterable[pa.RecordBatch], wrote: C
                 writer.write_batch(_with_url(batch))
                 wrote(batch.num_rows)
         return file.close()
-    except BaseException:
-        file.abort()
-        raise
 
 
 def captions_facts(

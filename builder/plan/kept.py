@@ -14,7 +14,7 @@ from builder.plan.plan import BATCH_ROWS, Plan
 from builder.plan.survey import Survey
 from builder.source.layout import Layout
 from builder.store.ledger import Ledger
-from builder.store.output import ArrowSink, write_whole
+from builder.store.output import ArrowSink, whole, write_whole
 from builder.store.seals import file_digest, seal, unseal
 
 
@@ -38,22 +38,19 @@ def save_survey(survey: Survey, ledger: Ledger) -> None:
     }
     schema = plan.rows.slice(0, 0).schema.with_metadata({b"plan": json.dumps(facts).encode()})
     stretches = (plan.rows.slice(first, BATCH_ROWS) for first in range(0, len(plan.rows), BATCH_ROWS))
-    whole = (rows.replace_schema_metadata(schema.metadata) for rows in stretches)
-    digests["plan.arrow"] = _save_table(ledger, "plan.arrow", schema, whole)
+    marked = (rows.replace_schema_metadata(schema.metadata) for rows in stretches)
+    digests["plan.arrow"] = _save_table(ledger, "plan.arrow", schema, marked)
     write_whole(ledger.create(PLAN), [seal(digests)])  # written last: the plan exists only with it
 
 
 def _save_table(ledger: Ledger, name: str, schema: pa.Schema, stretches: Iterable[pa.Table]) -> str:
     """Write an Arrow IPC stream, one stretch of the table at a time. Returns the file's xxh3-128 (hex)."""
     file = ledger.create(name)
-    try:
+    with whole(file):
         with pa.ipc.new_stream(ArrowSink(file), schema) as writer:
             for table in stretches:
                 writer.write_table(table)
         return file.close()
-    except BaseException:
-        file.abort()
-        raise
 
 
 def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy.typing as npt
@@ -104,10 +104,12 @@ class Reader(Rows):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, row: Any) -> Any:
-        if type(row) is int and 0 <= row < self._count:  # the usual case
-            return Sample(self, row, *self._index.place(row))
-        return super().__getitem__(row)
+    if not TYPE_CHECKING:  # its types are those of Rows.__getitem__
+
+        def __getitem__(self, row):
+            if type(row) is int and 0 <= row < self._count:  # the usual case
+                return Sample(self, row, *self._index.place(row))
+            return super().__getitem__(row)
 
     @property
     def identity(self) -> str:

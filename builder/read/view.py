@@ -256,10 +256,12 @@ class View(Rows):
         )  # a memory view: its items are Python's ints
         self._sorted: npt.NDArray[np.int64] | None = None
 
-    def __getitem__(self, row: Any) -> Any:
-        if type(row) is int and 0 <= row < len(self._each):  # the usual case
-            return self._reader._sample(self._each[row])
-        return super().__getitem__(row)
+    if not TYPE_CHECKING:  # its types are those of Rows.__getitem__
+
+        def __getitem__(self, row):
+            if type(row) is int and 0 <= row < len(self._each):  # the usual case
+                return self._reader._sample(self._each[row])
+            return super().__getitem__(row)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return View, (self._reader, self._rows, self._steps)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from builder.base import schema
 from builder.base.arrays import number_array, numbers_of
 from builder.base.errors import OutputError
-from builder.store.output import ArrowSink, NewFile
+from builder.store.output import ArrowSink, NewFile, whole
 
 Parts = Callable[[], Iterable[pa.Table]]
 """Returns the index rows (INDEX_ROW and ``key_hash``), shard by shard. It can be called several times."""
@@ -24,7 +24,7 @@ def write_index(
 
     Memory: one batch of INDEX_BATCH_ROWS rows, and 28 bytes for each row of the whole index.
     """
-    try:
+    with whole(file):
         hashes = [np.zeros(0, dtype=np.uint64)]
         # Copied: views would keep every part memory-mapped, and a process may have 65,530 maps.
         hashes += [numbers_of(part.column("key_hash")).copy() for part in parts()]
@@ -43,9 +43,6 @@ def write_index(
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=table))
                 first += batch.num_rows
         return file.close()
-    except BaseException:
-        file.abort()
-        raise
 
 
 def _rebatched(parts: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:

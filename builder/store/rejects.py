@@ -13,7 +13,7 @@ from builder.base.arrays import number_array, numbers_of, take_text
 from builder.base.errors import DamagedFileError
 from builder.base.schema import REJECT_ROW
 from builder.store.footers import check_claims
-from builder.store.output import ArrowSink, NewFile
+from builder.store.output import ArrowSink, NewFile, whole
 
 GROUP_ROWS = 1 << 20
 """Rows of a row group: the default of ``pq.write_table``. One row group is in memory twice."""
@@ -24,7 +24,7 @@ _TOGETHER = 1024
 
 def write_rejects(file: NewFile, tables: Iterable[pa.Table]) -> tuple[int, str]:
     """Write the rejects of all tables (REJECT_ROW) into ``file``. Returns (size in bytes, xxh3-128 in hex)."""
-    try:
+    with whole(file):
         table = _together(tables)
         positions = numbers_of(table.column("position"))
         order = np.argsort(positions, kind="stable")
@@ -35,9 +35,6 @@ def write_rejects(file: NewFile, tables: Iterable[pa.Table]) -> tuple[int, str]:
                 columns += [take_text(column, mine) for column in table.columns[1:]]
                 writer.write_table(pa.Table.from_arrays(columns, schema=REJECT_ROW), row_group_size=GROUP_ROWS)
         return file.position, file.close()
-    except BaseException:
-        file.abort()
-        raise
 
 
 def read_rejects(path: str) -> pa.Table:
