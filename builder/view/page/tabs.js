@@ -27,7 +27,7 @@ export async function drawRejects(sheet, state) {
     list.append(...page.rows.map((each) => reject(each, pictured)));
     more(list, offset + page.rows.length, page.total, load);
   };
-  const note = el("p", { class: "quiet", hidden: true }, PICTURES);
+  const note = el("p", { class: "lead", hidden: true }, PICTURES);
   sheet.replaceChildren(el("h2", {}, "Rejects"), note, chips, list);
   await load(0);
   if (!list.children.length) list.append(el("p", { class: "empty" }, "There are no rejects, or this dataset does not record them."));
