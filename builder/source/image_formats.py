@@ -1,68 +1,30 @@
-"""Read PNG, GIF and WebP by their bytes: size, end marker, number of frames; and the pages of a TIFF. JPEG: ``jpegs``.
+"""Read image formats by their bytes: the end marker of PNG, GIF and WebP, the frames of GIF, the pages of TIFF.
 
 Every function reads ``buffer[start:end]`` in place, at absolute offsets; ``0 <= start <= end <= len(buffer)``.
 
-The ``*_header`` functions answer only if they are sure. A size means that ``PIL.Image.open`` (10.1 to 13) opens the
-image and gives the same size. They mirror Pillow's plugins: a check here that looks needless exists because Pillow
-would fail. None costs a call of Pillow; a wrong size would be a wrong row.
+WebP also has its size read here, since not every Pillow has a WebP decoder. ``webp_header`` answers only if it is sure:
+a size means that ``PIL.Image.open`` (10.1 to 13) with that decoder opens the image and gives the same size. A check
+that looks needless exists because Pillow would fail. Not being sure costs a call of Pillow; a wrong size would be a
+wrong row. JPEG: see ``jpegs``.
 """
 
 from __future__ import annotations
 
 from struct import Struct
-from zlib import crc32
 
 Buffer = bytes | bytearray
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 _png_chunk = Struct(">I4s").unpack_from
-_png_size = Struct(">IIBBBBB").unpack_from  # width, height, depth, colour type, compression, filter, interlace
 _riff_chunk = Struct("<4sI").unpack_from
 _u16le = Struct("<H").unpack_from
 _u32le = Struct("<I").unpack_from
-_u32be = Struct(">I").unpack_from
 
 
-# PNG: W3C Portable Network Graphics (Third Edition), sections 5 and 11; PIL/PngImagePlugin.py.
+# PNG: W3C Portable Network Graphics (Third Edition), sections 5 and 11.
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by colour type
-_PNG_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}  # Pillow unpacks these, and may fail on shorter ones
-_PNG_UNREAD = frozenset(
-    (b"PLTE", b"tEXt", b"bKGD", b"tIME", b"sBIT", b"hIST", b"eXIf")
-)  # stored, or skipped, as they are
-_PNG_HANDFUL = 4096  # bytes; a bigger chunk's checksum costs as much as asking Pillow
-_PNG_MANY = 64  # most chunks before the image data
-
-
-def png_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
-    """Width and height, if only plain chunks with good checksums come before the image data.
-
-    Compressed chunks (iCCP, zTXt, iTXt) and animations are left to Pillow.
-    """
-    position = start + 8
-    if end - start < 45 or _png_chunk(buffer, position) != (13, b"IHDR"):
-        return None
-    width, height, depth, colour, _, filtering, _ = _png_size(buffer, position + 8)
-    if width == 0 or height == 0 or filtering or depth not in _PNG_DEPTHS.get(colour, ()):
-        return None
-    length, kind = 13, b"IHDR"
-    for _ in range(_PNG_MANY):
-        after = position + 12 + length
-        if after + 8 > end or _u32be(buffer, after - 4)[0] != crc32(buffer[position + 4 : after - 4]):
-            return None
-        position = after
-        length, kind = _png_chunk(buffer, position)
-        if kind == b"IDAT":
-            return width, height
-        if kind == b"tRNS":
-            fits = colour == 3 or (colour == 0 and length == 2) or (colour == 2 and length == 6)
-        else:
-            fits = kind in _PNG_UNREAD or _PNG_LENGTHS.get(kind) == length
-        if not fits or length > _PNG_HANDFUL:
-            return None
-    return None
 
 
 def png_is_complete(buffer: Buffer, start: int, end: int) -> bool:
@@ -79,30 +41,6 @@ def png_is_complete(buffer: Buffer, start: int, end: int) -> bool:
 
 
 # GIF: GIF89a specification, sections 17 to 27; PIL/GifImagePlugin.py.
-
-
-def gif_header(buffer: Buffer, start: int, end: int) -> tuple[int, int] | None:
-    """Width and height: the logical screen, enlarged to hold the first frame, as Pillow does."""
-    if end - start < 14:
-        return None
-    width, height = _u16le(buffer, start + 6)[0], _u16le(buffer, start + 8)[0]
-    position = start + 13 + _palette_size(buffer[start + 10])
-    while position + 10 < end:
-        block = buffer[position]
-        if block == 0x2C:
-            (x,), (y,) = _u16le(buffer, position + 1), _u16le(buffer, position + 3)
-            (w,), (h,) = _u16le(buffer, position + 5), _u16le(buffer, position + 7)
-            if not (w and h) or position + 10 + _palette_size(buffer[position + 9]) >= end:
-                return None
-            return max(width, x + w), max(height, y + h)
-        label, size = buffer[position + 1], buffer[position + 2]
-        # For an empty first sub-block Pillow deviates from the specification.
-        if block != 0x21 or size == 0 or (label == 0xF9 and size != 4):
-            return None
-        if label == 0xFF and buffer.startswith(b"NETSCAPE2.0\0", position + 3):
-            return None  # the loop count is missing
-        position = _behind_sub_blocks(buffer, position + 2, end)
-    return None
 
 
 def _palette_size(flags: int) -> int:
@@ -247,19 +185,8 @@ def webp_is_complete(buffer: Buffer, start: int, end: int) -> bool:
     return end - start >= 12 and start + 8 + _u32le(buffer, start + 4)[0] <= end
 
 
-HEADERS = {"PNG": png_header, "GIF": gif_header, "WEBP": webp_header}
-"""Pillow's format name → the function that reads a size, or is not sure (None)."""
-
-
-def frames(form: str, buffer: Buffer, start: int, end: int) -> int:
-    """Number of frames of an image whose header was read here."""
-    if form == "GIF":
-        return gif_frames(buffer, start, end)[0]
-    return webp_frames(buffer, start, end) if form == "WEBP" else 1
-
-
 def recognise(buffer: Buffer, start: int, end: int) -> str:
-    """The key of ``HEADERS`` whose signature the bytes have, or ""."""
+    """ "PNG", "WEBP" or "GIF" by the signature; "" if it is none of them."""
     if buffer.startswith(PNG_MAGIC, start, end):
         return "PNG"
     if buffer.startswith(b"RIFF", start, end) and buffer.startswith(b"WEBP", start + 8, end):
