@@ -8,9 +8,15 @@ def size(count: int) -> str:
     value = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.2f} {unit}"
+            return counted(count, "byte") if unit == "bytes" else f"{value:.2f} {unit}"
         value /= 1000
     return f"{value:.2f} TB"
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """``1, "row"`` → ``1 row``, ``2000, "row"`` → ``2,000 rows``. ``nouns``: the plural, unless it is ``noun`` with an
+    s. With the verb, if there is one: ``"row is", "rows are"``."""
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from builder.base.options import ConvertOptions, OptionFields, SamplePolicy, Sli
 from builder.base.paths import StrPath, path_of
 from builder.base.records import Totals
 from builder.base.urls import StorageOptions, is_url
-from builder.base.words import duration
+from builder.base.words import counted, duration
 from builder.base.words import size as in_words
 from builder.conversion.before import bytes_of, free_bytes, refuse_caption_key, refuse_overlap, rows_of
 from builder.conversion.build import is_dataset
@@ -139,16 +139,17 @@ def describe_preview(preview: Preview) -> str:
     """For people."""
     totals, summary = preview.summary.totals, preview.summary
     lines = [
-        f"{shlex.quote(preview.source)}: {preview.layout} layout, {preview.archives:,} archives",
-        f"rows      {totals.rows:,} expected of {totals.listed:,} listed samples, in {totals.shards:,} shards",
+        f"{shlex.quote(preview.source)}: {preview.layout} layout, {counted(preview.archives, 'archive')}",
+        f"rows      {totals.rows:,} expected of {counted(totals.listed, 'listed sample')}, in "
+        + counted(totals.shards, "shard"),
         f"rejects   {sum(totals.rejected.values()):,} known"
         + "".join(f", {count:,} {reason}" for reason, count in totals.rejected.items())
         + "; more may turn up when images are read",
-        f"unlisted  {totals.unlisted:,} images that no entry names",
+        f"unlisted  {counted(totals.unlisted, 'image')} that no entry names",
         f"room      {in_words(preview.needed)} needed"
         + ("" if preview.free is None else f", {in_words(preview.free)} free"),
-        f"time      about {duration(summary.seconds)} with {preview.processes} processes (one reads "
-        f"{in_words(round(preview.rate))}/s here)",
+        f"time      about {duration(summary.seconds)} with {counted(preview.processes, 'process', 'processes')} "
+        f"(one reads {in_words(round(preview.rate))}/s here)",
         *notes_of(summary),
         *(f"damaged: {name}, {places[0]}" for name, places in sorted(summary.damage.items())[:5]),
     ]

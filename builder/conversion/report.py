@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.base.records import Totals
 from builder.base.urls import is_url
-from builder.base.words import duration, printable, size
+from builder.base.words import counted, duration, printable, size
 from builder.source.endings import TROUBLE, WAYS_OUT
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def describe_summary(summary: Summary, storage_options: Mapping[str, Any] | None
     rate = f"{summary.read_images / seconds:,.0f} images/s, {summary.read_bytes / seconds / 1e6:,.0f} MB/s"
     nothing = "everything was done before" if totals.shards else "there was nothing to do"
     lines = [
-        f"{totals.rows:,} rows of {totals.listed:,} listed samples in {totals.shards:,} shards, "
-        f"{size(totals.image_bytes)} of images",
+        f"{counted(totals.rows, 'row')} of {counted(totals.listed, 'listed sample')} in "
+        f"{counted(totals.shards, 'shard')}, {size(totals.image_bytes)} of images",
         f"{duration(summary.seconds)}: {rate if summary.did else nothing}",
     ]
     if totals.rejected:
@@ -40,15 +40,16 @@ def describe_summary(summary: Summary, storage_options: Mapping[str, Any] | None
     else:
         lines.append("none rejected")
     if totals.unlisted:
-        lines.append(f"{totals.unlisted:,} images of the source are in no listing; they were left out")
+        lines.append(f"left out: {counted(totals.unlisted, 'image')} of the source that no listing names")
     if summary.replaced:
-        lines.append(f"{summary.replaced:,} members were replaced by a later one of the same name, as in an extraction")
+        replaced = counted(summary.replaced, "member was", "members were")
+        lines.append(f"{replaced} replaced by a later one of the same name, as in an extraction")
     lines += notes_of(summary)
     for name, places in sorted(summary.damage.items())[:5]:
         more = f", and {len(places) - 1} more" if len(places) > 1 else ""
         lines.append(f"damaged: {printable(name)}, {printable(places[0])}{more}")
     if len(summary.damage) > 5:
-        lines.append(f"damaged: {len(summary.damage) - 5} more archives. meta/manifest.json names them")
+        lines.append(f"damaged: {counted(len(summary.damage) - 5, 'more archive')}. meta/manifest.json names them")
     if summary.complete:
         lines += [
             f"next: laion6m verify {shlex.quote(summary.out)}{with_storage(summary.out, storage_options)}",
@@ -56,8 +57,8 @@ def describe_summary(summary: Summary, storage_options: Mapping[str, Any] | None
         ]
     else:
         lines.append(
-            f"{summary.missing:,} shards are still to do. When all slices are done, run the same command without "
-            "--start and --end to finish."
+            f"{counted(summary.missing, 'shard is', 'shards are')} still to do. When all slices are "
+            "done, run the same command without --start and --end to finish."
         )
     return "\n".join(lines)
 
@@ -105,7 +106,7 @@ def _unread(kind: str, count: int, example: str) -> str:
 
 def no_rows(source: str, totals: Totals, examples: dict[str, str], survey: Survey) -> str:
     """Why a source gives no rows, and what to look at."""
-    parts = [f"{shlex.quote(source)} gives no rows: {totals.listed:,} samples are listed"]
+    parts = [f"{shlex.quote(source)} gives no rows: {counted(totals.listed, 'sample is', 'samples are')} listed"]
     for reason, count in sorted(totals.rejected.items(), key=lambda item: -item[1])[:3]:
         parts.append(f"{count:,} {reason}, such as {printable(examples.get(reason, ''))}")
     for name, places in sorted(survey.damage.items())[:2]:

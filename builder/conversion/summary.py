@@ -9,6 +9,7 @@ from typing import Any
 
 from builder.base.options import Slice
 from builder.base.records import Totals
+from builder.base.words import counted
 from builder.conversion.finish import totals_json
 from builder.source.endings import TROUBLE
 from builder.source.layout import Unread
@@ -45,7 +46,7 @@ class Summary:
         """Why the source wants a look although the run is done, in words; none where all of it was sound and read."""
         found = []
         if self.damage:
-            found.append(f"{len(self.damage):,} damaged archive{'s' if len(self.damage) > 1 else ''}")
+            found.append(counted(len(self.damage), "damaged archive"))
         kinds = sorted(TROUBLE & self.unread.keys())
         return (*found, *(f"{self.unread[kind]:,} × {kind} not read" for kind in kinds))
 
@@ -73,7 +74,7 @@ def slice_notes(part: Slice, tars: Sequence[str], owners: Sequence[int]) -> tupl
     taken = part.of(len(tars))
     mine = [shard for shard, owner in enumerate(owners) if owner in taken]
     what = f"tars {taken.start} to {taken.stop - 1}" if len(taken) > 1 else f"tar {taken.start}"
-    made = f"{_span(mine)} of {len(owners):,}" if mine else f"none of the {len(owners):,} shards"
+    made = f"{_span(mine)} of {len(owners):,}" if mine else f"no shard of {len(owners):,}"
     notes = [f"this slice, {what} of {len(tars):,}, makes {made}"]
     shared = "tars that fit together share a shard (--max-shard-size)"
     shard = bisect_right(owners, taken.start) - 1

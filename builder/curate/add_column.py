@@ -13,6 +13,7 @@ from builder.base import schema
 from builder.base.errors import OptionError, SourceError
 from builder.base.names import SELECTION
 from builder.base.urls import refuse_url
+from builder.base.words import counted
 from builder.curate.arrays import add_arrays
 from builder.curate.columns import ColumnSummary, plain_column, refuse_made, write_column
 from builder.curate.documents import fields
@@ -98,18 +99,20 @@ def add_column(
 
 def describe_column(summary: ColumnSummary) -> str:
     """The summary in words."""
-    shards = f"{summary.shards:,} shard{'s' if summary.shards != 1 else ''}"
     if summary.matched is None:
-        return f"{summary.rows:,} rows of {summary.name} in {shards}, {summary.bytes:,} bytes of arrays"
-    lines = [f"{summary.name}: {summary.type}, {summary.matched:,} of {summary.rows:,} rows have a value"]
-    for count, words in (
-        (summary.missing, "rows have none (null)"),
-        (summary.stray, f"values belong to no row ({summary.on} not found)"),
-        (summary.repeated, f"values come a second time ({summary.on} repeated); the first counts"),
-        (summary.invalid, "values are not of that type (null)"),
+        size = counted(summary.bytes, "byte")
+        return (
+            f"{counted(summary.rows, 'row')} of {summary.name} in {counted(summary.shards, 'shard')}, {size} of arrays"
+        )
+    lines = [f"{summary.name}: {summary.type}, {summary.matched:,} of {counted(summary.rows, 'row')} with a value"]
+    for count, words, more in (
+        (summary.missing, ("row has", "rows have"), "none (null)"),
+        (summary.stray, ("value belongs", "values belong"), f"to no row ({summary.on} not found)"),
+        (summary.repeated, ("value comes", "values come"), f"a second time ({summary.on} repeated); the first counts"),
+        (summary.invalid, ("value is", "values are"), "not of that type (null)"),
     ):
         if count:
-            lines.append(f"  {count:,} {words}")
+            lines.append(f"  {counted(count, *words)} {more}")
     return "\n".join(lines)
 
 
@@ -134,8 +137,8 @@ def _nothing(reader: Reader, table: Table, places: Sequence[str]) -> SourceError
     ours = f"; the dataset has {names[0].as_py()!r} for one" if names is not None and len(names) else ""
     where = shlex.quote(places[0]) + (f" and {len(places) - 1:,} more" if len(places) > 1 else "")
     return SourceError(
-        f"none of {len(table.names):,} values of {where} belongs to a row of {shlex.quote(reader.folder)}: no row has "
-        f"the {table.on} {theirs!r}, for one{ours}. --on says what to join by: {', '.join(JOINS)}"
+        f"none of {counted(len(table.names), 'value')} of {where} belongs to a row of {shlex.quote(reader.folder)}: "
+        f"no row has the {table.on} {theirs!r}, for one{ours}. --on says what to join by: {', '.join(JOINS)}"
     )
 
 

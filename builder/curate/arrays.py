@@ -24,6 +24,7 @@ from builder.base.errors import (
 from builder.base.options import GROUP_BYTES, PAGE_BYTES
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile, ShardName
 from builder.base.urls import refuse_url
+from builder.base.words import counted
 from builder.curate.array_files import Finder
 from builder.curate.columns import ColumnSummary, publish_index, refuse_made, shard_cuts, shard_path, work_path
 from builder.engines.choose import make_engine
@@ -102,7 +103,7 @@ def add_arrays(
             progress.finish()
         missing = sum(_read_part(unit).column("dtype").null_count for unit in units)
         if cuts[-1] and missing == cuts[-1]:
-            raise SourceError(f"{folder} has no .pt, .npy or .safetensors file for any of the {missing:,} images")
+            raise SourceError(f"{folder} has no .pt, .npy or .safetensors file for any of {counted(missing, 'image')}")
         size = _write_index(path, name, digest, units)
         shutil.rmtree(work_path(path, name))
     matched = cuts[-1] - missing if missing_ok else None

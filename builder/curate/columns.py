@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from builder.base import schema
 from builder.base.errors import OptionError, OutputError
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile, ShardName
+from builder.base.words import counted
 from builder.read.columns import (
     ColumnHeader,
     check_name,
@@ -85,7 +86,9 @@ def write_column(folder: str, name: str, values: pa.Array | pa.ChunkedArray, *, 
     column = plain_column(name, column)
     index = Index(os.path.join(folder, schema.INDEX), folder)
     if len(column) != len(index):
-        raise OptionError("column", name, f"one value for each of {len(index):,} rows; these are {len(column):,}")
+        raise OptionError(
+            "column", name, f"one value for each of {counted(len(index), 'row')}; these are {len(column):,}"
+        )
     digest = index_digest(folder)
     cuts = shard_cuts(index.column("file"))
     with Ledger(work_path(folder, name)).locked(0, 1):

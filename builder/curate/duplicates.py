@@ -23,6 +23,7 @@ import pyarrow as pa
 from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.errors import InterruptedRunError, OptionError, OutputError
+from builder.base.words import counted
 from builder.curate.add_column import dataset_folder
 from builder.curate.columns import write_column
 from builder.curate.fingerprint_rows import DIGEST, Part, Table, parts_of, read_parts, write_part
@@ -141,11 +142,12 @@ def duplicates(
 def describe_duplicates(summary: DuplicatesSummary) -> str:
     """The summary in words."""
     lines = [
-        f"{summary.duplicates:,} of {summary.rows:,} rows are duplicates, in {summary.groups:,} groups: "
-        f"{summary.exact:,} by their bytes, {summary.mirrored:,} mirrored"
+        f"{counted(summary.duplicates, 'duplicate')} among {counted(summary.rows, 'row')}, in "
+        f"{counted(summary.groups, 'group')}: {summary.exact:,} by their bytes, {summary.mirrored:,} mirrored"
     ]
     if unread := summary.rows - summary.fingerprinted:
-        lines.append(f"{unread:,} images do not decode: their {PHASH} is null (laion6m verify --decode names them)")
+        images = counted(unread, "image does", "images do")
+        lines.append(f"{images} not decode: {PHASH} is null there (laion6m verify --decode names them)")
     lines.append(f"columns {PHASH} and {DUPLICATE_OF} are written; no row was deleted")
     lines.append(f"next: laion6m select {shlex.quote(summary.out)} UNIQUE --unique")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import numpy as np
 
 from builder.base.errors import OptionError, SourceError
 from builder.base.records import Step
+from builder.base.words import counted
 from builder.curate.lists import read_list
 from builder.curate.selection import check_free, save_all
 from builder.read.opening import open_dataset
@@ -134,7 +135,7 @@ def by_list(rows: Rows, option: str, file: Paths, *, quiet: bool = True) -> tupl
     name = os.path.basename(os.fspath(file))
     if option == "keys" and not listed.found:
         where = shlex.quote(os.fspath(file))
-        raise SourceError(f"none of the {listed.names:,} names in {where} is in {shlex.quote(rows.folder)}")
+        raise SourceError(f"{where} has {counted(listed.names, 'name')}; none is in {shlex.quote(rows.folder)}")
     numbers = np.asarray(rows.rows, dtype=np.int64)
     mine = numbers[listed.rows[numbers] == (option == "keys")]
     view = View(rows.reader, mine, (*rows.steps, Step(f"{option} {name}", len(mine))))
@@ -147,7 +148,7 @@ def describe_selection(summary: SelectSummary) -> str:
     lines = [f"{summary.of:>{width},} rows"]
     lines += [f"{step.rows:>{width},} {step.condition}" for step in summary.funnel]
     for each in summary.lists:
-        lines.append(f"{each.found:,} of {each.names:,} names in {each.file} are in the dataset")
+        lines.append(f"{each.found:,} of {counted(each.names, 'name')} in {each.file} found in the dataset")
     lines += [f"{rows:>{width},} in {os.path.join(summary.out, name)}" for name, rows in summary.splits.items()]
     left = summary.rows - sum(summary.splits.values())
     if summary.splits and left:

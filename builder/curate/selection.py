@@ -23,6 +23,7 @@ from builder.base.names import ROWS, SELECTION
 from builder.base.paths import StrPath
 from builder.base.records import Step
 from builder.base.urls import is_url
+from builder.base.words import counted
 from builder.read.columns import index_digest
 from builder.read.missing import Missing, without_missing
 from builder.read.opening import open_dataset
@@ -216,7 +217,7 @@ def _unpacked(path: str, selection: Selection) -> npt.NDArray[np.int64]:
     except (pa.ArrowException, ValueError, IndexError) as error:
         raise DamagedFileError(path, "rows", str(error)) from None
     if len(numbers) != selection.rows or (len(numbers) and not 0 <= numbers.min() <= numbers.max() < selection.of):
-        raise DamagedFileError(path, "rows", f"not {selection.rows:,} of {selection.of:,} rows")
+        raise DamagedFileError(path, "rows", f"not {selection.rows:,} of {counted(selection.of, 'row')}")
     return numbers.astype(np.int64, copy=False)
 
 

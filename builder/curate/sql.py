@@ -23,6 +23,7 @@ from builder.base.errors import Laion6mError, MissingExtraError
 from builder.base.names import is_utf8
 from builder.base.records import Step
 from builder.base.schema import INDEX_BATCH_ROWS, INDEX_TABLE
+from builder.base.words import counted
 from builder.curate.documents import documents
 from builder.read.columns import Values
 from builder.read.reader import Reader
@@ -241,7 +242,7 @@ class _Connection:
         found: dict[str, Any] = self._run(condition, query, lambda result: result.fetchnumpy(), timeout)
         expected = int(numbers_of(table.column(_CHOSEN)).sum()) if only else len(table)
         if len(found[_ROW]) != expected:
-            raise SqlError(condition, f"it turns {expected:,} rows into {len(found[_ROW]):,}")
+            raise SqlError(condition, f"it turns {counted(expected, 'row')} into {len(found[_ROW]):,}")
         return found
 
     def bind(self, condition: str, empty: pa.Table) -> None:

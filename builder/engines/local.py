@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from builder.base.errors import OptionError, WorkerDiedError
+from builder.base.words import counted
 from builder.engines.contract import Report, Result, Task, Work, unheard
 from builder.engines.messages import answer_to, describe, out_of_memory, pack, unpack
 
@@ -59,8 +60,8 @@ class LocalEngine:
         except OSError as error:
             for worker in self._workers:
                 worker.stop()
-            allowed = f"the system allows {len(self._workers)} processes ({error.strerror}). Give a smaller number"
-            raise OptionError("num_proc", num_proc, allowed) from error
+            allowed = f"the system allows {counted(len(self._workers), 'process', 'processes')} ({error.strerror})"
+            raise OptionError("num_proc", num_proc, f"{allowed}. Give a smaller number") from error
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report = unheard) -> Iterator[Result]:
         waiting = iter(tasks)

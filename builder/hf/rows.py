@@ -23,6 +23,7 @@ from builder.base import schema
 from builder.base.arrays import bool_array, number_array, numbers_of
 from builder.base.served import AddressError, ServedFiles
 from builder.base.urls import NO_OPTIONS, is_url
+from builder.base.words import counted
 from builder.read.opening import open_dataset
 from builder.read.reader import Reader
 from builder.read.sample import Sample
@@ -160,7 +161,7 @@ def _parts(path: str) -> tuple[str, str | None, str]:
 def _sample(path: str) -> Sample:
     reader, row = _reader(path), _parts(path)[1] or ""
     if not (row.isascii() and row.isdecimal() and int(row) < len(reader)):
-        raise AddressError.of(_address(path), f"there is no row {row}. The dataset has {len(reader):,} rows")
+        raise AddressError.of(_address(path), f"there is no row {row}. The dataset has {counted(len(reader), 'row')}")
     return reader[int(row)]
 
 

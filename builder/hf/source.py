@@ -17,6 +17,7 @@ from builder.base.names import SELECTION
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.paths import path_of
 from builder.base.urls import is_url
+from builder.base.words import counted
 from builder.plan.identity import describe_source
 from builder.read.index import Index
 from builder.read.opening import open_dataset
@@ -189,8 +190,8 @@ def _shards(folder: str) -> tuple[str, ...]:
     total = names[0].total
     if [(name.number, name.total) for name in names] != [(number, total) for number in range(total)]:
         raise SourceError(
-            f"{shlex.quote(data)} holds {len(names)} shards, but {names[0]} is one of {total}. Run the same laion6m "
-            "convert command again to make the missing shards, or restore them."
+            f"{shlex.quote(data)} holds {counted(len(names), 'shard')}, but {names[0]} is one of {total}. Run the "
+            "same laion6m convert command again to make the missing shards, or restore them."
         )
     return tuple(os.path.join(folder, name.path) for name in names)
 

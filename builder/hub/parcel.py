@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from builder.base import schema
 from builder.base.errors import DamagedFileError, OutputError
 from builder.base.names import ROWS, SELECTION
+from builder.base.words import counted
 from builder.curate.thumbnails import COLLAGE, make_collage
 from builder.hub.columns import column_items, is_column_file
 from builder.hub.items import Item, local_item
@@ -84,8 +85,8 @@ def check_rows(out: str, manifest: Manifest, rows: int) -> None:
     if rows != manifest.totals["rows"]:
         place = shlex.quote(out)
         raise OutputError(
-            f"{place} has {rows:,} rows in its shards, but its manifest says {manifest.totals['rows']:,}. Run laion6m "
-            f"verify {place}. It says what is wrong, and what to do."
+            f"{place} has {counted(rows, 'row')} in its shards, but its manifest says {manifest.totals['rows']:,}. Run "
+            f"laion6m verify {place}. It says what is wrong, and what to do."
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder.base import schema
 from builder.base.errors import HubError
+from builder.base.words import counted
 from builder.hub.client import HubClient, Remote
 from builder.hub.items import LEAVE_ALONE, Digests, Item, bytes_item, git_blob
 from builder.hub.patience import Patience
@@ -190,7 +191,7 @@ class Publisher:
             if there is None:
                 found.append(f"{item.path} is missing")
             elif there.size != item.size:
-                found.append(f"{item.path} has {there.size:,} bytes on the Hub, {item.size:,} here")
+                found.append(f"{item.path} has {counted(there.size, 'byte')} on the Hub, {item.size:,} here")
             else:
                 found.append(f"{item.path} has another checksum on the Hub")
         stale = _stale(remote, items, keeps)

@@ -16,7 +16,7 @@ from builder.base.errors import HubError, InterruptedRunError, OptionError
 from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.urls import refuse_url
-from builder.base.words import duration
+from builder.base.words import counted, duration
 from builder.base.words import size as in_words
 from builder.curate.thumbnails import COLLAGE
 from builder.hub.captions_only import captions_parcel
@@ -69,7 +69,7 @@ class Pushed:
             return "\n".join(
                 [f"{self.repo} differs from the files here:", *(f"  {problem}" for problem in self.problems)]
             )
-        what = f"{self.rows:,} rows in {self.files:,} files"
+        what = f"{counted(self.rows, 'row')} in {counted(self.files, 'file')}"
         sent = f"{self.changed:,} sent ({in_words(self.bytes)})" if self.changed else "nothing to send"
         where = self.pull_request or self.url
         return f"{where}: {what}, {sent}, all sizes and checksums match; {duration(self.seconds)}"
@@ -189,7 +189,7 @@ class Session:
             self.publisher.check_card(fresh)
         self.send(parcel.items, threads, warn=parcel.facts.images)
         wanted = Wanted(parcel.items, card.wanted, card.interim, self.keeps)
-        title = f"Push {parcel.rows:,} rows with laion6m {builder.__version__}"
+        title = f"Push {counted(parcel.rows, 'row')} with laion6m {builder.__version__}"
         remote = self.publisher.settle(wanted, title)
         there = self.publisher.card()
         problems = self._problems(parcel, remote, there)
@@ -283,7 +283,7 @@ class Session:
             return [*found, f"{schema.CARD} is missing"]
         rows = rows_of(card)
         if rows != parcel.rows:
-            stated = "no number of rows" if rows is None else f"{rows:,} rows"
+            stated = "no number of rows" if rows is None else counted(rows, "row")
             found.append(f"{schema.CARD} says {stated}, but the dataset has {parcel.rows:,}")
         if generated_part(card) != generated_part(make_card(parcel.facts, Own(), self._repo)):
             found.append(f"{schema.CARD} belongs to another dataset")
@@ -308,7 +308,7 @@ class Session:
         )
 
     def _way_on(self) -> str:
-        return f"{self._there:,} of {self._files:,} files have been sent. Run the same command again to go on."
+        return f"{self._there:,} of {counted(self._files, 'file')} sent. Run the same command again to go on."
 
 
 def _saved_by(manifest: bytes) -> list[str]:

@@ -15,6 +15,7 @@ from builder.base.errors import HubError, InterruptedRunError, OptionError, Outp
 from builder.base.options import ConvertOptions, Slice
 from builder.base.paths import StrPath, path_of
 from builder.base.urls import StorageOptions, is_url
+from builder.base.words import counted
 from builder.conversion.before import refuse_overlap
 from builder.conversion.build import build
 from builder.conversion.convert import CONVERT
@@ -227,7 +228,7 @@ class _Stream:
         items = {path: item for path, item in self._sent.items() if not self._made_again(item)}
         if publisher.differing(items.values(), publisher.look()):
             wanted = Wanted(items, self._interim, self._interim, self._keeps)
-            publisher.settle(wanted, f"Add {len(items):,} shards with laion6m {builder.__version__}")
+            publisher.settle(wanted, f"Add {counted(len(items), 'shard')} with laion6m {builder.__version__}")
         self.remove(list(self._sent.values()))
         self._sent = {}
 

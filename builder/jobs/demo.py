@@ -16,6 +16,7 @@ from builder.base.errors import OutputError
 from builder.base.names import DEMO
 from builder.base.options import default_num_proc
 from builder.base.paths import StrPath, path_of
+from builder.base.words import counted
 from builder.conversion.convert import convert
 from builder.conversion.report import describe_summary
 from builder.conversion.summary import Summary
@@ -176,7 +177,7 @@ def _tree(source: str) -> str:
 
 
 def _rows(reader: Rows, out: str) -> str:
-    lines = ["from builder import open_dataset", f"ds = open_dataset({out!r})    # {len(reader):,} rows"]
+    lines = ["from builder import open_dataset", f"ds = open_dataset({out!r})    # {counted(len(reader), 'row')}"]
     for row in (0, len(reader) // 2, len(reader) - 1):
         sample = reader[row]
         image = f"{sample.width} x {sample.height}, {len(sample.image):,} bytes"

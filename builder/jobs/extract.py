@@ -28,7 +28,7 @@ from builder.base.options import Slice, default_num_proc
 from builder.base.paths import StrPath, path_of
 from builder.base.records import CUT, WHOLE
 from builder.base.urls import refuse_url
-from builder.base.words import duration
+from builder.base.words import counted, duration
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
 from builder.jobs.existing import Listing
@@ -159,15 +159,17 @@ def extract(
 def describe_extraction(result: Extraction) -> str:
     """The result as text for people."""
     seconds = max(result.seconds, 1e-9)
+    images, captions = counted(result.images, "image"), counted(result.captions, "caption")
     lines = [
-        f"{result.images:,} images and {result.captions:,} captions, {result.bytes / 1e6:,.1f} MB, in "
-        f"{duration(result.seconds)} ({result.files / seconds:,.0f} files/s, {result.bytes / seconds / 1e6:,.0f} MB/s)"
+        f"{images} and {captions}, {result.bytes / 1e6:,.1f} MB, in {duration(result.seconds)} "
+        f"({result.files / seconds:,.0f} files/s, {result.bytes / seconds / 1e6:,.0f} MB/s)"
     ]
     lines += result.notes
     if result.replaced:
-        lines.append(f"{result.replaced:,} members were replaced by a later one of the same name, as tar does")
+        replaced = counted(result.replaced, "member was", "members were")
+        lines.append(f"{replaced} replaced by a later one of the same name, as tar does")
     if result.failed:
-        lines.append(f"{result.failed:,} files were not written, or places in the source are damaged:")
+        lines.append(f"{counted(result.failed, 'file')} not written, or damaged in the source:")
         lines += [f"  {failure}" for failure in result.failures[:20]]
         if result.failed > 20:
             lines.append(f"  and {result.failed - 20:,} more; --json lists the first {LISTED}")

@@ -11,6 +11,7 @@ from builder.base import schema
 from builder.base.errors import SourceError
 from builder.base.records import Member
 from builder.base.urls import NO_OPTIONS
+from builder.base.words import counted
 from builder.base.words import size as in_words
 from builder.conversion.report import reading
 from builder.jobs.info import Info
@@ -45,7 +46,7 @@ def source_info(path: str, layout: Layout) -> Info:
         "problems": problems,
         "unread": {each.kind: each.count for each in layout.unread},
     }
-    size = f"{in_words(sum(listings.values()))}, about {entries:,} entries" if listings else ""
+    size = f"{in_words(sum(listings.values()))}, about {counted(entries or 0, 'entry', 'entries')}" if listings else ""
     lines.append(f"listing   {', '.join([*list(listings)[:3], size]) if listings else _NO_LISTING}")
     lines += [f"problem   {problem}" for problem in problems]
     for each in layout.unread:
@@ -102,9 +103,9 @@ def _side_line(archives: tuple[Archive, ...]) -> str:
     side = _side_facts(archives)
     parts = []
     if side["tars"]:
-        parts.append(f"{side['tars']:,} tars, {in_words(side['bytes'])}")
+        parts.append(f"{counted(side['tars'], 'tar')}, {in_words(side['bytes'])}")
     if side["folders"]:
-        parts.append(f"{side['folders']:,} folders of files")
+        parts.append(f"{counted(side['folders'], 'folder')} of files")
     first, last = (archive.name or "the files in it" for archive in (archives[0], archives[-1]))
     names = f"{first} … {last}" if len(archives) > 1 else first
     return f"{' and '.join(parts)}: {names}"

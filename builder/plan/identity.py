@@ -8,6 +8,7 @@ from typing import Any
 
 from builder.base.storage import state_of
 from builder.base.urls import is_url
+from builder.base.words import counted
 from builder.engines.contract import Engine, Report
 from builder.engines.progress import Progress
 from builder.source.layout import Archive, Layout
@@ -74,7 +75,7 @@ def _timeless(job: dict[str, Any]) -> dict[str, Any]:
 def differing_archives(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """How many archives and listings have other contents, in words; empty if none."""
     other = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    return [f"{len(other):,} files of the source have other contents, such as {other[0]}"] if other else []
+    return [f"{counted(len(other), 'file')} of the source with other contents, such as {other[0]}"] if other else []
 
 
 def describe_jobs(noted: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -96,7 +97,7 @@ def describe_jobs(noted: dict[str, Any], now: dict[str, Any]) -> list[str]:
     old, new = before.get("files", {}), after.get("files", {})
     folders = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if folders:
-        found.append(f"files in {len(folders):,} folders were changed, added or removed, such as {folders[0]}")
+        found.append(f"files in {counted(len(folders), 'folder')} were changed, added or removed, such as {folders[0]}")
     if before.get("layout") != after.get("layout"):
         found.append(f"the source's layout was {before.get('layout')}, is {after.get('layout')}")
     rest = [{**job, "source": None} for job in (noted, now)]

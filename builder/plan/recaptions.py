@@ -21,6 +21,7 @@ from builder.base.arrays import TextColumn, take_text
 from builder.base.errors import ListingError, OptionError, SourceError
 from builder.base.ids import path_ids
 from builder.base.urls import NO_OPTIONS
+from builder.base.words import counted
 from builder.plan.implied import TOGETHER, images_at, members_of
 from builder.plan.pairs import NOT_FOUND, IdLookup
 from builder.source.captions import AUTO_KEYS
@@ -65,7 +66,7 @@ class Recaptions:
         """Raise SourceError if no row belongs to an image."""
         if len(self.listing) and self.member and not self.matched:
             raise SourceError(
-                f"none of {len(self.listing):,} recaptions belongs to an image, joined {self.words}: one says "
+                f"none of {counted(len(self.listing), 'recaption')} belongs to an image, joined {self.words}: one says "
                 f"{self.example!r:.80}, an image is called {self.member!r:.80}. Say what to join by with --on, such as "
                 "--on key or --on url=COLUMN."
             )

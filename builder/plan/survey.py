@@ -12,6 +12,7 @@ import pyarrow as pa
 from builder.base.arrays import Pool, numbers_of
 from builder.base.options import ConvertOptions
 from builder.base.records import Damage
+from builder.base.words import counted
 from builder.engines.contract import Engine, Report
 from builder.engines.local import SerialEngine
 from builder.engines.progress import Progress
@@ -97,7 +98,9 @@ def plan_survey(
         if not any(table.damage for table in scanned):
             found.refuse_unmatched()
         listing = found.listing
-        notes.append(f"{found.matched:,} of {len(listing):,} recaptions belong to an image, joined {found.words}")
+        notes.append(
+            f"{found.matched:,} of {counted(len(listing), 'recaption')} belong to an image, joined {found.words}"
+        )
     elif layout.listing:
         listing = listing_read() if listing_read is not None else listed(layout, options.policy.caption_key)
     else:

@@ -10,6 +10,7 @@ from collections import Counter
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, SourceError, refuse_denied
+from builder.base.words import counted
 
 _SPLIT_FILE = re.compile(r"(\w+(?:\.\w+)*)-\d{5,}-of-(\d{5,})")
 _SPLITS = {
@@ -113,6 +114,7 @@ def _warn_of_missing(folder: str, files: list[str]) -> None:
     if missing:
         (first, total), _ = next(iter(missing.items()))
         warnings.warn(
-            f"{folder}: {sum(missing.values()):,} shards are missing, of {first}-…-of-{total} for one, and their rows",
+            f"{folder}: {counted(sum(missing.values()), 'shard is', 'shards are')} missing with their rows, of "
+            f"{first}-…-of-{total} for one",
             stacklevel=4,
         )

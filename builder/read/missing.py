@@ -12,6 +12,7 @@ import numpy as np
 
 from builder.base.errors import DamagedFileError
 from builder.base.records import Step
+from builder.base.words import counted
 from builder.read.handles import Handles
 from builder.read.reader import Reader
 from builder.read.view import Rows, View
@@ -28,10 +29,12 @@ def warn_of_missing(reader: Reader, stacklevel: int) -> None:
         return
     folder, files = reader.folder, reader.shards
     first = os.path.join(reader._files.root, files[missing[0]].path)
-    text = f"{shlex.quote(folder)} lacks {len(missing):,} of its {len(files):,} files, {shlex.quote(first)} for one. "
+    text = f"{shlex.quote(folder)} lacks {len(missing):,} of its {counted(len(files), 'file')}, "
+    text += f"{shlex.quote(first)} for one. "
     marks = PushRecords(folder).marks()
     if away := [marks[files[number].path].url for number in missing if files[number].path in marks]:
-        text += f"{len(away):,} were removed once {away[0]} had them: open_dataset({away[0]!r}) reads all rows. "
+        text += f"{counted(len(away), 'file was', 'files were')} removed once {away[0]} had them: "
+        text += f"open_dataset({away[0]!r}) reads all rows. "
     text += "To read one of their rows is an error. "
     if len(away) < len(missing):
         text += f"laion6m info {shlex.quote(folder)} names the files to fetch. "

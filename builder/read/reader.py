@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from builder.base.errors import DamagedFileError
+from builder.base.words import counted
 from builder.read.ahead import ReadAhead
 from builder.read.batches import Wanted, keep_freed_memory, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
@@ -128,7 +129,7 @@ class Reader(Rows):
         return column
 
     def __repr__(self) -> str:
-        return f"Reader({self._state[1]!r}, {len(self):,} rows in {len(self.shards):,} files)"
+        return f"Reader({self._state[1]!r}, {counted(len(self), 'row')} in {counted(len(self.shards), 'file')})"
 
     def _row_of(self, key: str) -> int | None:
         return self._index.find(key)

@@ -11,6 +11,7 @@ import numpy as np
 
 from builder.base.errors import DamagedFileError, Laion6mError
 from builder.base.records import SampleProblem
+from builder.base.words import counted
 from builder.base.words import size as in_words
 from builder.source.images import opened
 
@@ -46,7 +47,7 @@ def sample_html(sample: Sample) -> str:
 def rows_html(rows: Rows) -> str:
     """A dataset's counts, and a small gallery of its first rows."""
     sizes = np.maximum(rows._numbers("size"), 0)  # -1: no image
-    counts = f"{len(rows):,} rows, {in_words(int(sizes.sum(dtype=np.int64)))} of images · {rows.folder}"
+    counts = f"{counted(len(rows), 'row')}, {in_words(int(sizes.sum(dtype=np.int64)))} of images · {rows.folder}"
     tiles = "".join(
         f'<figure style="margin:0;width:{_SMALL}px">{_img(rows[number], _SMALL)}'
         f"<figcaption><small>{escape(rows[number].caption[:_CAPTION])}</small></figcaption></figure>"

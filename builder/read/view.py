@@ -15,6 +15,7 @@ import xxhash
 from builder.base import schema
 from builder.base.arrays import number_array, take_text
 from builder.base.records import Step
+from builder.base.words import counted
 from builder.read.columns import ArraysOf, Column
 from builder.read.sample import Sample
 from builder.read.threads import fetched_ahead
@@ -293,7 +294,7 @@ class View(Rows):
         return row if at < len(self._sorted) and self._sorted[at] == row else None
 
     def __repr__(self) -> str:
-        return f"View({len(self):,} rows of {self._reader!r})"
+        return f"View({counted(len(self), 'row')} of {self._reader!r})"
 
 
 def _integers(rows: range | npt.NDArray[np.int64]) -> list[int]:

@@ -16,7 +16,7 @@ import xxhash
 from builder.base import schema
 from builder.base.errors import DamagedFileError, Laion6mError, refuse_denied
 from builder.base.records import Reason
-from builder.base.words import printable
+from builder.base.words import counted, printable
 from builder.conversion.index_rows import index_rows, rows_not_utf8
 from builder.engines.contract import Report
 from builder.read.columns import columns_of, open_any, read_checksums
@@ -126,7 +126,7 @@ def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedM
         if os.path.isfile(path):
             present.add(name)
             if os.path.getsize(path) != facts["size"] and name != schema.CARD:  # the owner may edit it
-                findings.add(f"{os.path.getsize(path):,} bytes, {facts['size']:,} by the manifest")
+                findings.add(f"{counted(os.path.getsize(path), 'byte')}, {facts['size']:,} by the manifest")
         elif mark is not None and (mark.size, mark.digest) == (facts["size"], facts["xxh3_128"]):
             away.append(mark)
         else:
@@ -161,12 +161,14 @@ def check_manifest(out: str, manifest: Manifest) -> list[Finding]:
     rejected = totals["rejected"]
     lost = sum(rejected.values())
     if totals["listed"] != totals["rows"] + lost:
-        findings.add(f"{totals['listed']:,} listed are not {totals['rows']:,} rows and {lost:,} rejects")
+        findings.add(
+            f"{totals['listed']:,} listed are not {counted(totals['rows'], 'row')} and {counted(lost, 'reject')}"
+        )
     if unknown := sorted(rejected.keys() - {reason.value for reason in Reason}):
         findings.add(f"rejects for reasons that there are not: {', '.join(unknown)}")
     named = sum(map(is_shard, manifest.files))
     if manifest.kind in schema.SUFFIXES and totals["shards"] != named:
-        findings.add(f"{totals['shards']:,} shards, but it names {named} in data/")
+        findings.add(f"{counted(totals['shards'], 'shard')}, but it names {named} in data/")
     return findings.found
 
 
@@ -190,16 +192,18 @@ def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
         return accounts, findings.found
     accounts.positions, accounts.sizes, accounts.usable = columns["position"], columns["size"], True
     if header.rows != totals["rows"]:
-        findings.add(f"{header.rows:,} rows, {totals['rows']:,} by the manifest")
+        findings.add(f"{counted(header.rows, 'row')}, {totals['rows']:,} by the manifest")
     if int(accounts.sizes.sum()) != totals["image_bytes"]:
-        findings.add(f"{accounts.sizes.sum():,} bytes of images, {totals['image_bytes']:,} by the manifest")
+        findings.add(
+            f"{counted(int(accounts.sizes.sum()), 'byte')} of images, {totals['image_bytes']:,} by the manifest"
+        )
     if manifest.kind in schema.SUFFIXES:
         counts = [file.rows for file in header.files]
         if sorted(file.path for file in header.files) != sorted(filter(is_shard, manifest.files)):
             findings.add("it is of other shards than the manifest's")
             accounts.usable = False
         elif min(counts, default=0) < 0 or sum(counts) != header.rows:
-            findings.add(f"its shards have {sum(counts):,} rows together, it has {header.rows:,}")
+            findings.add(f"its shards have {counted(sum(counts), 'row')} together, it has {header.rows:,}")
             accounts.usable = False
         else:
             wrong = columns["file"] != np.repeat(np.arange(len(counts)), counts)
@@ -309,5 +313,5 @@ def _read_index(path: str, rows: int) -> tuple[dict[str, npt.NDArray[Any]], npt.
         raise DamagedFileError(path, "batches", str(error)) from None
     joined = {name: np.concatenate([np.zeros(0, kinds[name]), *parts]) for name, parts in columns.items()}
     if len(joined["position"]) != rows:
-        raise DamagedFileError(path, "batches", f"{len(joined['position']):,} rows, {rows:,} by its header")
+        raise DamagedFileError(path, "batches", f"{counted(len(joined['position']), 'row')}, {rows:,} by its header")
     return joined, np.concatenate(hashes)

@@ -23,6 +23,7 @@ from builder.base import schema
 from builder.base.arrays import binary_array
 from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.records import SampleProblem
+from builder.base.words import counted
 from builder.conversion.index_rows import index_rows
 from builder.engines.contract import Report
 from builder.source.captions import read_annotation
@@ -71,7 +72,7 @@ def check_shard(task: ShardCheck, report: Report) -> list[Finding]:
         file = LocalFile(path)
     except OSError as error:
         refuse_denied(path, error)
-        plain.add(f"cannot be opened: {error.strerror}; its {task.file.rows:,} rows are lost")
+        plain.add(f"cannot be opened: {error.strerror}; lost: {counted(task.file.rows, 'row')}")
         return plain.found
     try:
         if not task.indexed:
@@ -158,7 +159,7 @@ class _Check:
             check_claims(self._task.file.path, metadata, size)
             self._compare_schema(parquet.schema_arrow)
         if metadata.num_rows != len(self._sizes):
-            there = f"{metadata.num_rows:,} rows where the index has {len(self._sizes):,}"
+            there = f"{counted(metadata.num_rows, 'row')} where the index has {len(self._sizes):,}"
             raise DamagedFileError(self._task.file.path, "footer", there)
         return metadata
 
@@ -178,7 +179,7 @@ class _Check:
                         self._compare_text({**_columns(batch), "path": image.field("path")}, at, batch.num_rows)
                     at += batch.num_rows
             if at != len(self._sizes):
-                findings.add(f"{at:,} rows where the index has {len(self._sizes):,}")
+                findings.add(f"{counted(at, 'row')} where the index has {len(self._sizes):,}")
                 return None
             return image_offsets(self._path), np.concatenate(lengths).astype(np.int64)
         except (pa.ArrowException, OSError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 
 from builder.base.errors import DamagedFileError, SourceError
+from builder.base.words import counted
 from builder.source.files import LocalFile
 from builder.store.footers import missed_by_splits
 
@@ -27,7 +28,7 @@ def splits_note(out: str, shards: Iterable[str]) -> str | None:
     if not missed:
         return None
     return (
-        f"Spark, Hive, Flink and other readers built on parquet-java would leave out {missed:,} of {total:,} rows "
-        "without a word: an early version of this tool listed the columns in another order. The rows are sound, and "
-        "all other readers see them. To mend it, convert again into another OUT."
+        f"Spark, Hive, Flink and other readers built on parquet-java would leave out {missed:,} of "
+        f"{counted(total, 'row')} without a word: an early version of this tool listed the columns in "
+        "another order. The rows are sound, and all other readers see them. To mend it, convert again into another OUT."
     )

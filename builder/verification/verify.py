@@ -24,7 +24,7 @@ from builder.base.errors import DamagedFileError, OptionError, SourceError, Work
 from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, path_or_none, paths_of, require_folder
 from builder.base.urls import StorageOptions, is_url, refuse_url
-from builder.base.words import duration
+from builder.base.words import counted, duration
 from builder.base.words import size as in_words
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
@@ -209,7 +209,7 @@ def describe_verification(result: Verification) -> str:
     if result.ok:
         return "\n".join([f"{_shown(result)} ({pace})", *result.notes])
     count = len(result.problems)
-    lines = [f"{count:,} problem{'s' if count > 1 else ''} ({pace}):"]
+    lines = [f"{counted(count, 'problem')} ({pace}):"]
     lines += [f"  {problem}" for problem in result.problems[:_SHOWN]]
     if count > _SHOWN:
         lines.append(f"  and {count - _SHOWN:,} more; --json lists all")
@@ -223,11 +223,11 @@ def _shown(result: Verification) -> str:
         shown.append("every row equals its source members" + (", by the index where it is not here" if here else ""))
     if result.decoded:
         shown.append(f"every image{here} decodes")
-    rows = f"{result.rows:,} rows are sound"
+    rows = counted(result.rows, "row is", "rows are") + " sound"
     if result.away:
-        rows = f"{result.rows - result.away:,} of {result.rows:,} rows are here, and sound"
+        rows = f"{result.rows - result.away:,} of {counted(result.rows, 'row')} here, and sound"
     if 0 < result.away == result.rows:
-        rows, shown[1:2] = f"none of {result.rows:,} rows is here, the rest is sound", []
+        rows, shown[1:2] = f"none of {counted(result.rows, 'row')} is here, the rest is sound", []
     return f"{rows}: {', '.join(shown)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from builder.base.words import counted
 from builder.base.words import size as in_words
 from builder.curate.measures import Histogram
 
@@ -20,7 +21,7 @@ def histogram_svg(bars: Histogram) -> str:
     drawn = []
     for at, count in enumerate(bars.counts):
         tall = max(1.5, count / most * (_HEIGHT - 2)) if count else 0
-        words = f"{_interval(bars, at)}: {count:,} rows"
+        words = f"{_interval(bars, at)}: {counted(count, 'row')}"
         drawn.append(
             f'<rect x="{at * wide + wide * 0.08:.1f}" y="{_HEIGHT - tall:.1f}" width="{wide * 0.84:.1f}" '
             f'height="{tall:.1f}"><title>{escape(words)}</title></rect>'

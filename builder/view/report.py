@@ -12,7 +12,7 @@ import numpy as np
 
 from builder.base.errors import Laion6mError
 from builder.base.records import SampleProblem
-from builder.base.words import duration
+from builder.base.words import counted, duration
 from builder.base.words import size as in_words
 from builder.curate.measures import Numbers, measure
 from builder.curate.statistics import Statistics, statistics
@@ -87,7 +87,7 @@ class Report:
 
     def __str__(self) -> str:
         where = f"; open {self.file} in a browser" if self.file else ""
-        return f"{self.name}: {self.statistics.rows:,} rows in {duration(self.seconds)}{where}"
+        return f"{self.name}: {counted(self.statistics.rows, 'row')} in {duration(self.seconds)}{where}"
 
 
 def report(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from importlib import resources
 
+from builder.base.words import counted
 from builder.base.words import size as in_words
 from builder.curate.statistics import Phrase
 from builder.view.plots import bar, histogram_svg
@@ -43,7 +44,7 @@ def _section(title: str, body: str) -> str:
 
 def _summary(report: Report) -> str:
     parts = [
-        f"{report.statistics.rows:,} rows",
+        counted(report.statistics.rows, "row"),
         f"{in_words(report.statistics.image_bytes)} of images",
         report.facts["kind"],
     ]
@@ -68,7 +69,7 @@ def _made(report: Report) -> str:
 
 def _phrases(report: Report) -> str:
     found = report.statistics.phrases
-    of = f"Of {found.sampled:,} captions, evenly spaced"
+    of = f"Of {counted(found.sampled, 'caption')}, evenly spaced"
     tables = (
         ("How they begin", f"{of}: the first three words.", found.openings),
         ("Phrases they share", f"{of}: three to five words that come again.", found.frequent),
@@ -100,7 +101,8 @@ def _tile(tile: Tile) -> str:
 
 
 def _groups(report: Report) -> str:
-    said = f"{report.group_count:,} groups with {report.group_rows:,} rows in them. The first of each is kept."
+    groups = f"{counted(report.group_count, 'group')} with {counted(report.group_rows, 'row')}"
+    said = f"{groups} in them. The first of each is kept."
     lead = f"<p>{escape(said if report.group_count else 'There are no duplicates.')} {escape(report.group_note)}</p>"
     return lead + "".join(f'<div class="group">{_tiles(group)}</div>' for group in report.groups)
 

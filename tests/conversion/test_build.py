@@ -238,7 +238,7 @@ def test_small_tars_that_share_a_shard_belong_to_the_slice_of_the_first(tmp_path
     left = run(source.path, out, Slice(1, 3))
     assert left.did == 0
     assert left.notes == (
-        "this slice, tars 1 to 2 of 3, makes none of the 1 shards",
+        "this slice, tars 1 to 2 of 3, makes no shard of 1",
         "00001.tar lies in shard 0, which is left to the slice with 00000.tar: "
         "tars that fit together share a shard (--max-shard-size)",
     )
@@ -383,7 +383,7 @@ def test_extracted_files_that_changed_make_it_another_job(
     assert run(source, tmp_path / "out").did == 0
     folders = sorted((source / side).iterdir())
     change(min(path for path in folders[-1].rglob("*") if path.is_file()))
-    with pytest.raises(JobMismatchError, match=rf"files in 1 folders were changed.* {side}/{folders[-1].name}"):
+    with pytest.raises(JobMismatchError, match=rf"files in 1 folder were changed.* {side}/{folders[-1].name}"):
         run(source, tmp_path / "out")
 
 

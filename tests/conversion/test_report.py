@@ -58,7 +58,7 @@ def test_rejects_are_told_by_reason_most_first_each_with_an_example() -> None:
         "32 rejected:",
         "         30  caption_invalid   e.g. b: caption is blank (0.tar)",
         "          2  image_missing     e.g. a: a.jpg is not there (0.tar)",
-        "7 images of the source are in no listing; they were left out",
+        "left out: 7 images of the source that no listing names",
     ]
 
 

@@ -124,7 +124,7 @@ def test_a_source_is_converted_without_what_a_list_names(layout: str, tmp_path: 
 def test_a_list_that_names_nothing_of_a_source_leaves_no_out(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src")
     (tmp_path / "keys.txt").write_text("nobody\n")
-    with pytest.raises(SourceError, match="none of the 1 names"):
+    with pytest.raises(SourceError, match="has 1 name; none is in"):
         convert(source.path, tmp_path / "out", keys=tmp_path / "keys.txt", num_proc=1, quiet=True)
     assert not (tmp_path / "out").exists()
 

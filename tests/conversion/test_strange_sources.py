@@ -529,7 +529,7 @@ def test_a_source_copied_without_its_times_is_the_same_source(tmp_path: Path) ->
     members = {f"{key}.jpg".replace("1/", "9/"): IMAGES[key] for key in SAMPLES if key.startswith("00001")}
     tar(source / "raw/00001.tar", members)  # the same size
     touch(source, 2 * 10**18)
-    with pytest.raises(JobMismatchError, match=r"1 files of the source have other contents, such as raw/00001\.tar"):
+    with pytest.raises(JobMismatchError, match=r"1 file of the source with other contents, such as raw/00001\.tar"):
         run(source, tmp_path / "out")
 
 

@@ -153,7 +153,7 @@ WRONG: list[tuple[str, bytes, str]] = [
     ("t.jsonl", b'{"key": "x", "a": 1, "b": 2}\n', "no column n; it has key, a, b"),
     ("t.jsonl", b'{"key": "x", "n": {"a": 1}}\n', "neither numbers"),
     ("t.jsonl", b'{"key": "x", "n": null}\n', "nothing but nulls"),
-    ("t.jsonl", b'{"key": "x", "n": 1}\n', "none of 1 values"),
+    ("t.jsonl", b'{"key": "x", "n": 1}\n', "none of 1 value"),
     ("t.csv", b"key,n\nx\n", "t.csv"),
     ("t.csv", b"", "t.csv"),
     ("t.csv", b"key,n\nx,\xff\xfe\n", "t.csv"),

@@ -76,7 +76,7 @@ def test_a_view_keeps_its_order_and_loses_what_the_list_names(rows: Rows, tmp_pa
 
 def test_a_list_that_names_nothing_here_is_an_error_for_keys_and_none_for_without(rows: Rows, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("nobody\n")
-    with pytest.raises(SourceError, match="none of the 1 names"):
+    with pytest.raises(SourceError, match="has 1 name; none is in"):
         by_list(rows, "keys", tmp_path / "list.txt")
     view, count = by_list(rows, "without", tmp_path / "list.txt")
     assert (len(view), count.found) == (24, 0)

@@ -149,7 +149,7 @@ def test_a_converted_folder_gives_the_rows_of_its_source(
         load(out, min_side=45)
     assert same(load(out, max_aspect_ratio=3.0), source)  # what it was converted with
     next((out / "data").iterdir()).rename(out / "data" / f"train-00001-of-00002{schema.SUFFIXES[form]}")
-    with pytest.raises(SourceError, match="holds 1 shards"):
+    with pytest.raises(SourceError, match="holds 1 shard"):
         load(out)
 
 

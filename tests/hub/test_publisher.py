@@ -368,4 +368,4 @@ def test_problems_are_named_by_what_differs(tmp_path: Path) -> None:
         "data/train-x.parquet is on the Hub but not part of the dataset",
     ]
     table.refs["main"][names[0]] = b"x"
-    assert made.problems(items, what.keeps, made.look())[0] == f"{names[0]} has 1 bytes on the Hub, 7 here"
+    assert made.problems(items, what.keeps, made.look())[0] == f"{names[0]} has 1 byte on the Hub, 7 here"

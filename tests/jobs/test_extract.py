@@ -651,4 +651,4 @@ def test_members_that_a_later_one_replaces_are_counted(tmp_path: Path) -> None:
     result = run(tmp_path / "src", tmp_path / "out")
     assert (result.files, result.replaced) == (2, 1)
     assert result.to_json()["replaced"] == 1
-    assert "1 members were replaced by a later one of the same name" in describe_extraction(result)
+    assert "1 member was replaced by a later one of the same name" in describe_extraction(result)

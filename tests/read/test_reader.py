@@ -770,7 +770,7 @@ def test_several_shards_and_row_groups_read_right(tmp_path: Path, monkeypatch: p
 def test_an_index_without_its_files_still_has_its_captions(tmp_path: Path) -> None:
     source, out = small(tmp_path)
     shutil.rmtree(out / "data")
-    with pytest.warns(UserWarning, match="lacks 1 of its 1 files"):
+    with pytest.warns(UserWarning, match="lacks 1 of its 1 file"):
         reader = open_dataset(out)
     assert reader.columns("caption").column(0).to_pylist() == [row.caption for row in source.rows.values()]
     with pytest.raises(IndexMismatchError):
