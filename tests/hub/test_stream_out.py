@@ -272,7 +272,7 @@ def test_opening_a_folder_without_its_shards_says_where_they_are(
     out = tmp_path / "out"
     run(source, out, revision="v/2")
     with pytest.warns(
-        UserWarning, match=r"lacks 8 of its 8 files.*8 were removed once hf://datasets/user/laion6m@v%2F2"
+        UserWarning, match=r"lacks 8 of its 8 files.*8 files were removed once hf://datasets/user/laion6m@v%2F2"
     ):
         rows = open_dataset(out)
     assert rows[5].caption.startswith("00001/000000002"), "the index has these"

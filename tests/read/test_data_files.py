@@ -113,6 +113,6 @@ def test_what_is_of_one_split_is_read_whole(places: tuple[str, ...], tmp_path: P
 def test_shards_that_the_others_speak_of_are_missed(tmp_path: Path) -> None:
     put(tmp_path, *(f"data/train-{number:05d}-of-00004.parquet" for number in (0, 1, 3)))
     put(tmp_path, "data/b/train-00001-of-00002.parquet", "data/c/train-00000-of-00001.parquet")
-    with pytest.warns(UserWarning, match=r"2 shards are missing, of .*/data/b/train-…-of-00002 for one") as caught:
+    with pytest.warns(UserWarning, match=r"2 shards are missing .*/data/b/train-…-of-00002 for one") as caught:
         assert len(found(tmp_path)) == 5
     assert len(caught) == 1
