@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Protocol, TypeVar
 
 from builder.base.errors import MissingExtraError, OptionError
@@ -16,6 +15,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Report = Callable[[int, int], None]
 Work = Callable[[Task, Report], Result]
+AnyEngine = TypeVar("AnyEngine", bound="Engine")
 
 ENGINES = ("local", "ray")
 
@@ -71,9 +71,11 @@ class Engine(Protocol):
 
     def dismiss(self) -> None:
         """No more work will come. Processes may end while the caller goes on."""
+        return
 
-    def __enter__(self) -> Engine: ...
+    def __enter__(self: AnyEngine) -> AnyEngine:
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        """End the processes that the engine started."""
+        return

@@ -13,14 +13,14 @@ from typing import Any
 
 from builder.base.errors import OptionError, WorkerDiedError
 from builder.base.words import counted
-from builder.engines.contract import Report, Result, Task, Work, unheard
+from builder.engines.contract import Engine, Report, Result, Task, Work, unheard
 from builder.engines.messages import answer_to, describe, out_of_memory, pack, unpack
 
 _TICK = 0.2  # seconds between checks of progress, and between a worker's reports
 _STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
-class SerialEngine:
+class SerialEngine(Engine):
     """Runs everything in this process."""
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report = unheard) -> Iterator[Result]:
@@ -31,17 +31,8 @@ class SerialEngine:
                 raise out_of_memory(task) from None
             yield result
 
-    def dismiss(self) -> None:
-        """Does nothing: there are no workers."""
 
-    def __enter__(self) -> SerialEngine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class LocalEngine:
+class LocalEngine(Engine):
     """Worker processes on this machine. Each has one task at a time and a pipe of its own. So if a worker dies, its
     task is known."""
 
@@ -95,9 +86,6 @@ class LocalEngine:
         """Tell the workers to end. They take 10 ms; ``__exit__`` waits for them."""
         for worker in self._workers:
             worker.dismiss()
-
-    def __enter__(self) -> LocalEngine:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:

@@ -15,8 +15,6 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from types import TracebackType
-from typing import Any
 
 from builder.engines.views import STYLES, Bar, Log, Snapshot, View, view_of
 
@@ -24,9 +22,9 @@ _log = logging.getLogger(__name__)
 
 _drawing = threading.RLock()
 """Held while anything is written or imported for writing. A fork waits for it: the child would inherit it locked."""
+os.register_at_fork(before=_drawing.acquire, after_in_parent=_drawing.release, after_in_child=_drawing.release)
 
 _style = "auto"
-_bar: Bar | None = None
 
 
 def show_progress(style: str) -> None:
@@ -42,8 +40,8 @@ def say(text: str, *, quiet: bool = False) -> None:
     if quiet or sys.stderr is None:
         return
     with _drawing, suppress(OSError, ValueError):  # the terminal went away, or the log's disk is full
-        if _bar is not None:
-            _bar.clear()
+        if Bar.shown is not None:
+            Bar.shown.clear()
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
@@ -86,7 +84,6 @@ class Progress:
             self._views.append(Log(_log))
         self._thread = threading.Thread(target=self._show_on, daemon=True) if self._views else None
         if self._thread:
-            _before_forks()
             self._due = [view.first for view in self._views]
             self._show(0.0)
             self._thread.start()
@@ -108,33 +105,25 @@ class Progress:
             for view in self._views:
                 with suppress(OSError, ValueError):
                     view.close(snapshot)
-            _forget(self._views)
 
     def snapshot(self) -> Snapshot:
         with self._lock:
-            return Snapshot(
-                self.stage,
-                self.unit,
-                self.total,
-                self.size,
-                self.images,
-                self.bytes,
-                self._first,
-                time.monotonic() - self._started,
-            )
+            counts = (self.total, self.size, self.images, self.bytes, self._first)
+            return Snapshot(self.stage, self.unit, *counts, self._age())
+
+    def _age(self) -> float:
+        return time.monotonic() - self._started
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.finish()
 
     def _show_on(self) -> None:
         """The thread's loop, until the stage ends or nothing can be shown any more."""
-        while self._views and not self._ended.wait(max(0.0, min(self._due) - (time.monotonic() - self._started))):
-            self._show(time.monotonic() - self._started)
+        while self._views and not self._ended.wait(max(0.0, min(self._due) - self._age())):
+            self._show(self._age())
 
     def _show(self, age: float) -> None:
         with _drawing:
@@ -146,26 +135,3 @@ class Progress:
                     self._due[number] = age + view.pause(age)
                 except (OSError, ValueError):  # ValueError: the file is closed
                     del self._views[number], self._due[number]
-            _remember(self._views)
-
-
-def _remember(views: list[View]) -> None:
-    global _bar
-    _bar = next((view for view in views if isinstance(view, Bar)), _bar)
-
-
-def _forget(views: list[View]) -> None:
-    global _bar
-    if _bar in views:
-        _bar = None
-
-
-_forks_wait = False
-
-
-def _before_forks() -> None:
-    global _forks_wait
-    if not _forks_wait:
-        _forks_wait = True
-        again: dict[str, Any] = {"after_in_parent": _drawing.release, "after_in_child": _drawing.release}
-        os.register_at_fork(before=_drawing.acquire, **again)

@@ -25,7 +25,7 @@ import pyarrow as pa
 import builder
 from builder.base.errors import ClusterError, MissingExtraError, WorkerDiedError
 from builder.base.options import default_num_proc
-from builder.engines.contract import Report, Result, Task, Work, unheard
+from builder.engines.contract import Engine, Report, Result, Task, Work, unheard
 from builder.engines.messages import answer_to, describe, pack, unpack
 from builder.engines.progress import say
 
@@ -48,7 +48,7 @@ class _Flight:
     reasons: list[str] = field(default_factory=list)
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Runs work on a cluster. Every node needs laion6m and pyarrow in the driver's versions. OUT must be on a disk that
     all nodes share, or behind a URL."""
 
@@ -194,12 +194,6 @@ class RayEngine:
             raise WorkerDiedError(describe(flight.task), reasons) from error
         kind, value = unpack(message)
         return kind, value, images, size
-
-    def dismiss(self) -> None:
-        """Does nothing: the cluster owns its processes."""
-
-    def __enter__(self) -> RayEngine:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for reference in self._flying:

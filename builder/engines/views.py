@@ -10,7 +10,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from builder.base.words import duration, printable
 from builder.base.words import size as in_words
@@ -105,16 +105,20 @@ def fitting(facts: list[str], room: int) -> str:
 class View(Protocol):
     """Shows snapshots of one stage. ``show`` and ``close`` may raise OSError."""
 
-    first: float
+    first: float = 0.0
     """Seconds from the stage's begin to the first showing."""
+    every: float = _MINUTE
+    """Seconds between showings."""
 
     def pause(self, age: float) -> float:
         """Seconds until the next showing, ``age`` seconds after the stage began."""
+        return self.every
 
     def show(self, now: Snapshot) -> None: ...
 
     def close(self, now: Snapshot) -> None:
         """The stage has ended."""
+        return
 
 
 def view_of(style: str) -> list[View]:
@@ -128,19 +132,19 @@ def view_of(style: str) -> list[View]:
     return [Lines()]
 
 
-class Bar:
+class Bar(View):
     """tqdm's bar. tqdm is imported at the first showing, so a quick command does not pay for it."""
 
-    first = _BAR_EVERY
+    first = every = _BAR_EVERY
+    shown: ClassVar[Bar | None] = None
+    """The bar that is on the screen."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._columns = 0
 
-    def pause(self, age: float) -> float:
-        return _BAR_EVERY
-
     def show(self, now: Snapshot) -> None:
+        Bar.shown = self
         if self._bar is None:
             self._bar = _make_bar(now)
         self._bar.now = now
@@ -168,6 +172,8 @@ class Bar:
             self._bar.clear()
 
     def close(self, now: Snapshot) -> None:
+        if Bar.shown is self:
+            Bar.shown = None
         if self._bar is not None:
             self._bar.close()
 
@@ -203,7 +209,7 @@ def _format(share: float | None) -> str:
     return "{head} {figures}" if share is None else "{head} {bar} {figures}"
 
 
-class Lines:
+class Lines(View):
     """A line every 5 seconds at first, every minute after a minute."""
 
     first = 5.0
@@ -214,9 +220,6 @@ class Lines:
     def show(self, now: Snapshot) -> None:
         _write(line(now))
 
-    def close(self, now: Snapshot) -> None:
-        """Does nothing: what follows prints its own lines."""
-
 
 def line(now: Snapshot) -> str:
     """``converting: 45%, 7,200/15,984 images, 3 s left, 3,312 images/s, 352.10 MB/s``"""
@@ -224,42 +227,31 @@ def line(now: Snapshot) -> str:
     return ": ".join(filter(None, (now.stage, ", ".join(facts))))
 
 
-class JsonLines:
+class JsonLines(View):
     """One JSON object a line: at the beginning, every second, at the end."""
 
-    first = 0.0
-
-    def pause(self, age: float) -> float:
-        return 1.0
+    every = 1.0
 
     def show(self, now: Snapshot) -> None:
         rate = (now.bytes if now.by_bytes else now.images) / max(now.seconds, 1e-6)
-        _write(
-            json.dumps(
-                {
-                    "stage": now.stage,
-                    "done": now.done,
-                    "total": now.all,
-                    "bytes": now.bytes,
-                    "rate": round(rate, 3),
-                    "eta": None if now.left is None else round(now.left, 3),
-                }
-            )
-        )
+        facts = {
+            "stage": now.stage,
+            "done": now.done,
+            "total": now.all,
+            "bytes": now.bytes,
+            "rate": round(rate, 3),
+            "eta": None if now.left is None else round(now.left, 3),
+        }
+        _write(json.dumps(facts))
 
     close = show
 
 
-class Log:
+class Log(View):
     """Log a stage's beginning and end, and a line every minute, through ``logging``."""
-
-    first = 0.0
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-
-    def pause(self, age: float) -> float:
-        return _MINUTE
 
     def show(self, now: Snapshot) -> None:
         self._log.info("%s", line(now))

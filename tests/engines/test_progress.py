@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from builder.base.words import duration
-from builder.engines import progress, views
+from builder.engines import views
 from builder.engines.progress import Progress, say, show_progress
 from builder.engines.views import Bar, JsonLines, Lines, Snapshot, figures, fitting, line
 
@@ -244,7 +244,7 @@ def test_a_message_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None
     before = text.partition("a message\n")[0]
     assert before.startswith("\rpushing")
     assert before.endswith("\r")
-    assert progress._bar is None
+    assert Bar.shown is None
 
 
 def test_a_log_has_the_begin_and_the_end_of_each_stage(caplog: pytest.LogCaptureFixture) -> None:
