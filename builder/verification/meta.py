@@ -17,7 +17,6 @@ from builder.base import schema
 from builder.base.errors import DamagedFileError, Laion6mError, refuse_denied
 from builder.base.records import Reason
 from builder.base.words import counted, printable
-from builder.conversion.index_rows import index_rows, rows_not_utf8
 from builder.engines.contract import Report
 from builder.read.columns import columns_of, open_any, read_checksums
 from builder.read.index import Index
@@ -26,6 +25,7 @@ from builder.store.pushed import PushedMark, PushRecords
 from builder.store.rejects import read_rejects
 from builder.store.seals import file_digest
 from builder.verification.findings import MAKE_META, MOST_NAMED, Finding, Findings
+from builder.verification.index_rows import index_rows, rows_not_utf8
 
 Int64s = npt.NDArray[np.int64]
 

@@ -24,7 +24,6 @@ from builder.base.arrays import binary_array
 from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.records import SampleProblem
 from builder.base.words import counted
-from builder.conversion.index_rows import index_rows
 from builder.engines.contract import Report
 from builder.source.captions import read_annotation
 from builder.source.files import LocalFile
@@ -33,6 +32,7 @@ from builder.store.arrow import image_offsets
 from builder.store.footers import check_claims, footer_digest
 from builder.store.pages import value_ranges
 from builder.verification.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings
+from builder.verification.index_rows import index_rows
 from builder.verification.members import documents_of, misplaced_members
 
 WINDOW = 1 << 20

@@ -20,7 +20,6 @@ from builder.base.errors import DamagedFileError, Laion6mError, OptionError, Sou
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.records import Reject
 from builder.conversion.finish import describe
-from builder.conversion.index_rows import index_rows
 from builder.engines.contract import Engine, Report
 from builder.plan.survey import Survey, shard_rows, survey
 from builder.read.opening import open_dataset
@@ -29,6 +28,7 @@ from builder.source.samples import Sample, Stock, read_samples
 from builder.store.ledger import describe_differences
 from builder.store.manifest import Manifest
 from builder.verification.findings import OTHER_SOURCE, Finding, Findings
+from builder.verification.index_rows import index_rows
 
 Int64s = npt.NDArray[np.int64]
 

@@ -10,12 +10,12 @@ import xxhash
 from builder.base import schema
 from builder.base.errors import Laion6mError
 from builder.base.records import SampleProblem
-from builder.conversion.index_rows import index_rows
 from builder.engines.contract import Report
 from builder.read.opening import open_dataset
 from builder.source.captions import read_annotation
 from builder.source.images import probe
 from builder.verification.findings import UNDECODABLE, Finding, Findings
+from builder.verification.index_rows import index_rows
 from builder.verification.shards import undecodable
 
 _REMEDY = "Restore the source's files, or run laion6m index again."

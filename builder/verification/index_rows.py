@@ -1,12 +1,7 @@
-"""Rows and columns of an index for those who check it. Everything is validated before use."""
+"""Rows of an index for the checks. Each batch is validated before use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from builder.base import schema
@@ -63,20 +58,3 @@ def _is_utf8(value: pa.BinaryScalar) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def index_numbers(path: str, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Whole columns of numbers. Read, not mapped: mapped pages count as memory of this process. Raises
-    DamagedFileError."""
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in names}
-    try:
-        with pa.OSFile(path) as handle, pa.ipc.open_file(handle) as reader:
-            kinds = {name: reader.schema.field(name).type.to_pandas_dtype() for name in names}
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number).select(list(names))
-                batch.validate(full=True)
-                for name in names:
-                    parts[name].append(batch.column(name).to_numpy())
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-        raise DamagedFileError(path, "batches", str(error)) from None
-    return {name: np.concatenate([np.zeros(0, kinds[name]), *parts[name]]) for name in names}
