@@ -3,11 +3,10 @@
 Only the last ``LOOK_BACK`` bytes are kept. A file that grows to any size costs time, not memory.
 
 If the stream is damaged or cut, the bytes before that place are given. Reading from there on raises DamagedFileError,
-which ``scan_tar`` notes as damage. A decoder that fails keeps its last output for itself. So the stream is decoded once
-more up to there, and the rest is taken in small steps. Lost are the bytes that could not be decoded (bzip2: a block of
-up to 900 kB; zstd: up to 128 KiB) and less than 512 bytes before them. A wrong checksum at the end of a stream loses no
-bytes, and does not tell which are wrong. A cut zstd stream has no such mark: the library ends it like a whole one. Then
-the tar in it is seen to end early.
+which ``scan_tar`` notes as damage. Lost are the bytes that could not be decoded (bzip2: a block of up to 900 kB; zstd:
+up to 128 KiB), and up to 64 KiB before them: a decoder that fails keeps its last output for itself. A wrong checksum at
+the end of a stream does not tell which bytes are wrong. A cut zstd stream has no mark: the library ends it like a whole
+one. Then the tar in it is seen to end early.
 """
 
 from __future__ import annotations
@@ -15,14 +14,15 @@ from __future__ import annotations
 import bz2
 import lzma
 import re
+import shlex
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from builder.base.errors import DamagedFileError, MissingExtraError, SourceError
-from builder.source.files import ByteFile, LocalFile
+from builder.source.files import ByteFile
 
 LOOK_BACK = 4 << 20
 """Bytes behind the current place that cost nothing to read again. A walk over headers is at most 1.3 MB ahead."""
@@ -30,9 +30,7 @@ MAX_XZ_MEMORY = 256 << 20
 """Bytes an xz decoder may use. xz -9 needs 65 MiB; a header can ask for a dictionary of up to 4 GiB."""
 MAX_ZSTD_WINDOW = 128 << 20
 """Bytes of zstd's window: zstd's own limit unless --long=28 or above is given."""
-_PIECE = 64 << 10
-_STEP = 512
-"""Bytes per step near damage: one tar block, the least that can hold something of a tar."""
+_PIECE = 64 << 10  # bytes read and decoded at a time
 
 _MAGIC = (
     ("gzip", re.compile(rb"\x1f\x8b\x08")),
@@ -50,24 +48,19 @@ def compression_of(head: bytes) -> str | None:
     return next((name for name, magic in _MAGIC if magic.match(head)), None)
 
 
-def open_compressed(source: str | ByteFile) -> ByteFile:
-    """Open what ``source`` holds: a path, or a file that is closed with the result. ``size`` is None until its end.
+def open_compressed(file: ByteFile) -> ByteFile:
+    """Open what ``file`` holds; it is closed with the result. ``size`` is None until the end was read.
 
     Reading goes forward. A place further back than LOOK_BACK starts again from the beginning. Raises SourceError if the
-    file cannot be opened or has another compression, MissingExtraError if zstandard is needed and not installed.
+    file has another compression, MissingExtraError if zstandard is needed and not installed.
     """
-    if isinstance(source, str):
-        try:
-            source = LocalFile(source)
-        except OSError as error:
-            raise SourceError(f"cannot open {source}: {error.strerror}") from error
-    kind = compression_of(source.read_at(0, 16))
+    kind = compression_of(file.read_at(0, 16))
     if kind in _UNREAD:
-        remedy = f"run {_UNREAD[kind]} on it first"
-        raise SourceError(f"{source.name} is compressed by {kind}, which is not read here: {remedy}")
+        name = shlex.quote(file.name)
+        raise SourceError(f"{name} is compressed with {kind}, which is not supported. Run {_UNREAD[kind]} on it first.")
     if kind is None:
-        raise SourceError(f"{source.name} is not compressed in any way that is read here (gzip, bzip2, xz, zstd)")
-    return CompressedFile(source, _zstd() if kind == "zstd" else _DECODERS[kind])
+        raise SourceError(f"{shlex.quote(file.name)} is not compressed with gzip, bzip2, xz or zstd.")
+    return CompressedFile(file, _zstd() if kind == "zstd" else _DECODERS[kind])
 
 
 class CompressedFile:
@@ -105,9 +98,7 @@ class CompressedFile:
         self._raw.close()
 
     def _begin(self) -> None:
-        self._pieces = self._decoded(self._chunks(), lambda: self._step)
-        self._careful = False
-        self._fed, self._step = 0, _PIECE
+        self._pieces = self._decoded(self._chunks())
         self._kept: deque[tuple[int, bytes]] = deque()
         self._held = 0  # bytes in _kept
         self._reached = 0
@@ -117,9 +108,6 @@ class CompressedFile:
         try:
             piece = next(self._pieces, b"")
         except _BadStreamError as error:
-            if error.lossy and not self._careful:
-                self._pieces, self._careful = self._last_bytes(error, self._fed, self._reached), True
-                return self._next_piece()
             self._problem = str(error)
             return b""
         if piece:
@@ -132,58 +120,23 @@ class CompressedFile:
             self.size = self._reached
         return piece
 
-    def _chunks(self, sparing: int | None = None) -> Iterator[bytes]:
-        """The decoder's input. From ``sparing`` on it goes byte by byte, so that the decoder gives out less at once."""
+    def _chunks(self) -> Iterator[bytes]:
         at = 0
         while chunk := self._raw.read_at(at, _PIECE):
-            self._fed = at
+            yield chunk
             at += len(chunk)
-            if sparing is None or at <= sparing:
-                yield chunk
-            else:
-                self._step = _STEP
-                yield from (chunk[place : place + 1] for place in range(len(chunk)))
-
-    def _last_bytes(self, error: _BadStreamError, fed: int, reached: int) -> Iterator[bytes]:
-        """Decode again, yield the content from byte ``reached`` on in pieces of about 64 KiB, then raise."""
-        some, held, at = [], 0, 0
-        with suppress(_BadStreamError):
-            for piece in self._decoded(self._chunks(fed), lambda: self._step):
-                at += len(piece)
-                if at > reached:
-                    some.append(piece[max(0, reached - at + len(piece)) :])
-                    held += len(some[-1])
-                if held >= _PIECE:
-                    yield b"".join(some)
-                    some, held = [], 0
-        if held:
-            yield b"".join(some)
-        raise error
 
 
 class _BadStreamError(Exception):
-    """The stream cannot be decoded further. ``lossy``: the decoder may have held back output."""
-
-    def __init__(self, why: str, *, lossy: bool) -> None:
-        super().__init__(why)
-        self.lossy = lossy
+    """The stream cannot be decoded further."""
 
 
-class _Decoder(Protocol):
-    """What zlib, bz2 and lzma have in common. ``_decode`` handles the differences."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+_Decoded = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
-_Decoded = Callable[[Iterator[bytes], Callable[[], int]], Iterator[bytes]]
-
-
-def _decode(new: Callable[[], _Decoder], chunks: Iterator[bytes], step: Callable[[], int]) -> Iterator[bytes]:
-    """Decode ``chunks`` in pieces of at most ``step()`` bytes: one stream, or several with zeros between them."""
+def _decode(new: Callable[[], Any], chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Decode ``chunks`` in pieces: one stream, or several with zeros between them. ``new`` makes a decoder of zlib, bz2
+    or lzma."""
     waiting = next(chunks, b"")
     while waiting:
         decoder = new()
@@ -191,23 +144,23 @@ def _decode(new: Callable[[], _Decoder], chunks: Iterator[bytes], step: Callable
             needs_input = getattr(decoder, "needs_input", True)  # zlib has no such attribute
             ended = not waiting and needs_input and not (waiting := next(chunks, b""))
             try:
-                piece = decoder.decompress(waiting, step())
+                piece = decoder.decompress(waiting, _PIECE)
             except (zlib.error, lzma.LZMAError, OSError) as error:  # bz2 raises OSError
-                raise _BadStreamError(str(error), lossy=True) from error
+                raise _BadStreamError(str(error)) from error
             waiting = getattr(decoder, "unconsumed_tail", b"")  # zlib returns unused input, the others keep it
             if piece:
                 yield piece
             elif ended and not decoder.eof:
-                raise _BadStreamError("the compressed stream is cut short", lossy=False)
+                raise _BadStreamError("the compressed stream is cut short")
         waiting = decoder.unused_data.lstrip(b"\0")
         while not waiting and (chunk := next(chunks, b"")):
             waiting = chunk.lstrip(b"\0")
 
 
 _DECODERS: dict[str, _Decoded] = {
-    "gzip": lambda chunks, step: _decode(lambda: zlib.decompressobj(31), chunks, step),
-    "bzip2": lambda chunks, step: _decode(bz2.BZ2Decompressor, chunks, step),
-    "xz": lambda chunks, step: _decode(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY), chunks, step),
+    "gzip": partial(_decode, lambda: zlib.decompressobj(31)),
+    "bzip2": partial(_decode, bz2.BZ2Decompressor),
+    "xz": partial(_decode, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY)),
 }
 
 
@@ -217,15 +170,15 @@ def _zstd() -> _Decoded:
     except ImportError as error:
         raise MissingExtraError("reading .zst files", "zstandard", "zstd") from error
 
-    def decoded(chunks: Iterator[bytes], step: Callable[[], int]) -> Iterator[bytes]:
+    def decoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
         decoder = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
         pipe: Any = _Pipe(chunks)  # zstandard only calls read
         reader = decoder.stream_reader(pipe, read_size=_PIECE, read_across_frames=True)
         try:
-            while piece := reader.read1(step()):
+            while piece := reader.read1(_PIECE):
                 yield piece
         except zstandard.ZstdError as error:
-            raise _BadStreamError(str(error), lossy=True) from error
+            raise _BadStreamError(str(error)) from error
 
     return decoded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -23,6 +24,7 @@ from builder.base.errors import DamagedFileError, Laion6mError, MissingExtraErro
 from builder.base.records import CUT, WHOLE
 from builder.source import compressed
 from builder.source.compressed import LOOK_BACK, compression_of, open_compressed
+from builder.source.files import LocalFile
 from builder.source.tars import scan_tar, walk_tar
 
 FORMS: dict[str, Callable[[bytes], bytes]] = {
@@ -69,6 +71,7 @@ def tar_of(sizes: list[int]) -> bytes:
 
 CONTENT = noise(150_000) + bytes(150_000) + b"text " * 30_000
 TAR = tar_of([0, 1, 511, 512, 70_000, 300_000, 5])
+LOST = 64 << 10  # most decoded bytes that a failing decoder keeps for itself
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_several_streams_in_a_file_are_one_content(form: str) -> None:
 def test_a_compressed_tar_scans_like_the_tar(form: str, tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"  # the name does not matter
     path.write_bytes(FORMS[form](TAR))
-    file = open_compressed(str(path))
+    file = open_compressed(LocalFile(str(path)))
     plain = scan_tar(Held(TAR))
     assert scan_tar(file) == plain
     assert scan_tar(file) == plain  # again, now that the size is known
@@ -189,7 +192,7 @@ def test_reading_from_where_a_stream_is_damaged_is_an_error_each_time(form: str)
     file = open_compressed(Held(bytes(data)))
     good = file.read_at(0, 400_000)
     # Of stored bytes only the checksum tells, at the end; bzip2 stores none.
-    assert 100_000 <= len(good) < 400_000 if form == "bzip2" else len(good) == 400_000
+    assert (100_000 if form == "bzip2" else 400_000 - LOST) <= len(good) < 400_000
     with pytest.raises(DamagedFileError, match="held: after"):
         file.read_at(400_000, 10)
     with pytest.raises(DamagedFileError):
@@ -214,27 +217,33 @@ def wrong_sum(form: str, content: bytes) -> bytes:
 @pytest.mark.slow
 @each_form
 @pytest.mark.parametrize("sizes", [[5, 700, 9], [40_000, 300_000, 70_000, 5, 5], [64 << 10]], ids=str)
-def test_a_wrong_checksum_at_the_end_costs_no_member_and_is_noted(form: str, sizes: list[int]) -> None:
+def test_a_wrong_checksum_at_the_end_costs_the_last_members_only_and_is_noted(form: str, sizes: list[int]) -> None:
     tar = tar_of(sizes)
     file = open_compressed(Held(wrong_sum(form, tar)))
     found = scan_tar(file)
-    assert found.members == scan_tar(Held(tar)).members
-    assert [damage.offset for damage in found.damage] == [len(tar)]
-    assert f"held: after {len(tar)} bytes of its content" in found.damage[0].problem
-    for member in found.members:
+    assert found.size >= len(tar) - LOST
+    there = [member for member in scan_tar(Held(tar)).members if member.offset + member.size <= found.size]
+    assert [member for member in found.members if member.state == WHOLE] == there
+    assert f"held: after {found.size} bytes of its content" in found.damage[-1].problem
+    for member in there:
         assert file.read_at(member.offset, member.size) == tar[member.offset : member.offset + member.size]
 
 
 @each_form
-@pytest.mark.parametrize("size", [1, 2, 511, 512, 513, 65_535, 65_536, 65_537, 200_001])
-def test_a_wrong_checksum_costs_no_byte_before_it(form: str, size: int) -> None:
+@pytest.mark.parametrize("size", [1, 511, 65_535, 65_536, 65_537, 200_001])
+def test_a_wrong_checksum_costs_few_bytes_before_it(form: str, size: int) -> None:
     content = noise(size)
     file = open_compressed(Held(wrong_sum(form, content)))
-    assert b"".join(file.read_at(at, 1000) for at in range(0, size, 1000)) == content
-    with pytest.raises(DamagedFileError, match=f"after {size} bytes"):
+    with pytest.raises(DamagedFileError, match=r"after \d+ bytes"):
         file.read_at(size, 1)
+    given = b""
+    with contextlib.suppress(DamagedFileError):  # all of it may be lost
+        given = file.read_at(0, size)
+    assert len(given) >= size - LOST
+    assert content.startswith(given)
+    with pytest.raises(DamagedFileError, match=f"after {len(given)} bytes"):
+        file.read_at(len(given), 1)
     assert file.size is None
-    assert file.read_at(0, size) == content
 
 
 def test_a_bzip2_stream_cut_in_its_end_mark_loses_nothing() -> None:
@@ -245,13 +254,13 @@ def test_a_bzip2_stream_cut_in_its_end_mark_loses_nothing() -> None:
         assert "cut short" in found.damage[-1].problem
 
 
-def test_a_bzip2_block_with_a_wrong_checksum_is_given_but_for_its_last_bytes() -> None:
+def test_a_bzip2_block_with_a_wrong_checksum_is_given_but_for_its_end() -> None:
     content = noise(90_000)
     data = bytearray(bz2.compress(content, 1))
     data[10] ^= 1  # the block's checksum stands behind its magic
     given = open_compressed(Held(bytes(data))).read_at(0, len(content))
     assert content.startswith(given)
-    assert len(content) - len(given) <= 512
+    assert len(content) - len(given) <= LOST
 
 
 @each_form
@@ -261,20 +270,6 @@ def test_what_a_cut_stream_gives_is_how_its_content_begins(form: str) -> None:
     for _ in range(15):
         file = open_compressed(Held(sound[: chooser.randrange(len(sound) * 3 // 4, len(sound))]))
         assert CONTENT.startswith(file.read_at(0, len(CONTENT)))
-
-
-@pytest.mark.slow
-@each_form
-def test_taking_the_last_bytes_before_damage_costs_no_memory(form: str) -> None:
-    size = 40_000_000
-    file = open_compressed(Held(wrong_sum(form, bytes(size))))
-    tracemalloc.start()
-    try:
-        assert file.read_at(size - 1, 10) == b"\0"
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < LOOK_BACK + (8 << 20)
 
 
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "xz"])
@@ -332,11 +327,6 @@ def test_a_decoder_that_asks_for_too_much_memory_is_refused() -> None:
 def test_what_cannot_be_read_is_refused_with_the_remedy(data: bytes, said: str) -> None:
     with pytest.raises(SourceError, match=said):
         open_compressed(Held(data))
-
-
-def test_a_file_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"cannot open .*none\.tar\.gz: No such file"):
-        open_compressed(str(tmp_path / "none.tar.gz"))
 
 
 def test_zstd_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
