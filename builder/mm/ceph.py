@@ -16,10 +16,12 @@ from __future__ import annotations
 import configparser
 import importlib
 import os
-from dataclasses import dataclass
-from typing import Any, Protocol
+import shlex
+from typing import Protocol
 
-from builder.base.errors import MissingExtraError, SourceError
+from builder.base.errors import SourceError
+from builder.base.storage import Storage, persist
+from builder.base.urls import StorageOptions
 
 _ENDPOINT_KEYS = ("endpoint", "endpoint_url", "host_base")
 
@@ -31,35 +33,27 @@ class ObjectClient(Protocol):
         """The object's bytes. For a missing object upstream's client gives None. Ours raises FileNotFoundError."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """One S3 endpoint and its keys. ``access_key`` None: requests are not signed."""
-
-    endpoint: str
-    access_key: str | None
-    secret_key: str | None
-
-
-def read_client_config(path: str | os.PathLike[str]) -> dict[str, Cluster]:
-    """Clusters by name. The default one is also under "". Raises SourceError."""
+def read_client_config(path: str | os.PathLike[str]) -> dict[str, StorageOptions]:
+    """Clusters by name: the options of s3fs that reach them. The default one is also under "". Raises SourceError."""
+    place = f"client configuration {shlex.quote(os.fspath(path))}"
     parser = configparser.ConfigParser(interpolation=None)  # a secret may hold a %
     try:
         with open(path, encoding="utf-8") as file:
             parser.read_file(file)
     except OSError as error:
-        raise SourceError(f"{path}: the client configuration cannot be read: {error.strerror}") from error
+        raise SourceError(f"{place} cannot be read: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not an INI file: {error}") from error
+        raise SourceError(f"{place} is not an INI file: {error}") from error
     sections = {name: dict(parser[name]) for name in parser.sections()}
     if _endpoint(dict(parser.defaults())) and not sections:
         sections = {"DEFAULT": dict(parser.defaults())}
     clusters = {name: _cluster(section) for name, section in sections.items() if _endpoint(section)}
     if not clusters:
-        raise SourceError(f"{path}: no section names an endpoint ({', '.join(_ENDPOINT_KEYS)})")
+        raise SourceError(f"{place}: no section has an endpoint. Give it as one of {', '.join(_ENDPOINT_KEYS)}")
     default = parser.defaults().get("default_cluster", next(iter(clusters)) if len(clusters) == 1 else None)
     if default is not None:
         if default not in clusters:
-            raise SourceError(f"{path}: default_cluster is {default}, but there are only {', '.join(clusters)}")
+            raise SourceError(f"{place}: default_cluster is {default}, but the clusters are {', '.join(clusters)}")
         clusters[""] = clusters[default]
     return clusters
 
@@ -72,55 +66,35 @@ def _endpoint(section: dict[str, str]) -> str | None:
     return f"{'https' if secure else 'http'}://{found}"
 
 
-def _cluster(section: dict[str, str]) -> Cluster:
-    return Cluster(_endpoint(section) or "", section.get("access_key") or None, section.get("secret_key") or None)
+def _cluster(section: dict[str, str]) -> StorageOptions:
+    """Without an access key, requests are not signed."""
+    key, secret = section.get("access_key") or None, section.get("secret_key") or None
+    return StorageOptions.of({"endpoint_url": _endpoint(section), "key": key, "secret": secret, "anon": key is None})
 
 
 class S3Client:
-    """Reads ``[cluster:]s3://bucket/path`` with s3fs. Picklable. Needs the extra ``s3``.
-
-    Each process has its own connection to each cluster: s3fs runs a thread, and a fork does not copy threads.
-    """
+    """Reads ``[cluster:]s3://bucket/path`` with s3fs. Picklable, and safe after a fork. Needs the extra ``s3``."""
 
     def __init__(self, config: str | os.PathLike[str]) -> None:
-        self._config = os.fspath(config)
-        self._clusters = read_client_config(config)
-        self._systems: dict[tuple[int, str], Any] = {}
-        _s3fs()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_config": self._config, "_clusters": self._clusters, "_systems": {}}
+        """Raises SourceError for the file, MissingExtraError without s3fs."""
+        self._config = shlex.quote(os.fspath(config))
+        self._clusters = {name: Storage(options) for name, options in read_client_config(config).items()}
+        next(iter(self._clusters.values())).system("s3://")
 
     def get(self, url: str) -> bytes:
-        """The object's bytes. Raises FileNotFoundError, PermissionError or another OSError, as S3 answers. Raises
-        SourceError for a path without a known cluster or a bucket."""
-        name, colon, rest = url.partition(":s3://")
-        if not colon:
-            name, rest = "", url.removeprefix("s3://")
-        if not colon and not url.startswith("s3://"):
-            raise SourceError(f"{url} is not of the form s3://bucket/path")
-        try:
-            data: bytes = self._system(name).cat_file(rest)
-        except _client_errors() as error:
-            raise OSError(f"{url}: {error}") from error
+        """The object's bytes. If the network fails, it tries again. Raises FileNotFoundError for a missing object.
+        Raises SourceError for a path without a known cluster or a bucket, and for any other answer of S3."""
+        name, scheme, path = url.partition("s3://")
+        if not scheme or (name and not name.endswith(":")):
+            raise SourceError(f"{url} is not of the form s3://bucket/path or cluster:s3://bucket/path")
+        storage = self._clusters.get(name.removesuffix(":"))
+        if storage is None:
+            known = ", ".join(filter(None, self._clusters))
+            wanted = f"cluster {name.removesuffix(':')}" if name else "default_cluster"
+            raise SourceError(f"{url}: {self._config} has no {wanted}. Its clusters are {known}")
+        # Not ``storage.read(url)``: an object's name may hold "::" or "?", which have a meaning in URLs.
+        data: bytes = persist(f"{self._config}: {url}", lambda: storage.system("s3://")[0].cat_file(path))
         return data
-
-    def _system(self, name: str) -> Any:
-        if name not in self._clusters:
-            known = ", ".join(cluster for cluster in self._clusters if cluster)
-            wanted = f"cluster {name}" if name else "a default cluster"
-            raise SourceError(f"{self._config} does not name {wanted}; it has {known}")
-        slot = (os.getpid(), name)
-        if slot not in self._systems:
-            cluster = self._clusters[name]
-            self._systems[slot] = _s3fs().S3FileSystem(
-                anon=cluster.access_key is None,
-                key=cluster.access_key,
-                secret=cluster.secret_key,
-                endpoint_url=cluster.endpoint,
-                skip_instance_cache=True,
-            )
-        return self._systems[slot]
 
 
 def open_client(config: str | os.PathLike[str]) -> ObjectClient:
@@ -133,19 +107,3 @@ def open_client(config: str | os.PathLike[str]) -> ObjectClient:
         client: ObjectClient = module.Client(os.fspath(config))
         return client
     return S3Client(config)
-
-
-def _client_errors() -> tuple[type[Exception], ...]:
-    """botocore's errors for requests without an answer (no connection, no credentials). They are not OSErrors, and s3fs
-    does not translate them."""
-    try:
-        return (importlib.import_module("botocore.exceptions").BotoCoreError,)
-    except ImportError:
-        return ()
-
-
-def _s3fs() -> Any:
-    try:
-        return importlib.import_module("s3fs")
-    except ImportError as error:
-        raise MissingExtraError("reading s3:// paths", "s3fs", "s3") from error

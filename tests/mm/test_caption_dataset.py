@@ -25,7 +25,8 @@ torch = pytest.importorskip("torch", reason="the training side needs torch")
 from torch.utils.data import DataLoader  # noqa: E402
 
 import builder.mm.loading  # noqa: E402
-from builder.base.errors import Laion6mError, OptionError  # noqa: E402
+from builder.base.errors import Laion6mError, OptionError, SourceError  # noqa: E402
+from builder.base.storage import Storage  # noqa: E402
 from builder.curate.add_column import add_column  # noqa: E402
 from builder.mm import CaptionDataset, normalize_pixels  # noqa: E402
 from builder.mm.bucket_sampler import bucket_numbers  # noqa: E402
@@ -572,7 +573,9 @@ def test_with_buckets_a_bad_sample_is_replaced_by_the_next_of_its_bucket(indexed
                     dataset[row]
 
 
-def test_no_connection_to_object_storage_is_a_bad_sample(files: Path, tmp_path: Path, options: Options) -> None:
+def test_no_connection_to_object_storage_is_a_bad_sample(
+    files: Path, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     exceptions = pytest.importorskip("botocore.exceptions")
 
@@ -583,8 +586,9 @@ def test_no_connection_to_object_storage_is_a_bad_sample(files: Path, tmp_path: 
     config = tmp_path / "petrel.conf"
     config.write_text("[ours]\nendpoint = http://nowhere\n")
     client = S3Client(config)
-    client._systems[os.getpid(), ""] = Nowhere()
-    with pytest.raises(OSError, match=r"s3://a/b\.jpg: Could not connect"):
+    monkeypatch.setattr(Storage, "system", lambda storage, url: (Nowhere(), ""))
+    monkeypatch.setattr("builder.base.storage._PAUSE", 0)
+    with pytest.raises(SourceError, match=r"petrel\.conf: s3://a/b\.jpg: .*Could not connect"):
         client.get("s3://a/b.jpg")
     dataset = CaptionDataset(str(files / "data.json"), ceph_folder="s3://a", ceph_config=str(config), **options)
     dataset.FILE_CLIENT = client
