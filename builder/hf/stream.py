@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, SamplePolicy
 from builder.base.records import WHOLE, Damage, Member, Reason, SampleProblem
-from builder.hf.units import Planned, RowBatch, Unit
+from builder.hf.units import Planned, Unit, tables_of
 from builder.source.captions import read_annotation
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.endings import IMAGE_ENDINGS, is_companion, stem_of
@@ -26,6 +26,7 @@ from builder.source.images import judge, probe
 from builder.source.remote import RemoteFile
 from builder.source.tar_headers import Link, resolve_links
 from builder.source.tars import walk_tar
+from builder.store.shards import TextRow
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ class PairUnit:
 
     def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
         """Yield images in the order of the tar. A caption without an image is counted and logged."""
-        ready = RowBatch()
+        return tables_of(self._rows(policy, rejected))
+
+    def _rows(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[tuple[TextRow, bytes]]:
         with ExitStack() as stack:
             documents = _documents(_open(self.captions, self.options, stack))
             raw = _open(self.raw, self.options, stack)
@@ -58,20 +61,11 @@ class PairUnit:
                     image = _read(raw, member, MAX_IMAGE_BYTES, Reason.IMAGE_TOO_LARGE)
                     caption, annotation, _ = read_annotation(document, policy.caption_key)
                     info = probe(image, 0, len(image))
-                    judge(
-                        info,
-                        max_pixels=policy.max_pixels,
-                        min_side=policy.min_side,
-                        max_aspect_ratio=policy.max_aspect_ratio,
-                    )
+                    judge(info, policy)
                 except SampleProblem as problem:
                     rejected[problem.reason.value] += 1
                     continue
-                ready.add(stem, member.name, image, caption, annotation, info)
-                if ready.full:
-                    yield ready.take()
-        if len(ready):
-            yield ready.take()
+                yield TextRow(stem, member.name, caption, info.width, info.height, annotation), image
         _warn_of(damage, self.raw)
         if documents:
             reason = Reason.TAR_DAMAGED if damage else Reason.IMAGE_MISSING

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,6 @@ from builder.base import schema
 from builder.base.arrays import binary_array, from_ipc, to_ipc
 from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.options import ConvertOptions, SamplePolicy
-from builder.base.records import ImageInfo
 from builder.engines.local import SerialEngine
 from builder.plan.survey import shard_rows, survey
 from builder.read.view import Rows
@@ -60,31 +59,20 @@ class Planned:
     remarks: tuple[str, ...] = ()
 
 
-class RowBatch:
-    """Collects rows until they become a table."""
-
-    def __init__(self) -> None:
-        self._rows: list[TextRow] = []
-        self._images: list[bytes] = []
-        self._size = 0
-
-    @property
-    def full(self) -> bool:
-        return self._size >= TABLE_BYTES
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def add(self, key: str, path: str, image: bytes, caption: str, annotation: bytes, info: ImageInfo) -> None:
-        self._rows.append(TextRow(key, path, caption, info.width, info.height, annotation))
-        self._images.append(image)
-        self._size += len(image) + len(annotation)
-
-    def take(self) -> pa.Table:
-        """Return the rows so far as a table of schema.ROW, and start again with none."""
-        columns = row_columns(self._rows, binary_array(self._images))
-        self.__init__()  # type: ignore[misc]
-        return pa.Table.from_arrays(columns, schema=schema.ROW)
+def tables_of(rows: Iterable[tuple[TextRow, bytes]]) -> Iterator[pa.Table]:
+    """Rows and their images as tables of schema.ROW, each of about TABLE_BYTES."""
+    texts: list[TextRow] = []
+    images: list[bytes] = []
+    size = 0
+    for text, image in rows:
+        texts.append(text)
+        images.append(image)
+        size += len(image) + len(text.annotation)
+        if size >= TABLE_BYTES:
+            yield pa.Table.from_arrays(row_columns(texts, binary_array(images)), schema=schema.ROW)
+            texts, images, size = [], [], 0
+    if texts:
+        yield pa.Table.from_arrays(row_columns(texts, binary_array(images)), schema=schema.ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +87,17 @@ class PlannedUnit:
         return _planned_unit, (to_ipc(self.rows), self.stock)
 
     def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
-        ready = RowBatch()
+        return tables_of(self._rows(policy, rejected))
+
+    def _rows(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[tuple[TextRow, bytes]]:
         for batch in self.rows.to_batches():
             for chunk in read_samples(batch, self.stock, policy):
                 view = memoryview(chunk.buffer)
                 for sample in chunk.samples:
-                    image = bytes(view[sample.start : sample.end])
-                    ready.add(sample.key, sample.path, image, sample.caption, sample.annotation, sample.info)
+                    width, height = sample.info.width, sample.info.height
+                    row = TextRow(sample.key, sample.path, sample.caption, width, height, sample.annotation)
+                    yield row, bytes(view[sample.start : sample.end])
                 rejected.update(reject.reason.value for reject in chunk.rejects)
-                if ready.full:
-                    yield ready.take()
-        if len(ready):
-            yield ready.take()
 
 
 def _planned_unit(rows: bytes, stock: Stock) -> PlannedUnit:
@@ -177,15 +164,10 @@ class RowsUnit:
     rows: Rows
 
     def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
-        ready = RowBatch()
-        for sample in self.rows:
-            info = ImageInfo("", sample.width, sample.height, 1, True)
-            annotation = sample.annotation.encode()
-            ready.add(sample.key, sample.path, sample.image, sample.caption, annotation, info)
-            if ready.full:
-                yield ready.take()
-        if len(ready):
-            yield ready.take()
+        return tables_of(
+            (TextRow(row.key, row.path, row.caption, row.width, row.height, row.annotation.encode()), row.image)
+            for row in self.rows
+        )
 
 
 def plan_rows(rows: Rows) -> Planned:

@@ -16,6 +16,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from builder.base.errors import too_many_open
+from builder.base.options import SamplePolicy
 from builder.base.records import ImageInfo, Reason, SampleProblem
 from builder.source import image_formats, jpegs
 from builder.source.avif import is_avif, is_cut, read_avif
@@ -115,14 +116,15 @@ def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageI
     return ImageInfo(form, width, height, frames, _has_end(form, buffer, start, end))
 
 
-def judge(info: ImageInfo, *, max_pixels: int, min_side: int | None, max_aspect_ratio: float) -> None:
+def judge(info: ImageInfo, policy: SamplePolicy) -> None:
     """Raise the first SampleProblem of image_too_large, image_truncated, image_too_small, aspect_ratio that applies.
 
-    ``max_pixels``, ``min_side`` (None: off) and ``max_aspect_ratio`` (longer by shorter side, 0: off) are inclusive.
+    The policy's ``max_pixels``, ``min_side`` (None: off) and ``max_aspect_ratio`` (longer by shorter side, 0: off) are
+    inclusive.
     """
-    width, height = info.width, info.height
-    if width * height > max_pixels:
-        detail = f"{width} x {height} = {width * height} pixels, more than {max_pixels}"
+    width, height, min_side, max_aspect_ratio = info.width, info.height, policy.min_side, policy.max_aspect_ratio
+    if width * height > policy.max_pixels:
+        detail = f"{width} x {height} = {width * height} pixels, more than {policy.max_pixels}"
         raise SampleProblem(Reason.IMAGE_TOO_LARGE, detail)
     if not info.complete:
         raise SampleProblem(Reason.IMAGE_TRUNCATED, f"{info.format} {width} x {height} without an end marker")

@@ -191,12 +191,7 @@ class _ChunkReader:
                 info = fine.get(shapes[row])
                 if info is None:
                     info = probe(buffer, start, end) if self.with_images else self._glance(row)
-                    judge(
-                        info,
-                        max_pixels=policy.max_pixels,
-                        min_side=policy.min_side,
-                        max_aspect_ratio=policy.max_aspect_ratio,
-                    )
+                    judge(info, policy)
                     if shapes[row]:
                         fine[shapes[row]] = info
             except SampleProblem as problem:

@@ -20,6 +20,7 @@ import PIL
 import pytest
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from builder.base.options import SamplePolicy
 from builder.base.records import ImageInfo, Reason, SampleProblem
 from builder.source import images
 from builder.source.images import decode, judge, probe, probe_with_pillow
@@ -176,18 +177,18 @@ def test_pillows_warnings_are_not_heard(data: bytes) -> None:
     ],
 )
 def test_judging_in_order(image: ImageInfo, reason: Reason | None) -> None:
-    limits = {"max_pixels": 1_000_000, "min_side": 64, "max_aspect_ratio": 3.0}
+    policy = SamplePolicy(max_pixels=1_000_000, min_side=64, max_aspect_ratio=3.0)
     if reason is None:
-        judge(image, **limits)
+        judge(image, policy)
         return
     with pytest.raises(SampleProblem) as caught:
-        judge(image, **limits)
+        judge(image, policy)
     assert caught.value.reason is reason
     assert str(image.width) in caught.value.detail
 
 
 def test_limits_that_are_off() -> None:
-    judge(info(30_000, 1), max_pixels=30_000, min_side=None, max_aspect_ratio=0)
+    judge(info(30_000, 1), SamplePolicy(max_pixels=30_000, min_side=None, max_aspect_ratio=0))
 
 
 @pytest.mark.parametrize(
