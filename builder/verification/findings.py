@@ -18,6 +18,7 @@ UNDECODABLE = (
     "convert again, or have training skip it."
 )
 MAKE_META = "Run the same laion6m convert (or index) again. It makes meta/ anew and keeps finished shards."
+INDEX_AGAIN = "Restore the source's files, or run laion6m index again."
 OTHER_SOURCE = "Give the source that OUT was made from, unchanged. Or convert this source into another OUT."
 
 
@@ -73,3 +74,8 @@ class Findings:
             self.rows(problem, rows, remedy)
         self._noted.clear()
         return self.found
+
+
+def in_file_order(found: list[Finding]) -> list[Finding]:
+    """The same findings whatever worker was first: by place, then by row."""
+    return sorted(found, key=lambda finding: (finding.place, finding.named, finding.problem))

@@ -16,11 +16,10 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from builder.base import schema
-from builder.base.errors import DamagedFileError, OptionError, SourceError, WorkerDiedError
+from builder.base.errors import DamagedFileError, Laion6mError, OptionError, SourceError, WorkerDiedError
 from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, path_or_none, paths_of, require_folder
 from builder.base.urls import StorageOptions, is_url, refuse_url
@@ -29,12 +28,13 @@ from builder.base.words import size as in_words
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.progress import Progress
+from builder.read.opening import open_dataset
 from builder.source.layouts import recognise
 from builder.store.manifest import Manifest, read_manifest, require_made
 from builder.store.mirror import Mirror
 from builder.store.pushed import PushedMark
 from builder.verification.card import check_card
-from builder.verification.findings import MAKE_META, OTHER_SOURCE, Finding, Findings
+from builder.verification.findings import INDEX_AGAIN, MAKE_META, OTHER_SOURCE, Finding, Findings, in_file_order
 from builder.verification.meta import (
     Accounts,
     FileCheck,
@@ -47,7 +47,7 @@ from builder.verification.meta import (
     is_shard,
     key_of,
 )
-from builder.verification.selected import check_selection
+from builder.verification.rows import check_rows, check_selection, rows_checks
 from builder.verification.shards import ShardCheck, check_shard
 from builder.verification.source import (
     check_source,
@@ -58,9 +58,7 @@ from builder.verification.source import (
     survey_again,
 )
 from builder.verification.splits import splits_note
-from builder.verification.tars import RowsCheck, check_rows
 
-_SLICE_BYTES = 256 << 20  # image bytes, about, that one unit of work over tars reads
 _SHOWN = 20  # problems printed for people
 
 
@@ -282,7 +280,7 @@ class _Run:
             work = check_shard if self.mirror is None else partial(check_far_shard, self.mirror)
             self._work("verifying", crew, work, self._shard_checks(present), size)
         elif self.accounts.usable:
-            self._work("verifying", crew, check_rows, self._row_checks(), int(self.accounts.sizes.sum()))
+            self._check_rows(crew)
         if manifest.kind == "parquet" and not self.findings:  # a damaged footer cannot tell
             note = splits_note(out, sorted(filter(is_shard, present)))
             self.notes += [note] if note else []
@@ -320,7 +318,7 @@ class _Run:
         with Progress(stage, self.manifest.totals["rows"], size, quiet=self.quiet) as progress:
             found = [finding for findings in crew.run(work, tasks, progress.update) for finding in findings]
         self.bytes += progress.bytes
-        self.findings += sorted(found, key=lambda finding: (finding.place, finding.named, finding.problem))
+        self.findings += in_file_order(found)
 
     def _shard_checks(self, present: set[str]) -> Iterator[ShardCheck]:
         files = self.manifest.files
@@ -343,14 +341,15 @@ class _Run:
         findings.rows("these rows are lost with it", range(file.rows))
         self.findings += findings.found
 
-    def _row_checks(self) -> Iterator[RowsCheck]:
-        ends = np.cumsum(self.accounts.sizes)
-        first = 0
-        while first < len(ends):
-            begin = ends[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, begin + _SLICE_BYTES, side="right")))
-            yield RowsCheck(self.out, first, last - first, self.caption_key, self.decode)
-            first = last
+    def _check_rows(self, crew: Engine) -> None:
+        """An index over tars: no shard has a checksum, so each row is read."""
+        try:
+            rows = open_dataset(self.out, missing="ignore")
+        except Laion6mError as error:
+            self.findings.append(Finding(schema.INDEX, str(error).rstrip("."), INDEX_AGAIN))
+            return
+        tasks = rows_checks(self.out, rows, self.decode, self.caption_key, INDEX_AGAIN)
+        self._work("verifying", crew, check_rows, tasks, int(self.accounts.sizes.sum()))
 
 
 def _away_notes(out: str, marks: list[PushedMark], shards: int) -> list[str]:
