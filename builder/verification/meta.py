@@ -24,8 +24,8 @@ from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
 from builder.store.rejects import read_rejects
 from builder.store.seals import file_digest
-from builder.verification.findings import MAKE_META, MOST_NAMED, Finding, Findings
-from builder.verification.index_rows import index_rows, rows_not_utf8
+from builder.verification.findings import MAKE_META, Finding, Findings
+from builder.verification.index_rows import key_of, opened_index, rows_not_utf8
 
 Int64s = npt.NDArray[np.int64]
 
@@ -183,12 +183,7 @@ def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
         columns, key_hashes = _read_index(path, header.rows)
     except DamagedFileError as error:
         findings.add(f"{error.args[1]}: {error.args[2]}")
-        if broken := rows_not_utf8(path):
-            named = tuple(broken[:MOST_NAMED])
-            findings.found.append(Finding(schema.INDEX, "text is not UTF-8", MAKE_META, named, len(broken)))
-        return accounts, findings.found
-    except pa.ArrowException as error:
-        findings.add(f"not an Arrow file: {error}")
+        findings.rows("text is not UTF-8", rows_not_utf8(out))
         return accounts, findings.found
     accounts.positions, accounts.sizes, accounts.usable = columns["position"], columns["size"], True
     if header.rows != totals["rows"]:
@@ -267,11 +262,6 @@ def _check_shape(path: str, manifest: Manifest) -> None:
         raise DamagedFileError(path, "content", "numbers, names or checksums in it are none")
 
 
-def key_of(out: str, row: int) -> str:
-    """The key of a row, for messages."""
-    return str(index_rows(os.path.join(out, schema.INDEX), row, 1).column("key")[0].as_py())
-
-
 def _check_positions(out: str, rows: Int64s, rejects: Int64s, *, some: bool) -> list[Finding]:
     """Check that each position occurs once. ``some``: rows and rejects are only some entries of the listing (--limit);
     else they are all of it."""
@@ -292,26 +282,18 @@ def _check_positions(out: str, rows: Int64s, rejects: Int64s, *, some: bool) -> 
 
 
 def _read_index(path: str, rows: int) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint64]]:
-    """(the columns in _READ, xxh3-64 of the keys). Raises DamagedFileError.
-
-    The file is read, not memory-mapped: mapped pages would count as this process's memory.
-    """
-    columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _READ}
+    """(the columns in _READ, xxh3-64 of the keys). Raises DamagedFileError, AccessError."""
+    columns = {name: [np.zeros(0, schema.INDEX_TABLE.field(name).type.to_pandas_dtype())] for name in _READ}
     hashes = [np.zeros(0, np.uint64)]
-    try:
-        with pa.OSFile(path) as handle, pa.ipc.open_file(handle) as reader:
-            kinds = {name: reader.schema.field(name).type.to_pandas_dtype() for name in _READ}
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                batch.validate(full=True)
-                for name in _READ:
-                    columns[name].append(batch.column(name).to_numpy())
-                keys = batch.column("key").cast(pa.binary()).to_pylist()
-                hashes.append(np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys)))
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-        refuse_denied(path, error)
-        raise DamagedFileError(path, "batches", str(error)) from None
-    joined = {name: np.concatenate([np.zeros(0, kinds[name]), *parts]) for name, parts in columns.items()}
+    with opened_index(path, "batches") as reader:
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            batch.validate(full=True)
+            for name in _READ:
+                columns[name].append(batch.column(name).to_numpy())
+            keys = batch.column("key").cast(pa.binary()).to_pylist()
+            hashes.append(np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys)))
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     if len(joined["position"]) != rows:
         raise DamagedFileError(path, "batches", f"{counted(len(joined['position']), 'row')}, {rows:,} by its header")
     return joined, np.concatenate(hashes)

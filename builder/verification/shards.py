@@ -10,7 +10,9 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,6 @@ import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
-from builder.base.arrays import binary_array
 from builder.base.errors import DamagedFileError, refuse_denied
 from builder.base.records import SampleProblem
 from builder.base.words import counted
@@ -74,19 +75,16 @@ def check_shard(task: ShardCheck, report: Report) -> list[Finding]:
         refuse_denied(path, error)
         plain.add(f"cannot be opened: {error.strerror}; lost: {counted(task.file.rows, 'row')}")
         return plain.found
-    try:
-        if not task.indexed:
-            _compare_digest(file, task.digest, None, plain, report)
-            return plain.found
+    with closing(file):
         try:
-            rows = index_rows(os.path.join(task.out, schema.INDEX), task.first, task.file.rows)
+            rows = index_rows(task.out, task.first, task.file.rows) if task.indexed else None
         except DamagedFileError as error:
-            _compare_digest(file, task.digest, None, plain, report)
             plain.add(f"its rows in the index cannot be read ({error})")
+            rows = None
+        if rows is None:
+            _compare_digest(file, task.digest, _Images(), plain, report)
             return plain.found
         return _Check(task, path, file, rows).run(report)
-    finally:
-        file.close()
 
 
 def stretches(starts: Sequence[int], ends: Sequence[int], size: int) -> Iterator[tuple[int, int, int, int]]:
@@ -228,14 +226,11 @@ class _Check:
     ) -> bool:
         """Read the whole file. Returns whether its checksum is the recorded one."""
         chosen = np.flatnonzero(sound)
-        starts, sizes = ranges or (self._starts, self._sizes)
-        places = _Places(chosen.tolist(), starts[chosen].tolist(), (starts[chosen] + sizes[chosen]).tolist())
-        places.digests = self._rows.column("digest").to_pylist()
-        if self._task.decode:
-            places.sizes = list(
-                zip(*(self._rows.column(name).to_pylist() for name in ("width", "height")), strict=True)
-            )
-        return _compare_digest(self._file, self._task.digest, places, self._findings, report)
+        starts, sizes = ((ranges or (self._starts, self._sizes))[side][chosen] for side in (0, 1))
+        digests, *sides = (self._rows.column(name).to_pylist() for name in ("digest", "width", "height"))
+        pixels = list(zip(*sides, strict=True)) if self._task.decode else None
+        images = _Images(chosen.tolist(), starts.tolist(), (starts + sizes).tolist(), digests, pixels)
+        return _compare_digest(self._file, self._task.digest, images, self._findings, report)
 
     def _compare_parquet_text(self) -> None:
         for at, batch in self._row_groups(_TEXT_COLUMNS, "the text"):
@@ -281,31 +276,31 @@ class _Check:
     def _compare_captions(self) -> bool:
         """Whether any annotation has another caption than the index. Adds a finding for those rows."""
         captions, wrong = self._rows.column("caption").to_pylist(), []
-        for at, documents in self._annotations():
-            for row, document in enumerate(documents.cast(pa.binary()).to_pylist(), start=at):
-                try:
-                    sound = read_annotation(document or b"", self._task.caption_key).caption == captions[row]
-                except SampleProblem:
-                    sound = False
-                if not sound:
-                    wrong.append(row)
+        for row, document in self._documents():
+            try:
+                sound = read_annotation(document or b"", self._task.caption_key).caption == captions[row]
+            except SampleProblem:
+                sound = False
+            if not sound:
+                wrong.append(row)
         self._findings.rows("the annotation has another caption than the index, or is damaged", wrong)
         return bool(wrong)
 
-    def _annotations(self) -> Iterator[tuple[int, pa.Array]]:
-        """(first row, annotations), a batch at a time."""
-        if self._task.file.kind == "parquet":
-            for at, batch in self._row_groups(["annotation"], "the annotations"):
-                yield at, batch.column("annotation")
-        elif self._task.file.kind == "tar":
-            for at, document in enumerate(documents_of(self._file, self._rows)):
-                yield at, binary_array([document])
-        else:
-            at = 0
-            with pa.memory_map(self._path) as source, pa.ipc.open_stream(source) as reader:
-                for batch in reader:
-                    yield at, batch.column("annotation")
-                    at += batch.num_rows
+    def _documents(self) -> Iterator[tuple[int, bytes | None]]:
+        """(row, annotation)."""
+        if self._task.file.kind == "tar":
+            yield from enumerate(documents_of(self._file, self._rows))
+            return
+        parquet = self._task.file.kind == "parquet"
+        for at, batch in self._row_groups(["annotation"], "the annotations") if parquet else self._arrow_batches():
+            yield from enumerate(batch.column("annotation").cast(pa.binary()).to_pylist(), at)
+
+    def _arrow_batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        at = 0
+        with pa.memory_map(self._path) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                yield at, batch
+                at += batch.num_rows
 
     def _find_unreadable_images(self) -> None:
         """Find the rows that readers of Parquet lose to damage between the images."""
@@ -317,36 +312,37 @@ class _Check:
             self._findings.rows("pyarrow reads other image bytes", wrong)
 
 
-class _Places:
-    """Images to check while a file is read. ``rows``: their numbers in the shard. ``starts``, ``ends``: in bytes."""
+class _Images(NamedTuple):
+    """Images to check while a file is read. ``rows``: their numbers in the shard. ``starts``, ``ends``: in bytes.
+    ``digests`` and ``pixels`` (width, height; None: do not decode) are of all rows of the shard."""
 
-    def __init__(self, rows: list[int], starts: list[int], ends: list[int]) -> None:
-        self.rows, self.starts, self.ends = rows, starts, ends
-        self.digests: list[bytes | None] = []
-        self.sizes: list[tuple[int, int]] | None = None  # width, height: only to decode
+    rows: Sequence[int] = ()
+    starts: Sequence[int] = ()
+    ends: Sequence[int] = ()
+    digests: Sequence[bytes | None] = ()
+    pixels: Sequence[tuple[int, int]] | None = None
 
 
-def _compare_digest(file: LocalFile, digest: str, places: _Places | None, findings: Findings, report: Report) -> bool:
+def _compare_digest(file: LocalFile, digest: str, images: _Images, findings: Findings, report: Report) -> bool:
     """Read a file once, for its own checksum and those of its images. Returns whether its own is ``digest``."""
     whole = xxhash.xxh3_128()
-    places = places or _Places([], [], [])
     buffer = bytearray(WINDOW)
-    for begin, end, first, last in stretches(places.starts, places.ends, file.size or 0):
+    for begin, end, first, last in stretches(images.starts, images.ends, file.size or 0):
         if end - begin > len(buffer):
             buffer = bytearray(end - begin)
         view = memoryview(buffer)[: end - begin]
         got = file.read_into(view, begin)
         whole.update(view[:got])
         for place in range(first, last):
-            row = places.rows[place]
-            image = view[places.starts[place] - begin : places.ends[place] - begin]
-            if _digest(image) != places.digests[row]:
+            row = images.rows[place]
+            image = view[images.starts[place] - begin : images.ends[place] - begin]
+            if _digest(image) != images.digests[row]:
                 findings.note("the image's bytes do not have the recorded checksum", row)
-            if places.sizes is not None:
-                if problem := undecodable(bytes(image), places.sizes[row]):
+            if images.pixels is not None:
+                if problem := undecodable(bytes(image), images.pixels[row]):
                     findings.note(f"does not decode, {problem}", row, UNDECODABLE)
                 report(1, len(image))
-        if places.sizes is None:
+        if images.pixels is None:
             report(last - first, end - begin)
     findings.result()
     if whole.hexdigest() != digest:

@@ -162,7 +162,7 @@ def check_source(task: SourceCheck, report: Report) -> list[Finding]:
     """Read a shard's samples from the source again, and return each difference from OUT. Damage is a finding, not an
     error."""
     try:
-        rows = index_rows(os.path.join(task.out, schema.INDEX), task.first, task.count)
+        rows = index_rows(task.out, task.first, task.count)
         comparison = _Comparison(task, rows)
     except Laion6mError as error:
         return [Finding(schema.INDEX, str(error).rstrip("."))]

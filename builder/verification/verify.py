@@ -35,6 +35,7 @@ from builder.store.mirror import Mirror
 from builder.store.pushed import PushedMark
 from builder.verification.card import check_card
 from builder.verification.findings import INDEX_AGAIN, MAKE_META, OTHER_SOURCE, Finding, Findings, in_file_order
+from builder.verification.index_rows import key_of
 from builder.verification.meta import (
     Accounts,
     FileCheck,
@@ -45,7 +46,6 @@ from builder.verification.meta import (
     check_presence,
     check_rejects,
     is_shard,
-    key_of,
 )
 from builder.verification.rows import check_rows, check_selection, rows_checks
 from builder.verification.shards import ShardCheck, check_shard
