@@ -15,7 +15,9 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -27,11 +29,10 @@ from builder.base.names import SELECTION
 from builder.base.options import Slice, default_num_proc
 from builder.base.paths import StrPath, path_of
 from builder.base.records import CUT, WHOLE
-from builder.base.urls import refuse_url
+from builder.base.urls import NO_OPTIONS, refuse_url
 from builder.base.words import counted, duration
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
-from builder.jobs.existing import Listing
 from builder.jobs.extract_files import (
     CAPTION,
     FORMS,
@@ -39,20 +40,18 @@ from builder.jobs.extract_files import (
     LISTED,
     OTHER,
     PER_FILE,
+    Listing,
     Place,
+    Run,
     Tally,
-    cut_evenly,
-    target,
-    work_through,
     write,
-    write_listing,
 )
 from builder.plan.implied import names_repeat, under_tars
 from builder.plan.pairs import IdLookup
-from builder.source.files import ByteFile, LocalFile
+from builder.source.files import ByteFile
 from builder.source.layout import Archive, Layout
 from builder.source.layouts import recognise
-from builder.source.scan import ScanRequest, open_archive, scan_archive
+from builder.source.scan import ScanRequest, open_archive, open_bytes, scan_archive
 from builder.source.tables import ArchiveTable
 
 _BLOCK = 8 << 20  # bytes of a member in memory at once
@@ -90,11 +89,8 @@ class _Members:
     side: str
     root: str
     archive: Archive
-    names: list[str]
-    offsets: list[int]
-    sizes: list[int]
-    states: list[int]
-    kinds: list[int]
+    members: list[tuple[str, int, int, int, int]]
+    """(name, offset, size, state, kind) of each."""
 
 
 def extract(
@@ -139,17 +135,15 @@ def extract(
     if layout is not None:
         part.require(len(layout.raw))
     _refuse_overlap(path, out)
-    files = Place(out, overwrite)
     with make_engine(EngineChoice(engine, num_proc, address)) as crew:
-        workers = num_proc or default_num_proc()
+        run = Run(Place(out, overwrite), part, crew, num_proc or default_num_proc(), quiet)
         if layout is None:
             from builder.jobs.extract_rows import extract_rows  # takes 40 ms; tars do not need it
             from builder.read.opening import open_dataset
 
-            rows = open_dataset(path)
-            tally = extract_rows(rows, files, form, part, crew, workers=workers, quiet=quiet)
+            tally = extract_rows(open_dataset(path), form, run)
         else:
-            tally = _extract_archives(layout, files, part, crew, workers, quiet)
+            tally = _extract_archives(layout, run)
     counted = asdict(tally)
     counts = counted.pop("counts")
     seconds = time.monotonic() - started
@@ -205,11 +199,11 @@ def _refuse_overlap(path: str, out: str) -> None:
         raise SourceError(f"{inside}, which is read. Choose an OUT outside of it.")
 
 
-def _extract_archives(layout: Layout, place: Place, part: Slice, crew: Engine, workers: int, quiet: bool) -> Tally:
+def _extract_archives(layout: Layout, run: Run) -> Tally:
     whole = Tally([0, 0, 0])
-    raw = [layout.raw[number] for number in part.of(len(layout.raw))]
-    captions = [layout.captions[number] for number in captions_of(part, len(layout.raw), len(layout.captions))]
-    tables = _scan([*raw, *captions] if layout.listing else [*layout.raw, *layout.captions], crew)
+    raw = [layout.raw[number] for number in run.part.of(len(layout.raw))]
+    captions = [layout.captions[number] for number in captions_of(run.part, len(layout.raw), len(layout.captions))]
+    tables = _scan([*raw, *captions] if layout.listing else [*layout.raw, *layout.captions], run.crew)
     # Without a listing names may begin anew in every tar. Only all raw tars together show that.
     if not layout.listing and names_repeat([tables[archive.path] for archive in layout.raw], layout.raw):
         for archives in (layout.raw, layout.captions):
@@ -217,18 +211,17 @@ def _extract_archives(layout: Layout, place: Place, part: Slice, crew: Engine, w
             tables |= zip((archive.path for archive in archives), under, strict=True)
         whole.notes = ("names begin anew in every tar: files lie in folders named like their tars, as in 00002/000003",)
     sides = [
-        _Side(place, "raw", layout.raw_root, raw, tables),
-        _Side(place, "captions", layout.captions_root, captions, tables),
+        _Side(run, "raw", layout.raw_root, raw, tables),
+        _Side(run, "captions", layout.captions_root, captions, tables),
     ]
-    place.refuse_existing(chain.from_iterable(side.paths() for side in sides), _listing_files(layout))
     for side in sides:
         whole.replaced += side.replaced
         for failure in side.damage():
             whole.fail(failure)
     files, size = sum(side.files for side in sides), sum(side.bytes for side in sides)
-    tasks = (piece for side in sides for piece in side.pieces(workers))
-    work_through(crew, _write_members, tasks, whole, files, size, quiet)
-    write_listing(place, _listing_files(layout), whole)
+    tasks = chain.from_iterable(side.pieces() for side in sides)
+    paths = chain.from_iterable(side.paths() for side in sides)
+    run.write(_write_members, tasks, whole, paths, partial(_listing_files, layout), files, size)
     return whole
 
 
@@ -254,9 +247,9 @@ class _Side:
     """All members of raw/ or captions/. Names stay Arrow strings until their piece is sent to a worker."""
 
     def __init__(
-        self, place: Place, side: str, root: str, archives: list[Archive], scanned: dict[str, ArchiveTable]
+        self, run: Run, side: str, root: str, archives: list[Archive], scanned: dict[str, ArchiveTable]
     ) -> None:
-        self._place, self._side, self._root, self._archives = place, side, root, archives
+        self._run, self._side, self._root, self._archives = run, side, root, archives
         self._tables = tables = [scanned[archive.path] for archive in archives]
         last = IdLookup(*(table.ids for table in tables)).effective()
         edges = np.cumsum([0, *(len(table.sizes) for table in tables)])
@@ -277,9 +270,8 @@ class _Side:
             names = [] if table.names is None else table.names.to_pylist()
             yield from (f"{self._side}/{names[row]}" for row in taken.tolist())
 
-    def pieces(self, workers: int) -> Iterator[_Members]:
+    def pieces(self) -> Iterator[_Members]:
         """The pieces of work, archive by archive."""
-        most = target(self.bytes + PER_FILE * self.files, workers)
         for archive, table, taken in zip(self._archives, self._tables, self._taken, strict=True):
             mine = taken[np.argsort(table.offsets[taken], kind="stable")]
             names = [] if table.names is None else table.names.to_pylist()  # .take loads pyarrow.compute: 30 ms
@@ -287,31 +279,29 @@ class _Side:
             columns = (table.offsets, table.sizes, table.states, kinds)
             weights = table.sizes[mine].astype(np.int64) + PER_FILE
             # A compressed tar is read from its beginning each time, so it stays in one piece.
-            for lo, hi in cut_evenly(weights, int(weights.sum()) if table.compression else most):
+            total = self.bytes + PER_FILE * self.files
+            for lo, hi in [(0, len(mine))] if table.compression else self._run.cut(weights, total):
                 rows = mine[lo:hi]
                 lists = (column[rows].tolist() for column in columns)
-                piece = [names[row] for row in rows.tolist()]
-                yield _Members(self._place, self._side, self._root, archive, piece, *lists)
+                members = list(zip((names[row] for row in rows.tolist()), *lists, strict=True))
+                yield _Members(self._run.place, self._side, self._root, archive, members)
 
 
 def _write_members(task: _Members, report: Report) -> Tally:
     """Write a piece. Raises SourceError if the archive is missing or changed, WriteError."""
     tally = Tally([0, 0, 0])
-    file = None if task.archive.is_folder else open_archive(task.archive)
-    try:
-        with task.place.tree() as tree:
-            members = zip(task.names, task.offsets, task.sizes, task.states, task.kinds, strict=True)
-            for name, offset, size, state, kind in members:
-                report(1, size)
-                if state != WHOLE:
-                    how = "cut off" if state == CUT else "stored sparse"
-                    tally.fail(f"{task.side}/{task.archive.name}: {name} is {how} in it")
-                    continue
-                blocks = _blocks(file, offset, size) if file else _file_blocks(os.path.join(task.root, name), size)
-                write(tree, f"{task.side}/{name}", blocks, kind, tally)
-    finally:
-        if file is not None:
-            file.close()
+    opened: AbstractContextManager[ByteFile | None] = nullcontext()
+    if not task.archive.is_folder:
+        opened = closing(open_archive(task.archive))
+    with opened as file, task.place.tree() as tree:
+        for name, offset, size, state, kind in task.members:
+            report(1, size)
+            if state != WHOLE:
+                how = "cut off" if state == CUT else "stored sparse"
+                tally.fail(f"{task.side}/{task.archive.name}: {name} is {how} in it")
+                continue
+            blocks = _blocks(file, offset, size) if file else _file_blocks(os.path.join(task.root, name), size)
+            write(tree, f"{task.side}/{name}", blocks, kind, tally)
     return tally
 
 
@@ -325,14 +315,8 @@ def _blocks(file: ByteFile, offset: int, size: int) -> Iterator[bytes]:
 
 
 def _file_blocks(path: str, size: int) -> Iterator[bytes]:
-    try:
-        file = LocalFile(path)
-    except OSError as error:
-        raise SourceError(f"cannot read {shlex.quote(path)}: {error.strerror}") from error
-    try:
+    with closing(open_bytes(path, NO_OPTIONS)) as file:
         yield from _blocks(file, 0, size)
-    finally:
-        file.close()
 
 
 def _listing_files(layout: Layout) -> Iterator[Listing]:

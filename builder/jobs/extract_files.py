@@ -1,19 +1,24 @@
-"""Shared by all kinds of extraction: cut work into pieces of equal weight, write files, count them."""
+"""Shared by all kinds of extraction: cut work into pieces of equal weight, write files, count them, overwrite nothing
+unless told to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from functools import lru_cache, partial
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from builder.base.errors import OutputError
+from builder.base.options import Slice
 from builder.base.words import printable
-from builder.engines.contract import Engine
+from builder.engines.contract import Engine, Task, Work
 from builder.engines.progress import Progress
-from builder.jobs.existing import Listing, refuse_existing
+from builder.source.endings import is_tar
 from builder.store.tree import NameRefusedError, Tree
 
 FORMS = ("card", "imagefolder", "captions")
@@ -21,8 +26,11 @@ PER_FILE = 32 << 10  # cost of creating one file, as equivalent bytes written
 LISTED = 100  # failures kept as text
 IMAGE, CAPTION, OTHER = 0, 1, 2
 _PIECE = (4 << 20, 256 << 20)  # least and most weight of a piece of work
+_NAMED = 3  # existing files listed in the error
 
 Int64s = npt.NDArray[np.int64]
+Listing = tuple[str, Iterable[bytes]]
+"""A file of the listing: its name in OUT, and its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +42,6 @@ class Place:
 
     def tree(self) -> Tree:
         return Tree(self.out, replace=self.overwrite)
-
-    def refuse_existing(self, files: Iterable[str], listing: Iterable[Listing]) -> None:
-        """Raise OutputError if a file exists that may not be replaced."""
-        if not self.overwrite:
-            refuse_existing(self.out, files, listing)
 
 
 @dataclass(slots=True)
@@ -58,6 +61,45 @@ class Tally:
             self.failures += (printable(text),)
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How files are extracted: where to, which slice of the source, by whom."""
+
+    place: Place
+    part: Slice
+    crew: Engine
+    workers: int
+    quiet: bool
+
+    def cut(self, weights: Int64s, total: int) -> list[tuple[int, int]]:
+        """Pieces of work, as ranges (end exclusive) of items. ``total``: the weight of all work."""
+        return cut_evenly(weights, min(max(total // (self.workers * 4), _PIECE[0]), _PIECE[1]))
+
+    def write(
+        self,
+        work: Work[Task, Tally],
+        tasks: Iterable[Task],
+        whole: Tally,
+        paths: Iterable[str],
+        listing: Callable[[], Iterable[Listing]],
+        files: int,
+        size: int,
+    ) -> None:
+        """Run ``work`` on all tasks, add what it counted to ``whole``, then write the listing. ``paths``: of all files
+        that the tasks write. Raises OutputError if one exists that may not be replaced."""
+        if not self.place.overwrite:
+            refuse_existing(self.place.out, paths, listing())
+        with Progress("extracting", files, size, quiet=self.quiet) as progress:
+            for tally in self.crew.run(work, tasks, progress.update):
+                whole.counts = [a + b for a, b in zip(whole.counts, tally.counts, strict=True)]
+                whole.bytes += tally.bytes
+                whole.failed += tally.failed
+                whole.failures = tuple(sorted({*whole.failures, *tally.failures})[:LISTED])
+        with self.place.tree() as tree:
+            for name, blocks in listing():
+                write(tree, name, blocks, None, whole)
+
+
 def cut_evenly(weights: Int64s, most: int) -> list[tuple[int, int]]:
     """Ranges (end exclusive) that cover all weights in order. Each weighs about ``most`` or less, or is a single
     item."""
@@ -66,10 +108,6 @@ def cut_evenly(weights: Int64s, most: int) -> list[tuple[int, int]]:
     cuts = [int(np.searchsorted(ends, ends[-1] * number / pieces)) for number in range(1, pieces)]
     edges = sorted({0, *cuts, len(ends)})
     return list(pairwise(edges))
-
-
-def target(total: int, workers: int) -> int:
-    return min(max(total // (workers * 4), _PIECE[0]), _PIECE[1])
 
 
 def write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int | None, tally: Tally) -> None:
@@ -85,21 +123,58 @@ def write(tree: Tree, name: str, blocks: Iterable[bytes], kind: int | None, tall
         tally.counts[kind] += 1
 
 
-def write_listing(place: Place, listing: Iterable[Listing], tally: Tally) -> None:
-    """Write the listing files."""
-    with place.tree() as tree:
-        for name, blocks in listing:
-            write(tree, name, blocks, None, tally)
+def refuse_existing(out: str, files: Iterable[str], listing: Iterable[Listing]) -> None:
+    """Raise OutputError, before anything is written, if OUT has one of ``files`` (paths below it), a different listing,
+    or archives of a source of its own."""
+    sides = [side for side in ("raw", "captions") if os.path.isdir(os.path.join(out, side))]
+    archives = chain.from_iterable(_archives(out, side) for side in sides)
+    if found := list(islice(archives, _NAMED)):
+        raise OutputError(
+            f"{shlex.quote(out)} holds a source ({', '.join(found)}). Extract would mix its files with those. Choose "
+            "another OUT, or give --overwrite."
+        )
+    there = chain(_differing(out, listing), _existing(out, files) if os.path.isdir(out) and os.listdir(out) else ())
+    if found := list(islice(there, _NAMED)):
+        raise OutputError(
+            f"{shlex.quote(out)} holds files that extract would overwrite: {', '.join(map(shlex.quote, found))}"
+            f"{' …' if len(found) == _NAMED else ''}. Nothing was written. Choose another OUT, or give --overwrite."
+        )
 
 
-def work_through(
-    crew: Engine, work: Any, tasks: Iterable[Any], whole: Tally, files: int, size: int, quiet: bool
-) -> Tally:
-    """Run ``work`` on all tasks, and add what it counted to ``whole``."""
-    with Progress("extracting", files, size, quiet=quiet) as progress:
-        for tally in crew.run(work, tasks, progress.update):
-            whole.counts = [a + b for a, b in zip(whole.counts, tally.counts, strict=True)]
-            whole.bytes += tally.bytes
-            whole.failed += tally.failed
-            whole.failures = tuple(sorted({*whole.failures, *tally.failures})[:LISTED])
-    return whole
+def _archives(out: str, side: str) -> Iterator[str]:
+    for name in sorted(os.listdir(os.path.join(out, side))):
+        if is_tar(name):
+            yield f"{side}/{name}"
+
+
+def _differing(out: str, listing: Iterable[Listing]) -> Iterator[str]:
+    """Listing files that exist with other bytes. Another slice of the same job writes the same bytes."""
+    for name, blocks in listing:
+        path = os.path.join(out, name)
+        if os.path.lexists(path) and not os.path.isdir(path) and not _holds(path, blocks):
+            yield name
+
+
+def _holds(path: str, blocks: Iterable[bytes]) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return all(file.read(len(block)) == block for block in blocks) and not file.read(1)
+    except OSError:
+        return False
+
+
+def _existing(out: str, files: Iterable[str]) -> Iterator[str]:
+    """The files that exist. Files that come together lie in two folders at most, so each folder is listed once."""
+    listed = lru_cache(maxsize=2)(partial(_files_in, out))
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        if name in listed(folder):
+            yield file
+
+
+def _files_in(out: str, folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(os.path.join(out, folder)) as entries:
+            return frozenset(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
+    except (OSError, ValueError):  # missing, or a NUL in the name
+        return frozenset()

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,8 @@ from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.ids import path_ids
 from builder.base.options import Slice
-from builder.engines.contract import Engine, Report
-from builder.jobs.existing import Listing
-from builder.jobs.extract_files import (
-    CAPTION,
-    IMAGE,
-    PER_FILE,
-    Place,
-    Tally,
-    cut_evenly,
-    target,
-    work_through,
-    write,
-    write_listing,
-)
+from builder.engines.contract import Report
+from builder.jobs.extract_files import CAPTION, IMAGE, PER_FILE, Listing, Place, Run, Tally, write
 from builder.plan.pairs import IdLookup
 from builder.read.columns import Values
 from builder.read.sample import Sample
@@ -61,14 +50,12 @@ class _Piece:
         return f"rows {self.first} to {self.first + len(self.rows)}"
 
 
-def extract_rows(
-    whole: Rows, place: Place, form: str, part: Slice, crew: Engine, *, workers: int, quiet: bool
-) -> Tally:
-    """Write the rows of a Reader or View in its shards ``part``, then the listing of all rows."""
+def extract_rows(whole: Rows, form: str, run: Run) -> Tally:
+    """Write the rows of a Reader or View in the run's slice of its shards, then the listing of all rows."""
     index = whole.reader._index
     numbers = np.asarray(whole.rows, dtype=np.int64)
-    if part != Slice():
-        taken, files = part.of(len(whole.shards)), index.column("file")[numbers]
+    if run.part != Slice():
+        taken, files = run.part.of(len(whole.shards)), index.column("file")[numbers]
         numbers = numbers[(files >= taken.start) & (files < taken.stop)]
     rows = View(whole.reader, numbers)
     paths = rows.columns("annotation_path").column(0)
@@ -78,26 +65,38 @@ def extract_rows(
     sizes = np.maximum(index.column("size")[numbers], 0) + index.column("annotation_size")[numbers]
     repeated = np.flatnonzero(~last)
     tasks = [
-        _Piece(place, form, rows[lo:hi], lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist()))
-        for lo, hi in cut_evenly(sizes + 2 * PER_FILE, target(int(sizes.sum()), workers))
+        _Piece(
+            run.place, form, rows[lo:hi], lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist())
+        )
+        for lo, hi in run.cut(sizes + 2 * PER_FILE, int(sizes.sum()))
     ]
-    place.refuse_existing(_names_of(rows, form), _listing_files(whole, form))
-    tally = work_through(crew, _write_piece, tasks, Tally([0, 0, 0]), len(rows), int(sizes.sum()), quiet)
-    write_listing(place, _listing_files(whole, form), tally)
+    tally, listing = Tally([0, 0, 0]), partial(_listing_files, whole, form)
+    run.write(_write_piece, tasks, tally, _names_of(rows, form), listing, len(rows), int(sizes.sum()))
     return tally
 
 
 def _names_of(rows: Rows, form: str) -> Iterator[str]:
-    """The names of all files to write, as :func:`_files_of` names them."""
+    """The names of all files to write."""
     table = rows.columns("key", "path", "annotation_path")
-    keys, paths, documents = (table.column(name).to_pylist() for name in table.column_names)
+    for row in zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True):
+        yield from (name for name, _ in _files_of(form, *row))
+
+
+def _files_of(form: str, key: str, path: str, document: str) -> tuple[tuple[str, int], ...]:
+    """Name and kind of each file of a row. ``path``, ``document``: of the image and the annotation in the source."""
     if form == "card":
-        yield from (f"raw/{path}" for path in paths)
-        yield from (f"captions/{path}" for path in documents)
-        return
-    yield from map(image_name, keys, paths)
+        return (f"raw/{path}", IMAGE), (f"captions/{document}", CAPTION)
+    image = image_name(key, path), IMAGE
+    return (image, (f"{key}.txt", CAPTION)) if form == "captions" else (image,)
+
+
+def _content(sample: Sample, form: str, kind: int) -> list[bytes]:
+    if kind == IMAGE:
+        return [sample.image]
     if form == "captions":
-        yield from (f"{key}.txt" for key in keys)
+        return [" ".join(sample.caption.split()).encode()]  # trainers read the first line
+    document = sample.annotation.encode()
+    return [_BOM, document] if sample.bom else [document]
 
 
 def _listing_files(rows: Rows, form: str) -> list[Listing]:
@@ -112,23 +111,11 @@ def _write_piece(task: _Piece, report: Report) -> Tally:
     tally = Tally([0, 0, 0])
     with task.place.tree() as tree:
         for number, sample in enumerate(task.rows):
-            for name, blocks, kind in _files_of(sample, task.form, number in task.repeated):
-                write(tree, name, blocks, kind, tally)
+            for name, kind in _files_of(task.form, sample.key, sample.path, sample.annotation_path):
+                if kind == IMAGE or task.form != "card" or number not in task.repeated:
+                    write(tree, name, _content(sample, task.form, kind), kind, tally)
             report(1, max(0, sample.size))
     return tally
-
-
-def _files_of(sample: Sample, form: str, repeated: bool) -> Iterator[tuple[str, list[bytes], int]]:
-    """Name, content and kind of each file of a row."""
-    if form == "card":
-        yield f"raw/{sample.path}", [sample.image], IMAGE
-        if not repeated:
-            document = sample.annotation.encode()
-            yield f"captions/{sample.annotation_path}", [_BOM, document] if sample.bom else [document], CAPTION
-        return
-    yield image_name(sample.key, sample.path), [sample.image], IMAGE
-    if form == "captions":
-        yield f"{sample.key}.txt", [" ".join(sample.caption.split()).encode()], CAPTION  # trainers read the first line
 
 
 def image_name(key: str, path: str) -> str:

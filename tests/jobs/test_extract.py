@@ -25,7 +25,7 @@ from builder.conversion.convert import convert
 from builder.conversion.index import index
 from builder.curate.columns import write_column
 from builder.jobs import extract_files
-from builder.jobs.extract import Extraction, captions_of, cut_evenly, describe_extraction, extract
+from builder.jobs.extract import Extraction, captions_of, describe_extraction, extract
 from builder.jobs.extract_rows import image_name
 from builder.read.opening import open_dataset
 from builder.store.tree import NameRefusedError, Tree
@@ -498,7 +498,7 @@ def test_a_tree_writes_into_more_folders_than_it_keeps_open(tmp_path: Path) -> N
 
 @given(st.lists(st.integers(1, 1000), max_size=60), st.integers(1, 5000))
 def test_pieces_cover_all_and_are_even(weights: list[int], most: int) -> None:
-    pieces = cut_evenly(np.array(weights, dtype=np.int64), most)
+    pieces = extract_files.cut_evenly(np.array(weights, dtype=np.int64), most)
     assert [number for lo, hi in pieces for number in range(lo, hi)] == list(range(len(weights)))
     for lo, hi in pieces:
         assert sum(weights[lo:hi]) < most + 2 * max(weights) or hi == lo + 1
