@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from builder.base.errors import SourceError
+from builder.base.errors import SourceChangedError, SourceError
 
 
 class ByteFile(Protocol):
@@ -24,6 +24,14 @@ class ByteFile(Protocol):
 
     def close(self) -> None:
         """Close the handle. A closed file cannot be read."""
+
+
+def read_whole(file: ByteFile, offset: int, size: int) -> bytes:
+    """``size`` bytes from ``offset`` on. Raises SourceChangedError if the file ends before."""
+    data = file.read_at(offset, size)
+    if len(data) < size:
+        raise SourceChangedError(file.name, f"its byte {offset + len(data):,} is gone")
+    return data
 
 
 def whole_time(ns: int) -> int:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from builder.base.errors import SourceChangedError
 from builder.base.records import ImageInfo, Member
 from builder.source import jpegs
-from builder.source.files import ByteFile
+from builder.source.files import ByteFile, read_whole
 from builder.source.images import PILLOW_PIXEL_LIMIT, probe
 
 HEAD = 16 << 10  # bytes: nearly every photo's first scan begins in it, after EXIF, thumbnail, profile
@@ -30,15 +29,15 @@ def glance(file: ByteFile, offset: int, size: int) -> ImageInfo:
     is between them cannot change the verdict.
     """
     if size <= HEAD + TAIL:
-        return probe(_read(file, offset, size))
-    head = _read(file, offset, HEAD)
+        return probe(read_whole(file, offset, size))
+    head = read_whole(file, offset, HEAD)
     if head.startswith(jpegs.MAGIC):
         width, height, _, sure = jpegs.read_header(head, 0, HEAD)
         if sure and width * height <= PILLOW_PIXEL_LIMIT:
             for length in (_LAST, TAIL):  # usually nothing follows the marker
-                if _read(file, offset + size - length, length).rfind(b"\xff\xd9") >= 0:
+                if read_whole(file, offset + size - length, length).rfind(b"\xff\xd9") >= 0:
                     return ImageInfo("JPEG", width, height, 1, True)
-    return probe(_read(file, offset, size))
+    return probe(read_whole(file, offset, size))
 
 
 class Glances:
@@ -105,10 +104,3 @@ class Glances:
 def shape_info(shape: int) -> ImageInfo:
     """The verdict of ``probe`` on an image of this shape (not 0)."""
     return ImageInfo("JPEG", shape >> 16, shape & 0xFFFF, 1, True)
-
-
-def _read(file: ByteFile, offset: int, size: int) -> bytes:
-    data = file.read_at(offset, size)
-    if len(data) < size:
-        raise SourceChangedError(file.name, f"its byte {offset + len(data):,} is gone")
-    return data

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from builder.base.errors import SourceChangedError, SourceError
+from builder.base.errors import SourceChangedError
 from builder.base.options import SamplePolicy
 from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
 from builder.base.storage import state_of
 from builder.base.urls import is_url
 from builder.source.captions import merge_recaption, read_annotation, text_document
 from builder.source.endings import stem_of
-from builder.source.files import ByteFile, LocalFile
+from builder.source.files import ByteFile, LocalFile, read_whole
 from builder.source.glance import glance, shape_info
 from builder.source.images import judge, probe
 from builder.source.layout import Archive
+from builder.source.places import cannot_read
 from builder.source.ranges import merge_ranges
 from builder.source.scan import open_archive
 
@@ -33,6 +36,9 @@ _CHUNK_TEXT = 16 << 20
 _GAP = 64 << 10  # bytes between two members; a smaller gap is cheaper to read than to skip
 _OPEN_ARCHIVES = 64
 _OPEN_REMOTE = 4  # each holds blocks of 8 MiB: 7 of them, or 12
+
+
+_NOT_READ: tuple[int, int | None] = (0, None)
 
 
 class Sample(NamedTuple):
@@ -92,6 +98,23 @@ def read_samples(
         reader.check()
 
 
+class PlannedRow(NamedTuple):
+    """A row of PLAN_ROW (plan/plan.py): a sample to read. ``shape``: what the scan knows of the image, 0 if nothing."""
+
+    archive: int
+    offset: int
+    size: int
+    position: int
+    annotation_archive: int
+    annotation_offset: int
+    annotation_size: int
+    keeps_ending: bool
+    path: str
+    annotation_path: str
+    recaption: str | None
+    shape: int = 0
+
+
 class SampleReader:
     """Reads planned rows, batch after batch, and keeps the archives open in between. Not thread-safe."""
 
@@ -99,6 +122,7 @@ class SampleReader:
         self._stock, self._policy, self._with_images = stock, policy, with_images
         self._images, self._annotations = _Handles(stock.raw), _Handles(stock.annotations, in_order=False)
         self._buffers = [bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES)]
+        self._fine: dict[int, ImageInfo] = {}  # shapes that passed the judgement
 
     def __enter__(self) -> SampleReader:
         return self
@@ -113,189 +137,152 @@ class SampleReader:
 
     def read(self, rows: pa.RecordBatch) -> Iterator[Chunk]:
         """Rows (PLAN_ROW) in order, each once, as a sample or as a reject."""
-        chunks = _ChunkReader(
-            rows, self._stock, self._policy, self._images, self._annotations, self._with_images, self._buffers
-        )
-        for first, last in chunks.chunks():
-            yield chunks.read(first, last)
+        names = [name for name in PlannedRow._fields if name in rows.schema.names]
+        if self._with_images:
+            names = [name for name in names if name != "shape"]  # the images are probed
+        columns = (rows.column(name).to_pylist() for name in names)
+        for chunk in self._cut(map(PlannedRow, *columns)):
+            yield self._read(chunk)
 
     def check(self) -> None:
         """Raise SourceChangedError if an archive that was read is not the one that was planned."""
         self._images.check()
         self._annotations.check()
 
+    def _cut(self, rows: Iterable[PlannedRow]) -> Iterator[list[PlannedRow]]:
+        """The rows in chunks, cut by bytes. The images of a chunk lie in one archive."""
+        chunk: list[PlannedRow] = []
+        size = text = 0
+        for row in rows:
+            if chunk and (
+                size + row.size > CHUNK_BYTES
+                or text + row.annotation_size > _CHUNK_TEXT
+                or len(chunk) >= CHUNK_ROWS
+                or row.archive != chunk[0].archive
+            ):
+                yield chunk
+                chunk, size, text = [], 0, 0
+            chunk.append(row)
+            size += row.size if self._with_images else 0
+            text += row.annotation_size
+        if chunk:
+            yield chunk
 
-class _ChunkReader:
-    def __init__(
-        self,
-        rows: pa.RecordBatch,
-        stock: Stock,
-        policy: SamplePolicy,
-        images: _Handles,
-        annotations: _Handles,
-        with_images: bool,
-        buffers: list[bytearray],
-    ) -> None:
-        columns = {name: rows.column(name).to_pylist() for name in rows.schema.names}
-        self.archives, self.offsets, self.sizes = columns["archive"], columns["offset"], columns["size"]
-        self.positions, self.paths = columns["position"], columns["path"]
-        self.annotation_archives = columns["annotation_archive"]
-        self.annotation_offsets, self.annotation_sizes = columns["annotation_offset"], columns["annotation_size"]
-        self.annotation_paths, self.recaptions = columns["annotation_path"], columns["recaption"]
-        self.keeps_ending = columns["keeps_ending"]
-        # What the scan knows of images, used if they are not read; and the shapes that passed the judgement.
-        self.shapes = [0] * len(self.sizes) if with_images else columns.get("shape", [0] * len(self.sizes))
-        self.fine: dict[int, ImageInfo] = {}
-        for number in {archive for archive, shape in zip(self.archives, self.shapes, strict=True) if shape}:
-            images.note(number)
-        self.stock, self.policy, self.images, self.annotations = stock, policy, images, annotations
-        self.with_images = with_images
-        self._buffers = buffers
-        self._image_times: dict[int, int] = {}  # by row; of extracted files
-        self._annotation_times: dict[int, int] = {}
-
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        """Row ranges, cut by bytes: first inclusive, last exclusive."""
-        first, size, text = 0, 0, 0
-        for row, (image, annotation) in enumerate(zip(self.sizes, self.annotation_sizes, strict=True)):
-            full = size + image > CHUNK_BYTES or text + annotation > _CHUNK_TEXT or row - first >= CHUNK_ROWS
-            if row > first and (full or self.archives[row] != self.archives[first]):
-                yield first, row
-                first, size, text = row, 0, 0
-            size += image if self.with_images else 0
-            text += annotation
-        if first < len(self.sizes):
-            yield first, len(self.sizes)
-
-    def read(self, first: int, last: int) -> Chunk:
-        documents = self._documents(first, last)
-        buffer, starts = self._images(first, last) if self.with_images else (b"", [0] * (last - first))
+    def _read(self, rows: list[PlannedRow]) -> Chunk:
+        if any(row.shape for row in rows):
+            self._images.note(rows[0].archive)
+        documents = self._documents(rows)
+        buffer, images = self._pictures(rows) if self._with_images else (b"", [_NOT_READ] * len(rows))
         samples: list[Sample] = []
         rejects: list[Reject] = []
-        policy = self.policy
-        shapes, fine = self.shapes, self.fine
-        image_time, annotation_time = self._image_times.get, self._annotation_times.get
-        for row in range(first, last):
-            start = starts[row - first]
-            end = start + self.sizes[row]
-            path = self.paths[row]
-            key = path if self.keeps_ending[row] else stem_of(path)
+        for row, (document, annotation_time), (start, image_time) in zip(rows, documents, images, strict=True):
+            end = start + row.size
+            key = row.path if row.keeps_ending else stem_of(row.path)
             try:
-                document = documents[row - first]
-                made = bool(self.recaptions[row])
-                if document is not None and self.annotation_paths[row].lower().endswith(".txt"):
-                    document, made = text_document(document, policy.caption_key), True
-                if made and self.recaptions[row]:
-                    document = merge_recaption(document, self.recaptions[row])
-                caption, annotation, bom = read_annotation(document or b"", policy.caption_key)
-                info = fine.get(shapes[row])
+                made = bool(row.recaption)
+                if document is not None and row.annotation_path.lower().endswith(".txt"):
+                    document, made = text_document(document, self._policy.caption_key), True
+                if row.recaption:
+                    document = merge_recaption(document, row.recaption)
+                caption, annotation, bom = read_annotation(document or b"", self._policy.caption_key)
+                info = self._fine.get(row.shape)
                 if info is None:
-                    info = probe(buffer, start, end) if self.with_images else self._glance(row)
-                    judge(info, policy)
-                    if shapes[row]:
-                        fine[shapes[row]] = info
+                    if self._with_images:
+                        info = probe(buffer, start, end)
+                    else:
+                        info, image_time = self._glance(row)
+                    judge(info, self._policy)
+                    if row.shape:
+                        self._fine[row.shape] = info
             except SampleProblem as problem:
-                rejects.append(
-                    Reject(self.positions[row], key, problem.reason, problem.detail, self._place(row, problem))
-                )
+                rejects.append(Reject(row.position, key, problem.reason, problem.detail, self._place(row, problem)))
                 continue
             samples.append(
                 Sample(
-                    self.positions[row],
+                    row.position,
                     key,
-                    path,
-                    self.annotation_paths[row],
+                    row.path,
+                    row.annotation_path,
                     start,
                     end,
                     caption,
                     annotation,
                     bom,
                     info,
-                    self.archives[row],
-                    self.offsets[row],
-                    self.annotation_archives[row],
-                    self.annotation_offsets[row],
-                    self.annotation_sizes[row],
-                    image_time(row),
-                    annotation_time(row),
+                    row.archive,
+                    row.offset,
+                    row.annotation_archive,
+                    row.annotation_offset,
+                    row.annotation_size,
+                    image_time,
+                    annotation_time,
                     made,
                 )
             )
         return Chunk(buffer, samples, rejects)
 
-    def _place(self, row: int, problem: SampleProblem) -> str:
+    def _place(self, row: PlannedRow, problem: SampleProblem) -> str:
         """The archive with the problem: the image's, or the annotation's."""
-        number = self.annotation_archives[row]
-        if problem.reason is Reason.CAPTION_INVALID and number >= 0:
-            return self.stock.annotations[number].name
-        return self.stock.raw[self.archives[row]].name
+        if problem.reason is Reason.CAPTION_INVALID and row.annotation_archive >= 0:
+            return self._stock.annotations[row.annotation_archive].name
+        return self._stock.raw[row.archive].name
 
-    def _images(self, first: int, last: int) -> tuple[bytes | bytearray, list[int]]:
-        """The images of rows first to last in one buffer, and where each begins in it."""
-        number = self.archives[first]
-        archive = self.stock.raw[number]
-        sizes = self.sizes[first:last]
-        if archive.is_folder:
-            pieces = []
-            for row in range(first, last):
-                piece, self._image_times[row] = _read_file(self.stock.raw_root, self.paths[row], self.sizes[row])
-                pieces.append(piece)
-            return b"".join(pieces), [sum(sizes[:count]) for count in range(len(sizes))]
-        reads = merge_ranges(self.offsets[first:last], sizes, max_gap=_GAP, max_size=max(CHUNK_BYTES, *sizes))
+    def _pictures(self, rows: list[PlannedRow]) -> tuple[bytes | bytearray, list[tuple[int, int | None]]]:
+        """The rows' images in one buffer. For each, where it begins in it, and an extracted file's modification
+        time."""
+        number, sizes = rows[0].archive, [row.size for row in rows]
+        if self._stock.raw[number].is_folder:
+            files = [_read_file(self._stock.raw_root, row.path, row.size) for row in rows]
+            starts = accumulate(sizes[:-1], initial=0)
+            return b"".join(data for data, _ in files), [(at, file[1]) for at, file in zip(starts, files, strict=True)]
+        offsets = [row.offset for row in rows]
+        reads = merge_ranges(offsets, sizes, max_gap=_GAP, max_size=max(CHUNK_BYTES, *sizes))
         needed = sum(read.end - read.start for read in reads)
         self._buffers.reverse()
         buffer = self._buffers[0]
         if len(buffer) < needed:
             buffer = bytearray(needed)  # one large image: freed with the chunk
-        file = self.images.open(number)
+        file = self._images.open(number)
         view = memoryview(buffer)
-        starts, at = [0] * len(sizes), 0
+        places, at = [_NOT_READ] * len(rows), 0
         for read in reads:
             length = read.end - read.start
             _fill(file, view[at : at + length], read.start)
             for item in read.items:
-                starts[item] = at + self.offsets[first + item] - read.start
+                places[item] = (at + offsets[item] - read.start, None)
             at += length
-        return buffer, starts
+        return buffer, places
 
-    def _glance(self, row: int) -> ImageInfo:
-        """The verdict of ``probe`` on an image that is not in memory."""
-        if self.shapes[row]:
-            return shape_info(self.shapes[row])
-        archive, size = self.stock.raw[self.archives[row]], self.sizes[row]
-        if archive.is_folder:
-            file = open_file(os.path.join(self.stock.raw_root, self.paths[row]), size)
-            self._image_times[row] = file.mtime_ns
-            try:
-                return glance(file, 0, size)
-            finally:
-                file.close()
-        return glance(self.images.open(self.archives[row]), self.offsets[row], size)
+    def _glance(self, row: PlannedRow) -> tuple[ImageInfo, int | None]:
+        """The verdict of ``probe`` on an image that is not in memory, and an extracted file's modification time."""
+        if row.shape:
+            return shape_info(row.shape), None
+        if self._stock.raw[row.archive].is_folder:
+            with closing(_open_file(self._stock.raw_root, row.path, row.size)) as file:
+                return glance(file, 0, row.size), file.mtime_ns
+        return glance(self._images.open(row.archive), row.offset, row.size), None
 
-    def _documents(self, first: int, last: int) -> list[bytes | None]:
-        """The annotations' bytes; None if a row has no annotation of its own."""
-        documents: list[bytes | None] = [None] * (last - first)
+    def _documents(self, rows: list[PlannedRow]) -> list[tuple[bytes | None, int | None]]:
+        """The annotations' bytes, None if a row has none of its own; and extracted files' modification times."""
+        documents: list[tuple[bytes | None, int | None]] = [(None, None)] * len(rows)
         by_archive: dict[int, list[int]] = {}
-        for row in range(first, last):
-            if self.annotation_archives[row] >= 0:
-                by_archive.setdefault(self.annotation_archives[row], []).append(row)
-        for number, rows in by_archive.items():
-            if self.stock.annotations[number].is_folder:
-                for row in rows:
-                    documents[row - first], self._annotation_times[row] = _read_file(
-                        self.stock.captions_root, self.annotation_paths[row], self.annotation_sizes[row]
-                    )
+        for at, row in enumerate(rows):
+            if row.annotation_archive >= 0:
+                by_archive.setdefault(row.annotation_archive, []).append(at)
+        for number, places in by_archive.items():
+            if self._stock.annotations[number].is_folder:
+                for at in places:
+                    row = rows[at]
+                    documents[at] = _read_file(self._stock.captions_root, row.annotation_path, row.annotation_size)
                 continue
-            file = self.annotations.open(number)
-            offsets = [self.annotation_offsets[row] for row in rows]
-            sizes = [self.annotation_sizes[row] for row in rows]
+            file = self._annotations.open(number)
+            offsets = [rows[at].annotation_offset for at in places]
+            sizes = [rows[at].annotation_size for at in places]
             for read in merge_ranges(offsets, sizes, max_gap=_GAP, max_size=CHUNK_BYTES):
-                data = file.read_at(read.start, read.end - read.start)
-                if len(data) < read.end - read.start:
-                    raise SourceChangedError(file.name, f"its byte {read.start + len(data):,} is gone")
+                data = read_whole(file, read.start, read.end - read.start)
                 for item in read.items:
-                    at = offsets[item] - read.start
-                    documents[rows[item] - first] = data[at : at + sizes[item]]
+                    start = offsets[item] - read.start
+                    documents[places[item]] = data[start : start + sizes[item]], None
         return documents
 
 
@@ -372,22 +359,17 @@ def _fill(file: ByteFile, view: memoryview, offset: int) -> None:
 
 def _read_file(root: str, path: str, size: int) -> tuple[bytes, int]:
     """The whole extracted file, and its modification time in ns."""
-    file = open_file(os.path.join(root, path), size)
-    try:
-        data = file.read_at(0, size)
-    finally:
-        file.close()
-    if len(data) < size:
-        raise SourceChangedError(file.name, f"its byte {len(data):,} is gone")
-    return data, file.mtime_ns
+    with closing(_open_file(root, path, size)) as file:
+        return read_whole(file, 0, size), file.mtime_ns
 
 
-def open_file(path: str, size: int) -> LocalFile:
+def _open_file(root: str, path: str, size: int) -> LocalFile:
     """Open an extracted file that had ``size`` bytes when it was planned."""
+    place = os.path.join(root, path)
     try:
-        file = LocalFile(path)
+        file = LocalFile(place)
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        raise cannot_read(place, error) from error
     if file.size != size:
-        raise SourceChangedError(path, f"{file.size:,} bytes, {size:,} when it was scanned")
+        raise SourceChangedError(place, f"{file.size:,} bytes, {size:,} when it was scanned")
     return file

@@ -7,6 +7,7 @@ import os
 import shlex
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from builder.base.ids import path_ids
 from builder.base.names import is_utf8
 from builder.base.options import MAX_ANNOTATION_BYTES
 from builder.base.records import WHOLE, Damage, Member, TarScan
-from builder.base.urls import StorageOptions, is_url
+from builder.base.urls import NO_OPTIONS, StorageOptions, is_url
 from builder.source.captions import DIGESTS, excess
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.endings import (
@@ -101,10 +102,8 @@ def scan_archive(request: ScanRequest) -> ArchiveTable:
     if archive.is_folder:
         return _columns(request, _scan_folder(archive), None, None)
     file, compression = open_with_compression(archive)
-    try:
+    with closing(file):
         return scan_open(request, file, compression)
-    finally:
-        file.close()
 
 
 def scan_open(
@@ -243,9 +242,5 @@ def _read(archive: Archive, member: Member, file: ByteFile | None) -> bytes:
 
 def read_member(root: str, name: str) -> bytes:
     """Read an extracted file. Raises SourceError."""
-    path = os.path.join(root, name)
-    try:
-        with open(path, "rb") as handle:
-            return handle.read()
-    except OSError as error:
-        raise cannot_read(path, error) from error
+    with closing(open_bytes(os.path.join(root, name), NO_OPTIONS)) as file:
+        return file.read_at(0, file.size or 0)
