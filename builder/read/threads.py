@@ -24,21 +24,11 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 
 def in_threads(work: Callable[[list[Item]], None], items: list[Item], threads: int) -> None:
-    """Call ``work`` on consecutive parts of ``items``, in up to ``threads`` threads. This thread is one of them. When
-    all are done, the first error is raised."""
-    count = min(threads, len(items) // _WORTH)
-    if count < 2:
-        work(items)
-        return
+    """Call ``work`` on consecutive parts of ``items``, in up to ``threads`` threads. Threads and errors are those of
+    :func:`one_by_one`."""
+    count = max(1, min(threads, len(items) // _WORTH))
     edges = [len(items) * part // count for part in range(count + 1)]
-    stretches = [items[start:end] for start, end in pairwise(edges)]
-    futures = [_pool(os.getpid()).submit(work, stretch) for stretch in stretches[1:]]
-    try:
-        work(stretches[0])
-    finally:
-        wait(futures)
-    for future in futures:
-        future.result()
+    one_by_one(work, [items[start:end] for start, end in pairwise(edges)], count)
 
 
 def one_by_one(work: Callable[[Item], None], items: Sequence[Item], threads: int) -> None:
