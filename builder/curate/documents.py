@@ -30,7 +30,7 @@ def documents(reader: Reader, rows: Sequence[int] | npt.NDArray[np.int64]) -> pa
 def _document(reader: Reader, row: int) -> bytes | None:
     batch, at = reader._index.place(row)
     try:
-        return reader._annotations.read(row, batch, at)
+        return reader._annotation(row, batch, at)
     except NoColumnError:
         return None
 

@@ -25,8 +25,7 @@ from builder.base.records import Step
 from builder.base.urls import is_url
 from builder.base.words import counted
 from builder.read.columns import index_digest
-from builder.read.missing import Missing, without_missing
-from builder.read.opening import open_dataset
+from builder.read.opening import Missing, open_dataset, without_missing
 from builder.read.reader import Reader
 from builder.read.view import Rows, View
 from builder.store.output import write_file
@@ -157,10 +156,10 @@ def open_selection(
 
 def fetch_selection(url: str, storage: RemoteStorage) -> str | None:
     """A local copy of the selection behind a URL; None if there is none. Raises SourceError."""
-    from builder.read.remote import fetch, is_absence
+    from builder.read.remote import is_absence
 
     try:
-        document, rows = fetch(url, storage, SELECTION), fetch(url, storage, ROWS)
+        document, rows = storage.fetch(url, SELECTION), storage.fetch(url, ROWS)
     except (FileNotFoundError, SourceError) as error:
         if not is_absence(error):
             raise

@@ -21,7 +21,7 @@ from builder.jobs.info import Info
 from builder.read.columns import Column, columns_of, open_any
 from builder.read.handles import Handles
 from builder.read.index import Index
-from builder.read.missing import missing_files
+from builder.read.opening import missing_files
 from builder.store.ledger import Ledger
 from builder.store.manifest import Manifest
 from builder.store.pushed import PushRecords

@@ -31,7 +31,7 @@ from builder.base.errors import DamagedFileError, IndexMismatchError, OptionErro
 from builder.base.names import SELECTION
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.base.urls import is_url, join
-from builder.read.handles import Storage
+from builder.read.handles import LocalStorage, Storage
 from builder.read.local_cache import handles_of
 from builder.store.manifest import read_manifest
 from builder.store.seals import seal, unseal
@@ -174,15 +174,11 @@ def _open(root: str, name: str, storage: Storage | None) -> tuple[str, Any, Colu
     """A column's index: its path on this machine, its IPC reader, its header."""
     path = column_index(root, name)
     try:
-        if is_url(root):
-            from builder.read.remote import RemoteStorage, fetch  # imports fsspec, which local reading does not need
-
-            assert isinstance(storage, RemoteStorage)
-            path = fetch(root, storage, f"{schema.META}/columns/{name}.arrow")
+        path = (storage or LocalStorage()).fetch(root, f"{_FOLDER}/{name}.arrow")
         reader = pa.ipc.open_file(pa.memory_map(path))
         header = ColumnHeader.from_json((reader.schema.metadata or {})[schema.INDEX_METADATA_KEY])
     except FileNotFoundError:
-        there = ", ".join(columns_of(root)) or "none"
+        there = ", ".join(columns_of(root, storage=storage)) or "none"
         raise SourceError(f"{root} has no column {name} (it has: {there}); laion6m add-column makes one") from None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         refuse_denied(path, error)
@@ -251,13 +247,16 @@ TAKEN = (*schema.ROW.names, "path", "size", "position", "digest", "annotation_pa
 """Names that every dataset uses already. SQL ignores case, so any case of them is taken."""
 
 
+_FOLDER = f"{schema.META}/columns"
+
+
 def column_index(root: str, name: str) -> str:
-    return os.path.join(root, schema.META, "columns", f"{name}.arrow")
+    return join(root, f"{_FOLDER}/{name}.arrow")
 
 
 def column_checksums(root: str, name: str) -> str:
     """The path of the JSON file with the checksums of a column's files."""
-    return os.path.join(root, schema.META, "columns", f"{name}.json")
+    return join(root, f"{_FOLDER}/{name}.json")
 
 
 def read_checksums(root: str, name: str) -> dict[str, str]:
@@ -278,28 +277,13 @@ def read_checksums(root: str, name: str) -> dict[str, str]:
 
 def columns_of(root: str, ending: str = ".arrow", storage: Storage | None = None) -> list[str]:
     """Names of the added columns. With ``ending=".json"``, of the columns that have checksums."""
-    if is_url(root):
-        from builder.read.remote import RemoteStorage
-
-        place = join(root, f"{schema.META}/columns")
-        names = [entry.name for entry in storage.entries(place)] if isinstance(storage, RemoteStorage) else []
-    else:
-        folder = os.path.join(root, schema.META, "columns")
-        names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = (storage or LocalStorage()).names(join(root, _FOLDER))
     return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
 
 
 def index_digest(root: str, storage: Storage | None = None) -> str:
-    """xxh3-128 (hex) of the dataset's index, from its manifest. Raises DamagedFileError, SourceError."""
-    if is_url(root):
-        from builder.read.remote import RemoteStorage, fetch
-        from builder.store.manifest import parse_manifest
-
-        assert isinstance(storage, RemoteStorage)
-        path = fetch(root, storage, schema.MANIFEST)
-        with open(path, "rb") as file:
-            manifest = parse_manifest(file.read(), f"{root}/{schema.MANIFEST}")
-    else:
-        manifest = read_manifest(root)
+    """xxh3-128 (hex) of the dataset's index, from its manifest. Raises DamagedFileError, SourceError. Raises
+    FileNotFoundError if a URL has no manifest."""
+    manifest = read_manifest(root, (storage or LocalStorage()).fetch(root, schema.MANIFEST))
     entry: dict[str, Any] = manifest.files.get(schema.INDEX, {})
     return str(entry.get("xxh3_128"))

@@ -1,7 +1,4 @@
-"""Values of compressed columns, and the rows' JSON documents.
-
-A whole row group is decoded at a time and kept, for later reads of rows near it.
-"""
+"""Values of compressed columns. A whole row group is decoded at a time, and kept for later reads of rows near it."""
 
 from __future__ import annotations
 
@@ -12,14 +9,10 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 
-from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.errors import DamagedFileError, IndexMismatchError
 from builder.read.handles import Handle, HandleFile, Handles, LocalHandle
-from builder.read.index import Index, IndexBatch
 from builder.read.threads import ForkLock
-
-_BOM = b"\xef\xbb\xbf"
 
 _KEPT_BYTES = 128 << 20
 """The most bytes of decoded columns that are kept. A row group's annotations take a few MB. Its images, if they were
@@ -142,35 +135,3 @@ def column_parts(column: str, names: list[str]) -> tuple[str, str]:
     dot."""
     name, _, field = (column, "", "") if column in names else column.partition(".")
     return name, field
-
-
-class Annotations:
-    """Reads rows' JSON documents from the captions tar, the index, or the shard's column. Thread-safe."""
-
-    def __init__(self, index: Index, files: Handles, groups: GroupColumns | None = None) -> None:
-        self._files, self._groups = files, groups or GroupColumns(files)
-        self._path = index.path
-        self._first_rows = [0, *accumulate(file.rows for file in index.header.files)]
-
-    def read(self, row: int, batch: IndexBatch, at: int) -> bytes:
-        """The document in UTF-8, without a BOM. Raises IndexMismatchError if the files are not those that were indexed,
-        and DamagedFileError if it is not UTF-8."""
-        document = self._read(row, batch, at)
-        try:
-            document.isascii() or document.decode()
-        except UnicodeDecodeError as error:
-            raise DamagedFileError(self._path, f"annotation of row {row}", str(error)) from None
-        return document
-
-    def _read(self, row: int, batch: IndexBatch, at: int) -> bytes:
-        file = batch.annotation_file[at]
-        if file >= 0:
-            size = batch.annotation_size[at] + (len(_BOM) if batch.bom[at].as_py() else 0)
-            if self._files.files[file].kind == "folder":
-                path, offset = batch.text("annotation_path", at), batch.annotation_offset[at]
-                return self._files.read_member(file, path, size, offset).removeprefix(_BOM)
-            return self._files.read(file, batch.annotation_offset[at], size).removeprefix(_BOM)
-        if file == schema.IN_INDEX:
-            return batch.text("annotation", at).encode()
-        shard = batch.file[at]
-        return self._groups.value(shard, row - self._first_rows[shard], "annotation") or b""

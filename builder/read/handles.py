@@ -76,6 +76,13 @@ class Storage(Protocol):
     def open(self, path: str) -> Handle:
         """Raises SourceError if the file is missing."""
 
+    def fetch(self, root: str, name: str) -> str:
+        """The path on this machine of the small file ``name`` below ``root``. For a URL, of a copy. Raises SourceError,
+        FileNotFoundError."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder. Empty if the folder is missing. Raises SourceError."""
+
 
 class LocalHandle(LocalFile):
     """A file on this machine. It is closed when its last user lets go, so it never closes under a thread that reads.
@@ -180,6 +187,12 @@ class LocalStorage:
 
     def open(self, path: str) -> Handle:
         return LocalHandle(path)
+
+    def fetch(self, root: str, name: str) -> str:
+        return join(root, name)
+
+    def names(self, folder: str) -> list[str]:
+        return os.listdir(folder) if os.path.isdir(folder) else []
 
 
 class Handles:
@@ -373,7 +386,8 @@ def is_lfs_pointer(start: bytes) -> bool:
 
 
 def parquet_footer_digest(handle: Handle) -> str | None:
-    """xxh3-128 (hex) of a Parquet file's footer with its length and magic. None if there is no whole footer."""
+    """xxh3-128 (hex) of a Parquet file's footer with its length and magic. None if there is no whole footer. Unlike
+    ``footer_digest`` it makes one request, not two."""
     tail = handle.read_at(max(0, handle.size - _TAIL), min(_TAIL, handle.size))
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] != b"PAR1" or length > handle.size - 4:

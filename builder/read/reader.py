@@ -7,26 +7,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
 
+from builder.base import schema
 from builder.base.errors import DamagedFileError
 from builder.base.words import counted
 from builder.read.ahead import ReadAhead
 from builder.read.batches import Wanted, keep_freed_memory, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
-from builder.read.groups import Annotations, GroupColumns
-from builder.read.handles import Handles, Storage
+from builder.read.groups import GroupColumns
+from builder.read.handles import Handle, Handles, LocalHandle, Storage
 from builder.read.index import Index, IndexBatch
 from builder.read.local_cache import handles_of
-from builder.read.proof import Proof
 from builder.read.sample import Sample
 from builder.read.view import Rows
+from builder.store.manifest import read_manifest
 
 _State = tuple[str, str, str | None, Storage | None]
+
+_BOM = b"\xef\xbb\xbf"
+_BLOCK = 1 << 20
 
 
 def _unpickled(state: _State, row: int, image: bytes | None) -> Sample:
@@ -71,14 +78,14 @@ class Reader(Rows):
         self._index = Index(index_path, root, source)
         root, files = self._index.root, self._index.header.files
         if storage is None:
-            self._files = Handles(root, files, None, Proof(self._index.file))
+            self._files = Handles(root, files, None, _Proof(self._index.file))
         else:
             self._files = handles_of(root, files, storage)
         self._ahead = ReadAhead(self._files)
         self._groups = GroupColumns(self._files)
-        self._annotations = Annotations(self._index, self._files, self._groups)
+        self._first_rows = [0, *accumulate(file.rows for file in files)]  # of each file
         # In these files (offset, size) is not the place of the bytes: folders of files, compressed columns.
-        self._odd = [file.kind in ("folder", "rowgroups") for file in self._index.header.files]
+        self._odd = [file.kind in ("folder", "rowgroups") for file in files]
         self._any_odd = any(self._odd)
         self._added: dict[str, Column | Values] = {}
         self._added_names: list[str] | None = None
@@ -167,6 +174,29 @@ class Reader(Rows):
             raise DamagedFileError(file.path, f"row {batch.position[at]}", f"has no image in it{named}")
         return image
 
+    def _annotation(self, row: int, batch: IndexBatch, at: int) -> bytes:
+        """The JSON document of ``row`` in UTF-8, without a BOM. Raises IndexMismatchError if the files are not those
+        that were indexed, and DamagedFileError if it is not UTF-8."""
+        file = batch.annotation_file[at]
+        if file >= 0:
+            offset, size = batch.annotation_offset[at], batch.annotation_size[at]
+            size += len(_BOM) if batch.bom[at].as_py() else 0
+            if self._index.header.files[file].kind == "folder":
+                document = self._files.read_member(file, batch.text("annotation_path", at), size, offset)
+            else:
+                document = self._files.read(file, offset, size)
+            document = document.removeprefix(_BOM)
+        elif file == schema.IN_INDEX:
+            document = batch.text("annotation", at).encode()
+        else:
+            shard = batch.file[at]
+            document = self._groups.value(shard, row - self._first_rows[shard], "annotation") or b""
+        try:
+            document.isascii() or document.decode()
+        except UnicodeDecodeError as error:
+            raise DamagedFileError(self._index.path, f"annotation of row {row}", str(error)) from None
+        return document
+
     def _announce(self, rows: Sequence[int]) -> None:
         self._ahead.announce(rows, self._places)
 
@@ -211,3 +241,33 @@ class Reader(Rows):
             sample = samples[number]
             sample._image = self._read_odd(sample._batch, sample._at)
         return samples
+
+
+class _Proof:
+    """Whether a file that was touched while it was open still holds what the conversion wrote.
+
+    Compares it with the manifest's checksum. The manifest must belong to the index in use: somebody who replaced the
+    shards may have replaced the manifest too. Reads whole files. A shard of 500 MB takes 0.2 s.
+    """
+
+    def __init__(self, index: LocalHandle) -> None:
+        self._index = index
+
+    def __call__(self, name: str, handle: Handle) -> bool:
+        return self._checksums.get(name) == _digest(handle)
+
+    @cached_property
+    def _checksums(self) -> dict[str, str]:
+        try:
+            files = read_manifest(os.path.dirname(os.path.dirname(self._index.name))).files
+            checksums = {name: str(facts["xxh3_128"]) for name, facts in files.items()}
+        except (DamagedFileError, OSError, KeyError, TypeError):
+            return {}
+        return checksums if checksums.get(schema.INDEX) == _digest(self._index) else {}
+
+
+def _digest(handle: Handle) -> str:
+    digest = xxhash.xxh3_128()
+    for offset in range(0, handle.size, _BLOCK):
+        digest.update(handle.read_at(offset, min(_BLOCK, handle.size - offset)))
+    return digest.hexdigest()

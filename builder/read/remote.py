@@ -44,6 +44,35 @@ class RemoteStorage(Storage):
         kind = {"s3": S3File, "s3a": S3File, "http": HttpFile, "https": HttpFile}.get(scheme, RemoteFile)
         return kind(self, path)
 
+    def fetch(self, root: str, name: str) -> str:
+        """The file is fetched only if there is no copy yet. Some servers send nothing that tells apart two files of the
+        same size; from those it is fetched each time."""
+        place = join(root, name)
+        ending = os.path.splitext(name)[1]
+        found = self.look(place)
+        folder = cache_folder()
+        known = xxhash.xxh3_128_hexdigest(repr([place, found.size, found.version]).encode()) if found.version else None
+        if known and os.path.exists(kept := os.path.join(folder, known + ending)):
+            return kept
+        handle, temporary = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        try:
+            self.ask(place, lambda system, path: system.get_file(path, temporary))
+            # Without a version, the name comes from the content. So a copy that an older reader has open is never
+            # replaced.
+            kept = os.path.join(folder, (known or file_digest(temporary)) + ending)
+            if not os.path.exists(kept):
+                os.replace(temporary, kept)
+        except OSError as error:
+            raise SourceError(f"cannot fetch {place}: {type(error).__name__}: {say(error)}") from error
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        return kept
+
+    def names(self, folder: str) -> list[str]:
+        return [entry.name for entry in self.entries(folder)]
+
 
 class RemoteFile:
     """One file behind a URL, of any file system. Thread-safe. Each read makes two requests: one for the bytes, one to
@@ -187,9 +216,9 @@ def pinned(url: str, storage: RemoteStorage) -> str:
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:
-    """The path of a local copy of the dataset's index, made by :func:`fetch`. Raises SourceError."""
+    """The path of a local copy of the dataset's index. Raises SourceError."""
     try:
-        return fetch(url, storage, schema.INDEX)
+        return storage.fetch(url, schema.INDEX)
     except (FileNotFoundError, SourceError) as error:
         if not is_absence(error):
             raise
@@ -214,30 +243,3 @@ def _absence(url: str, storage: RemoteStorage) -> str:
 
 
 _BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
-
-
-def fetch(url: str, storage: RemoteStorage, name: str) -> str:
-    """The path of a local copy of the file ``name`` below ``url``. It is fetched only if there is no copy yet. Some
-    servers send nothing that tells apart two files of the same size; from those it is fetched each time. Raises
-    SourceError, FileNotFoundError."""
-    place = join(url, name)
-    ending = os.path.splitext(name)[1]
-    found = storage.look(place)
-    folder = cache_folder()
-    known = xxhash.xxh3_128_hexdigest(repr([place, found.size, found.version]).encode()) if found.version else None
-    if known and os.path.exists(kept := os.path.join(folder, known + ending)):
-        return kept
-    handle, temporary = tempfile.mkstemp(dir=folder)
-    os.close(handle)
-    try:
-        storage.ask(place, lambda system, path: system.get_file(path, temporary))
-        # Without a version, the name comes from the content. So a copy that an older reader has open is never replaced.
-        kept = os.path.join(folder, (known or file_digest(temporary)) + ending)
-        if not os.path.exists(kept):
-            os.replace(temporary, kept)
-    except OSError as error:
-        raise SourceError(f"cannot fetch {place}: {type(error).__name__}: {say(error)}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    return kept

@@ -89,7 +89,7 @@ class Sample:
     @property
     def annotation(self) -> str:
         """The JSON document. Raises as ``image`` does."""
-        return self._reader._annotations.read(self.row, self._batch, self._at).decode()
+        return self._reader._annotation(self.row, self._batch, self._at).decode()
 
     def __getitem__(self, name: str) -> Any:
         """A value by name: an attribute of this class, an added column, or a field of the annotation. Raises

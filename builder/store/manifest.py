@@ -10,6 +10,7 @@ from typing import Any
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, SourceError, refuse_denied
+from builder.base.urls import join
 from builder.store.seals import checksum
 
 MANIFEST_VERSION = 1
@@ -43,11 +44,12 @@ class Manifest:
         return json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def read_manifest(out: str) -> Manifest:
-    """The manifest of OUT. Raises DamagedFileError if it is missing or was changed since it was written."""
-    path = os.path.join(out, schema.MANIFEST)
+def read_manifest(out: str, copy: str | None = None) -> Manifest:
+    """The manifest of OUT. ``copy``: a file of this machine with its bytes, if OUT is behind a URL. Raises
+    DamagedFileError if the manifest is missing or was changed since it was written."""
+    path = join(out, schema.MANIFEST)
     try:
-        with open(path, "rb") as handle:
+        with open(copy or path, "rb") as handle:
             return parse_manifest(handle.read(), path)
     except FileNotFoundError:
         raise DamagedFileError(path, "manifest", "is not there: the conversion is not finished; run it again") from None
