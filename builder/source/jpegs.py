@@ -28,15 +28,6 @@ _PASSED = frozenset((0xFFC4, 0xFFCC, 0xFFDC, 0xFFDD, 0xFFDF, 0xFFFE, *range(0xFF
 _BARE = frozenset((0xFF00, 0xFFC8, *range(0xFFD0, 0xFFDA), *range(0xFFF0, 0xFFFE)))  # two bytes, no length
 _FRAMES = frozenset((*range(0xFFC0, 0xFFD0), 0xFFDE)) - _PASSED - _BARE
 
-_USUAL = re.compile(
-    rb"\xff\xd8\xff\xe0\0\x10.{14}"  # JFIF
-    rb"(?:\xff\xdb\0\x43[\0-\x0f].{64}){1,2}"  # quantization tables, of bytes
-    rb"\xff[\xc0-\xc2]\0\x11(\x08.{4}\x03).{9}"  # a frame of three components
-    rb"(?:\xff\xc4\0\x1f.{29}\xff\xc4\0\xb5.{179}){0,2}",  # Huffman tables, of the lengths in annex K
-    re.DOTALL,
-)
-"""How most files begin. Matches in one step what takes the walk nine, and nothing that the walk would doubt."""
-
 _RISKY_RESOLUTION = re.compile(rb"\x01\x1a\x00[\x01\x02\x07]|\x1a\x01[\x01\x02\x07]\x00")
 
 
@@ -56,10 +47,6 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
     resolution_known = exif_seen = False
     position = start + 2
     last = end - 4
-    if usual := _USUAL.match(buffer, start, end):
-        _, height, width, _ = _frame_header(usual[1])
-        resolution_known = _is_known(buffer, position)
-        position = usual.end()
     while position <= last:
         marker, length = _marker_and_length(buffer, position)
         if marker == 0xFFC4 and 2 <= length <= end - position - 2:  # Huffman tables are half of all segments
@@ -92,7 +79,7 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
             # Pillow unpacks JFIF's version at 5. Its unit 1 is dots per inch; only newer versions read 2 as well.
             if length < 9:
                 sure = False
-            elif length >= 14 and _is_known(buffer, position):
+            elif length >= 14 and buffer[position + 11] == 1 and buffer.startswith(b"JFIF", position + 4):
                 resolution_known = True
         elif marker == 0xFFE1:
             if buffer.startswith(b"Exif\0", position + 4, after):
@@ -121,11 +108,6 @@ def read_header(buffer: bytes | bytearray, start: int, end: int) -> JpegHeader:
             sure = False
         position = after
     return JpegHeader(width, height, -1, False)
-
-
-def _is_known(buffer: bytes | bytearray, position: int) -> bool:
-    """Whether the segment at ``position``, APP0 of at least 14 bytes, is JFIF with a resolution in dots per inch."""
-    return buffer[position + 11] == 1 and buffer.startswith(b"JFIF", position + 4)
 
 
 def _tables_fit(buffer: bytes | bytearray, position: int, after: int) -> bool:

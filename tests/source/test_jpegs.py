@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -311,30 +310,6 @@ def edited(data: bytes, edits: list[tuple[str, int, int]]) -> bytes:
 @given(st.sampled_from(sorted(WHOLE)), st.lists(EDITS, min_size=1, max_size=4))
 def test_damaged_jpegs_get_pillows_verdict(name: str, edits: list[tuple[str, int, int]]) -> None:
     verdict(edited(WHOLE[name], edits))
-
-
-NEVER = re.compile(rb"(?!)")
-
-
-@pytest.mark.slow
-@settings(max_examples=600, deadline=None)
-@given(st.sampled_from(sorted(WHOLE)), st.lists(EDITS, max_size=4), st.booleans(), st.integers(0, 900))
-def test_the_usual_beginning_in_one_step_is_what_the_walk_makes_of_it(
-    name: str, edits: list[tuple[str, int, int]], exif_behind: bool, end: int
-) -> None:
-    data = jpegs.MAGIC + edited(WHOLE[name], edits)[3:]
-    if exif_behind and data.find(b"\xff\xda") > 0:  # its resolution counts unless the JFIF segment had one
-        data = put(exif(tiff([(0x011A, 2, 1, b"\0")])), data, before=0xFFDA)
-    end = min(len(data), end) if end > 200 else len(data)
-    quick = jpegs.read_header(data, 0, end)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jpegs, "_USUAL", NEVER)
-        assert jpegs.read_header(data, 0, end) == quick
-
-
-def test_what_encoders_write_begins_as_usual() -> None:
-    for options in ({}, {"quality": 95}, {"optimize": True}, {"progressive": True}, {"subsampling": 0}):
-        assert jpegs._USUAL.match(jpeg(**options))
 
 
 @settings(max_examples=300, deadline=None)
