@@ -162,7 +162,7 @@ class _Job:
 
     def fingerprints(self) -> tuple[Table, Table]:
         """FINGERPRINT and DIGEST of every row. Raises InterruptedRunError; finished parts stay."""
-        known = _digests_of(self._index)
+        known = digests_of(self._index)
         self._begin()
         parts = parts_of(self._folder, self._work, len(self._index), known is None)
         make_folder(os.path.join(self._work, "parts"))
@@ -238,7 +238,7 @@ def same_digests(digests: Table) -> Pairs:
     return Pairs(leads[~new], order[~new], np.zeros(int((~new).sum()), dtype=np.bool_))
 
 
-def _digests_of(index: Index) -> Table | None:
+def digests_of(index: Index) -> Table | None:
     """DIGEST of every row from the index; None if the index was made without reading the images."""
     parts = [np.zeros(0, DIGEST)]
     for chunk in index.table(["digest"]).column(0).chunks:

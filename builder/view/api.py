@@ -15,7 +15,6 @@ from builder.base.errors import DamagedFileError, IndexMismatchError, Laion6mErr
 from builder.base.records import SampleProblem
 from builder.curate.measures import bar_counts
 from builder.curate.statistics import phrases
-from builder.read.sample import Sample
 from builder.view.catalog import Catalog
 from builder.view.formats import OTHER, media_type
 from builder.view.groups import Groups
@@ -42,8 +41,8 @@ _STATIC = {
 }
 """The page's files by name. So a request's path never becomes a path on this machine."""
 
-Route = Callable[[Request, str], Answer]
-"""The second argument is the last part of the path: a number or a measure. "" if there is none."""
+Route = Callable[..., Answer]
+"""Arguments: the Request; then the number or name in the path, if there is one."""
 
 
 class NotThereError(Exception):
@@ -64,17 +63,17 @@ class Viewer:
         self._routes: tuple[tuple[str, str, Route], ...] = (
             ("GET", r"/api/dataset", self._dataset),
             ("GET", r"/api/rows", self._rows),
-            ("GET", r"/api/rows/(\d+)", self._row),
-            ("GET", r"/api/rows/(\d+)/similar", self._similar),
+            ("GET", r"/api/rows/(\d{1,15})", self._row),
+            ("GET", r"/api/rows/(\d{1,15})/similar", self._similar),
             ("GET", r"/api/histograms/(\w+)", self._histogram),
             ("GET", r"/api/phrases", self._frequent),
             ("GET", r"/api/rejects", self._rejected),
             ("GET", r"/api/duplicates", self._duplicates),
             ("GET", r"/api/selection", self._selection),
             ("POST", r"/api/selections", self._save),
-            ("GET", r"/images/(\d+)", self._image),
-            ("GET", r"/thumbnails/(\d+)", self._thumbnail),
-            ("GET", r"/rejects/(\d+)", self._reject_image),
+            ("GET", r"/images/(\d{1,15})", self._image),
+            ("GET", r"/thumbnails/(\d{1,15})", self._thumbnail),
+            ("GET", r"/rejects/(\d{1,15})", self._reject_image),
         )
 
     def __call__(self, request: Request) -> Answer:
@@ -100,16 +99,16 @@ class Viewer:
             if found := re.fullmatch(pattern, request.path, re.ASCII):
                 if request.method not in ((method, "HEAD") if method == "GET" else (method,)):
                     return _not_allowed(method)
-                return route(request, found[1] if found.groups() else "")
+                return route(request, *(int(each) if each.isdigit() else each for each in found.groups()))
         raise NotThereError
 
-    def _dataset(self, request: Request, _: str) -> Answer:
+    def _dataset(self, request: Request) -> Answer:
         measures = [
-            {"name": name, "label": label, "unit": unit} for name, (label, unit) in self._catalog.measures().items()
+            {"name": name, "label": label, "unit": unit} for name, (label, unit) in self._catalog.measures.items()
         ]
         return Answer.of({**self._facts, "rows": len(self._catalog), "measures": measures})
 
-    def _rows(self, request: Request, _: str) -> Answer:
+    def _rows(self, request: Request) -> Answer:
         offset, limit = _span(request)
         query = Query.parse(request.query)
         page = self._page(query, offset, limit)
@@ -134,9 +133,8 @@ class Viewer:
             "size": sample.size,
         }
 
-    def _row(self, request: Request, named: str) -> Answer:
+    def _row(self, request: Request, row: int) -> Answer:
         """All facts of one row."""
-        row = _number(named, "row")
         sample = self._catalog.sample(row)
         batch, at = sample._batch, sample._at
         file = self._catalog.dataset.shards[batch.file[at]]
@@ -160,14 +158,14 @@ class Viewer:
             }
         )
 
-    def _similar(self, request: Request, named: str) -> Answer:
+    def _similar(self, request: Request, row: int) -> Answer:
         """A row's group of duplicates. Empty if it has none."""
-        return Answer.of(self._group(self._groups.of(_number(named, "row"))))
+        return Answer.of(self._group(self._groups.of(row)))
 
     def _histogram(self, request: Request, name: str) -> Answer:
         """The histogram of all rows. ``selected``: that of the query's rows, null if the query selects all."""
         query = Query.parse(request.query)
-        if name not in self._catalog.measures():
+        if name not in self._catalog.measures:
             raise NotThereError
         bars = self._catalog.histogram(name)
         selected = None
@@ -176,18 +174,18 @@ class Viewer:
             selected = bar_counts(values[values == values], bars.edges).tolist()
         return Answer.of({**bars.to_json(), "selected": selected})
 
-    def _frequent(self, request: Request, _: str) -> Answer:
+    def _frequent(self, request: Request) -> Answer:
         if self._phrases is None:
             self._phrases = phrases(self._catalog.dataset).to_json()
         return Answer.of(self._phrases)
 
-    def _rejected(self, request: Request, _: str) -> Answer:
+    def _rejected(self, request: Request) -> Answer:
         reason = request.query.get("reason", "")
         offset, limit = _span(request)
         total, rows = self._rejects.page(reason, offset, limit)
         return Answer.of({"reasons": self._rejects.counts(), "total": total, "rows": rows})
 
-    def _duplicates(self, request: Request, _: str) -> Answer:
+    def _duplicates(self, request: Request) -> Answer:
         offset, limit = _span(request, "20", most=100)
         groups = [self._group(each) for each in self._groups.page(offset, limit)]
         facts = {"total": len(self._groups), "rows": self._groups.rows, "note": self._groups.note}
@@ -197,10 +195,10 @@ class Viewer:
         shown = [self._brief(each) for each in positions[:MOST_ROWS]]
         return [{**each, "kept": not number} for number, each in enumerate(shown)]
 
-    def _selection(self, request: Request, _: str) -> Answer:
+    def _selection(self, request: Request) -> Answer:
         return Answer.of(select_command(self._catalog.path, Query.parse(request.query)))
 
-    def _save(self, request: Request, _: str) -> Answer:
+    def _save(self, request: Request) -> Answer:
         """Save a selection into the folder named on the command line, as ``laion6m select`` would. Only this route
         writes."""
         try:
@@ -212,21 +210,18 @@ class Viewer:
         folder = self._facts.get("save")
         return Answer.of(save_selection(self._catalog.dataset, Query.parse(fields), folder, name))
 
-    def _image(self, request: Request, named: str) -> Answer:
-        row = _number(named, "row")
+    def _image(self, request: Request, row: int) -> Answer:
         return _bytes(self._catalog.sample(row).image, f"{row}")
 
-    def _thumbnail(self, request: Request, named: str) -> Answer:
-        row = _number(named, "row")
+    def _thumbnail(self, request: Request, row: int) -> Answer:
         side = _number(request.query.get("side", "320"), "side")
         if side not in SIDES:
             raise OptionError("side", side, f"one of {', '.join(map(str, SIDES))}")
-        sample: Sample = self._catalog.sample(row)
+        sample = self._catalog.sample(row)
         made = self._thumbnails.get(sample.digest or row, side, lambda: sample.image)
         return Answer(200, made.data, made.media_type)
 
-    def _reject_image(self, request: Request, named: str) -> Answer:
-        number = _number(named, "reject")
+    def _reject_image(self, request: Request, number: int) -> Answer:
         data = self._rejects.image(number)
         if data is None:
             raise NotThereError

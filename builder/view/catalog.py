@@ -22,7 +22,8 @@ class Catalog:
 
     def __init__(self, dataset: Rows, path: str) -> None:
         self.dataset, self.path = dataset, path
-        self._measures = measures(dataset)
+        self.measures = measures(dataset)
+        """The numbers to sort and filter by: name → label, unit."""
         self._numbers: dict[str, Numbers] = {}
         self._histograms: dict[str, Histogram] = {}
         self._captions: pa.ChunkedArray | None = None
@@ -51,25 +52,21 @@ class Catalog:
             raise IndexError(position)
         return self.dataset[position]
 
-    def measures(self) -> dict[str, tuple[str, str]]:
-        """The numbers to sort and filter by: name → label, unit."""
-        return self._measures
-
     def numbers(self, name: str) -> Numbers:
         """One number for each position. NaN if a row has none. Computed once, then kept: 4 or 8 bytes a row.
 
         Raises OptionError if ``name`` is not in ``measures``."""
         with self._lock:
             if name not in self._numbers:
-                if name not in self.measures():
-                    raise OptionError("sort or filter", name, f"one of {', '.join(self.measures())}")
+                if name not in self.measures:
+                    raise OptionError("sort or filter", name, f"one of {', '.join(self.measures)}")
                 self._numbers[name] = measure(self.dataset, name)
             return self._numbers[name]
 
     def histogram(self, name: str) -> Histogram:
         """The histogram of all rows. Computed once."""
         if name not in self._histograms:
-            self._histograms[name] = histogram(name, self.numbers(name), *self.measures()[name])
+            self._histograms[name] = histogram(name, self.numbers(name), *self.measures[name])
         return self._histograms[name]
 
     def added(self, position: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import pyarrow as pa
 
 from builder.base.arrays import bools_of
+from builder.curate.duplicates import digests_of
 from builder.curate.measures import Positions
 from builder.curate.split import DUPLICATE_OF, group_hashes
 from builder.read.view import Rows
@@ -21,17 +21,15 @@ class Groups:
         self._dataset = dataset
         self._lock = threading.Lock()
         self._looked_for = DUPLICATE_OF in dataset.added_columns()
-        self._rows: Positions | None = None
-        self._starts: Positions | None = None
+        self._found: tuple[Positions, Positions] | None = None
 
     def _find(self) -> tuple[Positions, Positions]:
         """Positions in the order of their groups, and the start of each group (the last start is the end). In each
         group the row to keep comes first."""
         with self._lock:
-            if self._rows is None or self._starts is None:
-                find = _looking_alike if self._looked_for else _equal_images
-                self._rows, self._starts = find(self._dataset)
-            return self._rows, self._starts
+            if self._found is None:
+                self._found = (_looking_alike if self._looked_for else _equal_images)(self._dataset)
+            return self._found
 
     def __len__(self) -> int:
         return len(self._find()[1]) - 1
@@ -62,7 +60,7 @@ class Groups:
         if not len(found):
             return []
         at = int(np.searchsorted(starts, found[0], side="right")) - 1
-        return [int(each) for each in rows[starts[at] : starts[at + 1]]]
+        return self.page(at, 1)[0]
 
 
 def _looking_alike(dataset: Rows) -> tuple[Positions, Positions]:
@@ -74,20 +72,12 @@ def _looking_alike(dataset: Rows) -> tuple[Positions, Positions]:
 
 
 def _equal_images(dataset: Rows) -> tuple[Positions, Positions]:
-    digests = dataset.reader.column("digest")
-    if digests.null_count or not len(digests):
+    digests = digests_of(dataset.reader._index)
+    if digests is None:
         return np.zeros(0, np.int64), np.zeros(1, np.int64)
-    halves = np.concatenate([_halves(chunk) for chunk in digests.chunks])
-    mine = halves[np.asarray(dataset.rows, dtype=np.int64)]
-    order = np.lexsort((mine[:, 1], mine[:, 0]))
-    same = (mine[order][1:] == mine[order][:-1]).all(axis=1)
-    return in_groups(order, same)
-
-
-def _halves(chunk: pa.Array) -> np.ndarray:
-    """Digests of 16 bytes, each as two 8-byte numbers."""
-    data = np.frombuffer(chunk.buffers()[1], dtype="<u8")
-    return data[2 * chunk.offset : 2 * (chunk.offset + len(chunk))].reshape(-1, 2)
+    mine = digests[np.asarray(dataset.rows, dtype=np.int64)]
+    order = np.lexsort((mine["low"], mine["high"]))
+    return in_groups(order, mine[order][1:] == mine[order][:-1])
 
 
 def in_groups(order: Positions, same: np.ndarray) -> tuple[Positions, Positions]:

@@ -6,6 +6,7 @@ import os
 import tarfile
 import threading
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from builder.base import schema
 from builder.base.arrays import number_array
 
 _MOST_BYTES = 64 << 20  # a larger member is not read to be shown
-_IMAGELESS = {"image_missing"}
 
 
 class Rejects:
@@ -27,11 +27,7 @@ class Rejects:
         self._sources = [place for each in sources for place in (os.path.join(each, "raw"), each)]
         self._lock = threading.Lock()
         self._table: pa.Table | None = None
-        self._members: dict[str, dict[str, tuple[int, int]]] = {}
-
-    @property
-    def exist(self) -> bool:
-        return os.path.exists(self._path)
+        self._images_of = lru_cache(maxsize=8)(_images_of)
 
     def table(self) -> pa.Table:
         """The rejects as a table of REJECT_ROW, in the order of the listing. Empty if the dataset has no such file.
@@ -40,10 +36,9 @@ class Rejects:
 
         with self._lock:
             if self._table is None:
-                if not self.exist:
-                    self._table = pa.Table.from_batches([], schema=schema.REJECT_ROW)
-                    return self._table
-                self._table = read_rejects(self._path)
+                there = os.path.exists(self._path)
+                nothing = pa.Table.from_batches([], schema=schema.REJECT_ROW)
+                self._table = read_rejects(self._path) if there else nothing
             return self._table
 
     def counts(self) -> dict[str, int]:
@@ -88,26 +83,18 @@ class Rejects:
     def _locate(self, reject: dict[str, Any]) -> tuple[str, tuple[int, int]] | None:
         """The file that holds the image, and the place of its bytes."""
         archive, key = reject["source"] or "", reject["key"] or ""
-        if reject["reason"] in _IMAGELESS or not archive or os.path.isabs(archive) or ".." in archive.split("/"):
+        if reject["reason"] == "image_missing" or not archive or os.path.isabs(archive) or ".." in archive.split("/"):
             return None
         for folder in self._sources:
             path = os.path.join(folder, *archive.split("/"))
             if os.path.isfile(path):
-                place = self._members_of(path).get(key)
+                place = self._images_of(path).get(key)
                 return None if place is None else (path, place)
         return None
 
-    def _members_of(self, path: str) -> dict[str, tuple[int, int]]:
-        """Images of a tar by key (path without extension), as far as the tar can be read."""
-        with self._lock:
-            if path not in self._members:
-                if len(self._members) > 8:
-                    self._members.clear()
-                self._members[path] = _scan(path)
-            return self._members[path]
 
-
-def _scan(path: str) -> dict[str, tuple[int, int]]:
+def _images_of(path: str) -> dict[str, tuple[int, int]]:
+    """Key (path without extension) → offset and size of each image in a tar, as far as the tar can be read."""
     found: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(path, "r:") as tar:

@@ -37,7 +37,7 @@ class Page:
 class Result:
     """The rows of one query, in the query's order. Thread-safe."""
 
-    def __init__(self, catalog: Catalog, query: Query, where: Where | None) -> None:
+    def __init__(self, catalog: Catalog, query: Query, where: Where) -> None:
         self._catalog, self._query, self._where = catalog, query, where
         self._found: list[Positions] = []
         self._total = 0
@@ -45,6 +45,7 @@ class Result:
         self._cancelled = False
         self._changed = threading.Condition()
         self.done = False
+        self.failed = False  # and the error was raised
 
     def run(self) -> None:
         try:
@@ -71,6 +72,7 @@ class Result:
             while not self.done and self._total < offset + limit and (left := end - time.monotonic()) > 0:
                 self._changed.wait(left)
             if self._error is not None:
+                self.failed = True
                 raise self._error
             return Page(self._slice(offset, limit), self._total, self.done)
 
@@ -99,7 +101,7 @@ class Result:
     def _candidates(self) -> Positions | range:
         """Positions that meet the condition and the ranges, ascending."""
         left: Positions | range = range(len(self._catalog))
-        if self._query.where and self._where is not None:
+        if self._query.where:
             left = self._where(self._query.where)
         for each in self._query.filters:
             values = self._catalog.numbers(each.column)
@@ -146,17 +148,18 @@ def _within(values: Numbers, wanted: Range) -> npt.NDArray[np.bool_]:
 class Results:
     """Results by query. Keeps the last few. Thread-safe."""
 
-    def __init__(self, catalog: Catalog, where: Where | None) -> None:
+    def __init__(self, catalog: Catalog, where: Where) -> None:
         self._catalog, self._where = catalog, where
         self._kept: OrderedDict[Query, Result] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, query: Query) -> Result:
-        """The result of a query. Its search may still run."""
+        """The result of a query. Its search may still run. If it failed, it runs again."""
         with self._lock:
-            if query in self._kept:
-                self._kept.move_to_end(query)
-                return self._kept[query]
+            known = self._kept.pop(query, None)
+            if known is not None and not known.failed:
+                self._kept[query] = known  # the last to be forgotten
+                return known
             result = self._kept[query] = Result(self._catalog, query, self._where)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)[1].cancel()
@@ -164,12 +167,5 @@ class Results:
             for name, each in running[:-_RUNNING]:
                 each.cancel()
                 del self._kept[name]
-        threading.Thread(target=self._run, args=(query, result), daemon=True).start()
+        threading.Thread(target=result.run, daemon=True).start()
         return result
-
-    def _run(self, query: Query, result: Result) -> None:
-        result.run()
-        if result._error is not None:  # it failed: try again when asked again
-            with self._lock:
-                if self._kept.get(query) is result:
-                    del self._kept[query]

@@ -7,12 +7,11 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
@@ -55,7 +54,13 @@ def open_server(path: str, options: Options) -> Server:
     catalog = Catalog(dataset, path)
     threading.Thread(target=catalog.warm, daemon=True).start()
     results = Results(catalog, partial(_where, dataset))
-    facts = _facts(path, dataset, options)
+    facts = {
+        "name": os.path.basename(path.rstrip("/")) or path,
+        "path": path,
+        "sql": find_spec("duckdb") is not None,
+        "save": options.save,
+        **facts_of(dataset),
+    }
     viewer = Viewer(catalog, results, rejects_of(dataset, options.source), Groups(dataset), facts)
     try:
         return Server(viewer, options.host, options.port)
@@ -101,14 +106,3 @@ def _where(dataset: Rows, condition: str) -> Positions:
     chosen = np.zeros(len(dataset.reader), dtype=np.bool_)
     chosen[found] = True
     return np.flatnonzero(chosen[np.asarray(dataset.rows, dtype=np.int64)])
-
-
-def _facts(path: str, dataset: Rows, options: Options) -> Mapping[str, Any]:
-    """What the page shows about the dataset besides its rows."""
-    return {
-        "name": os.path.basename(path.rstrip("/")) or path,
-        "path": path,
-        "sql": find_spec("duckdb") is not None,
-        "save": options.save,
-        **facts_of(dataset),
-    }
