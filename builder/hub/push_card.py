@@ -86,7 +86,7 @@ def statistics_of(out: str) -> str:
     """The card's section of statistics. It needs only the index: the shards may have been removed. "" if the index
     cannot be read; verify says what is wrong with it."""
     try:
-        return describe_statistics(statistics(Reader(os.path.join(out, *schema.INDEX.split("/")), out)))
+        return describe_statistics(statistics(Reader(os.path.join(out, schema.INDEX), out)))
     except (Laion6mError, OSError):
         return ""
 

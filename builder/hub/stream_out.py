@@ -23,7 +23,7 @@ from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice, RunOptions
 from builder.hub.client import quiet_client
 from builder.hub.items import Item
-from builder.hub.parcel import dataset_parcel, is_shard
+from builder.hub.parcel import dataset_parcel, is_shard, shard_of
 from builder.hub.publisher import Wanted
 from builder.hub.push import THREADS, Pushed, Session, full_name
 from builder.hub.push_card import interim_card
@@ -141,7 +141,7 @@ class _Stream:
                 known.clear()
         self._shards = shards
         path = schema.ShardName(receipt.number, shards, self._suffix).path
-        file = os.path.join(self._out, *path.split("/"))
+        file = os.path.join(self._out, path)
         for earlier in (self._here, self._sent):  # the shard was made again with other rows
             earlier.pop(path, None)
         self._done.discard(path)
@@ -176,7 +176,7 @@ class _Stream:
         """Delete shards that the Hub has, after writing a mark for each. A shard that was made again stays. Raises
         WriteError."""
         for item in items:
-            name = schema.ShardName.parse(os.path.basename(item.path))
+            name = shard_of(item.path)
             if name is None or self._made_again(item):
                 self._here.pop(item.path, None)
                 continue
@@ -201,7 +201,7 @@ class _Stream:
     def _made_again(self, item: Item) -> bool:
         """Whether the shard has a later receipt. Then the file is a new one, and is put later. (A shard made on a guess
         has no receipt of its own.)"""
-        name = schema.ShardName.parse(os.path.basename(item.path))
+        name = shard_of(item.path)
         with suppress(ValueError, KeyError):
             receipt = self._session.ledger.read(f"receipts/{name.number if name else 0:05d}.json")
             return bool(unseal(receipt or b"")["digest"] != item.digest)
@@ -237,7 +237,7 @@ class _Stream:
 
     def _keeps(self, path: str) -> bool:
         """Whether a file may stay in the repository: files of others, and this job's other shards."""
-        name = schema.ShardName.parse(os.path.basename(path)) if is_shard(path) else None
+        name = shard_of(path)
         return self._session.keeps(path) or (
             name is not None and (name.total, name.suffix) == (self._shards, self._suffix)
         )
