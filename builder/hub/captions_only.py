@@ -46,7 +46,6 @@ class _Unit:
     compared)."""
 
     shards: tuple[tuple[str, str], ...]
-    temporary: str
     final: str
 
     @property
@@ -70,7 +69,7 @@ def captions_parcel(
         )
     shards = []
     for path in sorted(filter(is_shard, manifest.files)):
-        file = os.path.join(out, *path.split("/"))
+        file = os.path.join(out, path)
         if not os.path.isfile(file):
             raise OutputError(
                 f"{shlex.quote(file)} is missing. Captions are copied from the shards. Run laion6m convert again, "
@@ -84,7 +83,7 @@ def captions_parcel(
     pending = [unit for unit in units if not os.path.exists(unit.final)]
     if pending:
         _clear(made, version)
-        make_folder(os.path.join(folder, "tmp"))
+        make_folder(folder)
         size = sum(os.path.getsize(path) for unit in pending for path, digest in unit.shards if digest)
         with (
             make_engine(EngineChoice(num_proc=num_proc)) as crew,
@@ -92,14 +91,10 @@ def captions_parcel(
         ):
             for _ in crew.run(_write, pending, lambda _, read: progress.update(0, read)):
                 pass
-    items = {}
-    rows = 0
-    for unit in units:
-        path = f"{schema.DATA}/{unit.name}"
-        items[path] = local_item(path, unit.final, version)
-        rows += pq.read_metadata(unit.final).num_rows
-    check_rows(out, manifest, rows)
-    rejects = os.path.join(out, *schema.REJECTS.split("/"))
+    paths = [f"{schema.DATA}/{unit.name}" for unit in units]
+    items = {path: local_item(path, unit.final, version) for path, unit in zip(paths, units, strict=True)}
+    check_rows(out, manifest, sum(pq.read_metadata(unit.final).num_rows for unit in units))
+    rejects = os.path.join(out, schema.REJECTS)
     items[schema.REJECTS] = local_item(
         schema.REJECTS, rejects, manifest.files[schema.REJECTS]["xxh3_128"], checked=True
     )
@@ -131,7 +126,6 @@ def _units(folder: str, shards: list[Item], digests: Digests, rows: int) -> list
     return [
         _Unit(
             tuple((shard.file, "" if digests.sound(shard) else shard.digest) for shard in group),
-            os.path.join(folder, "tmp", str(name)),
             os.path.join(folder, str(name)),
         )
         for name, group in zip(names, groups, strict=True)
@@ -146,13 +140,13 @@ def _write(unit: _Unit, report: Report) -> str:
                 report(0, os.path.getsize(path))
             yield from _batches(path)
 
-    return write_captions(OutputFile(unit.temporary, unit.final), batches(), lambda rows: report(rows, 0))
+    return write_captions(unit.final, batches(), lambda rows: report(rows, 0))
 
 
-def write_captions(file: OutputFile, batches: Iterable[pa.RecordBatch], wrote: Callable[[int], None]) -> str:
-    """Write rows, and the url of each, as Parquet of the schema TABLE. ``wrote``: hears the number of rows of each
-    batch. Returns the file's xxh3-128, hex. Raises WriteError."""
-    with whole(file):
+def write_captions(path: str, batches: Iterable[pa.RecordBatch], wrote: Callable[[int], None]) -> str:
+    """Write rows, and the url of each, to the file ``path``, as Parquet of the schema TABLE. ``wrote``: hears the
+    number of rows of each batch. Returns the file's xxh3-128, hex. Raises WriteError."""
+    with whole(OutputFile(f"{path}.tmp", path)) as file:
         with pq.ParquetWriter(
             ArrowSink(file),
             TABLE,

@@ -22,7 +22,7 @@ from builder.hub.items import local_item
 from builder.hub.parcel import Parcel
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
-from builder.store.output import OutputFile, make_folder, write_file
+from builder.store.output import make_folder, write_file
 from builder.store.pushed import PushRecords
 
 _AT_ONCE = 10_000
@@ -43,9 +43,9 @@ def selection_parcel(out: str, *, quiet: bool) -> Parcel:
     with Progress("taking captions", len(rows), quiet=quiet) as progress:
         for number in range(shards):
             path = schema.ShardName(number, shards).path
-            file = os.path.join(work, *path.split("/"))
+            file = os.path.join(work, path)
             batches = _batches(rows[number * FILE_ROWS : (number + 1) * FILE_ROWS])
-            digest = write_captions(OutputFile(f"{file}.tmp", file), batches, lambda count: progress.update(count, 0))
+            digest = write_captions(file, batches, lambda count: progress.update(count, 0))
             items[path] = local_item(path, file, digest)
     portable = os.path.join(work, SELECTION)
     digest = write_file(portable, [_portable(selection, rows).to_json()])

@@ -85,7 +85,7 @@ def test_captions_are_not_taken_from_a_shard_that_is_not_what_it_was(inside: Hub
         push(str(out), REPO, captions_only=True, quiet=True)
     assert inside.requests() == []
     (made,) = (out / ".laion6m" / "captions-only").iterdir()
-    assert [path.name for path in made.iterdir()] == ["tmp"], "nothing that could be taken for finished"
+    assert not list(made.iterdir()), "nothing that could be taken for finished"
 
 
 def test_reading_all_of_the_shards_is_shown(
