@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -48,8 +49,8 @@ def explain(error: BaseException) -> Refusal | None:
             headers, status = response.headers, int(response.status_code)
             said = say(f"{getattr(each, 'server_message', None) or headers.get('X-Error-Message') or each}")
             code = _code(said, status, headers.get("X-Error-Code", ""))
-            tries = _tries(status, _request_of(response))
-            return Refusal(status, code, f"HTTP {status}, {said}", _asked_wait(headers, status), tries)
+            wait, tries = _asked_wait(headers, status), _tries(status, response)
+            return Refusal(status, code, f"HTTP {status}, {said}", wait, tries)
     said = say(f"{type(chain[-1]).__name__}: {chain[-1]}")
     stated = re.search(r"status (?:client error |server error )?\((\d{3})", said)  # as hf_xet puts it
     if stated:
@@ -61,12 +62,10 @@ def explain(error: BaseException) -> Refusal | None:
         return Refusal(0, "Offline", said, 0, 1)
     if names & {"XetAuthenticationError", "LocalTokenNotFoundError"}:
         return Refusal(401, "", said, 0, 1)
-    if re.search(r"\bCAS\b|(?i:\bxet)|^ConnectionError: Network error: ", said):  # hf_xet's, without a status
-        return Refusal(0, "", said, 0, TRIES)
+    xet = re.search(r"\bCAS\b|(?i:\bxet)|^ConnectionError: Network error: ", said)  # hf_xet's, without a status
     broken = (_transport_error(), ConnectionError, TimeoutError, json.JSONDecodeError)
-    if any(isinstance(each, broken) for each in chain):
-        return Refusal(0, "", said, 0, TRIES)
-    if isinstance(error, RuntimeError):  # a connection pool that another thread has just closed
+    # A RuntimeError comes from a connection pool that another thread has just closed.
+    if xet or any(isinstance(each, broken) for each in chain) or isinstance(error, RuntimeError):
         return Refusal(0, "", said, 0, TRIES)
     if isinstance(error, ValueError):  # a card that is refused, an answer that is none
         code = _code(said, 0)
@@ -86,24 +85,15 @@ def _code(said: str, status: int, code: str = "") -> str:
     return "Disabled" if "access to this resource is disabled" in said.lower() else ""
 
 
-def _tries(status: int, request: tuple[str, str] | None) -> int:
-    """How often to try a call that was answered with ``status``. ``request``: its method and address, if known."""
-    if request is not None and status in (400, 403, 404) and _is_signed(*request):
+def _tries(status: int, response: Any) -> int:
+    """How often to try a call that got this answer. An upload goes to a signed address, which expires. Only uploads are
+    PUT requests."""
+    method = url = ""
+    with suppress(AttributeError, RuntimeError):  # httpx raises the latter if the answer knows no request
+        method, url = response.request.method, str(response.request.url)
+    if status in (400, 403, 404) and (method == "PUT" or re.search("/complete[-_]multipart", url)):
         return TRIES_OF_SIGNED
     return TRIES if status in _PASSING else 1
-
-
-def _is_signed(method: str, url: str) -> bool:
-    """Whether a request belongs to an upload to a signed address, which expires. Only uploads are PUT requests."""
-    return method == "PUT" or bool(re.search("/complete[-_]multipart", url))
-
-
-def _request_of(holder: Any) -> tuple[str, str] | None:
-    """Method and address of the request of an HTTP answer, or of a transport exception."""
-    try:
-        return str(holder.request.method), str(holder.request.url)
-    except (AttributeError, RuntimeError):  # httpx raises the latter where none has been set
-        return None
 
 
 def _chain(error: BaseException) -> list[BaseException]:
