@@ -14,7 +14,6 @@ from builder.conversion.selected import convert_rows
 from builder.curate.select import choose
 from builder.engines.contract import EngineChoice, RunOptions
 from builder.read.opening import open_dataset
-from builder.read.view import Rows
 from builder.store.manifest import read_manifest
 
 
@@ -32,13 +31,10 @@ def chosen_folder(out: str, keys: StrPath | None, without: StrPath | None, num_p
         return folder
     kind = read_manifest(out).kind
     options = ConvertOptions(format=kind if kind in schema.SUFFIXES else "parquet")
+    how = RunOptions(engine=EngineChoice(num_proc=num_proc), quiet=quiet)
     try:
-        _convert(rows, folder, options, num_proc, quiet)
+        convert_rows(rows, folder, options, how)
     except JobMismatchError:  # of other lists
         shutil.rmtree(folder)
-        _convert(rows, folder, options, num_proc, quiet)
+        convert_rows(rows, folder, options, how)
     return folder
-
-
-def _convert(rows: Rows, folder: str, options: ConvertOptions, num_proc: int | None, quiet: bool) -> None:
-    convert_rows(rows, folder, options, RunOptions(engine=EngineChoice(num_proc=num_proc), quiet=quiet))

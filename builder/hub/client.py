@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -204,14 +205,9 @@ def _utils() -> Any:
     return import_module("huggingface_hub.utils")
 
 
-_operation: type[CommitOperationAdd] | None = None
-
-
+@cache
 def _counting_operation() -> Callable[..., CommitOperationAdd]:
     """CommitOperationAdd that reports how far its file has been read. LFS and Xet both read through ``as_file``."""
-    global _operation
-    if _operation is not None:
-        return _operation
     from huggingface_hub import CommitOperationAdd
 
     class Counting(CommitOperationAdd):
@@ -228,7 +224,6 @@ def _counting_operation() -> Callable[..., CommitOperationAdd]:
             with _CountingFile(io.FileIO(self.path_or_fileobj), self._told) as file:
                 yield file
 
-    _operation = Counting
     return Counting
 
 

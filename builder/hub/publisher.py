@@ -79,15 +79,10 @@ class Publisher:
         self.changed: dict[str, int] = {}  # path → bytes, of the files that differed
         self._create_pr = create_pr
         self._digests, self._patience, self._meter = digests, patience, meter
-        self._remote = Remote("", {}, True)
+        self.remote = Remote("", {}, True)  # as last seen
         self._cards: dict[str, bytes] = {}  # by blob id
         self._additions: dict[tuple[str, str], CommitOperationAdd] = {}
         self._lock = threading.Lock()
-
-    @property
-    def remote(self) -> Remote:
-        """The repository as last seen."""
-        return self._remote
 
     def open(self, private: bool) -> bool:
         """Look at the repository and the branch; make what is missing. Returns whether the repository is new. Raises
@@ -128,33 +123,31 @@ class Publisher:
     def look(self) -> Remote:
         """List the repository's files. Raises HubError if the repository or the revision is missing."""
         looking = f"looking at {self.client.repo}"
-        self._remote = self._patience.ride_out(looking, lambda: self.client.look(self.revision))
-        return self._remote
+        self.remote = self._patience.ride_out(looking, lambda: self.client.look(self.revision))
+        return self.remote
 
     def differing(self, items: Iterable[Item], remote: Remote | None = None) -> list[Item]:
         """Items that the Hub lacks, or has with other content. Reads files whose sha256 is not known."""
-        files = (remote or self._remote).files
+        files = (remote or self.remote).files
         return [item for item in items if not self._digests.same(item, files.get(item.path))]
 
     def card(self, remote: Remote | None = None) -> bytes | None:
         """The card in the repository."""
-        remote = remote or self._remote
+        remote = remote or self.remote
         found = remote.files.get(schema.CARD)
         if found is None:
             return None
         if found.blob not in self._cards:
-            reading = f"reading {schema.CARD} of {self.client.repo}"
-            sha = remote.sha
-            self._cards[found.blob] = self._patience.ride_out(reading, lambda: self.client.read(schema.CARD, sha))
+            self._cards[found.blob] = self._read(schema.CARD, remote)
         return self._cards[found.blob]
 
     def manifest(self) -> bytes | None:
         """The manifest in the repository."""
-        remote = self._remote
-        if schema.MANIFEST not in remote.files:
-            return None
-        reading = f"reading {schema.MANIFEST} of {self.client.repo}"
-        return self._patience.ride_out(reading, lambda: self.client.read(schema.MANIFEST, remote.sha))
+        return self._read(schema.MANIFEST, self.remote) if schema.MANIFEST in self.remote.files else None
+
+    def _read(self, path: str, remote: Remote) -> bytes:
+        reading = f"reading {path} of {self.client.repo}"
+        return self._patience.ride_out(reading, lambda: self.client.read(path, remote.sha))
 
     def check_card(self, card: bytes) -> None:
         """Raises HubError if the Hub would refuse this card."""
@@ -178,7 +171,7 @@ class Publisher:
             before = left
             left = self._patience.ride_out(committing, lambda: self._round(wanted, title))
             if not left:
-                return self._remote
+                return self.remote
             if left == before:
                 said = f"the Hub took a commit, but {left[0]} still differs"
                 raise HubError(committing, said, SOMEBODY_ELSE)
@@ -203,7 +196,7 @@ class Publisher:
         changes = self._compare(wanted, remote)
         if changes and self._create_pr:
             remote, changes = self._proposed(wanted, changes, remote)
-        self._remote = remote
+        self.remote = remote
         if not changes:
             return []
         if len(changes.items) + len(changes.stale) > COMMIT_FILES:
