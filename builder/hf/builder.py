@@ -36,9 +36,8 @@ from builder.hf.source import (
     LocalSource,
     SelectedRows,
     Source,
-    downloaded_layout,
+    downloaded,
     find_source,
-    list_files,
 )
 from builder.hf.stream import plan_pairs
 from builder.hf.tally import Tally, in_words
@@ -156,12 +155,8 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if isinstance(source, LocalSource):
             return plan_layout(source.layout, config.options)
         assert isinstance(source, HubSource)
-        files = list_files(source, config.hub_token)
-        if not streaming:
-            paths = dl_manager.download([source.url(name) for name in files.all])
-            return plan_layout(downloaded_layout(source, files, paths), config.options)
-        raw, captions = ({n.rpartition("/")[2]: source.url(n) for n in side} for side in (files.raw, files.captions))
-        return plan_pairs(raw, captions, {} if config.hub_token is None else {"token": config.hub_token})
+        layout = source.layout(config.options, config.hub_token)
+        return plan_pairs(layout) if streaming else plan_layout(downloaded(layout, dl_manager.download), config.options)
 
     def _prepare_split(self, split_generator: Any, *args: Any, **kwargs: Any) -> Any:
         """Generate the split, then log once what was lost. Workers of ``num_proc`` write their counts into the tally's

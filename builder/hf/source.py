@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from huggingface_hub import HfApi
@@ -16,14 +16,14 @@ from builder.base.errors import HubError, LayoutError, OptionError, SourceError
 from builder.base.names import SELECTION
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.paths import path_of
-from builder.base.urls import is_url
+from builder.base.storage import state_of
+from builder.base.urls import NO_OPTIONS, StorageOptions, is_url
 from builder.base.words import counted
 from builder.plan.identity import describe_source
 from builder.read.index import Index
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
-from builder.source.endings import TAR_ENDINGS
-from builder.source.layout import EXPECTED, Archive, Layout
+from builder.source.layout import Archive, Layout
 from builder.source.layouts import recognise
 from builder.store.manifest import read_manifest
 
@@ -95,8 +95,11 @@ class HubSource:
     def fingerprint(self) -> dict[str, Any]:
         return {"repository": self.repository, "commit": self.commit}
 
-    def url(self, path: str) -> str:
-        return f"hf://datasets/{self.repository}@{self.commit}/{path}"
+    def layout(self, options: ConvertOptions, token: str | bool | None) -> Layout:
+        """Its tars and its listing, as URLs. Raises LayoutError, SourceError."""
+        storage = StorageOptions.of({} if token is None else {"token": token})
+        url = f"hf://datasets/{self.repository}@{self.commit}"
+        return recognise(url, options.recaptions, storage, listing=options.listing)
 
 
 def find_source(data_dir: str | None, options: ConvertOptions, revision: str, token: str | bool | None) -> Source:
@@ -122,59 +125,22 @@ def find_source(data_dir: str | None, options: ConvertOptions, revision: str, to
         raise _of_index(folder, error) from None
 
 
-@dataclass(frozen=True, slots=True)
-class HubFiles:
-    """Paths in the repository."""
+def downloaded(layout: Layout, download: Callable[[dict[str, list[str]]], dict[str, list[str]]]) -> Layout:
+    """A layout of URLs as one of files in a cache. ``download``: lists of URLs → their paths."""
+    urls = {"listing": [*layout.listing]}
+    for side in ("raw", "captions"):
+        urls[side] = [archive.path for archive in getattr(layout, side)]
+    places = download(urls)
 
-    raw: tuple[str, ...]
-    captions: tuple[str, ...]
-    listing: tuple[str, ...]
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return self.raw + self.captions + self.listing
-
-
-def list_files(source: HubSource, token: str | bool | None) -> HubFiles:
-    """The repository's tars and listing; both sides are sorted by name. Raises LayoutError if there is no raw/*.tar."""
-    info = HfApi(token=token).dataset_info(source.repository, revision=source.commit)
-    names = sorted((entry.rfilename for entry in info.siblings or []), key=os.fsencode)
-
-    def tars(folder: str) -> tuple[str, ...]:
-        return tuple(name for name in names if _folder(name) == folder and name.lower().endswith(TAR_ENDINGS))
-
-    listing = tuple(n for n in names if n == "data.json" or (_folder(n) == "data.json" and n.endswith(".json")))
-    files = HubFiles(tars("raw"), tars("captions"), listing)
-    if not files.raw:
-        raise LayoutError(source.repository, ", ".join(names[:6]) or "an empty repository", EXPECTED)
-    return files
-
-
-def downloaded_layout(source: HubSource, files: HubFiles, paths: Sequence[str]) -> Layout:
-    """The card layout of files in the Hub's cache. ``paths``: where each of ``files.all`` lies, in that order."""
-    place = dict(zip(files.all, paths, strict=True))
-
-    def archives(names: tuple[str, ...]) -> tuple[Archive, ...]:
+    def moved(side: str) -> tuple[Archive, ...]:
         made = []
-        for name in names:
-            path = os.path.realpath(place[name])
-            state = os.stat(path)
-            made.append(Archive(name.rpartition("/")[2], path, False, state.st_size, state.st_mtime_ns))
+        for archive, path in zip(getattr(layout, side), map(os.path.realpath, places[side]), strict=True):
+            size, version = state_of(path, NO_OPTIONS)
+            made.append(replace(archive, path=path, size=size, version=version, storage=NO_OPTIONS))
         return tuple(made)
 
-    return Layout(
-        kind="card" if files.captions else "openuni",
-        root=source.url(""),
-        raw_root="",
-        captions_root="",
-        raw=archives(files.raw),
-        captions=archives(files.captions),
-        listing=tuple(place[name] for name in files.listing),
-    )
-
-
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
+    listing = tuple(places["listing"])
+    return replace(layout, raw=moved("raw"), captions=moved("captions"), listing=listing, storage=NO_OPTIONS)
 
 
 def _shards(folder: str) -> tuple[str, ...]:

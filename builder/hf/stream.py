@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -19,11 +18,11 @@ from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, SamplePo
 from builder.base.records import WHOLE, Damage, Member, Reason, SampleProblem
 from builder.hf.units import Planned, Unit, tables_of
 from builder.source.captions import read_annotation
-from builder.source.compressed import compression_of, open_compressed
 from builder.source.endings import IMAGE_ENDINGS, is_companion, stem_of
 from builder.source.files import ByteFile
 from builder.source.images import judge, probe
-from builder.source.remote import RemoteFile
+from builder.source.layout import Archive, Layout
+from builder.source.scan import open_archive
 from builder.source.tar_headers import Link, resolve_links
 from builder.source.tars import walk_tar
 from builder.store.shards import TextRow
@@ -33,12 +32,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PairUnit:
-    """A raw tar and its captions tar, as URLs. ``options``: for the file system. The repr hides them: they may hold a
-    token."""
+    """A raw tar and its captions tar."""
 
-    raw: str
-    captions: str
-    options: Mapping[str, Any] = field(repr=False)
+    raw: Archive
+    captions: Archive
 
     def tables(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[pa.Table]:
         """Yield images in the order of the tar. A caption without an image is counted and logged."""
@@ -46,8 +43,8 @@ class PairUnit:
 
     def _rows(self, policy: SamplePolicy, rejected: Counter[str]) -> Iterator[tuple[TextRow, bytes]]:
         with ExitStack() as stack:
-            documents = _documents(_open(self.captions, self.options, stack))
-            raw = _open(self.raw, self.options, stack)
+            documents = _documents(stack.enter_context(closing(open_archive(self.captions))))
+            raw = stack.enter_context(closing(open_archive(self.raw)))
             damage: list[Damage] = []
             for member in _members(raw, damage):
                 stem = stem_of(member.name)
@@ -66,29 +63,23 @@ class PairUnit:
                     rejected[problem.reason.value] += 1
                     continue
                 yield TextRow(stem, member.name, caption, info.width, info.height, annotation), image
-        _warn_of(damage, self.raw)
+        _warn_of(damage, self.raw.path)
         if documents:
             reason = Reason.TAR_DAMAGED if damage else Reason.IMAGE_MISSING
             rejected[reason.value] += len(documents)
             _log.warning(
                 "%d captions of %s have no image in %s, such as %s. The stream has no rows for them.",
-                *(len(documents), self.captions, self.raw, next(iter(documents))),
+                *(len(documents), self.captions.path, self.raw.path, next(iter(documents))),
             )
 
 
-def plan_pairs(raw: Mapping[str, str], captions: Mapping[str, str], options: Mapping[str, Any]) -> Planned:
-    """One unit for each pair of tars with the same name. ``raw``, ``captions``: name → URL. Each tar without a partner
-    gets a remark."""
-    units: list[Unit] = [PairUnit(url, captions[name], options) for name, url in raw.items() if name in captions]
-    remarks = [f"{url} is left out: no captions tar has this name" for n, url in raw.items() if n not in captions]
-    remarks += [f"{url} is left out: no raw tar has this name" for n, url in captions.items() if n not in raw]
+def plan_pairs(layout: Layout) -> Planned:
+    """One unit for each pair of tars with the same name. Each tar without a partner gets a remark."""
+    raw, captions = ({archive.name: archive for archive in side} for side in (layout.raw, layout.captions))
+    units: list[Unit] = [PairUnit(raw[name], captions[name]) for name in raw if name in captions]
+    remarks = [f"{raw[name].path} is left out: no captions tar has its name" for name in raw if name not in captions]
+    remarks += [f"{captions[name].path} is left out: no raw tar has its name" for name in captions if name not in raw]
     return Planned(units, None, None, Counter(), tuple(remarks))
-
-
-def _open(url: str, options: Mapping[str, Any], stack: ExitStack) -> ByteFile:
-    file = RemoteFile(url, options)
-    stack.callback(file.close)
-    return file if compression_of(file.read_at(0, 16)) is None else open_compressed(file)
 
 
 def _documents(file: ByteFile) -> dict[str, bytes | SampleProblem]:

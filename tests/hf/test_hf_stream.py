@@ -22,10 +22,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what datasets imports may be deprecated
     import datasets  # noqa: F401
 from builder import load_dataset
-from builder.base.errors import HubError, LayoutError
+from builder.base.errors import HubError
 from builder.base.options import SamplePolicy
+from builder.base.urls import StorageOptions
 from builder.hf import source as hf_source
 from builder.hf.stream import PairUnit, plan_pairs
+from builder.source.layout import Archive, Layout
 from tests.hub.client import PROJECT, client_env, run_ok
 from tests.hub.server import HubServer
 from tests.hub.upstream import hub_of_tars
@@ -185,24 +187,10 @@ def test_no_hub_and_no_folder_says_what_to_give(tmp_path: Path, monkeypatch: pyt
         load_dataset("laion6m.py", split="train")
 
 
-def test_a_repository_without_tars_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other:
-        siblings = (type("Entry", (), {"rfilename": "data/train.parquet"}),)
-
-        def __init__(self, token: Any) -> None: ...
-
-        def dataset_info(self, *_: Any, **__: Any) -> Any:
-            return self
-
-    monkeypatch.setattr(hf_source, "HfApi", Other)
-    with pytest.raises(LayoutError, match=r"found data/train\.parquet"):
-        hf_source.list_files(hf_source.HubSource("a/b", "0" * 40), None)
-
-
 # One pair of tars, as files
 
 
-def tar_of(path: Path, *members: tuple[str, bytes | str], cut: int = 0) -> str:
+def tar_of(path: Path, *members: tuple[str, bytes | str], cut: int = 0) -> Archive:
     """``(name, bytes)`` is a file, ``(name, str)`` a hard link, ``("@name", str)`` a symbolic one."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -215,18 +203,22 @@ def tar_of(path: Path, *members: tuple[str, bytes | str], cut: int = 0) -> str:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     data = buffer.getvalue()
-    path.write_bytes(data[: len(data) - cut] if cut else data)
-    return f"file://{path}"
+    return written(path, data[: len(data) - cut] if cut else data)
+
+
+def written(path: Path, data: bytes) -> Archive:
+    path.write_bytes(data)
+    return Archive(path.name, f"file://{path}", False, len(data), 0)
 
 
 def text(caption: str) -> bytes:
     return json.dumps({"re_caption": caption}).encode()
 
 
-def read(raw: str, captions: str) -> tuple[dict[str, str], Counter[str]]:
+def read(raw: Archive, captions: Archive) -> tuple[dict[str, str], Counter[str]]:
     lost: Counter[str] = Counter()
     rows: dict[str, str] = {}
-    for table in PairUnit(raw, captions, {}).tables(SamplePolicy(), lost):
+    for table in PairUnit(raw, captions).tables(SamplePolicy(), lost):
         rows |= dict(zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True))
     return rows, lost
 
@@ -276,16 +268,19 @@ def test_samples_are_judged_as_everywhere(tmp_path: Path) -> None:
 
 def test_compressed_tars_stream_too(tmp_path: Path) -> None:
     tar_of(tmp_path / "r.tar", ("a.jpg", picture(1)))
-    (tmp_path / "r.tar.gz").write_bytes(gzip.compress((tmp_path / "r.tar").read_bytes()))
+    raw = written(tmp_path / "r.tar.gz", gzip.compress((tmp_path / "r.tar").read_bytes()))
     captions = tar_of(tmp_path / "c.tar", ("a.json", text("A")))
-    assert read(f"file://{tmp_path}/r.tar.gz", captions) == ({"a": "A"}, {})
+    assert read(raw, captions) == ({"a": "A"}, {})
 
 
 def test_a_tar_without_its_other_half_is_said() -> None:
-    planned = plan_pairs({"0.tar": "raw0", "1.tar": "raw1"}, {"1.tar": "captions1", "2.tar": "captions2"}, {})
-    assert planned.units == [PairUnit("raw1", "captions1", {})]
+    raw, captions = ([Archive(f"{n}.tar", f"{side}{n}", False, 1, 1) for n in (at, at + 1)]
+                     for side, at in (("raw", 0), ("captions", 1)))  # fmt: skip
+    planned = plan_pairs(Layout("card", "hf://r", "raw", "captions", tuple(raw), tuple(captions), ()))
+    assert planned.units == [PairUnit(raw[1], captions[0])]
     assert [line.split()[0] for line in planned.remarks] == ["raw0", "captions2"]
 
 
 def test_a_token_is_not_shown() -> None:
-    assert "secret" not in repr(PairUnit("a", "b", {"token": "secret"}))
+    archive = Archive("a.tar", "hf://a.tar", False, 1, 1, StorageOptions.of({"token": "secret"}))
+    assert "secret" not in repr(PairUnit(archive, archive))
