@@ -106,12 +106,13 @@ def planted(count: int, distance: int, mirror: int) -> tuple[Any, int]:
 
 def pairs(source: Path, arguments: argparse.Namespace, results: Results) -> None:
     from builder.curate.fingerprints import MIRROR
-    from builder.curate.pairs import near_pairs
+    from builder.curate.pairs import joined, pairs_by_round, plan_rounds
 
     count, mirror = arguments.hashes, int(MIRROR[0])
     hashes, chosen = planted(count, 10, mirror)
     started = time.process_time()
-    found = near_pairs(hashes, 10, mirror)
+    rounds = plan_rounds(count, 10, mirror)
+    found = joined(some for number in range(rounds.count) for some in pairs_by_round(hashes, rounds, number))
     seconds = {"ours, mirrored too": time.process_time() - started}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     codes = set((found.first * count + found.second).tolist())

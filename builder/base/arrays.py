@@ -38,10 +38,12 @@ def binary_array(values: list[bytes]) -> pa.BinaryArray:
     return _from_buffers(values, pa.binary())
 
 
-def number_array(values: np.ndarray) -> pa.Array:
-    """A numpy column → an Arrow array that shares its memory (a copy if it is not contiguous)."""
+def number_array(values: np.ndarray, null: np.ndarray | None = None) -> pa.Array:
+    """A numpy column → an Arrow array that shares its memory (a copy if it is not contiguous). ``null``: which values
+    are null, as bools. (``pa.array`` with a mask imports pandas.)"""
     kind = pa.from_numpy_dtype(values.dtype)
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+    valid = None if null is None else pa.py_buffer(np.packbits(~null, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def bool_array(values: np.ndarray) -> pa.BooleanArray:

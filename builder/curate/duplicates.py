@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from builder.base import schema
 from builder.base.arrays import number_array
@@ -28,13 +26,10 @@ from builder.curate.add_column import dataset_folder
 from builder.curate.columns import write_column
 from builder.curate.fingerprint_rows import DIGEST, Part, Table, parts_of, read_parts, write_part
 from builder.curate.fingerprints import FINGERPRINT, UNREAD
-from builder.curate.groups import groups_of, joined_groups, kept_of, mirrored_from
 from builder.curate.near import (
     MOST_DISTANCE,
     WAVES,
-    Found,
-    compared,
-    doubts_of,
+    joined_doubts,
     look,
     looks,
     next_looks,
@@ -42,8 +37,8 @@ from builder.curate.near import (
     search,
     searches,
 )
-from builder.curate.pairs import Numbers, Pairs, joined
-from builder.curate.split import DUPLICATE_OF
+from builder.curate.pairs import Pairs, equal_rows, groups_of, joined, joined_groups, leaders, mirrored_from
+from builder.curate.split import DUPLICATE_OF, MADE, PHASH
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice
 from builder.engines.progress import Progress
@@ -51,9 +46,6 @@ from builder.read.columns import Values, columns_of, index_digest, open_any
 from builder.read.index import Index
 from builder.store.ledger import Ledger
 from builder.store.output import make_folder, write_file
-
-PHASH = "phash"
-"""The column of 64-bit perceptual hashes: uint64, null if the image does not decode."""
 
 _VERSION = 1  # of the fingerprints: other versions are not continued
 
@@ -119,18 +111,20 @@ def duplicates(
         with make_engine(choice) as crew:
             job = _Job(folder, index, crew, quiet)
             prints, digests = job.fingerprints()
-            exact = same_digests(digests)
+            exact = equal_rows(digests["high"], digests["low"])
             near = job.near(prints, exact, distance)
         pairs = joined([exact, *near])
         pixels = index.column("width").astype(np.int64) * index.column("height")
-        kept = kept_of(groups_of(len(index), pairs), pixels)
+        kept = leaders([groups_of(len(index), pairs)], pixels)
         dropped = kept != np.arange(len(index))
-        write_column(folder, PHASH, _hashes(prints), replace=True)
-        write_column(folder, DUPLICATE_OF, _keys(index, kept, dropped), replace=True)
+        unread = prints["state"] == UNREAD
+        write_column(folder, PHASH, number_array(prints["words"][:, 0], unread), replace=True)
+        keys = index.table(["key"]).column(0).take(number_array(kept, ~dropped))
+        write_column(folder, DUPLICATE_OF, keys, replace=True)
     return DuplicatesSummary(
         out=folder,
         rows=len(index),
-        fingerprinted=int((prints["state"] != UNREAD).sum()),
+        fingerprinted=int((~unread).sum()),
         exact=len(exact),
         groups=len(np.unique(kept[dropped])),
         duplicates=int(dropped.sum()),
@@ -185,27 +179,23 @@ class _Job:
         """Pairs of rows that show the same picture, besides those with the same bytes."""
         first = np.ones(len(prints), dtype=np.bool_)
         first[exact.second] = False
-        rows, equal = same_bits(prints, compared(prints, first))
+        rows, equal = same_bits(prints, first)
         path = os.path.join(self._work, "compared.npy")
         table = np.zeros(len(rows), dtype=[("row", "<i8"), ("print", FINGERPRINT)])
         table["row"], table["print"] = rows, prints[rows]
         np.save(path, table)
         del table
         tasks = searches(path, len(rows), distance)
-        found: list[Found] = self._run(
-            "comparing", "rounds", search, tasks, sum(task.end - task.first for task in tasks)
-        )
-        found.sort(key=lambda each: each.first)
+        found = self._run("comparing", "rounds", search, tasks, sum(task.end - task.first for task in tasks))
         os.unlink(path)
-        near = [equal, *(each.sure for each in found)]
+        near = [equal, *(sure for sure, _ in found)]
         groups = groups_of(len(prints), joined([exact, *near]))
-        doubts = doubts_of(found)
+        doubts = joined_doubts([some for _, some in found])
         for _ in range(WAVES):
             pairs, doubts = next_looks(doubts, groups)
             if not len(pairs):
                 break
-            looked = self._run("looking twice", "pairs", look, list(looks(self._folder, pairs)), len(pairs))
-            same = joined(pairs for _, pairs in sorted(looked, key=lambda each: each[0]))
+            same = joined(self._run("looking twice", "pairs", look, looks(self._folder, pairs), len(pairs)))
             groups = joined_groups(groups, same)
             near.append(same)
         return near
@@ -228,16 +218,6 @@ class _Job:
         write_file(path, [json.dumps(job).encode()])
 
 
-def same_digests(digests: Table) -> Pairs:
-    """Pairs of rows with the same bytes: the first such row with each later one."""
-    order = np.lexsort((np.arange(len(digests)), digests["low"], digests["high"]))
-    high, low = (digests[name][order] for name in ("high", "low"))
-    new = np.ones(len(order), dtype=np.bool_)
-    new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    leads = order[new][np.cumsum(new) - 1]
-    return Pairs(leads[~new], order[~new], np.zeros(int((~new).sum()), dtype=np.bool_))
-
-
 def digests_of(index: Index) -> Table | None:
     """DIGEST of every row from the index; None if the index was made without reading the images."""
     parts = [np.zeros(0, DIGEST)]
@@ -254,7 +234,7 @@ def _work(folder: str) -> str:
 
 def _refuse_other_columns(folder: str) -> None:
     """Raise OutputError if a column of the user has one of the names: it would be overwritten."""
-    for name, kind in ((PHASH, pa.uint64()), (DUPLICATE_OF, pa.string())):
+    for name, kind in MADE.items():
         if name in columns_of(folder):
             column = open_any(folder, name)
             if not isinstance(column, Values) or column.column.type != kind:
@@ -262,20 +242,3 @@ def _refuse_other_columns(folder: str) -> None:
                 raise OutputError(
                     f"{at} is a column of another kind, which duplicates did not make: rename or remove it"
                 )
-
-
-def _hashes(prints: Table) -> pa.Array:
-    values = np.ascontiguousarray(prints["words"][:, 0]).astype(np.uint64)
-    return _with_nulls(values, prints["state"] == UNREAD)
-
-
-def _keys(index: Index, kept: Numbers, dropped: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
-    """The key of the row that is kept; null in kept rows."""
-    return index.table(["key"]).column(0).take(_with_nulls(kept, ~dropped))
-
-
-def _with_nulls(values: npt.NDArray[Any], null: npt.NDArray[np.bool_]) -> pa.Array:
-    """Numbers with nulls. (``pa.array`` with a mask imports pandas.)"""
-    plain = number_array(values)
-    valid = pa.py_buffer(np.packbits(~null, bitorder="little"))
-    return pa.Array.from_buffers(plain.type, len(values), [valid, plain.buffers()[1]])

@@ -90,20 +90,10 @@ def _colours(thumbnails: npt.NDArray[np.uint8], grey: npt.NDArray[np.float64]) -
     return np.asarray(np.clip(difference // (2 * half * half), -127, 127), dtype=np.int8)
 
 
-def differing_bits(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
-    """How many bits differ between each pair of elements, 0 to 64."""
-    return popcount(a ^ b)
-
-
-def distances(a: Words, b: Words) -> npt.NDArray[np.int64]:
-    """How many of 256 bits differ between rows of ``a`` and ``b`` (both of shape (rows, 4))."""
-    return np.asarray(popcount(a ^ b).sum(axis=1, dtype=np.int64))
-
-
 def _popcount_by_table(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
     quarters = np.ascontiguousarray(values).view(np.uint16).reshape(*values.shape, 4)
     return np.asarray(_COUNTS[quarters].sum(axis=-1, dtype=np.uint8))
 
 
-_COUNTS = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
+_COUNTS = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(1, np.uint8)
 popcount = getattr(np, "bitwise_count", _popcount_by_table)  # numpy 1 lacks it

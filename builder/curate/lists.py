@@ -14,12 +14,9 @@ import pyarrow.compute as pc
 
 from builder.base.errors import SourceError
 from builder.curate.join import join, look_up
+from builder.curate.split import PHASH, found_by_duplicates
 from builder.curate.tables import JOINS, KNOWN, read_table
-from builder.read.columns import Values
 from builder.read.reader import Reader
-
-PHASH = "phash"
-"""The column of fingerprints that ``laion6m duplicates`` writes, uint64. In lists: 16 hex digits, or a number."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
@@ -95,13 +92,6 @@ def _hash(text: str) -> int | None:
 
 
 def _by_hash(reader: Reader, hashes: list[int], given: int) -> Listed:
-    if PHASH not in reader.added_columns():
-        raise SourceError(
-            f"{shlex.quote(reader.folder)} has no column {PHASH} to compare with: run laion6m duplicates first"
-        )
-    values = reader._column(PHASH)
-    if not isinstance(values, Values) or values.column.type != pa.uint64():
-        raise SourceError(f"the column {PHASH} of {shlex.quote(reader.folder)} holds no fingerprints")
     wanted = pa.chunked_array([pa.array(sorted(set(hashes)), pa.uint64())])
-    joined = look_up(values.column, wanted)
+    joined = look_up(found_by_duplicates(reader, PHASH), wanted)
     return Listed(joined.places >= 0, given, len(wanted) - joined.stray)

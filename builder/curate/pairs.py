@@ -1,4 +1,5 @@
-"""All pairs of 64-bit hashes within a distance, also mirrored, by bit sampling and sorting. No index is built.
+"""All pairs of 64-bit hashes within a distance, also mirrored, by bit sampling and sorting, and the groups that pairs
+make. No index is built.
 
     round: choose k bits → sort by them → compare neighbours that agree in all k → pairs within the distance
 
@@ -13,9 +14,10 @@ set are mirrored first. Then a picture and its mirror image lie side by side, an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from builder.curate.fingerprints import popcount
 
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 RECALL = 0.999  # of the pairs exactly at the distance; nearer pairs meet in more rounds
 _WINDOW = 128  # most neighbours compared with a hash; longer runs are split by 16 more bits
@@ -48,26 +51,54 @@ class Pairs:
 
     first: Numbers
     second: Numbers
-    mirrored: npt.NDArray[np.bool_]
+    mirrored: Bools
 
     def __len__(self) -> int:
         return len(self.first)
 
-    def where(self, chosen: npt.NDArray[np.bool_] | Numbers) -> Pairs:
+    def where(self, chosen: Bools | Numbers) -> Pairs:
         return Pairs(self.first[chosen], self.second[chosen], self.mirrored[chosen])
+
+    def of(self, rows: Numbers) -> Pairs:
+        """The same pairs of ``rows``, where these are pairs of positions in ``rows``."""
+        return Pairs(rows[self.first], rows[self.second], self.mirrored)
+
+
+def gathered(parts: Iterable[Pairs]) -> Pairs:
+    """All pairs, one part after another."""
+    every = [Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_)), *parts]
+    return Pairs(*(np.concatenate([getattr(part, name) for part in every]) for name in Pairs.__slots__))
 
 
 def joined(parts: Iterable[Pairs]) -> Pairs:
     """All pairs without repeats, sorted by first and second. A pair that is near both ways counts as not mirrored."""
-    every = list(parts)
-    first = np.concatenate([np.zeros(0, np.int64), *(part.first for part in every)])
-    second = np.concatenate([np.zeros(0, np.int64), *(part.second for part in every)])
-    mirrored = np.concatenate([np.zeros(0, np.bool_), *(part.mirrored for part in every)])
-    order = np.lexsort((mirrored, second, first))
-    whole = Pairs(first, second, mirrored).where(order)
-    new = np.ones(len(whole), dtype=np.bool_)
-    new[1:] = (whole.first[1:] != whole.first[:-1]) | (whole.second[1:] != whole.second[:-1])
-    return whole.where(new)
+    every = gathered(parts)
+    order = np.lexsort((every.mirrored, every.second, every.first))
+    return every.where(order[changes(every.first[order], every.second[order])])
+
+
+def changes(*columns: npt.NDArray[Any]) -> Bools:
+    """Where a row of these columns differs from the row before. The first row does."""
+    new = np.ones(len(columns[0]), dtype=np.bool_)
+    new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return new
+
+
+def leaders(columns: Sequence[npt.NDArray[Any]], worth: npt.NDArray[Any] | None = None) -> Numbers:
+    """For each row of these columns, the leader of all rows that are equal to it: the row with the most ``worth``; of
+    equal ones, the first. ``worth``: numbers that can be negated."""
+    order = np.lexsort([*([] if worth is None else [-worth]), *columns[::-1]])  # stable: equal rows keep their order
+    new = changes(*(column[order] for column in columns))
+    leads = np.empty(len(order), dtype=np.int64)
+    leads[order] = order[new][np.cumsum(new) - 1]
+    return leads
+
+
+def equal_rows(*columns: npt.NDArray[Any]) -> Pairs:
+    """Pairs of equal rows of these columns: the first such row with each later one."""
+    leads = leaders(columns)
+    others = np.flatnonzero(leads != np.arange(len(leads)))
+    return Pairs(leads[others], others, np.zeros(len(others), dtype=np.bool_))
 
 
 def plan_rounds(hashes: int, distance: int, mirror: int = 0) -> Rounds:
@@ -83,28 +114,17 @@ def plan_rounds(hashes: int, distance: int, mirror: int = 0) -> Rounds:
     return best
 
 
-def near_pairs(hashes: Hashes, distance: int, mirror: int = 0) -> Pairs:
-    """Pairs of ``hashes`` that differ, or differ after mirroring one, in at most ``distance`` bits."""
-    rounds = plan_rounds(len(hashes), distance, mirror)
-    return joined(pairs_by_round(hashes, rounds, range(rounds.count)))
-
-
 def pairs_by_round(
-    hashes: Hashes, rounds: Rounds, numbers: Iterable[int], ties: tuple[Hashes, int] | None = None
+    hashes: Hashes, rounds: Rounds, number: int, ties: tuple[Hashes, int] | None = None
 ) -> Iterator[Pairs]:
-    """The pairs that each of these rounds finds. Later rounds mostly find them again. A round's number decides its
-    bits, so rounds can run anywhere, in any order.
+    """The pairs that one of these rounds finds. Later rounds mostly find them again. A round's number decides its bits,
+    so rounds can run anywhere, in any order.
 
     ``ties``: 64 more bits of each hash, and which of them mirroring flips. They split a run that is too long to compare
     each with each. Without them the hashes' other bits split it, and these may be equal.
     """
     if len(hashes) < 2:
         return
-    for number in numbers:
-        yield from _round(hashes, rounds, number, ties)
-
-
-def _round(hashes: Hashes, rounds: Rounds, number: int, ties: tuple[Hashes, int] | None) -> Iterator[Pairs]:
     anchor, bits, more = _choose(rounds, number)
     turned = (hashes >> np.uint64(anchor)) & np.uint64(1)
     canonical = hashes ^ (turned * np.uint64(rounds.mirror))
@@ -177,3 +197,40 @@ def _positions(found: list[tuple[Numbers, int]]) -> tuple[Numbers, Numbers]:
     lefts = np.concatenate([np.zeros(0, dtype=np.int64), *(some for some, _ in found)])
     rights = np.concatenate([np.zeros(0, dtype=np.int64), *(some + offset for some, offset in found)])
     return lefts, rights
+
+
+def groups_of(count: int, pairs: Pairs) -> Numbers:
+    """For each of ``count`` things the smallest number in its group. The order of the pairs does not matter."""
+    return joined_groups(np.arange(count, dtype=np.int64), pairs)
+
+
+def joined_groups(groups: Numbers, pairs: Pairs) -> Numbers:
+    """Merge those ``groups`` (from ``groups_of``) that pairs connect."""
+    groups = groups.copy()
+    first, second = pairs.first, pairs.second
+    while True:
+        a, b = groups[first], groups[second]
+        apart = a != b
+        if not apart.any():
+            return groups
+        first, second, a, b = first[apart], second[apart], a[apart], b[apart]
+        np.minimum.at(groups, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(groups, shorter := groups[groups]):
+            groups = shorter
+
+
+def mirrored_from(kept: Numbers, pairs: Pairs) -> Bools:
+    """Which things are mirror images of the kept one of their group, judged by the pairs that made the groups.
+
+    Every thing has two nodes: as it is, and mirrored. A plain pair joins equal nodes, a mirrored pair joins opposite
+    nodes. If a group's picture is its own mirror image, both nodes lie in one group and nothing counts as mirrored.
+    """
+    count = len(kept)
+    other = np.where(pairs.mirrored, count, 0)
+    doubled = Pairs(
+        np.concatenate([pairs.first, pairs.first + count]),
+        np.concatenate([pairs.second + other, pairs.second + count - other]),
+        np.concatenate([pairs.mirrored, pairs.mirrored]),
+    )
+    sides = groups_of(2 * count, doubled)
+    return np.asarray(sides[:count] != sides[kept])

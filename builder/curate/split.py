@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,14 +12,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from builder.base.arrays import bools_of
 from builder.base.errors import OptionError, SourceError
 from builder.base.records import Step
+from builder.curate.pairs import leaders
 from builder.read.columns import Values
 from builder.read.reader import Reader
 from builder.read.view import Rows, View
 
+PHASH = "phash"
+"""The column of 64-bit perceptual hashes that ``laion6m duplicates`` writes; null if the image does not decode."""
+
 DUPLICATE_OF = "duplicate_of"
 """The column that ``laion6m duplicates`` writes: the key of the row to keep; null in rows to keep."""
+
+MADE = {PHASH: pa.uint64(), DUPLICATE_OF: pa.string()}
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -65,17 +73,25 @@ def split(rows: Rows, shares: Mapping[str, float], seed: int = 0) -> dict[str, V
 def unique(rows: Rows) -> View:
     """One row per group of duplicates: the one that ``duplicate_of`` names; if that is not among these rows, the first.
     Raises SourceError if ``duplicates`` was not run."""
-    reader = rows.reader
-    if DUPLICATE_OF not in reader.added_columns():
-        raise SourceError(f"{reader.folder} has no column {DUPLICATE_OF}: run laion6m duplicates first")
+    nulls = [bools_of(chunk.is_null()) for chunk in found_by_duplicates(rows.reader, DUPLICATE_OF).chunks]
     numbers = np.asarray(rows.rows, dtype=np.int64)
-    groups = group_hashes(reader)[numbers]
-    kept = np.asarray(_is_null(reader))[numbers]
-    order = np.lexsort((np.arange(len(numbers)), ~kept, groups))
-    first = np.ones(len(order), dtype=np.bool_)
-    first[1:] = groups[order][1:] != groups[order][:-1]
-    chosen = numbers[np.sort(order[first])]
-    return View(reader, chosen, (*rows.steps, Step("unique", len(chosen))))
+    kept = np.concatenate([np.zeros(0, np.bool_), *nulls])[numbers]
+    leads = leaders([group_hashes(rows.reader)[numbers]], kept.astype(np.int8))
+    chosen = numbers[leads == np.arange(len(numbers))]
+    return View(rows.reader, chosen, (*rows.steps, Step("unique", len(chosen))))
+
+
+def found_by_duplicates(reader: Reader, name: str) -> pa.ChunkedArray:
+    """A column of MADE. Raises SourceError if ``laion6m duplicates`` did not make it."""
+    at = shlex.quote(reader.folder)
+    if name not in reader.added_columns():
+        raise SourceError(f"{at} has no column {name}: run laion6m duplicates first")
+    values = reader._column(name)
+    if not isinstance(values, Values) or values.column.type != MADE[name]:
+        raise SourceError(
+            f"{at} has a column {name} that laion6m duplicates did not make. Rename it, then run laion6m duplicates"
+        )
+    return values.column
 
 
 def group_hashes(reader: Reader) -> Hashes:
@@ -84,24 +100,14 @@ def group_hashes(reader: Reader) -> Hashes:
     hashes = _key_hashes(reader)
     if DUPLICATE_OF not in reader.added_columns():
         return hashes
-    values = reader._column(DUPLICATE_OF)
-    if not isinstance(values, Values) or values.column.type != pa.string():
-        raise SourceError(f"the column {DUPLICATE_OF} of {reader.folder} holds no keys; laion6m duplicates makes it")
     first = 0
-    for chunk in values.column.chunks:
+    for chunk in found_by_duplicates(reader, DUPLICATE_OF).chunks:
         if chunk.null_count < len(chunk):
             for at, key in enumerate(chunk.to_pylist()):
                 if key is not None:
                     hashes[first + at] = xxhash.xxh3_64_intdigest(key.encode())
         first += len(chunk)
     return hashes
-
-
-def _is_null(reader: Reader) -> npt.NDArray[np.bool_]:
-    values = reader._column(DUPLICATE_OF)
-    assert isinstance(values, Values)
-    nulls = [chunk.is_null().to_numpy(zero_copy_only=False) for chunk in values.column.chunks]
-    return np.concatenate([np.zeros(0, np.bool_), *nulls])
 
 
 def _key_hashes(reader: Reader) -> Hashes:

@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.curate.groups import groups_of, joined_groups, kept_of, mirrored_from
-from builder.curate.pairs import Pairs
+from builder.curate.pairs import Pairs, equal_rows, groups_of, joined_groups, leaders, mirrored_from
 
 COUNT = 12
 EDGES = st.lists(st.tuples(st.integers(0, COUNT - 1), st.integers(0, COUNT - 1), st.booleans()), max_size=30)
@@ -42,8 +41,16 @@ def test_a_long_chain_is_one_group() -> None:
 
 def test_the_largest_is_kept_then_the_first() -> None:
     groups = np.array([0, 0, 2, 2, 2, 5])
-    assert kept_of(groups, np.array([10, 20, 30, 30, 7, 1])).tolist() == [1, 1, 2, 2, 2, 5]
-    assert kept_of(np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []
+    assert leaders([groups], np.array([10, 20, 30, 30, 7, 1])).tolist() == [1, 1, 2, 2, 2, 5]
+    assert leaders([np.zeros(0, np.int64)], np.zeros(0, np.int64)).tolist() == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 1)), max_size=20))
+def test_equal_rows_are_paired_with_the_first_of_them(rows: list[tuple[int, int]]) -> None:
+    found = equal_rows(np.array([high for high, _ in rows]), np.array([low for _, low in rows]))
+    expected = [(rows.index(row), at) for at, row in enumerate(rows) if rows.index(row) < at]
+    assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == expected
+    assert not found.mirrored.any()
 
 
 def test_mirrored_is_told_from_the_one_that_is_kept() -> None:

@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 
 from builder.curate.fingerprints import FINGERPRINT, FULL, MIRROR, PLAIN, SPARSE
-from builder.curate.groups import groups_of
-from builder.curate.near import Found, Prints, compared, doubts_of, find_near, judge, next_looks, same_bits
-from builder.curate.pairs import Pairs, plan_rounds
-
-NONE = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+from builder.curate.near import Doubts, Prints, find_near, joined_doubts, judge, next_looks, same_bits
+from builder.curate.pairs import Pairs, groups_of, plan_rounds
 
 
 def pairs(*edges: tuple[int, int, bool]) -> Pairs:
@@ -37,12 +34,12 @@ def flipped(words: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
 def verdicts(made: np.ndarray[Any, Any], *edges: tuple[int, int, bool], distance: int = 10) -> list[str]:
     """Of each pair."""
     words = {}
-    verdict = judge(Prints(made["words"], made["colour"], made["state"]), pairs(*edges), distance)
-    for word, some in (("sure", verdict.sure), ("doubtful", verdict.doubtful)):
+    sure, doubts = judge(Prints(made["words"], made["colour"], made["state"]), pairs(*edges), distance)
+    for word, some in (("sure", sure), ("doubtful", doubts.pairs)):
         words |= dict.fromkeys(
             zip(some.first.tolist(), some.second.tolist(), some.mirrored.tolist(), strict=True), word
         )
-    assert len(verdict.bits) == len(verdict.doubtful)
+    assert len(doubts.bits) == len(doubts.pairs)
     return [words.get(edge, "no") for edge in edges]
 
 
@@ -76,13 +73,14 @@ def test_another_colour_or_a_mark_on_a_page_leaves_a_doubt() -> None:
         "sure",
     ]
     made["state"][1] = PLAIN
-    assert compared(made, np.array([True, True, True, True, False])).tolist() == [0, 2, 3]
+    rows, equal = same_bits(made, np.array([True, True, True, True, False]))
+    assert (rows.tolist(), edges(equal)) == ([0, 2, 3], []), "the plain one is compared with nothing"
 
 
 def test_equal_bits_are_paired_with_the_first() -> None:
     made = prints(6)
     made["words"][[1, 4]] = prints(1, seed=1)["words"][0]
-    rows, equal = same_bits(made, np.array([0, 1, 3, 4, 5]))
+    rows, equal = same_bits(made, np.arange(6) != 2)
     assert rows.tolist() == [0, 1]
     found = sorted(zip(equal.first.tolist(), equal.second.tolist(), strict=True))
     assert found == [(0, 3), (0, 5), (1, 4)]
@@ -91,15 +89,15 @@ def test_equal_bits_are_paired_with_the_first() -> None:
 def test_a_group_is_looked_at_with_its_nearest_in_waves() -> None:
     groups = np.array([0, 0, 2, 2, 4, 5])
     doubtful = pairs((0, 2, False), (0, 3, False), (1, 2, False), (1, 3, True), (0, 1, False), (4, 5, False))
-    found = [Found(0, NONE, doubtful, np.array([50, 44, 48, 42, 41, 60]))] * 2
-    doubts = doubts_of(found)
+    found = [Doubts(doubtful, np.array([50, 44, 48, 42, 41, 60]))] * 2
+    doubts = joined_doubts(found)
     waves = []
     for _ in range(4):
         chosen, doubts = next_looks(doubts, groups)
         waves.append(edges(chosen))
     assert waves == [[(1, 3, True), (4, 5, False)], [(0, 3, False)], [(1, 2, False)], [(0, 2, False)]]
-    assert edges(next_looks(doubts_of(found), np.array([0, 0, 0, 0, 4, 4]))[0]) == []
-    assert edges(next_looks(doubts_of([]), groups)[0]) == []
+    assert edges(next_looks(joined_doubts(found), np.array([0, 0, 0, 0, 4, 4]))[0]) == []
+    assert edges(next_looks(joined_doubts([]), groups)[0]) == []
 
 
 def edges(some: Pairs) -> list[tuple[int, int, bool]]:
@@ -110,7 +108,7 @@ def test_equal_bits_in_another_colour_or_of_a_mark_are_not_taken_for_the_same() 
     made = prints(6)
     made["colour"][2] = made["colour"][3] = 40
     made["state"][4:] = SPARSE
-    rows, equal = same_bits(made, np.arange(6))
+    rows, equal = same_bits(made, np.ones(6, np.bool_))
     assert rows.tolist() == [0, 2, 4, 5]
     assert edges(equal) == [(0, 1, False), (2, 3, False)]
 
@@ -127,9 +125,9 @@ def test_a_crowd_with_one_hash_falls_into_its_pictures() -> None:
     table["row"] = rng.permutation(count) + 7
     table["print"] = made
     order = np.argsort(table["row"])
-    sure, doubtful, bits = find_near(table[order], 10, range(plan_rounds(count, 10, int(MIRROR[0])).count))
+    sure, doubts = find_near(table[order], 10, range(plan_rounds(count, 10, int(MIRROR[0])).count))
     groups = groups_of(count + 7, sure)
     for picture in table["row"].reshape(-1, 3):
         assert len(set(groups[picture])) == 1
     assert len(set(groups[table["row"]])) == count // 3
-    assert len(doubtful) == len(bits) < 5, "as far as chance goes"
+    assert len(doubts.pairs) == len(doubts.bits) < 5, "as far as chance goes"
