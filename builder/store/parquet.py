@@ -14,7 +14,6 @@ import functools
 import struct as packing
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -22,7 +21,7 @@ import xxhash
 from builder.base import schema
 from builder.base.options import GROUP_BYTES, PAGE_BYTES
 from builder.store.output import NewFile
-from builder.store.shards import TextRow, WrittenShard, row_columns
+from builder.store.shards import ShardWriter, TextRow, WrittenShard, row_columns
 from builder.store.thrift import (
     BINARY,
     I32,
@@ -59,14 +58,11 @@ class _Group:
     pages: list[tuple[int, int, int]] = field(default_factory=list)  # offset, size with header, first row
 
 
-class ParquetShardWriter:
-    """Writes rows into ``file``.
-
-    Not thread-safe. Image views handed to ``add`` must stay valid until ``release`` or ``close``.
-    """
+class ParquetShardWriter(ShardWriter):
+    """Writes rows as Parquet, with image pages of its own."""
 
     def __init__(self, file: NewFile) -> None:
-        self._file = file
+        super().__init__(file)
         self._file.write([MAGIC])
         self._groups: list[Struct] = []
         self._column_indexes: list[list[bytes | None]] = []
@@ -76,7 +72,6 @@ class ParquetShardWriter:
         self._page_bytes = 0
         self._group = _Group(self._file.position)
         self._rows = 0
-        self._image_bytes = 0
 
     def add(self, image: memoryview, row: TextRow) -> None:
         """Append one row. Pages and row groups end by bytes only, so that the same rows give the same file."""
@@ -91,7 +86,6 @@ class ParquetShardWriter:
         self._page.append(_LENGTH.pack(size))
         self._page.append(image)
         self._page_bytes += size + 4
-        self._image_bytes += size
         if self._page_bytes >= PAGE_BYTES:
             self._end_page()
 
@@ -100,24 +94,11 @@ class ParquetShardWriter:
         self._page = [bytes(piece) for piece in self._page]
 
     def close(self) -> WrittenShard:
-        """Finish the file under its final name."""
         self._end_group()
         footer = self._footer()
         tail = [footer, packing.pack("<I", len(footer)), MAGIC]
         self._file.write(tail)
-        digest = self._file.close()
-        return WrittenShard(
-            offsets=np.array(self._offsets, dtype=np.int64),
-            rows=self._rows,
-            image_bytes=self._image_bytes,
-            size=self._file.position,
-            digest=digest,
-            check={"size": self._file.position, "footer": xxhash.xxh3_128_hexdigest(b"".join(tail))},
-        )
-
-    def abort(self) -> None:
-        """Give the file up."""
-        self._file.abort()
+        return self._finish(self._offsets, footer=xxhash.xxh3_128_hexdigest(b"".join(tail)))
 
     def _end_page(self) -> None:
         if not self._page:

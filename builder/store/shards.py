@@ -1,10 +1,10 @@
-"""Writing a shard: its rows, the facts about the finished file, and the contract of the writers."""
+"""Writing a shard: its rows, the facts about the finished file, and what all its writers share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from builder.base import schema
 from builder.base.arrays import number_array, string_array, utf8_array
+from builder.store.output import NewFile
 
 
 class TextRow(NamedTuple):
@@ -53,25 +54,35 @@ class WrittenShard:
     of each row's annotation; None if annotations are in a column."""
 
     offsets: npt.NDArray[np.int64]
-    rows: int
-    image_bytes: int
     size: int
     digest: str
     check: dict[str, Any]
     annotation_offsets: npt.NDArray[np.int64] | None = None
 
 
-class ShardWriter(Protocol):
-    """Takes rows and writes one file. Deterministic: the same rows in the same order give the same bytes."""
+class ShardWriter:
+    """Writes rows into ``file``. Each format has a subclass. Deterministic: the same rows in the same order give the
+    same bytes. Not thread-safe."""
+
+    def __init__(self, file: NewFile) -> None:
+        self._file = file
 
     def add(self, image: memoryview, row: TextRow) -> None:
         """Append a row. ``image`` must stay valid until ``release`` or ``close``."""
+        raise NotImplementedError
 
     def release(self) -> None:
         """Write or copy all images that are still held as views."""
 
     def close(self) -> WrittenShard:
         """Finish the file under its final name. The writer cannot be used afterwards."""
+        raise NotImplementedError
 
     def abort(self) -> None:
         """Give the file up."""
+        self._file.abort()
+
+    def _finish(self, offsets: npt.ArrayLike, **check: str) -> WrittenShard:
+        """Close the file. Returns the facts about it. ``check``: for the index, besides the size."""
+        digest, size = self._file.close(), self._file.position
+        return WrittenShard(np.array(offsets, dtype=np.int64), size, digest, {"size": size, **check})

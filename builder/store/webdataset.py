@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from builder.store.output import NewFile
-from builder.store.shards import TextRow, WrittenShard
+from builder.store.shards import ShardWriter, TextRow, WrittenShard
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # a tar consists of whole records; GNU tar and tarfile fill the last one with zeros
@@ -23,49 +24,33 @@ _MAGIC = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM"
 _AMBIGUOUS = re.compile(r"\.|\n|%(?=2E|25|0A)")
 
 
-class WebDatasetShardWriter:
-    """Writes rows into ``file``. Image views handed to ``add`` must stay valid until ``release`` or ``close``."""
+class WebDatasetShardWriter(ShardWriter):
+    """Writes rows as a tar of pairs."""
 
     def __init__(self, file: NewFile) -> None:
-        self._file = file
+        super().__init__(file)
         self._pieces: list[bytes | memoryview] = []
         self._position = 0  # includes the pending bytes
         self._image_offsets: list[int] = []
         self._annotation_offsets: list[int] = []
-        self._image_bytes = 0
 
     def add(self, image: memoryview, row: TextRow) -> None:
         name = member_name(row.key)
         self._image_offsets.append(self._add_member(name + image_ending(row.path, image), image))
         self._annotation_offsets.append(self._add_member(f"{name}.json", row.annotation))
-        self._image_bytes += len(image)
         if self._position - self._file.position >= _PENDING:
             self.release()
 
     def release(self) -> None:
-        """Write the collected bytes."""
         self._file.write(self._pieces)
         self._pieces = []
 
     def close(self) -> WrittenShard:
-        """Finish the file under its final name."""
         end = self._position + 2 * _BLOCK
         self._pieces.append(bytes(2 * _BLOCK + -end % _RECORD))
         self.release()
-        digest = self._file.close()
-        return WrittenShard(
-            offsets=np.array(self._image_offsets, dtype=np.int64),
-            rows=len(self._image_offsets),
-            image_bytes=self._image_bytes,
-            size=self._file.position,
-            digest=digest,
-            check={"size": self._file.position},
-            annotation_offsets=np.array(self._annotation_offsets, dtype=np.int64),
-        )
-
-    def abort(self) -> None:
-        """Give the file up."""
-        self._file.abort()
+        written = self._finish(self._image_offsets)
+        return replace(written, annotation_offsets=np.array(self._annotation_offsets, dtype=np.int64))
 
     def _add_member(self, name: str, data: bytes | memoryview) -> int:
         """Add a member. Returns the offset of its data."""

@@ -123,7 +123,7 @@ def test_shards_of_no_row_and_of_one(tmp_path: Path, read: Callable[[Path], list
     rows = [row(number) for number in range(count)]
     written = write(tmp_path / "x.parquet", rows)
     assert read(tmp_path / "x.parquet") == expected(rows)
-    assert (written.rows, len(written.offsets), written.image_bytes) == (count, count, 100 * count)
+    assert len(written.offsets) == count
     assert pq.read_schema(tmp_path / "x.parquet").equals(schema.SHARD_SCHEMA, check_metadata=True)
 
 
@@ -184,13 +184,13 @@ def check_layout(path: Path, written: WrittenShard, group_bytes: int, page_bytes
     ranges = value_ranges(file, metadata, "image.bytes")
     assert ranges is not None, "image bytes do not lie in the file as they are"
     assert ranges.offsets.tolist() == written.offsets.tolist()
-    assert int(ranges.lengths.sum()) == written.image_bytes
+    assert ranges.lengths.tolist() == [len(each["image"]["bytes"]) for each in pq.read_table(path).to_pylist()]
     size, footer = footer_digest(file)
     file.close()
     assert written.check == {"size": size, "footer": footer}
     assert written.size == size == path.stat().st_size
     assert written.digest == xxhash.xxh3_128_hexdigest(path.read_bytes())
-    assert metadata.num_rows == written.rows
+    assert metadata.num_rows == len(written.offsets)
     position = 4
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
