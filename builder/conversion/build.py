@@ -188,7 +188,7 @@ class _Job:
                 receipts = self._receipts(plan, passed)
             complete = len(receipts) == shards
             lost = [plan.plan.rejects] if complete and everything else []
-            examples = examples_of([*lost, *(ledger.rejects_part(n) for n in mine if receipts[n].rejected)])
+            examples = examples_of([*lost, *(ledger.rejects_part(receipts[n]) for n in mine if receipts[n].rejected)])
             if complete:
                 if not any(receipt.rows for receipt in receipts.values()):
                     self._refuse_no_rows(plan, receipts)
@@ -206,7 +206,7 @@ class _Job:
         """Raises SourceError: no sample became a row. Deletes all that the job wrote, so that OUT is free for the next
         try."""
         totals = tally(plan, receipts.values(), planned_rejects=True)
-        lost = [plan.plan.rejects, *(self.ledger.rejects_part(n) for n in receipts)]
+        lost = [plan.plan.rejects, *map(self.ledger.rejects_part, receipts.values())]
         words = no_rows(self.layout.root, totals, examples_of(lost), plan)
         self._remove_shards(receipts, plan.plan.shards)
         self.ledger.clear()
@@ -286,7 +286,7 @@ class _Job:
         known yet."""
         there = [receipt for each in passed.values() for receipt in each.receipts]
         mine = [receipt for receipt in there if self.cuts[receipt.number].first in self.taken]
-        examples = examples_of(self.ledger.rejects_part(receipt.number) for receipt in mine if receipt.rejected)
+        examples = examples_of(self.ledger.rejects_part(receipt) for receipt in mine if receipt.rejected)
         owners = [cut.first for cut in self.cuts]
         return self._summary(add_up(mine), examples, owners, did, len(self.cuts) - len(there))
 

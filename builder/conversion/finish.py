@@ -86,7 +86,7 @@ def finish_shards(
     indexed = [schema.IndexedFile(names[r.number].path, kind, r.rows, r.check) for r in ordered]
     files |= write_tables(ledger, "", indexed, receipts, rejects)
     facts = totals_json(totals)
-    parts = (ledger.index_part(receipt.number) for receipt in ordered)
+    parts = map(ledger.index_part, ordered)
     text = sum(int(numbers_of(part.column("annotation_size")).sum()) for part in parts)
     size = sum(receipt.size for receipt in ordered)
     described = (facts, options.to_json(), VERSIONS, totals.image_bytes + 2 * text, size)
@@ -111,11 +111,11 @@ def write_tables(
 ) -> dict[str, dict[str, Any]]:
     """Write meta/index.arrow over the ``indexed`` files below ``root``, and meta/rejects.parquet: the parts of all
     receipts, and ``rejects`` before them. Returns both files' entries in the manifest."""
-    numbers = sorted(receipts)
-    rows = sum(receipt.rows for receipt in receipts.values())
+    ordered = [receipts[number] for number in sorted(receipts)]
+    rows = sum(receipt.rows for receipt in ordered)
     index = ledger.folder.create(schema.INDEX)
-    digest = write_index(index, root, indexed, lambda: map(ledger.index_part, numbers), rows)
-    tables = chain([rejects], map(ledger.rejects_part, numbers))
+    digest = write_index(index, root, indexed, lambda: map(ledger.index_part, ordered), rows)
+    tables = chain([rejects], map(ledger.rejects_part, ordered))
     size, rejects_digest = write_rejects(ledger.folder.create(schema.REJECTS), tables)
     return {
         schema.INDEX: {"size": index.position, "xxh3_128": digest},

@@ -103,8 +103,7 @@ def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
         [sample.annotation if sample.made else None for sample in kept],
     )
     receipt = make_receipt(unit.number, kept, rejects, 0, "", {})
-    Ledger(unit.out).write_receipt(receipt, part, reject_batch(rejects))
-    return receipt
+    return Ledger(unit.out).write_receipt(receipt, part, reject_batch(rejects))
 
 
 def _with_times(sample: Sample) -> Sample:

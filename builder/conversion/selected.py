@@ -180,7 +180,7 @@ def convert_rows(rows: Rows, out: str, options: ConvertOptions, how: RunOptions,
         counts = Counter(rejects.column("reason").to_pylist())
         totals = add_up(receipts.values(), counts, lost.indexed.totals.unlisted if lost else 0)
         finish_shards(ledger, receipts, options, totals, rejects, {**source, "funnel": steps, "damaged": damage})
-        examples = examples_of([rejects, *(ledger.rejects_part(number) for number in sorted(receipts))])
+        examples = examples_of([rejects, *(ledger.rejects_part(receipts[number]) for number in sorted(receipts))])
         if lost is not None:
             shutil.rmtree(_index_place(out), ignore_errors=True)
         if isinstance(folder, LocalFolder) and totals.rows == len(rows):

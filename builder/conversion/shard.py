@@ -128,8 +128,7 @@ def make_shard(shard: NewShard, chunks: Iterable[Chunk], out: Folder, report: Re
         for chunk in chunks:
             shard.take(chunk, report)
         made = shard.finish()
-    Ledger(out).write_receipt(*made)
-    return made[0]
+    return Ledger(out).write_receipt(*made)
 
 
 def index_part(

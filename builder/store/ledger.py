@@ -90,7 +90,6 @@ class Ledger:
         self.folder = open_folder(out)
         self.out = self.folder.root
         self._proved: set[str] = set()  # parts of receipts whose checksums were found right
-        self._passed_parts: dict[int, dict[str, str]] = {}
         self._held: set[str] = set()  # names of the locks that this object holds
 
     def path(self, *names: str) -> str:
@@ -166,10 +165,12 @@ class Ledger:
             raise DamagedFileError(self.place("job.json"), "JSON", str(error)) from None
         return job if isinstance(job, dict) else {}
 
-    def write_receipt(self, receipt: Receipt, index: pa.RecordBatch, rejects: pa.RecordBatch) -> None:
-        """Write down that a shard is done. The shard must already be on disk under its final name."""
+    def write_receipt(self, receipt: Receipt, index: pa.RecordBatch, rejects: pa.RecordBatch) -> Receipt:
+        """Write down that a shard is done. The shard must already be on disk under its final name. Returns the receipt
+        with the checksums of its parts."""
         receipt = self.write_parts(receipt, index, rejects)
         self._write(f"receipts/{receipt.number:05d}.json", seal(asdict(receipt)))
+        return receipt
 
     def write_parts(self, receipt: Receipt, index: pa.RecordBatch, rejects: pa.RecordBatch) -> Receipt:
         """Write a shard's parts of the index and the rejects. Returns the receipt with the checksums of both."""
@@ -185,15 +186,12 @@ class Ledger:
 
     def passed(self) -> dict[int, Passed]:
         """Passed stretches of the source, by the number of their first shard. Unreadable records are skipped."""
-        names = sorted(name for name in self.folder.sizes(f"{schema.WORK}/passed") if name.endswith(".json"))
         found = {}
-        for text in self.folder.read_all([f"{schema.WORK}/passed/{name}" for name in names]):
+        for _, text in self._records("passed"):
             with suppress(ValueError, TypeError, KeyError):
                 fields = unseal(text or b"")
                 receipts = tuple(Receipt(**each) for each in fields["receipts"])
-                passed = Passed(fields["first"], receipts, tuple(fields["digests"]))
-                found[passed.first] = passed
-                self._passed_parts |= {receipt.number: receipt.parts for receipt in receipts}
+                found[fields["first"]] = Passed(fields["first"], receipts, tuple(fields["digests"]))
         return found
 
     def write_scan(self, side: str, number: int, table: bytes) -> None:
@@ -212,67 +210,50 @@ class Ledger:
 
     def receipts(self) -> dict[int, Receipt]:
         """All finished shards, by number."""
-        names = sorted(name for name in self.folder.sizes(f"{schema.WORK}/receipts") if name.endswith(".json"))
         receipts = {}
-        for name, text in zip(names, self.folder.read_all([f"{schema.WORK}/receipts/{n}" for n in names]), strict=True):
-            receipt = self._receipt(name, text)
+        for name, text in self._records("receipts"):
+            try:
+                receipt = Receipt(**unseal(text or b""))
+            except (ValueError, TypeError, KeyError) as error:
+                problem = f"{error}; remove it to do its shard again"
+                raise DamagedFileError(self.place("receipts", name), "receipt", problem) from None
             receipts[receipt.number] = receipt
         return receipts
 
-    def _receipt(self, name: str, text: bytes | None) -> Receipt:
-        try:
-            return Receipt(**unseal(text or b""))
-        except (ValueError, TypeError, KeyError) as error:
-            raise DamagedFileError(
-                self.place("receipts", name), "receipt", f"{error}; remove it to do its shard again"
-            ) from None
+    def _records(self, kind: str) -> Iterator[tuple[str, bytes | None]]:
+        """(name, bytes) of each JSON file in a bookkeeping folder, by name."""
+        folder = f"{schema.WORK}/{kind}"
+        names = sorted(name for name in self.folder.sizes(folder) if name.endswith(".json"))
+        return zip(names, self.folder.read_all([f"{folder}/{name}" for name in names]), strict=True)
 
-    def _checksums(self, number: str) -> dict[str, str]:
-        """Checksums of a finished shard's parts, from its receipt or from the pass that made it."""
-        text = self.read(f"receipts/{number}.json")
-        if text is not None:
-            return self._receipt(f"{number}.json", text).parts
-        if int(number) not in self._passed_parts:
-            self.passed()  # stores the checksums of all parts
-        return self._passed_parts.get(int(number), {})
-
-    def index_part(self, number: int) -> pa.Table:
+    def index_part(self, receipt: Receipt) -> pa.Table:
         """Index rows of a finished shard, memory-mapped."""
-        return self._part(f"{number:05d}", "index")
+        return self._part(receipt, "index")
 
-    def rejects_part(self, number: int) -> pa.Table:
+    def rejects_part(self, receipt: Receipt) -> pa.Table:
         """Rejects of a finished shard, memory-mapped."""
-        return self._part(f"{number:05d}", "rejects")
+        return self._part(receipt, "rejects")
 
-    def _part(self, number: str, what: str) -> pa.Table:
-        path = self.place("receipts", f"{number}.{what}.arrow")
+    def _part(self, receipt: Receipt, what: str) -> pa.Table:
+        name = f"receipts/{receipt.number:05d}.{what}.arrow"
+        path = self.place(name)
         try:
-            local = self.local(f"receipts/{number}.{what}.arrow")
-            with pa.memory_map(local) as source:
+            with pa.memory_map(self.local(name)) as source:
                 data = source.read_buffer()
             if path not in self._proved:
-                if xxhash.xxh3_128_hexdigest(data) != self._checksums(number).get(what):
+                if xxhash.xxh3_128_hexdigest(data) != receipt.parts.get(what):
                     raise pa.ArrowInvalid("its checksum is not the one in its receipt")
                 self._proved.add(path)
             return pa.ipc.open_stream(data).read_all()
         except (pa.ArrowException, OSError) as error:
             refuse_denied(path, error)
-            receipt = self.place("receipts", f"{number}.json")
-            raise DamagedFileError(path, what, f"{error}; remove {receipt} to do its shard again") from None
+            noted = self.place("receipts", f"{receipt.number:05d}.json")
+            raise DamagedFileError(path, what, f"{error}; remove {noted} to do its shard again") from None
 
     def clear(self) -> None:
         """Delete all bookkeeping but the locks."""
-        for name in (
-            "job.json",
-            "plan.arrow",
-            "plan-rejects.arrow",
-            PLAN,
-            "receipts",
-            "passed",
-            "scans",
-            "pushed",
-            "tmp",
-        ):
+        files = ("job.json", "plan.arrow", "plan-rejects.arrow", PLAN)
+        for name in (*files, "receipts", "passed", "scans", "pushed", "tmp"):
             self.folder.remove(f"{schema.WORK}/{name}")
 
     def clear_temporary(self) -> None:

@@ -176,12 +176,14 @@ def test_receipts_come_back(ledger: Ledger) -> None:
         receipt(0),
         receipt(123_456),  # more digits than its file's name is padded to
     ]
-    for item in written:
+    returned = [
         ledger.write_receipt(item, batch("index", str(item.number)), batch("rejects", str(item.number)))
+        for item in written
+    ]
     assert ledger.receipts() == {item.number: item for item in written}
-    for item in written:
-        assert ledger.index_part(item.number).to_pylist() == [{"text": "index"}, {"text": str(item.number)}]
-        assert ledger.rejects_part(item.number).to_pylist()[0] == {"text": "rejects"}
+    for item in (*returned, *ledger.receipts().values()):
+        assert ledger.index_part(item).to_pylist() == [{"text": "index"}, {"text": str(item.number)}]
+        assert ledger.rejects_part(item).to_pylist()[0] == {"text": "rejects"}
 
 
 def test_a_receipt_is_the_last_thing_written_of_its_shard(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +242,7 @@ def test_any_flipped_bit_of_a_receipt_is_noticed(ledger: Ledger) -> None:
 @pytest.mark.parametrize("part", ["index", "rejects"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage", "a bit"])
 def test_damaged_parts_of_a_receipt_are_damaged_files(ledger: Ledger, part: str, damage: str) -> None:
-    ledger.write_receipt(receipt(7), batch("i" * 1000), batch("r" * 1000))
+    noted = ledger.write_receipt(receipt(7), batch("i" * 1000), batch("r" * 1000))
     path = Path(ledger.path("receipts", f"00007.{part}.arrow"))
     data = path.read_bytes()
     path.unlink()
@@ -249,7 +251,7 @@ def test_damaged_parts_of_a_receipt_are_damaged_files(ledger: Ledger, part: str,
     if damage != "missing":
         path.write_bytes(changed[damage])
     with pytest.raises(DamagedFileError, match=rf"00007\.{part}\.arrow.*remove .*00007\.json to do its shard again"):
-        ledger.index_part(7) if part == "index" else ledger.rejects_part(7)
+        ledger.index_part(noted) if part == "index" else ledger.rejects_part(noted)
 
 
 def test_clearing_forgets_the_job_but_not_who_is_at_work(ledger: Ledger) -> None:
