@@ -44,12 +44,14 @@ def parse_size(text: str | int, name: str = "max_shard_size") -> int:
     return int(whole + decimals) * _UNITS[match[3].upper()] // int("1" + "0" * len(decimals))
 
 
-def check_number(name: str, value: object, allowed: str, kind: type = Real) -> None:
-    """Raises OptionError unless ``value`` is a number of ``kind`` (a class of Python's ``numbers``). A bool is none;
-    nor is text, which a config or a shell may give in place of a number."""
+def check_number(name: str, value: Any, allowed: str, kind: type = Real, least: float | None = None) -> None:
+    """Raises OptionError unless ``value`` is a number of ``kind`` (a class of Python's ``numbers``), ``least`` or more.
+    A bool is none; nor is text, which a config or a shell may give in place of a number."""
     if isinstance(value, bool) or not isinstance(value, kind):
         what = "a whole number" if kind is Integral else "a number"
         raise OptionError(name, value, f"{allowed}; it must be {what}")
+    if least is not None and value < least:  # type: ignore[operator]  # a number of any kind
+        raise OptionError(name, value, allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +71,13 @@ class SamplePolicy:
     def __post_init__(self) -> None:
         if not self.caption_key:
             raise OptionError("caption_key", self.caption_key, "give a field's name, or auto")
-        check_number("max_aspect_ratio", self.max_aspect_ratio, "give 1 or more, or 0 for no limit")
+        allowed = "give 1 or more, or 0 for no limit"
+        check_number("max_aspect_ratio", self.max_aspect_ratio, allowed)
         if not (self.max_aspect_ratio == 0 or 1 <= self.max_aspect_ratio < float("inf")):
-            raise OptionError("max_aspect_ratio", self.max_aspect_ratio, "give 1 or more, or 0 for no limit")
+            raise OptionError("max_aspect_ratio", self.max_aspect_ratio, allowed)
         if self.min_side is not None:
-            check_number("min_side", self.min_side, "give 1 or more, or leave it out for no limit")
-            if self.min_side < 1:
-                raise OptionError("min_side", self.min_side, "give 1 or more, or leave it out for no limit")
-        check_number("max_pixels", self.max_pixels, "give 1 or more")
-        if self.max_pixels < 1:
-            raise OptionError("max_pixels", self.max_pixels, "give 1 or more")
+            check_number("min_side", self.min_side, "give 1 or more, or leave it out for no limit", least=1)
+        check_number("max_pixels", self.max_pixels, "give 1 or more", least=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +111,7 @@ class ConvertOptions:
         if self.on is not None and (not self.on or not self.recaptions):
             raise OptionError("on", self.on, "give it with recaptions: a field of the sidecars, or FIELD=COLUMN")
         if self.limit is not None:
-            check_number("limit", self.limit, "give 1 or more", Integral)
-            if self.limit < 1:
-                raise OptionError("limit", self.limit, "give 1 or more")
+            check_number("limit", self.limit, "give 1 or more", Integral, least=1)
         if self.listing is True:
             raise OptionError("listing", True, "give a file, or False for none")
         if self.listing is not None and self.listing is not False:

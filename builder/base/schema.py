@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -43,14 +43,8 @@ gives a row group to the split that holds byte *first column's offset + half of 
 lay behind the images, that byte would be in a later row group or beyond the file. Then nobody would read the rows.
 """
 
-FEATURES: dict[str, Any] = {
-    "image": {"_type": "Image"},
-    "key": {"dtype": "string", "_type": "Value"},
-    "caption": {"dtype": "string", "_type": "Value"},
-    "width": {"dtype": "int32", "_type": "Value"},
-    "height": {"dtype": "int32", "_type": "Value"},
-    "annotation": {"dtype": "string", "_type": "Value"},
-}
+FEATURES: dict[str, Any] = {field.name: {"dtype": str(field.type), "_type": "Value"} for field in ROW}
+FEATURES["image"] = {"_type": "Image"}
 """The features of a row, in the form of ``datasets.Features.to_dict``. Each shard holds them, so that every reader sees
 an image column."""
 
@@ -146,10 +140,7 @@ class IndexHeader:
     files: tuple[IndexedFile, ...]
 
     def to_json(self) -> bytes:
-        files = [{"path": f.path, "kind": f.kind, "rows": f.rows, "check": f.check} for f in self.files]
-        return json.dumps(
-            {"version": self.version, "root": self.root, "rows": self.rows, "files": files}, sort_keys=True
-        ).encode()
+        return json.dumps(asdict(self), sort_keys=True).encode()
 
     @staticmethod
     def from_json(text: bytes) -> IndexHeader:

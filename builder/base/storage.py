@@ -26,15 +26,11 @@ _PAUSE = 0.5  # seconds before the second try; doubled each time
 _CONNECTIONS = 64
 """The most connections to one store, in each process."""
 
-_EXTRAS = {
-    "s3": ("s3fs", "s3"),
-    "s3a": ("s3fs", "s3"),
-    "gs": ("gcsfs", "gs"),
-    "gcs": ("gcsfs", "gs"),
-    "http": ("aiohttp", "http"),
-    "https": ("aiohttp", "http"),
-}
-"""URL scheme → (the package that fsspec needs for it, our extra that installs it)."""
+_STORES = {"s3a": "s3", "gcs": "gs", "https": "http"}
+"""Second name of a scheme → its first."""
+
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp"}
+"""Scheme → the package that fsspec needs for it. Our extra of the same name installs it."""
 
 _TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "created")
 IDENTITY = ("ETag", "etag", "blob_id", "md5Hash", *_TIMES)
@@ -64,20 +60,13 @@ _NO_ACCESS = {
 """Names of the errors that storages' libraries raise if credentials are missing or refused. The classes share no
 base."""
 
-_S3 = 'set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a public bucket needs the option {"anon": true}'
-_GS = (
-    "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS; a public bucket needs the "
-    'option {"token": "anon"}'
-)
-_HTTP = 'give the option {"headers": {"Authorization": "…"}}'
 _ACCESS = {
-    "s3": _S3,
-    "s3a": _S3,
-    "gs": _GS,
-    "gcs": _GS,
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a public bucket needs the option "
+    '{"anon": true}',
+    "gs": "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS; a public bucket needs the "
+    'option {"token": "anon"}',
     "hf": "run hf auth login, or set HF_TOKEN",
-    "http": _HTTP,
-    "https": _HTTP,
+    "http": 'give the option {"headers": {"Authorization": "…"}}',
 }
 """How to give credentials, by scheme. Options go into ``--storage-options``, or ``storage_options`` in Python."""
 
@@ -106,9 +95,10 @@ class Storage:
             if system is None:
                 system = _systems[key] = fsspec.core.url_to_fs("::".join(chain.links), **self._arguments(chain))[0]
         except ImportError as error:
-            if chain.scheme not in _EXTRAS:
+            store = _STORES.get(chain.scheme, chain.scheme)
+            if store not in _PACKAGES:
                 raise SourceError(f"{url}: {say(error)}") from error
-            raise MissingExtraError(f"{chain.scheme}://", *_EXTRAS[chain.scheme]) from error
+            raise MissingExtraError(f"{chain.scheme}://", _PACKAGES[store], store) from error
         except (ValueError, TypeError) as error:  # an unknown scheme, or options that it does not know
             raise SourceError(f"{url}: {say(error)}") from error
         except FileNotFoundError as error:  # the archive that should hold the file
@@ -233,8 +223,8 @@ def _status(error: BaseException) -> int | None:
 
 
 def _how_to_give_access(url: str) -> str:
-    schemes = (link.partition("://")[0] for link in Chain.of(url).links)
-    how = next((_ACCESS[scheme] for scheme in schemes if scheme in _ACCESS), None)
+    schemes = [link.partition("://")[0] for link in Chain.of(url).links]
+    how = next(filter(None, (_ACCESS.get(_STORES.get(scheme, scheme)) for scheme in schemes)), None)
     return f". If credentials are missing: {how}" if how else ""
 
 

@@ -95,15 +95,12 @@ class StorageOptions:
         return options if isinstance(options, StorageOptions) else cls(json.dumps(dict(options or {})))
 
     def for_scheme(self, scheme: str) -> dict[str, Any]:
-        return options_for(scheme, json.loads(self.text))
-
-
-def options_for(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options for one scheme. ``options`` are by scheme, or the same for all."""
-    mine = options.get(scheme)
-    if not isinstance(mine, Mapping):
-        mine = {name: each for name, each in options.items() if name not in _SCHEMES}
-    return {name: _stripped(value) for name, value in mine.items()}
+        """The options for one scheme: its own, else those for all."""
+        options = json.loads(self.text)
+        mine = options.get(scheme)
+        if not isinstance(mine, dict):
+            mine = {name: each for name, each in options.items() if name not in _SCHEMES}
+        return {name: _stripped(value) for name, value in mine.items()}
 
 
 def _stripped(value: Any) -> Any:

@@ -76,7 +76,7 @@ def finish_shards(
     source: dict[str, Any],
 ) -> None:
     """The same for any complete set of shards. ``rejects``: those that no receipt has. ``source``: for the manifest."""
-    from builder.store.card import write_card  # an index has none
+    from builder.store.card import Facts, features_of, write_card  # an index has none
 
     suffix = schema.SUFFIXES[options.format]
     names = {number: schema.ShardName(number, len(receipts), suffix) for number in receipts}
@@ -89,11 +89,12 @@ def finish_shards(
     parts = map(ledger.index_part, ordered)
     text = sum(int(numbers_of(part.column("annotation_size")).sum()) for part in parts)
     size = sum(receipt.size for receipt in ordered)
-    described = (facts, options.to_json(), VERSIONS, totals.image_bytes + 2 * text, size)
-    card = write_card(*described)
+    given = options.to_json()
+    on_card = Facts(facts, given, VERSIONS, totals.image_bytes + 2 * text, size, features_of(given))
+    card = write_card(on_card)
     files[schema.CARD] = {"size": len(card), "xxh3_128": xxhash.xxh3_128_hexdigest(card)}  # without the owner's text
     if existing := _card_that_is_there(ledger):  # keep what its owner wrote, or a push brought here
-        card = write_card(*described, existing)
+        card = write_card(on_card, existing)
     write(ledger.folder, schema.CARD, [card])
     if options.format == "arrow":
         files |= _write_saved_dataset(ledger, [os.path.join(*names[r.number].path.split("/")) for r in ordered])
@@ -101,7 +102,7 @@ def finish_shards(
     for receipt in ordered:
         formats.update(receipt.formats)
     facts |= {"formats": dict(sorted(formats.items())), "animated": sum(receipt.animated for receipt in ordered)}
-    manifest = Manifest(options.format, VERSIONS, options.to_json(), source, facts, files)
+    manifest = Manifest(options.format, VERSIONS, given, source, facts, files)
     write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
     ledger.clear_temporary()
 

@@ -18,12 +18,10 @@ from builder.store.card_merge import (
     PLACEHOLDER,
     Card,
     Own,
-    agree,
     column_config,
     column_files,
     compose,
     made_metadata,
-    own_part,
     take_apart,
     unnamed,
     with_statistics,
@@ -76,19 +74,11 @@ class Facts:
         return schema.SUFFIXES[self.options["format"]] if self.images else ".parquet"
 
 
-def write_card(
-    totals: dict[str, Any],
-    options: dict[str, Any],
-    versions: dict[str, str],
-    num_bytes: int,
-    download_size: int,
-    existing: bytes | None = None,
-) -> bytes:
-    """The card of a converted folder; see :class:`Facts`. ``existing``: the card in the folder now. Its owner's text
-    and metadata stay. Raises OutputError if its YAML cannot be read."""
-    facts = Facts(totals, options, versions, num_bytes, download_size, features_of(options))
-    repo = PLACEHOLDER if existing is None else take_apart(existing, schema.CARD).repo
-    return make_card(facts, own_part(existing, schema.CARD), repo)
+def write_card(facts: Facts, existing: bytes | None = None) -> bytes:
+    """The card of a converted folder. ``existing``: the card in the folder now. Its owner's text and metadata stay.
+    Raises OutputError if its YAML cannot be read."""
+    card = take_apart(existing or b"", schema.CARD)
+    return make_card(facts, card.own, card.repo)
 
 
 def features_of(options: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +107,7 @@ def restore_card(card: Card, totals: dict[str, Any], options: dict[str, Any], ve
         metadata = _metadata(Facts(totals, options, versions, *sizes, features))
     except (KeyError, IndexError, TypeError, ValueError):
         return None
-    return compose(metadata, unnamed(card), Own(), PLACEHOLDER) if agree(card, metadata) else None
+    return compose(metadata, unnamed(card), Own(), PLACEHOLDER) if made_metadata(card.values) == metadata else None
 
 
 def make_interim_card(own: Own, repo: str, suffix: str) -> bytes:

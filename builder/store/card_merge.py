@@ -109,7 +109,7 @@ def take_apart(card: bytes, where: str) -> Card:
 
 def own_part(card: bytes | None, where: str) -> Own:
     """The owner's part of a card; empty for None. Raises OutputError."""
-    return Own() if card is None else take_apart(card, where).own
+    return take_apart(card or b"", where).own
 
 
 def generated_part(card: bytes) -> bytes:
@@ -142,11 +142,6 @@ def unnamed(card: Card) -> str:
     for name in named(card.repo):
         body = body.replace(name, name.replace(card.repo, PLACEHOLDER))
     return body
-
-
-def agree(card: Card, facts: dict[str, Any]) -> bool:
-    """Whether the made metadata of a card are equal to ``facts``. Their layout does not matter."""
-    return made_metadata(card.values) == facts
 
 
 def made_metadata(values: dict[str, Any]) -> dict[str, Any]:

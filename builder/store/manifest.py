@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, SourceError, refuse_denied
 from builder.base.urls import join
-from builder.store.seals import checksum
+from builder.store.seals import checksum, unseal
 
 MANIFEST_VERSION = 1
 
@@ -31,51 +31,25 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as JSON. Its last field is a checksum of all the others."""
-        document: dict[str, Any] = {
-            "manifest_version": MANIFEST_VERSION,
-            "kind": self.kind,
-            "versions": self.versions,
-            "options": self.options,
-            "source": self.source,
-            "totals": self.totals,
-            "files": self.files,
-        }
+        document = {"manifest_version": MANIFEST_VERSION, **asdict(self)}
         document["checksum"] = checksum(document)
         return json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_manifest(out: str, copy: str | None = None) -> Manifest:
     """The manifest of OUT. ``copy``: a file of this machine with its bytes, if OUT is behind a URL. Raises
-    DamagedFileError if the manifest is missing or was changed since it was written."""
+    DamagedFileError if the manifest is missing or was changed since it was written, AccessError."""
     path = join(out, schema.MANIFEST)
     try:
         with open(copy or path, "rb") as handle:
-            return parse_manifest(handle.read(), path)
+            document = unseal(handle.read())
+        return Manifest(**{each.name: document[each.name] for each in fields(Manifest)})
     except FileNotFoundError:
-        raise DamagedFileError(path, "manifest", "is not there: the conversion is not finished; run it again") from None
-
-
-def parse_manifest(text: bytes, path: str) -> Manifest:
-    """Parse a manifest that ``to_json`` wrote. ``path``: for messages. Raises DamagedFileError."""
-    try:
-        document = json.loads(text)
-        noted = document.pop("checksum")
-        manifest = Manifest(
-            document["kind"],
-            document["versions"],
-            document["options"],
-            document["source"],
-            document["totals"],
-            document["files"],
-        )
-    except PermissionError as error:
+        problem = "it is missing, so the conversion is not finished. Run it again"
+        raise DamagedFileError(path, "manifest", problem) from None
+    except (OSError, ValueError, KeyError) as error:
         refuse_denied(path, error)
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(path, "manifest", f"cannot be read: {error}") from None
-    if noted != checksum(document):
-        raise DamagedFileError(path, "manifest", "its checksum does not fit its content")
-    return manifest
 
 
 def require_made(out: str) -> None:

@@ -36,6 +36,7 @@ from builder.store.thrift import (
     read_struct,
     struct,
     write_struct,
+    write_varint,
 )
 
 MAGIC = b"PAR1"
@@ -211,12 +212,10 @@ def page_header(size: int, count: int) -> bytes:
 
 def _levels(count: int) -> bytes:
     """Definition levels of a page without nulls: the length of one RLE run, then the run."""
-    run, value = bytearray(), count << 1
-    while value > 0x7F:
-        run.append(value & 0x7F | 0x80)
-        value >>= 7
-    run += bytes((value, _DEFINED))
-    return _LENGTH.pack(len(run)) + bytes(run)
+    run = bytearray()
+    write_varint(run, count << 1)
+    run.append(_DEFINED)
+    return _LENGTH.pack(len(run)) + run
 
 
 def _text_file(rows: list[TextRow]) -> bytes:

@@ -42,18 +42,11 @@ class RemoteFolder:
                 "write there. Convert into a folder of this machine, and copy that."
             )
         self.root = url.rstrip("/")
-        self._start(Storage(options))
-
-    def _start(self, storage: Storage) -> None:
-        self._storage = storage
+        self._storage = Storage(options)
         self._scratch: str | None = None
 
-    def __getstate__(self) -> tuple[str, Storage]:
-        return self.root, self._storage
-
-    def __setstate__(self, state: tuple[str, Storage]) -> None:
-        self.root = state[0]
-        self._start(state[1])
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_scratch": None}  # a copy makes a temporary folder of its own
 
     def url(self, name: str) -> str:
         return join(self.root, name)

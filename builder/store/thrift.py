@@ -59,10 +59,6 @@ def i64(value: int) -> Value:
     return Value(I64, value)
 
 
-def binary(value: bytes) -> Value:
-    return Value(BINARY, value)
-
-
 def struct(fields: Struct) -> Value:
     return Value(STRUCT, fields)
 
@@ -233,7 +229,7 @@ def _write_value(out: bytearray, kind: int, data: Any) -> None:
     if I16 <= kind <= I64:
         _write_integer(out, data, _BITS[kind])
     elif kind == BINARY:
-        _write_varint(out, len(data))
+        write_varint(out, len(data))
         out += data
     elif kind == STRUCT:
         _write_struct(out, data)
@@ -241,7 +237,7 @@ def _write_value(out: bytearray, kind: int, data: Any) -> None:
         count = len(data.values)
         out.append(min(count, 15) << 4 | data.kind)
         if count >= 15:
-            _write_varint(out, count)
+            write_varint(out, count)
         for value in data.values:
             _write_value(out, data.kind, value)
     elif kind in (TRUE, FALSE):
@@ -255,7 +251,7 @@ def _write_value(out: bytearray, kind: int, data: Any) -> None:
 
 
 def _write_integer(out: bytearray, number: int, bits: int) -> None:
-    _write_varint(out, (_fitting(number, bits) << 1) ^ (number >> 63))
+    write_varint(out, (_fitting(number, bits) << 1) ^ (number >> 63))
 
 
 def _fitting(number: int, bits: int) -> int:
@@ -264,7 +260,8 @@ def _fitting(number: int, bits: int) -> int:
     return number
 
 
-def _write_varint(out: bytearray, number: int) -> None:
+def write_varint(out: bytearray, number: int) -> None:
+    """Append a number of 0 or more, in base 128, the lowest digits first (ULEB128)."""
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)
         number >>= 7

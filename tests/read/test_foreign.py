@@ -19,7 +19,7 @@ from builder.conversion.convert import convert
 from builder.read import column_types, foreign, groups
 from builder.read.opening import open_dataset
 from builder.read.reader import Reader
-from builder.store.thrift import Struct, binary, get, i32, i64, read_struct, write_struct
+from builder.store.thrift import BINARY, Struct, Value, get, i32, i64, read_struct, write_struct
 from tests.sources import make_source, picture
 
 IMAGES = [picture(number) for number in range(7)]
@@ -397,7 +397,7 @@ def without_dictionary_headers(data: bytes) -> bytes:
             at = get(chunk, 3, 11)
             if at:
                 get(chunk, 3)[7] = i64(get(chunk, 3, 7) - (read_struct(data, at)[1] - at))
-    footer[6] = binary(b"parquet-mr version 1.2.8 (build abc)")
+    footer[6] = Value(BINARY, b"parquet-mr version 1.2.8 (build abc)")
     return with_footer(data[: -8 - int.from_bytes(data[-8:-4], "little")], footer)
 
 

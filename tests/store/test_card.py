@@ -117,9 +117,8 @@ def test_what_the_owner_wrote_stays_when_the_rest_is_made_anew() -> None:
 
 
 def test_converting_again_keeps_the_text_and_the_repository_it_was_pushed_to() -> None:
-    arguments = (facts().totals, OPTIONS, VERSIONS, 12, 10)
-    assert write_card(*arguments) == card(repo=PLACEHOLDER)
-    assert write_card(*arguments, existing=card(own_part(EDITED, ""))) == card(own_part(EDITED, ""))
+    assert write_card(facts()) == card(repo=PLACEHOLDER)
+    assert write_card(facts(), card(own_part(EDITED, ""))) == card(own_part(EDITED, ""))
 
 
 @pytest.mark.parametrize(

@@ -100,5 +100,5 @@ def test_what_was_changed_by_hand_is_a_damaged_file(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_folder_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(DamagedFileError, match="not finished; run it again"):
+    with pytest.raises(DamagedFileError, match="it is missing, so the conversion is not finished"):
         read_manifest(str(tmp_path))

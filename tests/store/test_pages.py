@@ -23,7 +23,6 @@ from builder.store.thrift import (
     I64,
     STRUCT,
     Value,
-    binary,
     get,
     i32,
     i64,
@@ -344,7 +343,7 @@ def test_a_header_with_statistics_of_whole_values_is_read():
     data = written(pa.table({"value": [value]}))
     footer = footer_of(data)
     header, body = read_struct(data, 4)
-    get(header, 5)[5] = struct({5: binary(value), 6: binary(value)})
+    get(header, 5)[5] = struct({5: Value(BINARY, value), 6: Value(BINARY, value)})
     chunk = write_struct(header) + data[body : body + get(header, 3)]
     get(footer, 4, 0, 1, 0, 3)[7] = i64(len(chunk))
     data = assembled(data[:4] + chunk, footer)
@@ -549,7 +548,7 @@ def test_footers_that_lie_are_refused(edit, problem):
         (lambda h: h.update({2: i32(1)}), "two sizes"),
         (lambda h: get(h, 5).update({1: i32(2**31 - 1)}), "2147483647 values where"),
         (lambda h: get(h, 5).update({1: i32(1)}), "bytes after the last of 1 values"),
-        (lambda h: get(h, 5).update({1: binary(b"")}), "as its number of values"),
+        (lambda h: get(h, 5).update({1: Value(BINARY, b"")}), "as its number of values"),
         (lambda h: h.update({9: list_of(STRUCT, [{}] * 5000)}), "more than 1000 values"),
     ],
 )
@@ -621,7 +620,7 @@ def test_a_footer_over_which_pyarrow_would_end_the_process_is_walked():
     assert values_by_range(assembled(front, footer), "image.bytes") == [b"one", None, b"three"]
 
 
-@pytest.mark.parametrize("field", [{1: binary(b"elsewhere.parquet")}, {8: struct({1: struct({})})}])
+@pytest.mark.parametrize("field", [{1: Value(BINARY, b"elsewhere.parquet")}, {8: struct({1: struct({})})}])
 def test_chunks_in_another_file_and_encrypted_ones_give_none(field):
     data, _ = plain_file()
     footer = footer_of(data)
@@ -685,7 +684,7 @@ def test_the_digest_is_of_the_footer_with_length_and_magic(tmp_path):
 def test_the_digest_reads_the_tail_only_and_in_pieces():
     data, _ = plain_file()
     footer = footer_of(data)
-    footer[5] = list_of(STRUCT, [{1: binary(b"key"), 2: binary(b"v" * (3 << 20))}])
+    footer[5] = list_of(STRUCT, [{1: Value(BINARY, b"key"), 2: Value(BINARY, b"v" * (3 << 20))}])
     data = assembled(data[:4] + bytes(10 << 20), footer)
     file = MemoryFile(data)
     size, digest = footer_digest(file)

@@ -24,7 +24,6 @@ from builder.store.thrift import (
     Items,
     ThriftError,
     Value,
-    binary,
     get,
     i16,
     i32,
@@ -110,9 +109,9 @@ def test_a_footer_changed_in_one_field_stays_a_footer_pyarrow_reads():
     data = parquet_bytes()
     footer = footer_of(data)
     fields, _ = read_struct(footer)
-    fields[6] = binary(b"another writer")
+    fields[6] = Value(BINARY, b"another writer")
     get(fields, 4, 0)[3] = i64(501)  # as it was
-    fields[5] = list_of(STRUCT, [{1: binary(b"key"), 2: binary(b"value")}])
+    fields[5] = list_of(STRUCT, [{1: Value(BINARY, b"key"), 2: Value(BINARY, b"value")}])
     changed = write_struct(fields)
     metadata = pq.read_metadata(
         io.BytesIO(data[: -8 - len(footer)] + changed + len(changed).to_bytes(4, "little") + b"PAR1")
@@ -130,7 +129,7 @@ def test_a_footer_changed_in_one_field_stays_a_footer_pyarrow_reads():
         ({2: i32(1), 1: i32(1)}, "15 02 15 02 00"),  # written in ascending order, whatever the order built in
         ({1: i64(-(2**63))}, "16 ff ff ff ff ff ff ff ff ff 01 00"),
         ({1: i8(-2), 2: i16(300)}, "13 fe 14 d8 04 00"),
-        ({1: binary(b"ab")}, "18 02 61 62 00"),
+        ({1: Value(BINARY, b"ab")}, "18 02 61 62 00"),
         ({1: list_of(TRUE, [True, False])}, "19 21 01 02 00"),
         ({1: list_of(I32, [0] * 15)}, "19 f5 0f" + " 00" * 15 + " 00"),
         ({1: Value(DOUBLE, 1.0)}, "17 00 00 00 00 00 00 f0 3f 00"),
