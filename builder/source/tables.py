@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ from builder.base.errors import DamagedFileError
 from builder.base.ids import Ids
 from builder.base.records import Damage
 
-_NUMBERS = {"offsets": np.int64, "sizes": np.int64, "states": np.uint8, "is_image": np.uint8, "is_json": np.uint8}
+_NUMBERS = {"offsets": np.int64, "sizes": np.int64, "states": np.uint8}
+_MARKS = ("is_image", "is_json", "is_text")  # stored as bytes
 _IDS = ("ids", "stem_ids", "field_ids")
+_FACTS = ("size", "compression", "hidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +73,15 @@ def content_digest(table: ArchiveTable) -> str:
 def table_to_ipc(table: ArchiveTable) -> bytes:
     """An Arrow IPC stream with one row per member. Facts about the whole archive are in its metadata."""
     columns = {name: number_array(getattr(table, name).astype(kind)) for name, kind in _NUMBERS.items()}
+    for name in _MARKS:
+        if (mark := getattr(table, name)) is not None:
+            columns[name] = number_array(mark.astype(np.uint8))
     for name in _IDS:
-        ids = getattr(table, name)
-        if ids is not None:
+        if (ids := getattr(table, name)) is not None:
             columns |= {f"{name}.{half}": number_array(ids[:, half].astype(np.uint64)) for half in (0, 1)}
     if table.names is not None:
         columns["names"] = table.names
-    if table.is_text is not None:
-        columns["is_text"] = number_array(table.is_text.astype(np.uint8))
-    facts = {name: getattr(table, name) for name in ("size", "compression", "hidden")}
+    facts = {name: getattr(table, name) for name in _FACTS}
     facts["damage"] = [asdict(place) for place in table.damage]
     schema = pa.schema([(name, column.type) for name, column in columns.items()], {b"archive": json.dumps(facts)})
     return to_ipc(pa.RecordBatch.from_arrays(list(columns.values()), schema=schema))
@@ -89,21 +92,16 @@ def table_from_ipc(data: bytes, place: str) -> ArchiveTable:
     try:
         table = pa.ipc.open_stream(data).read_all()
         facts = json.loads((table.schema.metadata or {})[b"archive"])
-        numbers = {name: numbers_of(table.column(name)).astype(kind) for name, kind in _NUMBERS.items()}
-        return ArchiveTable(
-            ids=_ids(table, "ids"),
-            offsets=numbers["offsets"],
-            sizes=numbers["sizes"],
-            states=numbers["states"],
-            is_image=numbers["is_image"].view(np.bool_),
-            is_json=numbers["is_json"].view(np.bool_),
-            size=int(facts["size"]),
-            damage=tuple(Damage(**each) for each in facts["damage"]),
-            compression=facts["compression"],
-            names=table.column("names").combine_chunks() if "names" in table.column_names else None,
-            stem_ids=_ids(table, "stem_ids") if "stem_ids.0" in table.column_names else None,
-            field_ids=_ids(table, "field_ids") if "field_ids.0" in table.column_names else None,
-        )
+        there = set(table.column_names)
+        columns: dict[str, Any] = {
+            name: numbers_of(table.column(name)) for name in (*_NUMBERS, *_MARKS) if name in there
+        }
+        columns |= {name: columns[name].view(np.bool_) for name in _MARKS if name in there}
+        columns |= {name: _ids(table, name) for name in _IDS if f"{name}.0" in there}
+        if "names" in there:
+            columns["names"] = table.column("names").combine_chunks()
+        columns |= {name: facts[name] for name in _FACTS}
+        return ArchiveTable(damage=tuple(Damage(**each) for each in facts["damage"]), **columns)
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(place, "scan", f"{error}; remove it to have it made again") from None
 

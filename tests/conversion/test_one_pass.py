@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import uuid
 from collections import Counter
@@ -31,7 +33,7 @@ from builder.plan.plan import Cut
 from builder.store.ledger import Ledger
 from tests.outputs import ROOT, environment, make_large_source, output_bytes, read_rows
 from tests.servers import S3, FileServer, s3
-from tests.sources import LAYOUTS, Source, faults_of, make_source
+from tests.sources import LAYOUTS, Source, faults_of, make_source, picture
 
 SMALL = ConvertOptions(max_shard_size=1_000_000)
 
@@ -62,6 +64,18 @@ def local(source: Source, out: Path, options: ConvertOptions = SMALL) -> dict[st
 
 def options_of(source: Source, options: ConvertOptions) -> ConvertOptions:
     return ConvertOptions(max_shard_size=options.max_shard_size, recaptions=source.recaptions)
+
+
+def test_captions_in_text_files_behind_a_url_are_samples(tmp_path: Path) -> None:
+    (tmp_path / "src/raw").mkdir(parents=True)
+    with tarfile.open(tmp_path / "src/raw/0.tar", "w") as tar:
+        for name, data in (("a.jpg", picture(1)), ("a.txt", b"a cat"), ("._a.jpg", b"a companion")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    summary = convert(in_memory(tmp_path / "src"), str(tmp_path / "out"), num_proc=1, quiet=True)
+    assert (summary.totals.rows, summary.unread) == (1, {"hidden": 1})
+    assert [row.caption for row in read_rows(tmp_path / "out")] == ["a cat"]
 
 
 @pytest.mark.slow

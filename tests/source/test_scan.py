@@ -9,6 +9,7 @@ import os
 import pickle
 import tarfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from builder.base.records import CUT, WHOLE
 from builder.source.endings import stem_of
 from builder.source.layout import Archive
 from builder.source.scan import ScanRequest, folder_state, open_archive, scan_archive
-from builder.source.tables import ArchiveTable
+from builder.source.tables import ArchiveTable, table_from_ipc, table_to_ipc
 from tests.scanned import archive
 
 
@@ -92,6 +93,24 @@ def test_columns_have_the_types_that_pairing_counts_on(tmp_path: Path) -> None:
         copy = pickle.loads(pickle.dumps(table))
         assert isinstance(copy, ArchiveTable)
         assert (copy.ids == table.ids).all()
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_a_table_that_was_stored_has_every_column_and_fact_again(tmp_path: Path, names: bool) -> None:
+    path = write_tar(tmp_path / "0.tar", [*MEMBERS, ("0/._a.jpg", b"a companion")])
+    with path.open("r+b") as handle:
+        handle.truncate(12 * 512)  # damage: no end blocks
+    table = scan_archive(ScanRequest(archive(path), names=names, field="url" if names else ""))
+    again = table_from_ipc(table_to_ipc(table), "here")
+    assert table.damage
+    for field in fields(ArchiveTable):
+        was, found = getattr(table, field.name), getattr(again, field.name)
+        if isinstance(was, np.ndarray):
+            assert was.tolist() == found.tolist(), field.name
+            assert (was.dtype == np.bool_) == (found.dtype == np.bool_)
+        else:
+            assert was == found, field.name
+    assert table.hidden == 1
 
 
 def test_a_member_without_a_url_has_the_empty_one(tmp_path: Path) -> None:
