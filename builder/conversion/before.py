@@ -74,20 +74,20 @@ def refuse_full_disk(out: str, needed: int) -> None:
 
 
 def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
-    """Raises SourceError where OUT lies in a part of the source that is read or has an index in it, links followed, or
+    """Raises SourceError if OUT lies in a part of the source that is read or has an index in it, links followed, or
     is the source itself (which ``beside`` allows)."""
-    if is_url(source) or is_url(out):
-        read = tuple(f"{join(source, name)}/" for name in ("raw", "captions", "data.json", schema.META))
-        if source.rstrip("/") == out.rstrip("/") or f"{out}/".startswith(read):
-            raise _inside(out, source)
-        return
-    target = os.path.realpath(out)
-    parts = [os.path.realpath(os.path.join(source, name)) for name in ("raw", "captions", "data.json", schema.META)]
-    within = any(target == part or target.startswith(part + os.sep) for part in parts)
-    converted = target == os.path.realpath(os.path.join(source, schema.DATA))  # with an index's meta/ beside it
-    if within or converted or (target == os.path.realpath(source) and not beside):
-        raise _inside(out, source)
+    parts = [join(source, name) for name in ("raw", "captions", "data.json", schema.META)]
+    whole = [] if beside else [source]
+    if not is_url(source):
+        whole.append(join(source, schema.DATA))  # with an index's meta/ beside it
+    if lies_in(out, *parts) or _real(out) in map(_real, whole):
+        raise SourceError(f"{shlex.quote(out)} lies in the source {shlex.quote(source)}. Choose an OUT outside of it.")
 
 
-def _inside(out: str, source: str) -> SourceError:
-    return SourceError(f"{shlex.quote(out)} lies in the source {shlex.quote(source)}. Choose an OUT outside of it.")
+def lies_in(out: str, *places: str) -> bool:
+    """Whether OUT is one of the places or lies in one, links followed."""
+    return any(f"{_real(out)}/".startswith(f"{_real(place)}/") for place in places)
+
+
+def _real(place: str) -> str:
+    return place.rstrip("/") if is_url(place) else os.path.realpath(place)

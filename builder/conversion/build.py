@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ from builder.base.records import Totals
 from builder.base.urls import is_url, join
 from builder.conversion.before import bytes_of, refuse_caption_key, refuse_full_disk, rows_of
 from builder.conversion.finish import add_up, examples_of, tally
-from builder.conversion.kind import Kind, Outlet
+from builder.conversion.kind import Kind, Outlet, standing
 from builder.conversion.report import no_rows
 from builder.conversion.shard import Unit
 from builder.conversion.summary import Summary, examples_of_unread, slice_notes
@@ -57,16 +56,13 @@ def build(kind: Kind, source: str, out: str, options: ConvertOptions, how: RunOp
     if isinstance(folder, LocalFolder) and not kind.lasting:
         folder = LocalFolder(out, work_lasts=False)
     with make_engine(how.engine) as crew:  # comes first: connections to a source do not survive a fork
-        with Progress("finding", quiet=how.quiet):
-            layout = recognise(source, options.recaptions, how.storage, listing=options.listing)
+        layout, taken = find(source, options, how)
         if layout.is_remote and options.limit is not None:
             raise OptionError("limit", options.limit, "needs a source on this machine")
-        how.part.require(len(layout.raw))
-        taken = how.part.of(len(layout.raw))
         fresh = isinstance(folder, LocalFolder) and not os.path.lexists(out)
         if isinstance(folder, LocalFolder):
             make_folder(out)
-        job = _Job(kind, layout, options, how, Ledger(folder), crew, started)
+        job = _Job(kind, layout, options, how, taken, Ledger(folder), crew, started)
         try:
             with job.ledger.locked(taken.start, max(taken.start + 1, taken.stop)):
                 return job.run()
@@ -78,28 +74,40 @@ def build(kind: Kind, source: str, out: str, options: ConvertOptions, how: RunOp
             raise
 
 
-class _Job:
-    """One job; its slice is locked."""
+def find(source: str, options: ConvertOptions, how: RunOptions) -> tuple[Layout, range]:
+    """What a source is made of, and the raw tars that the run takes. Raises OptionError for a slice behind the last
+    tar; SourceError."""
+    with Progress("finding", quiet=how.quiet):
+        layout = recognise(source, options.recaptions, how.storage, listing=options.listing)
+    how.part.require(len(layout.raw))
+    return layout, how.part.of(len(layout.raw))
 
-    def __init__(
-        self,
-        kind: Kind,
-        layout: Layout,
-        options: ConvertOptions,
-        how: RunOptions,
-        ledger: Ledger,
-        crew: Engine,
-        started: float,
-    ) -> None:
-        self.kind, self.layout, self.options, self.how = kind, layout, options, how
-        self.ledger, self.crew, self.started = ledger, crew, started
-        self.part, self.quiet = how.part, how.quiet
-        self.taken = self.part.of(len(layout.raw))
-        self.cuts = cuts_of(layout, options)
+
+def shards_of(survey: Survey, part: Slice, taken: range) -> list[int]:
+    """Numbers of the shards that a run makes: those that begin in a tar of its slice."""
+    return [number for number, owner in enumerate(survey.plan.owners) if part == Slice() or owner in taken]
+
+
+@dataclass
+class _Job:
+    """One job; its slice is locked. ``taken``: the raw tars of this run."""
+
+    kind: Kind
+    layout: Layout
+    options: ConvertOptions
+    how: RunOptions
+    taken: range
+    ledger: Ledger
+    crew: Engine
+    started: float
+
+    def __post_init__(self) -> None:
+        self.quiet = self.how.quiet
+        self.cuts = cuts_of(self.layout, self.options)
         """The shards, as far as sizes tell. Only compressed tars can lead to others."""
         # Only for conversions. An index is made anew each time, and holds each file's modification time itself.
-        self.folders = describe_folders(layout, crew, quiet=self.quiet) if kind.lasting else {}
-        self.read_images = self.read_bytes = 0
+        self.folders = describe_folders(self.layout, self.crew, quiet=self.quiet) if self.kind.lasting else {}
+        self.readings: list[Progress] = []  # of the stages in which this run read images
         self._put: set[int] = set()  # shards that the outlet has received
 
     def run(self) -> Summary:
@@ -161,15 +169,16 @@ class _Job:
     def _finish(self, plan: Survey, passed: dict[int, Passed], did: int) -> Summary:
         """Make the shards without a receipt, then write the files that span all shards."""
         kind, ledger = self.kind, self.ledger
-        shards, everything = plan.plan.shards, self.part == Slice()
-        mine = [number for number, owner in enumerate(plan.plan.owners) if everything or owner in self.taken]
+        shards, everything = plan.plan.shards, self.how.part == Slice()
+        mine = shards_of(plan, self.how.part, self.taken)
         receipts = self._receipts(plan, passed)
         pending = [number for number in mine if number not in receipts]
         if kind.lasting and kind.outlet is None and isinstance(ledger.folder, LocalFolder):
             refuse_full_disk(ledger.out, bytes_of(plan.plan, pending))
         images, left = rows_of(plan.plan, mine), rows_of(plan.plan, pending)
         units = (self._unit(plan, number) for number in _as_there_is_room(pending, kind.outlet))
-        with self._counted(Progress(kind.stage, images, done=images - left, quiet=self.quiet)) as progress:
+        with Progress(kind.stage, images, done=images - left, quiet=self.quiet) as progress:
+            self.readings.append(progress)
             try:
                 for number in mine:
                     if number in receipts:
@@ -222,22 +231,15 @@ class _Job:
 
     def _receipts(self, plan: Survey, passed: dict[int, Passed]) -> dict[int, Receipt]:
         """Receipts of the shards that are done and still exist."""
-        stands, shards = self._stands(), plan.plan.shards
         made: dict[int, Receipt] = {}
         if passed:
             from builder.conversion.passes import confirmed
 
             made = confirmed(plan, passed, len(self.cuts))
-        return {n: r for n, r in (made | self.ledger.receipts()).items() if stands(r, shards)}
+        return self._standing((made | self.ledger.receipts()).values(), plan.plan.shards)
 
-    def _stands(self) -> Callable[[Receipt, int], bool]:
-        sizes = self.ledger.folder.sizes(schema.DATA)
-
-        def stands(receipt: Receipt, shards: int) -> bool:
-            name = str(schema.ShardName(receipt.number, shards, schema.SUFFIXES[self.options.format]))
-            return self.kind.stands(self.ledger, receipt, name, sizes)
-
-        return stands
+    def _standing(self, receipts: Iterable[Receipt], shards: int) -> dict[int, Receipt]:
+        return standing(self.ledger, receipts, shards, self.options, self.kind.stands)
 
     def _hand_on(self, receipt: Receipt, shards: int) -> None:
         if self.kind.outlet is not None and receipt.number not in self._put:
@@ -254,8 +256,7 @@ class _Job:
             rows=to_ipc(rows),
             stock=stock,
             options=self.options,
-            raw=len(layout.raw),
-            captions=bool(layout.captions),
+            first_annotations=len(layout.raw) if layout.captions else 0,
         )
 
     def _passing(self) -> Passing:
@@ -266,16 +267,16 @@ class _Job:
             options=self.options,
             cuts=self.cuts,
             ledger=self.ledger,
-            guess=self.kind.lasting,
-            stands=self._stands(),
+            standing=self._standing,
             put=self._hand_on,
-            room=self.kind.outlet.room if self.kind.outlet else lambda: None,
+            outlet=self.kind.outlet,
         )
 
     def _pass(self, passing: Passing, done: dict[int, Passed]) -> dict[int, Passed]:
         """Read the raw tars of this slice, once."""
         size = sum(self.layout.raw[number].size for number in self.taken)
-        with self._counted(Progress(self.kind.stage, None, size, quiet=self.quiet)) as progress:
+        with Progress(self.kind.stage, None, size, quiet=self.quiet) as progress:
+            self.readings.append(progress)
             try:
                 return passing.run(self.crew, self.taken, progress.update, done)
             except KeyboardInterrupt:
@@ -290,16 +291,6 @@ class _Job:
         owners = [cut.first for cut in self.cuts]
         return self._summary(add_up(mine), examples, owners, did, len(self.cuts) - len(there))
 
-    @contextmanager
-    def _counted(self, progress: Progress) -> Iterator[Progress]:
-        """Show progress, and count what it counted as read by this run."""
-        try:
-            yield progress
-        finally:
-            progress.finish()
-            self.read_images += progress.images
-            self.read_bytes += progress.bytes
-
     def _summary(
         self, totals: Totals, examples: dict[str, str], owners: Sequence[int], did: int, missing: int
     ) -> Summary:
@@ -309,16 +300,15 @@ class _Job:
             out=self.ledger.out,
             totals=totals,
             examples=examples,
-            damage={},
             complete=not missing,
             did=did,
             missing=missing,
             seconds=time.monotonic() - self.started,
             unread={each.kind: each.count for each in unread},
             examples_unread=examples_of_unread(unread),
-            notes=slice_notes(self.part, [archive.name for archive in self.layout.raw], owners),
-            read_images=self.read_images,
-            read_bytes=self.read_bytes,
+            notes=slice_notes(self.how.part, [archive.name for archive in self.layout.raw], owners),
+            read_images=sum(reading.images for reading in self.readings),
+            read_bytes=sum(reading.bytes for reading in self.readings),
         )
 
     def _remove_strays(self, passed: dict[int, Passed], shards: int) -> None:

@@ -69,7 +69,6 @@ def index(
         stage="indexing",
         work=partial(_point, digest=digest),
         finish=_finish,
-        stands=lambda *_: True,  # an index is made anew each time: every receipt is of this run
         accept=_refuse_compressed,
         lasting=False,
         shapes=not digest,
@@ -93,7 +92,7 @@ def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
             rejects += chunk.rejects
             size = sum(sample.end - sample.start for sample in chunk.samples)
             report(len(chunk.samples) + len(chunk.rejects), size)
-    first = unit.raw if unit.captions else 0  # the index lists the captions archives after the raw ones
+    first = unit.first_annotations
     part = index_part(
         kept,
         [sample.archive for sample in kept],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from builder.base import schema
 from builder.base.options import ConvertOptions
 from builder.conversion.shard import Unit
 from builder.engines.contract import Report
@@ -29,6 +30,19 @@ def same_size(ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, i
     return sizes.get(name) == receipt.size
 
 
+Stands = Callable[[Ledger, Receipt, str, Mapping[str, int]], bool]
+"""Whether a receipt's output still exists. It gets the shard's name and the sizes of the files in data/."""
+
+
+def standing(
+    ledger: Ledger, receipts: Iterable[Receipt], shards: int, options: ConvertOptions, stands: Stands = same_size
+) -> dict[int, Receipt]:
+    """The receipts whose output still exists, by number. ``shards``: the total in the shards' names."""
+    sizes, suffix = ledger.folder.sizes(schema.DATA), schema.SUFFIXES[options.format]
+    named = ((each, str(schema.ShardName(each.number, shards, suffix))) for each in receipts)
+    return {receipt.number: receipt for receipt, name in named if stands(ledger, receipt, name, sizes)}
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a job makes.
@@ -36,7 +50,7 @@ class Kind:
     ``stage``: the name of its progress bar.
     ``work``: does one unit and returns its receipt.
     ``finish``: writes the files that span all shards.
-    ``stands``: whether a receipt's output still exists. It gets the shard's name and the sizes of the files in data/.
+    ``stands``: see Stands.
     ``accept``: refuses a source that it cannot use.
     ``lasting``: whether unfinished work is kept for the next run.
     ``shapes``: whether the work skips images of which the scan already knows enough.
@@ -46,7 +60,7 @@ class Kind:
     stage: str
     work: Callable[[Unit, Report], Receipt]
     finish: Callable[[Ledger, Survey, dict[int, Receipt], ConvertOptions], None]
-    stands: Callable[[Ledger, Receipt, str, Mapping[str, int]], bool] = same_size
+    stands: Stands = same_size
     accept: Callable[[Survey], None] | None = None
     lasting: bool = True
     shapes: bool = False

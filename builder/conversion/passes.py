@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from builder.base.arrays import chunks_of, number_array, numbers_of, take_text, 
 from builder.base.ids import column_ids
 from builder.base.options import ConvertOptions
 from builder.base.urls import join
+from builder.conversion.kind import Outlet
 from builder.conversion.one_pass import EXPECTED, Pass, run_pass
 from builder.engines.contract import Engine, Report
 from builder.plan.pairs import Int64s, repeated
@@ -56,32 +57,30 @@ def stretches(cuts: tuple[Cut, ...]) -> list[Stretch]:
 
 @dataclass(frozen=True, slots=True)
 class Passing:
-    """Reads a source behind a URL. ``cuts``: its shards, as far as sizes tell. ``guess``: make shards on the way.
-    ``stands``: whether a receipt's shard still exists. ``put``: called with each receipt and the number of shards.
-    ``room``: returns when there is room for more shards."""
+    """Reads a source behind a URL. ``cuts``: its shards, as far as sizes tell. ``standing``: receipts and the number of
+    shards → those whose shards still exist. ``put``: called with each receipt and the number of shards. ``outlet``:
+    asked for room before each stretch."""
 
     layout: Layout
     options: ConvertOptions
     cuts: tuple[Cut, ...]
     ledger: Ledger
-    guess: bool
-    stands: Callable[[Receipt, int], bool]
+    standing: Callable[[Iterable[Receipt], int], dict[int, Receipt]]
     put: Callable[[Receipt, int], None]
-    room: Callable[[], None]
+    outlet: Outlet | None
 
     def run(self, crew: Engine, taken: Container[int], report: Report, done: Mapping[int, Passed]) -> dict[int, Passed]:
         """Read the stretches that begin with an archive of ``taken`` and are not ``done``. Returns all stretches read
         so far, by this run or another. Raises SourceError, ListingError, WriteError."""
         found = dict(done)
         mine = [stretch for stretch in stretches(self.cuts) if stretch.archives.start in taken]
+        pending = [stretch for stretch in mine if stretch.first not in done]
         for stretch in mine:
             if stretch.first in done:
                 self._hand_on(done[stretch.first])
-        pending = [stretch for stretch in mine if stretch.first not in done]
-        if pending:
-            for passed in crew.run(run_pass, self._work(pending), report):
-                found[passed.first] = passed
-                self._hand_on(passed)
+        for passed in crew.run(run_pass, self._work(pending) if pending else (), report):
+            found[passed.first] = passed
+            self._hand_on(passed)
         return found
 
     def _hand_on(self, passed: Passed) -> None:
@@ -90,25 +89,24 @@ class Passing:
 
     def done(self) -> dict[int, Passed]:
         """Stretches that were read and whose shards still exist."""
-        passed = self.ledger.passed().items()
-        return {first: each for first, each in passed if all(self.stands(r, len(self.cuts)) for r in each.receipts)}
+        passed = self.ledger.passed()
+        there = self.standing((r for each in passed.values() for r in each.receipts), len(self.cuts))
+        return {first: each for first, each in passed.items() if all(r.number in there for r in each.receipts)}
 
     def _work(self, pending: list[Stretch]) -> Iterator[Pass]:
         layout = self.layout
         names, field = scans_wanted(layout, self.options)
-        listing = listed(layout, self.options.policy.caption_key) if self.guess and layout.listing else None
-        rows_of = _by_folder(listing) if listing is not None else {}
-        duplicate = _duplicates(listing) if listing is not None else np.zeros(0, np.bool_)
-        keeps = endings_kept(listing, duplicate) if listing is not None else np.zeros(0, np.bool_)
+        nothing = pa.nulls(0, pa.string())
+        listing = listed(layout, self.options.policy.caption_key) if layout.listing else Listing(nothing, nothing)
+        rows_of, duplicate = _by_folder(listing), _duplicates(listing)
+        keeps = endings_kept(listing, duplicate)
         captions = _by_stem(layout.captions)
         for stretch in pending:
-            self.room()
+            if self.outlet is not None:
+                self.outlet.room()
             raw = {number: layout.raw[number] for number in stretch.archives}
             stems = [without_ending(archive.name) for archive in raw.values()]
             rows = np.concatenate([np.zeros(0, np.int64), *(rows_of[stem] for stem in stems if stem in rows_of)])
-            expected = pa.Table.from_batches([], EXPECTED)
-            if listing is not None:
-                expected = _expected(listing, np.sort(rows[~duplicate[rows]]), keeps)
             yield Pass(
                 out=self.ledger.folder,
                 first=stretch.first,
@@ -117,7 +115,7 @@ class Passing:
                 raw=raw,
                 annotations={number: layout.captions[number] for stem in stems for number in captions.get(stem, ())},
                 captions=bool(layout.captions),
-                expected=to_ipc(expected),
+                expected=to_ipc(_expected(listing, np.sort(rows[~duplicate[rows]]), keeps)),
                 options=self.options,
                 names=names,
                 field=field,
@@ -127,16 +125,16 @@ class Passing:
         """Scan the archives that belong to no stretch (captions tars with other names), and plan with all scans."""
         layout, ledger = self.layout, self.ledger
         names, field = scans_wanted(layout, self.options)
-        missing = [
-            KeptScan(ledger.folder, side, number, ScanRequest(archive, names, field))
-            for side, archives in (("raw", layout.raw), ("captions", layout.captions))
-            for number, archive in enumerate(archives)
-            if number not in ledger.scans(side)
-        ]
+        sides = (("raw", layout.raw), ("captions", layout.captions))
+        missing = []
+        for side, archives in sides:
+            kept = ledger.scans(side)
+            requests = enumerate(ScanRequest(archive, names, field) for archive in archives)
+            missing += [KeptScan(ledger.folder, side, number, each) for number, each in requests if number not in kept]
         for _ in crew.run(keep_scan, missing):
             pass
         tables = []
-        for side, archives in (("raw", layout.raw), ("captions", layout.captions)):
+        for side, archives in sides:
             for archive, data in zip(archives, ledger.read_scans(side, range(len(archives))), strict=True):
                 tables.append(table_from_ipc(data, join(ledger.out, f"{schema.WORK}/scans ({side}/{archive.name})")))
         return plan_survey(layout, self.options, tables, engine=crew)

@@ -6,30 +6,26 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 from builder.base.errors import OptionError
-from builder.base.options import ConvertOptions, OptionFields, SamplePolicy, Slice, default_num_proc, options_by_name
+from builder.base.options import ConvertOptions, SamplePolicy, Slice, default_num_proc
 from builder.base.paths import StrPath, path_of
-from builder.base.records import Totals
 from builder.base.urls import StorageOptions, is_url
 from builder.base.words import counted, duration
 from builder.base.words import size as in_words
 from builder.conversion.before import bytes_of, free_bytes, refuse_caption_key, refuse_overlap, rows_of
-from builder.conversion.build import is_dataset
-from builder.conversion.finish import add_up
+from builder.conversion.build import find, is_dataset, shards_of
+from builder.conversion.finish import tally
 from builder.conversion.report import notes_of
 from builder.conversion.summary import Summary, examples_of_unread
 from builder.engines.choose import make_engine
-from builder.engines.contract import EngineChoice
+from builder.engines.contract import EngineChoice, RunOptions
 from builder.engines.progress import Progress
 from builder.plan.survey import Survey, stock_of, survey
-from builder.source.layouts import recognise
 from builder.source.samples import read_samples
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from builder.store.ledger import Receipt
 
 _READ_BYTES = 64 << 20
 """Of one tar, to measure how fast it comes: a tenth of a second from a fast disk, a second from a slow one."""
@@ -60,14 +56,13 @@ class Preview:
 def preview(
     source: StrPath,
     out: StrPath,
-    options: ConvertOptions | None = None,
+    options: ConvertOptions,
     *,
     start: int = 0,
     end: int = -1,
     num_proc: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
-    **named: Unpack[OptionFields],
 ) -> Preview:
     """What ``convert`` with the same arguments would do. Raises what ``convert`` raises; OptionError for a dataset, and
     for a source behind a URL, which a conversion reads only once."""
@@ -76,33 +71,26 @@ def preview(
     if is_dataset(source):
         raise OptionError("dry_run", None, f"all rows of {at} are copied. To count them: laion6m info {at}")
     refuse_overlap(source, out)
-    options, part = options_by_name(options, named), Slice(start, end)
+    how = RunOptions(Slice(start, end), EngineChoice("local", num_proc), StorageOptions.of(storage_options), quiet)
     if is_url(source):
         raise OptionError("dry_run", None, f"{at} is a URL. A plan would read all of it. Download a part and try that")
     processes = num_proc or default_num_proc()
-    with make_engine(EngineChoice("local", num_proc)) as crew:
+    with make_engine(how.engine) as crew:
         began = time.monotonic()
-        with Progress("finding", quiet=quiet):
-            layout = recognise(source, options.recaptions, StorageOptions.of(storage_options), listing=options.listing)
-        part.require(len(layout.raw))
-        taken = part.of(len(layout.raw))
+        layout, taken = find(source, options, how)
         found = survey(layout, options, crew, quiet=quiet)
         planned = time.monotonic() - began
     refuse_caption_key(found, options)
     plan = found.plan
-    mine = [number for number, owner in enumerate(plan.owners) if owner in taken or part == Slice()]
+    mine = shards_of(found, how.part, taken)
     with Progress("measuring", quiet=quiet):
         rate, lost = _read_a_little(found, options.policy)
     images = bytes_of(plan, mine, ("size",))
     whole = len(mine) == plan.shards
-    rejects: Counter[str] = Counter(lost)
-    if whole:
-        rejects.update(plan.rejects.column("reason").to_pylist())
-    counted = add_up((), rejects, plan.unlisted if whole else 0)
+    expected = Receipt(0, rows_of(plan, mine) - sum(lost.values()), images, 0, "", {}, rejected=lost)
     summary = Summary(
         out=out,
-        totals=Totals(rows_of(plan, mine) - sum(lost.values()), counted.rejected, counted.unlisted, len(mine), images),
-        examples={},
+        totals=replace(tally(found, [expected], planned_rejects=whole), shards=len(mine)),
         damage=found.damage,
         complete=whole,
         did=0,

@@ -24,13 +24,13 @@ from builder.base.arrays import number_array, numbers_of
 from builder.base.errors import DamagedFileError, InterruptedRunError, Laion6mError, OptionError, SourceError
 from builder.base.options import ConvertOptions, SamplePolicy, Slice
 from builder.base.paths import StrPath
-from builder.base.records import ImageInfo, Reason, Reject, SampleProblem
+from builder.base.records import ImageInfo, Reason, Reject, SampleProblem, Totals
 from builder.base.urls import is_url
-from builder.conversion.before import refuse_overlap
+from builder.conversion.before import lies_in, refuse_overlap
 from builder.conversion.build import is_dataset, job_of
 from builder.conversion.finish import add_up, examples_of, finish_shards
 from builder.conversion.index import index
-from builder.conversion.kind import same_size
+from builder.conversion.kind import standing
 from builder.conversion.shard import NewShard, make_shard
 from builder.conversion.summary import Summary
 from builder.curate.columns import write_column
@@ -90,19 +90,22 @@ def convert_selected(
         if options.policy != SamplePolicy() or options.recaptions or options.listing is not None:
             at = shlex.quote(source)
             raise OptionError("options", None, f"the rows of {at} are chosen already. Use laion6m select instead")
-        whole, lost = open_dataset(source), None
+        whole, indexed = open_dataset(source), None
     else:
-        whole, lost = _indexed(source, out, options, how)
+        whole, indexed = _indexed(source, out, options, how)
     try:
         rows, _ = choose(whole, keys=keys, without=without, quiet=how.quiet)
     except Laion6mError:
-        if lost is not None:
+        if indexed is not None:
             _forget_index(out)
         raise
     if options.limit is not None:
         rows = rows[: options.limit]
-    _refuse_inside(out, source, rows.folder)
-    return convert_rows(rows, out, options, how, lost)
+    for place in (source, rows.folder):
+        if lies_in(out, place):
+            inside = f"{shlex.quote(out)} lies in {shlex.quote(place)}"
+            raise SourceError(f"{inside}, which is read. Choose an OUT outside of it.")
+    return convert_rows(rows, out, options, how, indexed)
 
 
 def _index_place(out: str) -> str:
@@ -118,39 +121,23 @@ def _forget_index(out: str) -> None:
             os.rmdir(folder)
 
 
-def _refuse_inside(out: str, *folders: str) -> None:
-    """Raises SourceError where OUT is one of the folders that are read, or lies in one."""
-    target = out if is_url(out) else os.path.realpath(out)
-    for folder in folders:
-        place = folder if is_url(folder) else os.path.realpath(folder)
-        if f"{target}/".startswith(f"{place}/"):
-            inside = f"{shlex.quote(out)} lies in {shlex.quote(folder)}"
-            raise SourceError(f"{inside}, which is read. Choose an OUT outside of it.")
-
-
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    """What a source lists that is no row of its index: ``rejects`` (REJECT_ROW), and what indexing it found."""
-
-    rejects: pa.Table
-    indexed: Summary
-
-
-def _indexed(source: str, out: str, options: ConvertOptions, how: RunOptions) -> tuple[Rows, _Lost]:
-    """The rows of a source of tars: an index of it, kept in OUT's bookkeeping while this is at work."""
+def _indexed(source: str, out: str, options: ConvertOptions, how: RunOptions) -> tuple[Rows, Summary]:
+    """The rows of a source of tars, and what indexing it found. The index is in OUT's bookkeeping until all is done."""
     if is_url(out) or is_url(source):
         raise OptionError("keys", None, "a list needs a dataset, or a source and an OUT on this machine")
     refuse_overlap(source, out)
     place = _index_place(out)
     crew, plain = how.engine, replace(options, format="parquet", limit=None)
     made = index(source, place, plain, num_proc=crew.num_proc, engine=crew.name, address=crew.address, quiet=how.quiet)
-    rejects = pq.read_table(os.path.join(place, schema.REJECTS)).cast(schema.REJECT_ROW)
-    return open_dataset(place), _Lost(rejects, made)
+    return open_dataset(place), made
 
 
-def convert_rows(rows: Rows, out: str, options: ConvertOptions, how: RunOptions, lost: _Lost | None = None) -> Summary:
+def convert_rows(
+    rows: Rows, out: str, options: ConvertOptions, how: RunOptions, indexed: Summary | None = None
+) -> Summary:
     """Write rows as a dataset of their own, with the columns that were added to theirs. The bytes of OUT depend on the
-    rows and ``options`` alone. Raises OutputError, DamagedFileError, IndexMismatchError, InterruptedRunError."""
+    rows and ``options`` alone. ``indexed``: what indexing their source found; its rejects become rejects of OUT. Raises
+    OutputError, DamagedFileError, IndexMismatchError, InterruptedRunError."""
     started = time.monotonic()
     if not len(rows):
         raise SourceError(f"no row of {shlex.quote(rows.folder)} is selected")
@@ -160,50 +147,45 @@ def convert_rows(rows: Rows, out: str, options: ConvertOptions, how: RunOptions,
     ledger = Ledger(folder)
     source = {"layout": "selection", "dataset": identity_of(rows.reader), "rows": rows.identity, "of": len(rows.reader)}
     steps = [{"condition": step.condition, "rows": step.rows} for step in rows.steps]
-    damage = lost.indexed.damage if lost else {}
+    found = indexed or Summary(out, Totals(), complete=True, did=0, missing=0, seconds=0.0)
     left: tuple[str, ...] = ()
     with ledger.locked(0, 1):
         with ledger.guarded():
             ledger.begin(job_of(source, options))
             ledger.keep_apart()
-        empty = pa.Table.from_batches([], schema=schema.REJECT_ROW)  # empty_table imports pandas
-        positions, rejects = _positions(rows, lost.rejects if lost else empty)
+        lost = pa.Table.from_batches([], schema=schema.REJECT_ROW)  # empty_table imports pandas
+        if indexed is not None:
+            lost = pq.read_table(os.path.join(_index_place(out), schema.REJECTS)).cast(schema.REJECT_ROW)
+        positions, rejects = _positions(rows, lost)
         units = _units(rows, positions, folder, options)
-        receipts = _standing(ledger, options, len(units))
+        receipts = standing(ledger, ledger.receipts().values(), len(units), options)
         pending = [unit for unit in units if unit.number not in receipts]
         try:
             with _progress(rows, pending, how.quiet) as progress, make_engine(how.engine) as crew:
                 for receipt in crew.run(_write_shard, pending, progress.update):
                     receipts[receipt.number] = receipt
         except KeyboardInterrupt:
-            raise InterruptedRunError(len(_standing(ledger, options, len(units))), len(units)) from None
+            raise InterruptedRunError(len(receipts), len(units)) from None
         counts = Counter(rejects.column("reason").to_pylist())
-        totals = add_up(receipts.values(), counts, lost.indexed.totals.unlisted if lost else 0)
-        finish_shards(ledger, receipts, options, totals, rejects, {**source, "funnel": steps, "damaged": damage})
+        totals = add_up(receipts.values(), counts, found.totals.unlisted)
+        finish_shards(ledger, receipts, options, totals, rejects, {**source, "funnel": steps, "damaged": found.damage})
         examples = examples_of([rejects, *(ledger.rejects_part(receipts[number]) for number in sorted(receipts))])
-        if lost is not None:
+        if indexed is not None:
             shutil.rmtree(_index_place(out), ignore_errors=True)
         if isinstance(folder, LocalFolder) and totals.rows == len(rows):
             left = _carry_columns(rows, out)
     announce(left, quiet=how.quiet)
-    summary = Summary(
+    return replace(
+        found,
         out=out,
         totals=totals,
         examples=examples,
-        damage=damage,
-        complete=True,
         did=len(pending),
-        missing=0,
         seconds=time.monotonic() - started,
-        notes=left,
+        notes=(*found.notes, *left),
         read_images=progress.images,
         read_bytes=progress.bytes,
     )
-    if lost is None:
-        return summary
-    found, notes = lost.indexed, (*lost.indexed.notes, *left)
-    unread, examples_unread = found.unread, found.examples_unread
-    return replace(summary, unread=unread, examples_unread=examples_unread, replaced=found.replaced, notes=notes)
 
 
 def _positions(rows: Rows, rejects: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Table]:
@@ -231,16 +213,6 @@ def _units(rows: Rows, positions: npt.NDArray[np.int64], out: Folder, options: C
         _Unit(out, number, len(cuts) - 1, View(rows.reader, numbers[first:end]), positions[first:end], options)
         for number, (first, end) in enumerate(pairwise(cuts))
     ]
-
-
-def _standing(ledger: Ledger, options: ConvertOptions, shards: int) -> dict[int, Receipt]:
-    """Receipts of shards that are there with the size they were given."""
-    sizes, suffix = ledger.folder.sizes(schema.DATA), schema.SUFFIXES[options.format]
-    return {
-        number: receipt
-        for number, receipt in ledger.receipts().items()
-        if same_size(ledger, receipt, str(schema.ShardName(number, shards, suffix)), sizes)
-    }
 
 
 def _progress(rows: Rows, pending: list[_Unit], quiet: bool) -> Progress:

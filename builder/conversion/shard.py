@@ -36,8 +36,7 @@ WRITERS: dict[str, Callable[[NewFile], ShardWriter]] = {
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The work of one shard. ``rows``: PLAN_ROW as an Arrow IPC stream. ``shards``: number of shards in the job.
-    ``raw``: number of raw archives. ``captions``: whether annotations lie in archives of their own."""
+    """The work of one shard. ``rows``: PLAN_ROW as an Arrow IPC stream. ``shards``: number of shards in the job."""
 
     out: Folder
     number: int
@@ -45,8 +44,8 @@ class Unit:
     rows: bytes
     stock: Stock
     options: ConvertOptions
-    raw: int
-    captions: bool
+    first_annotations: int
+    """How many archives an index lists before the first that holds annotations."""
 
     @property
     def name(self) -> str:
@@ -103,10 +102,8 @@ class NewShard:
         written = self._writer.close()
         kept = _as_written(self._kept, written)
         receipt = make_receipt(self._number, kept, self._rejects, written.size, written.digest, written.check)
-        files, annotation_files = (
-            [self._number] * len(kept),
-            [self._number if written.annotation_offsets is not None else schema.IN_SHARD] * len(kept),
-        )
+        documents = schema.IN_SHARD if written.annotation_offsets is None else self._number
+        files, annotation_files = ([number] * len(kept) for number in (self._number, documents))
         part = index_part(kept, files, written.offsets, self._digests, annotation_files)
         return receipt, part, reject_batch(self._rejects)
 

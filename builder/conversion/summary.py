@@ -28,12 +28,12 @@ class Summary:
 
     out: str
     totals: Totals
-    examples: dict[str, str]
-    damage: dict[str, list[str]]
     complete: bool
     did: int
     missing: int
     seconds: float
+    examples: dict[str, str] = field(default_factory=dict)
+    damage: dict[str, list[str]] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
     examples_unread: dict[str, str] = field(default_factory=dict)
     replaced: int = 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.base.errors import OptionError, OutputError, SourceError
+from builder.base.options import ConvertOptions
 from builder.conversion import before
 from builder.conversion.convert import convert
 from builder.conversion.preview import Preview, describe_preview, preview
@@ -105,8 +106,9 @@ def test_a_limit_is_a_whole_number_of_one_or_more(limit: int, source: Source, tm
         convert(source.path, tmp_path / "out", limit=limit, num_proc=1, quiet=True)
 
 
-def plan(source: Source, out: Path, **options: int) -> Preview:
-    return preview(source.path, out, num_proc=1, quiet=True, **options)  # type: ignore[arg-type]
+def plan(source: Source, out: Path, limit: int | None = None, **part: int) -> Preview:
+    options = ConvertOptions(limit=limit)
+    return preview(source.path, out, options, num_proc=1, quiet=True, **part)  # type: ignore[arg-type]
 
 
 def test_a_plan_says_what_the_conversion_then_does_and_writes_nothing(source: Source, tmp_path: Path) -> None:
