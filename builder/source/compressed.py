@@ -19,6 +19,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from builder.base.errors import DamagedFileError, MissingExtraError, SourceError
@@ -172,7 +173,7 @@ def _zstd() -> _Decoded:
 
     def decoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
         decoder = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
-        pipe: Any = _Pipe(chunks)  # zstandard only calls read
+        pipe: Any = SimpleNamespace(read=lambda _: next(chunks, b""))  # zstandard only calls read
         reader = decoder.stream_reader(pipe, read_size=_PIECE, read_across_frames=True)
         try:
             while piece := reader.read1(_PIECE):
@@ -181,13 +182,3 @@ def _zstd() -> _Decoded:
             raise _BadStreamError(str(error)) from error
 
     return decoded
-
-
-class _Pipe:
-    """Chunks as a file object for zstandard to read. Takes one chunk at a time."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-
-    def read(self, size: int) -> bytes:
-        return next(self._chunks, b"")

@@ -5,53 +5,14 @@ from __future__ import annotations
 import re
 
 TAR_ENDINGS = (
-    ".tar",
-    ".tar.gz",
-    ".tgz",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.xz",
-    ".txz",
-    ".tar.zst",
-    ".tzst",
-    ".tar.z",
-    ".tar.lz4",
+    *(".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+    *(".tar.z", ".tar.lz4"),  # refused with the command that unpacks them
 )
 
 IMAGE_ENDINGS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".jp2",
-    ".jpe",
-    ".jfif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".tga",
-    ".ico",
-    ".icns",
-    ".apng",
-    ".mpo",
-    ".j2k",
-    ".j2c",
-    ".jpc",
-    ".jpf",
-    ".jpx",
-    ".dib",
-    ".pcx",
-    ".dds",
-    ".qoi",
-    ".heic",
-    ".heif",
-    ".jxl",
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".avif", ".heic", ".heif", ".jxl"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".tga", ".ico", ".icns", ".pcx", ".dds", ".qoi"),
 )
 """Members of raw/ that count as images if the listing does not name them: all that Pillow reads, alone or with a
 plugin."""
@@ -87,6 +48,10 @@ _SPLIT = re.compile(
     r"(\.t(ar|gz|bz2|xz|zst)(\.\w{1,4})?|\.zip|\.7z|\.rar)[._-]?(part|chunk|vol)?[._-]?([a-z]{2}|[a-z]{3}|\d{1,5})$"
     r"|\.part\d+\.rar$|\.[zr]\d\d$|^x[a-z]{2}$"  # last: default part names of `split`
 )
+_ARCHIVE_MAGICS = (
+    *(b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07"),
+    *(b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"),  # gzip, bzip2, xz, zstd
+)
 _BESIDE = (".md5", ".sha256", ".sha", ".txt", ".idx", ".index", ".json", ".csv", ".log", ".md")
 """Files that stand beside a tar and describe it: 00000.tar.md5."""
 
@@ -103,17 +68,16 @@ def without_ending(name: str) -> str:
     return name[: -max(len(ending) for ending in TAR_ENDINGS if name.lower().endswith(ending))]
 
 
-COMPANION_MARKS = ("._", ".DS_Store", "__MACOSX", ".ipynb_checkpoints")
+_COMPANION_FOLDERS = frozenset(("__MACOSX", ".ipynb_checkpoints"))
+COMPANION_MARKS = ("._", ".DS_Store", *_COMPANION_FOLDERS)
 """Every companion's path contains one of these."""
 
 
 def is_companion(path: str) -> bool:
     """Whether a desktop system made this file: ``._NAME``, ``.DS_Store``, or anything in ``__MACOSX`` or
     ``.ipynb_checkpoints``. It is no image and no annotation, whatever its ending."""
-    name = path.rpartition("/")[2]
-    if name.startswith("._") or name == ".DS_Store":
-        return True
-    return "__MACOSX" in path.split("/") or ".ipynb_checkpoints" in path.split("/")
+    parts = path.split("/")
+    return parts[-1].startswith("._") or parts[-1] == ".DS_Store" or not _COMPANION_FOLDERS.isdisjoint(parts)
 
 
 def is_tar(name: str) -> bool:
@@ -144,22 +108,16 @@ def kind_of(name: str) -> str:
 
 def kind_of_content(head: bytes) -> str:
     """The kind of a file with no known name, by its first 512 bytes: an archive, or just a file."""
-    magics = (
-        b"PK\x03\x04",
-        b"7z\xbc\xaf\x27\x1c",
-        b"Rar!\x1a\x07",
-        b"\x1f\x8b\x08",
-        b"BZh",
-        b"\xfd7zXZ\0",
-        b"\x28\xb5\x2f\xfd",
-    )
-    return ARCHIVE if head[257:262] == b"ustar" or head.startswith(magics) else FILE
+    return ARCHIVE if head[257:262] == b"ustar" or head.startswith(_ARCHIVE_MAGICS) else FILE
+
+
+_ANY_LISTING = tuple(ending + packed for ending in LISTING_ENDINGS for packed in PACKED_ENDINGS)
+_LISTINGS = [f"data{ending}" for ending in _ANY_LISTING]
 
 
 def is_listing_name(name: str) -> bool:
     """Whether a file of that name at the top of a source is its listing: ``data.json``, ``data.jsonl.gz``, …"""
-    lower = name.lower()
-    return lower in _LISTINGS
+    return name.lower() in _LISTINGS
 
 
 def listing_rank(name: str) -> int:
@@ -167,10 +125,6 @@ def listing_rank(name: str) -> int:
     return _LISTINGS.index(name.lower())
 
 
-_LISTINGS = [f"data{ending}{packed}" for ending in LISTING_ENDINGS for packed in PACKED_ENDINGS]
-
-
 def may_be_listing(name: str) -> bool:
     """Whether a file with another name has the ending of a listing."""
-    lower = name.lower()
-    return lower.endswith(tuple(ending + packed for ending in LISTING_ENDINGS for packed in PACKED_ENDINGS))
+    return name.lower().endswith(_ANY_LISTING)

@@ -40,20 +40,8 @@ _CONTROL = (".aria2", ".st")  # files that a downloader keeps beside its unfinis
 _HUB_CACHE = ".cache/huggingface/download"
 _HEADS = 64  # files of unknown kind whose first bytes are read
 _KNOWN = (
-    ".md",
-    ".txt",
-    ".json",
-    ".jsonl",
-    ".csv",
-    ".tsv",
-    ".log",
-    ".py",
-    ".sh",
-    ".yaml",
-    ".yml",
-    ".html",
-    ".pdf",
-    ".ipynb",
+    *(".md", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".log"),
+    *(".py", ".sh", ".yaml", ".yml", ".html", ".pdf", ".ipynb"),
 )
 
 
