@@ -147,14 +147,13 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def _plan(self, dl_manager: Any, streaming: bool) -> Planned:
         config = self.config
-        source = config.source
+        source: Source = config.source
         if isinstance(source, ConvertedFolder):
             return plan_shards(source.shards)
         if isinstance(source, SelectedRows):
             return plan_rows(source.rows)
         if isinstance(source, LocalSource):
             return plan_layout(source.layout, config.options)
-        assert isinstance(source, HubSource)
         layout = source.layout(config.options, config.hub_token)
         return plan_pairs(layout) if streaming else plan_layout(downloaded(layout, dl_manager.download), config.options)
 

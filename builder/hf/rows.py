@@ -114,13 +114,10 @@ class FileSystem(ServedFiles):
 
     def entry(self, path: str) -> dict[str, Any]:
         _, row, name = _parts(path)
-        if not path:
-            return _folder(path)
-        if row is None:
-            _reader(path)
-            return _folder(path)
-        sample = _sample(path)
-        if not name:
+        if path and row is None:
+            _reader(path)  # raises AddressError if no dataset can be opened there
+        sample = None if row is None else _sample(path)
+        if sample is None or not name:
             return _folder(path)
         if name != _name_of(sample) or sample.size < 0:
             raise AddressError.of(_address(path), f"there is no such file. The image of this row is {sample.path}")

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -29,13 +29,6 @@ from builder.store.manifest import read_manifest
 
 DEFAULT_FOLDER = os.path.join("data", "laion6m")
 REPOSITORY = "wusize/laion6m"
-
-
-class Source(Protocol):
-    """Where rows come from."""
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Plain values. They change whenever the rows may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +95,10 @@ class HubSource:
         return recognise(url, options.recaptions, storage, listing=options.listing)
 
 
+Source = LocalSource | ConvertedFolder | SelectedRows | HubSource
+"""Where rows come from. Its ``fingerprint`` holds plain values that change whenever the rows may have changed."""
+
+
 def find_source(data_dir: str | None, options: ConvertOptions, revision: str, token: str | bool | None) -> Source:
     """The source in ``data_dir``. Without one: data/laion6m if it exists, else the Hub, which is asked for the commit.
     Raises SourceError, OptionError, HubError."""
@@ -110,12 +107,16 @@ def find_source(data_dir: str | None, options: ConvertOptions, revision: str, to
     folder = path_of(data_dir) if data_dir is not None else DEFAULT_FOLDER
     if not is_url(folder):
         folder = os.path.abspath(folder)  # the working directory may change while a stream is open
+    place = shlex.quote(folder)
     if not is_url(folder) and os.path.exists(os.path.join(folder, SELECTION)):
-        _refuse_policy(folder, options.policy, options.recaptions)
+        way_out = "Leave the option out. To choose other rows, use laion6m select"
+        _refuse_choices(options, f"{place} is a selection", way_out)
         return SelectedRows(open_dataset(folder))
     shards = _shards(folder)
     if shards and not os.path.isdir(os.path.join(folder, "raw")):
-        _refuse_other_policy(folder, options)
+        default = options.policy == SamplePolicy()
+        made_with = options.policy if default else SamplePolicy(**read_manifest(folder).options["policy"])
+        _refuse_choices(options, f"{place} was converted", "Leave the option out, or convert again", made_with)
         if shards[0].endswith(".tar"):  # tars have no columns: their rows come through the index
             return SelectedRows(open_dataset(folder))
         return ConvertedFolder(folder, shards)
@@ -177,36 +178,17 @@ def _of_index(folder: str, error: LayoutError) -> SourceError:
     )
 
 
-def _refuse_other_policy(folder: str, options: ConvertOptions) -> None:
-    """Raises OptionError for options that differ from those the folder was converted with. Its samples are already
-    chosen, so such options cannot take effect, and ignoring them would mislead."""
-    place = shlex.quote(folder)
+def _refuse_choices(options: ConvertOptions, chosen: str, way_out: str, made_with: SamplePolicy | None = None) -> None:
+    """Raises OptionError for options that choose samples: they cannot take effect, and ignoring them would mislead.
+    ``chosen``: how the samples have been chosen already. ``made_with``: the options that may be given again."""
     for name in ("recaptions", "listing"):
         if given := getattr(options, name):
-            raise OptionError(name, given, f"{place} is already converted. Give this option to laion6m convert")
-    if options.policy == SamplePolicy():
-        return
-    made_with = SamplePolicy(**read_manifest(folder).options["policy"])
-    if changed := _differing(options.policy, made_with):
-        name = changed[0]
-        there = getattr(made_with, name)
-        how = "without this option" if there is None else f"with {there}"
-        wanted = getattr(options.policy, name)
-        raise OptionError(name, wanted, f"{place} was converted {how}. Leave the option out, or convert again")
-
-
-def _refuse_policy(folder: str, policy: SamplePolicy, recaptions: tuple[str, ...]) -> None:
-    """Raises OptionError for options that choose samples: SQL has already chosen the rows of a selection."""
-    advice = f"{shlex.quote(folder)} is a selection. Leave the option out. To choose other rows, use laion6m select"
-    if recaptions:
-        raise OptionError("recaptions", recaptions, advice)
-    if changed := _differing(policy, SamplePolicy()):
-        raise OptionError(changed[0], getattr(policy, changed[0]), advice)
-
-
-def _differing(policy: SamplePolicy, other: SamplePolicy) -> list[str]:
-    """Names of the options that differ."""
-    return [name for name in SamplePolicy.__dataclass_fields__ if getattr(policy, name) != getattr(other, name)]
+            raise OptionError(name, given, f"{chosen}. {way_out}")
+    for name in SamplePolicy.__dataclass_fields__:
+        wanted, there = getattr(options.policy, name), getattr(made_with or SamplePolicy(), name)
+        if wanted != there:
+            how = "without this option" if there is None else f"with {there}"
+            raise OptionError(name, wanted, f"{chosen} {how}. {way_out}" if made_with else f"{chosen}. {way_out}")
 
 
 def _commit(repository: str, revision: str, token: str | bool | None) -> str:

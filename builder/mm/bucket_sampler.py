@@ -57,7 +57,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         self._used = False
         self._drawn = Drawn()
         self._endless: bool = getattr(sampler, "endless", not hasattr(sampler, "epoch"))
-        buckets, self._buckets = _bucketed(sampler.dataset)
+        buckets, self._buckets = bucketed(sampler.dataset)
         self._sizes = [list(size) for size in buckets.sizes]
         self._order = self._make_order(sampler.seed)
         if not self._endless and self._order.fewest < self.world_size:
@@ -161,19 +161,17 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         return position if self._endless else self._first(epoch) + position
 
 
-def bucket_numbers(dataset: Any) -> NDArray[np.int16]:
-    """The bucket of each row. Raises OptionError if the dataset has no buckets, or its parts have different ones."""
-    return _bucketed(dataset)[1]
+def bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
+    """The buckets of a dataset, and the bucket of each row. Also for torch's Subset and for concatenated datasets.
 
-
-def _bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
-    """The buckets of a dataset, and the bucket of each row. Also for torch's Subset and for concatenated datasets."""
+    Raises OptionError if the dataset has no buckets, or its parts have different ones.
+    """
     if isinstance(dataset, Subset):
-        buckets, numbers = _bucketed(dataset.dataset)
+        buckets, numbers = bucketed(dataset.dataset)
         return buckets, numbers[np.asarray(dataset.indices, np.int64)]
     times = getattr(dataset, "times", None)
     if times is not None and hasattr(dataset, "dataset"):  # mmengine's RepeatDataset
-        buckets, numbers = _bucketed(dataset.dataset)
+        buckets, numbers = bucketed(dataset.dataset)
         return buckets, np.tile(numbers, times)
     parts = getattr(dataset, "datasets", None)
     if not parts:
@@ -181,7 +179,7 @@ def _bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
         if own is None:
             raise OptionError("buckets", None, f"give the {type(dataset).__name__} buckets to crop to")
         return own, _part_numbers(dataset, own)
-    found = [_bucketed(part) for part in parts]
+    found = [bucketed(part) for part in parts]
     if any(buckets.sizes != found[0][0].sizes for buckets, _ in found):
         raise OptionError(
             "buckets", [buckets.sizes for buckets, _ in found], "give every dataset the same buckets to crop to"

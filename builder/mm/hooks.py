@@ -92,13 +92,8 @@ class NormalizePixelsHook(Hook):  # type: ignore[misc]
     quarter of the bytes. Batches may be nested dicts and lists, as mmengine's own collate functions make them.
     """
 
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        _normalize(data_batch, next(runner.model.parameters()).device)
-
-    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        _normalize(data_batch, next(runner.model.parameters()).device)
-
-    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+    def _before_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
+        """mmengine's Hook calls it before each iteration of training, validation and test."""
         _normalize(data_batch, next(runner.model.parameters()).device)
 
 

@@ -67,29 +67,27 @@ def check_sharing(name: str, taken: tuple[int, int], *, given: bool, endless: bo
     """
     launcher = _launcher()
     if launcher == "Lightning" and endless:
-        raise OptionError(
-            "sampler", name, "Lightning lists all rows of a sampler to share them out, and this one is endless: "
-            "give Trainer(use_distributed_sampler=False), or use EpochSampler(rank=0, world_size=1)"
-        )  # fmt: skip
+        advice = "give Trainer(use_distributed_sampler=False), or use EpochSampler(rank=0, world_size=1)"
+        raise OptionError("sampler", name, f"Lightning lists all rows of a sampler, and this one is endless: {advice}")
     if launcher and taken[1] > 1:
         rest = "or Trainer(use_distributed_sampler=False)" if launcher == "Lightning" else "or leave out prepare()"
-        warnings.warn(
-            f"{launcher} shares out the batches of {name}, whose rows have been shared out among {taken[1]} ranks "
-            f"already: each epoch leaves rows out. Give the sampler rank=0, world_size=1, {rest}.",
-            stacklevel=3,
+        problem = (
+            f"Each epoch leaves rows out: this {name} divides its rows among {taken[1]} ranks, and {launcher} divides "
+            f"its batches again. Give the sampler rank=0 and world_size=1, {rest}."
         )
     elif launcher and own_seed and ranks()[1] > 1:
-        warnings.warn(
-            f"this {name} was made before torch.distributed was set up, and every rank has drawn a seed of its own: "
-            f"{launcher} shares out {ranks()[1]} different orders. Give seed=.",
-            stacklevel=3,
+        problem = (
+            f"This {name} was made before torch.distributed was set up, and every rank has drawn its own seed. "
+            f"{launcher} divides batches of {ranks()[1]} different orders. Give the sampler a seed."
         )
     elif not given and launcher is None and taken == (0, 1) and ranks()[1] > 1:
-        warnings.warn(
-            f"this {name} was made before torch.distributed was set up, as rank 0 of 1: every rank gets all rows. Make "
-            "it afterwards, or give rank= and world_size=.",
-            stacklevel=3,
+        problem = (
+            f"Every rank gets all rows: this {name} was made before torch.distributed was set up, as rank 0 of 1. Make "
+            "it afterwards, or give it rank and world_size."
         )
+    else:
+        return
+    warnings.warn(problem, stacklevel=3)
 
 
 def _launcher() -> str | None:

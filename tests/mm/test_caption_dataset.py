@@ -29,7 +29,7 @@ from builder.base.errors import Laion6mError, OptionError, SourceError  # noqa: 
 from builder.base.storage import Storage  # noqa: E402
 from builder.curate.add_column import add_column  # noqa: E402
 from builder.mm import CaptionDataset, normalize_pixels  # noqa: E402
-from builder.mm.bucket_sampler import bucket_numbers  # noqa: E402
+from builder.mm.bucket_sampler import bucketed  # noqa: E402
 from builder.mm.ceph import S3Client  # noqa: E402
 from builder.mm.skips import SampleError, TooManyBadSamplesError  # noqa: E402
 from builder.mm.tensors import from_array, to_array  # noqa: E402
@@ -740,7 +740,7 @@ def test_sizes_are_of_the_rows_that_a_subclass_leaves(indexed: str, options: Opt
     )
     assert some.widths().tolist() == whole.widths()[[6, 1, 3, 4]].tolist()
     assert some.heights().tolist() == whole.heights()[[6, 1, 3, 4]].tolist()
-    for row, number in enumerate(bucket_numbers(some).tolist()):
+    for row, number in enumerate(bucketed(some)[1].tolist()):
         width, height = some.buckets.sizes[number]
         assert some[row]["pixel_values"].shape == (3, height, width)
     some.data_list[0] = {"image": "nowhere.jpg", "annotation": "nowhere.json"}

@@ -55,7 +55,7 @@ def test_sharing_out_twice_under_accelerate_is_a_warning(kind: str, monkeypatch:
     sampler: Any = InfiniteSampler(Rows(120), seed=3) if kind == "endless" else EpochSampler(Rows(120), seed=3)
     if kind == "buckets":
         sampler = AspectRatioBatchSampler(EpochSampler(Rows(120, BUCKETS), seed=3), 4)
-    with pytest.warns(UserWarning, match=r"accelerate shares out .*among 2 ranks already: .*rank=0, world_size=1"):
+    with pytest.warns(UserWarning, match=r"among 2 ranks, and accelerate divides .*rank=0 and world_size=1"):
         sharded(sampler)
 
 
@@ -64,7 +64,7 @@ def test_a_seed_that_each_rank_drew_for_itself_is_a_warning(monkeypatch: pytest.
     bucketed = AspectRatioBatchSampler(EpochSampler(Rows(120, BUCKETS), rank=0, world_size=1), 4)
     monkeypatch.setattr(launch, "ranks", lambda: (1, 2))
     for sampler in (early, bucketed):
-        with pytest.warns(UserWarning, match=r"accelerate shares out 2 different orders. Give seed="):
+        with pytest.warns(UserWarning, match=r"accelerate divides batches of 2 different orders. Give"):
             sharded(sampler)
     early.load_state_dict(EpochSampler(Rows(120), seed=3).state_dict())
     sharded(early)  # the state has the seed of all
@@ -87,7 +87,7 @@ def test_sharing_out_twice_under_lightning_is_a_warning_and_an_endless_list_an_e
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launch, "ranks", lambda: (1, 2))
-    with pytest.warns(UserWarning, match=r"Lightning shares out .*use_distributed_sampler=False"):
+    with pytest.warns(UserWarning, match=r"Lightning divides .*use_distributed_sampler=False"):
         distributed(EpochSampler(Rows(120), seed=1))
     for sampler in (InfiniteSampler(Rows(9), seed=3, rank=0, world_size=1), InfiniteSampler(Rows(9), seed=3)):
         with pytest.raises(OptionError, match=r"this one is endless: .*use_distributed_sampler=False"):

@@ -26,7 +26,7 @@ with warnings.catch_warnings():
 
 import builder.mm as mm  # noqa: E402
 from builder.base.errors import OptionError  # noqa: E402
-from builder.mm.bucket_sampler import bucket_numbers  # noqa: E402
+from builder.mm.bucket_sampler import bucketed  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mmengine's own, of which there are many
 
@@ -354,8 +354,8 @@ def test_mmengines_own_wrappers_take_a_caption_dataset(given: str, indexed: str,
     assert len(thrice) == 24
     assert thrice[17]["image_file"] == both[1]["image_file"]
     assert thrice.get_data_info(-1)["sample_idx"] == 7
-    numbers = bucket_numbers(both.datasets[0]).tolist()
-    assert bucket_numbers(thrice).tolist() == numbers * 3
+    numbers = bucketed(both.datasets[0])[1].tolist()
+    assert bucketed(thrice)[1].tolist() == numbers * 3
     again = pickle.loads(pickle.dumps(mm.CaptionDataset(indexed, **{**options, "tokenizer": None})))
     assert len(again) == 8
 

@@ -25,7 +25,7 @@ from builder.mm import (  # noqa: E402
     MixtureSampler,
     launch,
 )
-from builder.mm.bucket_sampler import bucket_numbers  # noqa: E402
+from builder.mm.bucket_sampler import bucketed  # noqa: E402
 from builder.mm.buckets import Buckets  # noqa: E402
 
 
@@ -498,9 +498,9 @@ def test_buckets_that_do_not_fit_are_refused() -> None:
 
 
 def test_buckets_are_known_of_parts_of_parts_and_of_subsets() -> None:
-    whole = bucket_numbers(Rows(9, BUCKETS)).tolist()
+    whole = bucketed(Rows(9, BUCKETS))[1].tolist()
     nested = ConcatDataset([Rows(9, BUCKETS), ConcatDataset([Rows(9, BUCKETS), Subset(Rows(9, BUCKETS), [8, 1])])])
-    assert bucket_numbers(nested).tolist() == [*whole, *whole, whole[8], whole[1]]
+    assert bucketed(nested)[1].tolist() == [*whole, *whole, whole[8], whole[1]]
 
 
 @pytest.mark.parametrize("seed", ["5", 5.0, True])
