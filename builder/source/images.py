@@ -45,11 +45,6 @@ _REFUSALS = (
 )
 """What Pillow raises for bad bytes, besides DecompressionBombError (a plain Exception) and MemoryError."""
 
-_UNDECODED = {
-    "EPS": "is drawn by running Ghostscript, which strangers' files are not given to",
-    "MPEG": "is only recognised by Pillow, never decoded",
-}
-
 _FIRST = ("BMP", "DIB", "GIF", "JPEG", "PPM", "PNG")
 """Formats whose plugins Pillow imports first."""
 
@@ -93,12 +88,10 @@ def _probe_avif(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
     """Probe an AVIF without Pillow. Some Pillows have an AVIF decoder, some not, and rows must not depend on it."""
     avif = read_avif(buffer, start, end)
     if avif is None and is_cut(buffer, start, end):
-        raise SampleProblem(Reason.IMAGE_TRUNCATED, f"AVIF of {end - start} bytes, cut before its size can be read")
+        raise _cut_early("AVIF", end - start)
     if avif is None:
         raise SampleProblem(Reason.IMAGE_UNREADABLE, f"AVIF of {end - start} bytes whose boxes do not tell its size")
-    if avif.width * avif.height > PILLOW_PIXEL_LIMIT:
-        detail = f"{avif.width} x {avif.height} pixels, more than {PILLOW_PIXEL_LIMIT}"
-        raise SampleProblem(Reason.IMAGE_TOO_LARGE, detail)
+    _refuse_large(avif.width, avif.height)
     return ImageInfo("AVIF", *avif)
 
 
@@ -110,10 +103,19 @@ def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageI
             frames = _frames(image, buffer, start, end)
     except SampleProblem as problem:
         if problem.reason is Reason.IMAGE_UNREADABLE and (form := _cut_format(buffer, start, end)):
-            detail = f"{form} of {end - start} bytes, cut before its size can be read"
-            raise SampleProblem(Reason.IMAGE_TRUNCATED, detail) from problem
+            raise _cut_early(form, end - start) from problem
         raise
     return ImageInfo(form, width, height, frames, _has_end(form, buffer, start, end))
+
+
+def _cut_early(form: str, length: int) -> SampleProblem:
+    return SampleProblem(Reason.IMAGE_TRUNCATED, f"{form} of {length} bytes, cut before its size can be read")
+
+
+def _refuse_large(width: int, height: int) -> None:
+    """Refuse what Pillow refuses. A process may have removed Pillow's own limit."""
+    if width * height > PILLOW_PIXEL_LIMIT:
+        raise SampleProblem(Reason.IMAGE_TOO_LARGE, f"{width} x {height} pixels, more than {PILLOW_PIXEL_LIMIT}")
 
 
 def judge(info: ImageInfo, policy: SamplePolicy) -> None:
@@ -146,8 +148,7 @@ def decode(data: bytes) -> tuple[int, int]:
             size = image.size
             image.load()
     except SampleProblem as problem:
-        if is_avif(data, 0, len(data)) and not _has("avif"):
-            detail = f"this Pillow ({_version()}) has no AVIF decoder to check it with: pip install -U pillow"
+        if is_avif(data, 0, len(data)) and (detail := _lacks_avif()):
             raise SampleProblem(Reason.IMAGE_UNREADABLE, detail) from problem
         raise _cut_or_not(problem, data) from problem
     return size
@@ -156,11 +157,8 @@ def decode(data: bytes) -> tuple[int, int]:
 def _cut_or_not(problem: SampleProblem, data: bytes) -> SampleProblem:
     """image_truncated instead of image_unreadable, if the bytes end too early."""
     cut = _cut_format(data, 0, len(data)) or "truncated" in problem.detail.lower()
-    return (
-        SampleProblem(Reason.IMAGE_TRUNCATED, problem.detail)
-        if cut and problem.reason is Reason.IMAGE_UNREADABLE
-        else problem
-    )
+    unreadable = problem.reason is Reason.IMAGE_UNREADABLE
+    return SampleProblem(Reason.IMAGE_TRUNCATED, problem.detail) if cut and unreadable else problem
 
 
 def thumbnail(data: bytes, side: int) -> bytes:
@@ -209,15 +207,12 @@ def opened(file: BytesIO) -> Iterator[ImageFile]:
     pillow, plugins = _pillow()
     try:
         with _pillow_as_shipped(plugins), _open(pillow, file) as image:
-            if isinstance(image, plugins.StubImageFile):
-                raise SampleProblem(
-                    Reason.IMAGE_UNREADABLE, f"{image.format} is only recognised by Pillow, never decoded"
-                )
-            if image.format in _UNDECODED:
-                raise SampleProblem(Reason.IMAGE_UNREADABLE, f"{image.format} {_UNDECODED[image.format]}")
-            if image.width * image.height > PILLOW_PIXEL_LIMIT:  # a process may have removed Pillow's own limit
-                detail = f"{image.width} x {image.height} pixels, more than {PILLOW_PIXEL_LIMIT}"
-                raise SampleProblem(Reason.IMAGE_TOO_LARGE, detail)
+            if image.format == "EPS":
+                detail = "EPS needs a program (Ghostscript) to draw it, which is not run on files of strangers"
+                raise SampleProblem(Reason.IMAGE_UNREADABLE, detail)
+            if image.format == "MPEG" or isinstance(image, plugins.StubImageFile):
+                raise SampleProblem(Reason.IMAGE_UNREADABLE, f"Pillow recognises {image.format}, but never decodes it")
+            _refuse_large(image.width, image.height)
             yield image
     except pillow.DecompressionBombError as error:
         raise SampleProblem(Reason.IMAGE_TOO_LARGE, _words(error)) from error
@@ -266,19 +261,17 @@ def _pillow() -> tuple[Any, Any]:
 
 
 @cache
-def _has(feature: str) -> bool:
-    """Whether this Pillow has a decoder."""
+def _lacks_avif() -> str:
+    """What to say if this Pillow cannot decode AVIF; "" if it can."""
+    import PIL
     from PIL import features
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a feature this version does not know
-        return bool(features.check(feature))
-
-
-def _version() -> str:
-    import PIL
-
-    return str(PIL.__version__)
+        warnings.simplefilter("ignore")  # of a version that does not know the feature
+        known = features.check("avif")
+    return (
+        "" if known else f"this Pillow ({PIL.__version__}) has no AVIF decoder to check it with: pip install -U pillow"
+    )
 
 
 def _frames(image: ImageFile, buffer: bytes | bytearray, start: int, end: int) -> int:

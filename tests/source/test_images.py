@@ -75,9 +75,9 @@ def test_any_format_that_pillow_reads_has_a_size(form: str) -> None:
         (b"\xff\xd8", Reason.IMAGE_UNREADABLE, "no known format, begins with ff d8"),
         (JPEG[:100], Reason.IMAGE_TRUNCATED, "JPEG of 100 bytes, cut before its size can be read"),
         (BOMB, Reason.IMAGE_TOO_LARGE, "4294836225 pixels"),
-        (EPS, Reason.IMAGE_UNREADABLE, "EPS is drawn by running Ghostscript"),
-        (MPEG, Reason.IMAGE_UNREADABLE, "MPEG is only recognised by Pillow"),
-        (BUFR, Reason.IMAGE_UNREADABLE, "BUFR is only recognised by Pillow"),
+        (EPS, Reason.IMAGE_UNREADABLE, "EPS needs a program (Ghostscript)"),
+        (MPEG, Reason.IMAGE_UNREADABLE, "Pillow recognises MPEG, but never decodes it"),
+        (BUFR, Reason.IMAGE_UNREADABLE, "Pillow recognises BUFR, but never decodes it"),
     ],
     ids=["empty", "page", "zeros", "two bytes", "cut", "bomb", "eps", "mpeg", "stub"],
 )
