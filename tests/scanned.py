@@ -42,4 +42,6 @@ def plan_of_tables(
     layout: Layout, listing: Listing, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable], max_shard_size: int
 ) -> Plan:
     """What surveying a source comes to. ``captions``: tables of ``layout.annotations``."""
-    return plan_joined(layout, listing, join(listing, raw, captions), raw, captions, max_shard_size)
+    mine = list(raw)  # joining takes the ids out of a list's tables
+    annotations = mine if captions is raw else list(captions)
+    return plan_joined(layout, listing, join(listing, mine, annotations), mine, annotations, max_shard_size)

@@ -140,6 +140,10 @@ class OtherEnding:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def slice(self, offset: int, length: int) -> OtherEnding:
+        """``length`` paths from ``offset`` on."""
+        return OtherEnding(self.paths.slice(offset, length), self._cut, self._ending)
+
     def of(self, some: pa.StringArray) -> pa.StringArray:
         """The paths that follow from some of the other column's."""
         if not len(some):
@@ -208,17 +212,6 @@ class Pool:
         kept = room.view(array.dtype).reshape(array.shape)
         kept[:] = array
         return kept
-
-
-def one_array(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Ids of several parts as one array, shape (n, 2). Parts that are all of one array, in order, are not copied."""
-    base = parts[0].base if parts else None
-    if isinstance(base, np.ndarray) and base.shape == (sum(map(len, parts)), 2):
-        starts = np.cumsum([0, *(part.nbytes for part in parts)]) + base.__array_interface__["data"][0]
-        places = [part.__array_interface__["data"][0] for part in parts]
-        if all(part.base is base for part in parts) and np.array_equal(places, starts[:-1]):
-            return base
-    return np.concatenate([np.zeros((0, 2), dtype="<u8"), *parts])
 
 
 def take_text(column: Texts, positions: np.ndarray) -> pa.ChunkedArray:

@@ -7,12 +7,13 @@ samples have 12 million members. So the work is done one side, one column and on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from builder.base.arrays import Texts, one_array
+from builder.base.arrays import Texts
 from builder.base.ids import Ids, column_ids
 from builder.base.records import WHOLE
 from builder.source.listing import Listing
@@ -20,12 +21,17 @@ from builder.source.tables import ArchiveTable
 
 NOT_FOUND = -1
 
+_NO_IDS: Ids = np.zeros((0, 2), dtype="<u8")
+
 Int64s = npt.NDArray[np.int64]
 Integers = npt.NDArray[np.integer]
 Bools = npt.NDArray[np.bool_]
 
 _TOGETHER = 1 << 14
 """Paths looked up at a time. A batch and its columns fit into the processor's cache."""
+
+_THREADS = 2
+"""Threads that look up paths. One hashes, which holds the GIL; the other waits for memory. More gain nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class IdLookup:
     """
 
     def __init__(self, *parts: Ids) -> None:
-        self._ids = one_array(parts)
+        self._ids = parts[0] if len(parts) == 1 else np.concatenate([_NO_IDS, *parts])
         count = len(self._ids)
         self._position_bits = np.uint64(count.bit_length())
         self._positions = np.uint64((1 << count.bit_length()) - 1)  # the mask of a slot's position
@@ -86,10 +92,13 @@ class IdLookup:
         self._slots = slots
         bits = max(1, count.bit_length() - 1)  # 1 or 2 ids in a bucket
         self._bucket_shift = np.uint64(64 - bits)
-        self._starts = np.empty(1 << bits, dtype=index_type(count))  # where each bucket begins among the slots
-        for some in _stretches(1 << bits):
-            firsts = np.arange(some.start, some.stop, dtype=np.uint64) << self._bucket_shift
-            self._starts[some] = np.searchsorted(slots, firsts)
+        # Where each bucket begins among the slots: the number of slots in all buckets before it.
+        self._starts = np.zeros((1 << bits) + 1, dtype=index_type(count))
+        for some in _stretches(len(slots)):
+            buckets = (slots[some] >> self._bucket_shift).astype(np.int64)
+            counts = np.bincount(buckets - buckets[0])
+            self._starts[buckets[0] + 1 : buckets[-1] + 2] += counts.astype(self._starts.dtype)
+        np.cumsum(self._starts, out=self._starts)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -142,10 +151,15 @@ class IdLookup:
     def find(self, paths: Texts) -> Integers:
         """The positions of all paths in a column."""
         at = np.full(len(paths), NOT_FOUND, dtype=index_type(len(self)))
-        start = 0
-        for ids in column_ids(paths, _TOGETHER):
-            at[start : start + len(ids)] = self.last(ids)
-            start += len(ids)
+
+        def look_up(first: int) -> None:
+            for ids in column_ids(paths.slice(first, _TOGETHER), _TOGETHER):
+                at[first : first + len(ids)] = self.last(ids)
+                first += len(ids)
+
+        with ThreadPoolExecutor(_THREADS) as threads:
+            for _ in threads.map(look_up, range(0, len(paths), _TOGETHER)):
+                pass  # raises what a thread raised
         return at
 
 
@@ -170,23 +184,30 @@ def index_type(count: int) -> type[np.signedinteger]:
     return np.int32 if count < 2**31 else np.int64
 
 
-def join(listing: Listing, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable]) -> Join:
+def join(listing: Listing, raw: list[ArchiveTable], captions: list[ArchiveTable]) -> Join:
     """Find images and annotations by their paths. ``captions`` is ``raw`` if the JSON lies beside the images.
 
-    A lookup of 6 million members takes 120 MB. The lookups of the two sides are never in memory together.
+    The tables in both lists lose their names and ids. The ids of 6 million members and their lookup take 160 MB. Those
+    of the two sides are never in memory together.
     """
-    lookup = IdLookup(*(table.ids for table in raw))
+    lookup = IdLookup(_taken_ids(raw))
     image_at = lookup.find(listing.images)
     unlisted = unlisted_images(raw, lookup, image_at)
     replaced = replaced_members(raw, lookup)
     members = len(lookup)
     if captions is not raw:
         del lookup
-        lookup = IdLookup(*(table.ids for table in captions))
+        lookup = IdLookup(_taken_ids(captions))
         replaced += replaced_members(captions, lookup)
     annotation_at = lookup.find(listing.annotations)
     del lookup
     return Join(image_at, annotation_at, named_before(listing.images, image_at, members), unlisted, replaced)
+
+
+def _taken_ids(tables: list[ArchiveTable]) -> Ids:
+    ids = np.concatenate([_NO_IDS, *(table.ids for table in tables)])
+    tables[:] = [table.without_names() for table in tables]
+    return ids
 
 
 def places(tables: Sequence[ArchiveTable], at: Integers) -> Found:
@@ -246,7 +267,7 @@ def named_before(paths: Texts, at: Integers, members: int) -> Bools:
         mask[order[1:][at[order[1:]] == at[order[:-1]]]] = True
     if not there.all():
         lost = np.flatnonzero(~there)
-        start, ids = 0, [np.zeros((0, 2), dtype="<u8")]
+        start, ids = 0, [_NO_IDS]
         for some_ids in column_ids(paths, _TOGETHER):
             ids.append(some_ids[~there[start : start + len(some_ids)]])
             start += len(some_ids)
@@ -287,9 +308,13 @@ def _twice(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def unlisted_images(tables: Sequence[ArchiveTable], lookup: IdLookup, named: Integers) -> int:
     """How many images no entry names. ``named``: positions of found images, may hold NOT_FOUND."""
-    free = lookup.effective()
-    free &= np.concatenate([np.zeros(0, np.bool_), *(table.is_image for table in tables)])
-    free[named[named != NOT_FOUND]] = False
+    free, first = lookup.effective(), 0
+    for table in tables:
+        free[first : first + len(table.is_image)] &= table.is_image
+        first += len(table.is_image)
+    for stretch in _stretches(len(named)):
+        some = named[stretch]
+        free[some[some != NOT_FOUND]] = False
     return int(free.sum())
 
 
@@ -310,8 +335,13 @@ def by_place(found: Found, at: Integers, chosen: Bools, members: int) -> Integer
     for stretch in _stretches(len(at)):
         mine = np.flatnonzero(chosen[stretch])
         listed[at[stretch][mine]] = stretch.start + mine
-    order: Integers = listed[listed != NOT_FOUND]
-    del listed
+    count = 0
+    for stretch in _stretches(members):
+        some = listed[stretch]
+        mine = some[some != NOT_FOUND]
+        listed[count : count + len(mine)] = mine
+        count += len(mine)
+    order: Integers = listed[:count]
     for first in range(0, len(order), _TOGETHER):
         some = order[first : first + _TOGETHER + 1]
         archives, offsets = found.archives[some], found.offsets[some]

@@ -157,6 +157,7 @@ def plan_joined(
     if listing.recaptions is not None:  # the caption is in the listing itself
         annotation_ok |= ~annotation.there & not_empty(listing.recaptions)
     good = ~duplicate & image_ok & small_enough & annotation_ok & text_fits
+    del text_fits
     order = by_place(image, joined.image_at, good, sum(len(table.offsets) for table in raw))
     cuts = cut_shards(
         [table.size for table in raw],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from builder.base.arrays import number_array, numbers_of, one_array, to_ipc
+from builder.base.arrays import number_array, numbers_of, to_ipc
 from builder.base.errors import DamagedFileError
 from builder.base.ids import Ids
 from builder.base.records import Damage
@@ -49,17 +48,8 @@ class ArchiveTable:
     hidden: int = 0  # companions among the members
 
     def without_names(self) -> ArchiveTable:
-        """The same table without the members' names, which take most of its memory."""
+        """The same table without the members' names and ids, which take most of its memory."""
         return replace(self, ids=np.zeros((0, 2), dtype="<u8"), names=None, stem_ids=None, field_ids=None)
-
-
-def with_ids_together(tables: Sequence[ArchiveTable]) -> list[ArchiveTable]:
-    """The same tables. Their ids lie one after another in one array, so that a lookup of all needs no copy."""
-    ids, first, found = one_array([table.ids for table in tables]), 0, []
-    for table in tables:
-        found.append(replace(table, ids=ids[first : first + len(table.ids)]))
-        first += len(table.ids)
-    return found
 
 
 def content_digest(table: ArchiveTable) -> str:

@@ -107,7 +107,8 @@ def listing(images: list[str]) -> Listing:
 
 
 def unlisted(tables: list[ArchiveTable], images: list[str]) -> int:
-    return join(listing(images), tables, tables).unlisted
+    mine = list(tables)
+    return join(listing(images), mine, mine).unlisted
 
 
 def test_unlisted_are_images_that_no_entry_names() -> None:
