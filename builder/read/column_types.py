@@ -7,7 +7,7 @@ UTF8 mark. So if a column's type can mean either, its first value is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 import pyarrow as pa
@@ -18,15 +18,11 @@ from builder.read.groups import column_parts
 from builder.source.images import probe
 from builder.store.footers import check_claims
 
-Peek = Callable[[str], bytes | None]
-"""Gives the first value of a leaf (``column`` or ``column.field``) that is neither null nor empty. None if there is
-none."""
-
 _BATCHES = 16  # of 64 rows, looked at for a value
 
 
-def settled(table: pa.Schema, peek: Peek, image_column: str | None = None) -> pa.Schema:
-    """The schema with text as string and images as binary, however the file marks them.
+def settled(table: pa.Schema, path: str, image_column: str | None = None) -> pa.Schema:
+    """The schema of a file with text as string and images as binary, however the file marks them.
 
     If only one leaf has bytes, that is the images, and nothing is read. Bytes in ``image_column`` count as images
     without being read.
@@ -42,34 +38,24 @@ def settled(table: pa.Schema, peek: Peek, image_column: str | None = None) -> pa
         if pa.types.is_struct(kind) and "." not in name:
             parts = [kind.field(at) for at in range(kind.num_fields)]
             return field.with_type(pa.struct([settle(part, f"{name}.{part.name}") for part in parts]))
-        if len(marked) > 1 and is_bytes(kind) and not wanted and _is_utf8(peek(name)):
+        if len(marked) > 1 and is_bytes(kind) and not wanted and _is_utf8(first_value(path, name)):
             return field.with_type(pa.string())
-        if (wanted or not marked) and is_text(kind) and _is_picture(peek(name)):
+        if (wanted or not marked) and is_text(kind) and _is_picture(first_value(path, name)):
             return field.with_type(pa.binary())
         return field
 
     return pa.schema([settle(field, field.name) for field in table], table.metadata)
 
 
-def parquet_peek(path: str) -> Peek:
-    """A Peek into a Parquet file. Calling it raises DamagedFileError, and pyarrow's errors."""
-
-    def peek(leaf: str) -> bytes | None:
-        with pq.ParquetFile(path, buffer_size=1 << 16) as parquet:  # pages one by one, not a whole column chunk
-            check_claims(path, parquet.metadata, os.path.getsize(path))
-            return _first(parquet.iter_batches(64, columns=[leaf]), leaf)
-
-    return peek
-
-
-def arrow_peek(path: str) -> Peek:
-    """A Peek into an Arrow stream. Calling it raises pyarrow's errors."""
-
-    def peek(leaf: str) -> bytes | None:
+def first_value(path: str, leaf: str) -> bytes | None:
+    """The first value of a leaf (``column`` or ``column.field``) that is neither null nor empty. None if there is none.
+    Raises DamagedFileError, and pyarrow's errors."""
+    if path.endswith(".arrow"):
         with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
             return _first(map(checked, stream), leaf)
-
-    return peek
+    with pq.ParquetFile(path, buffer_size=1 << 16) as parquet:  # pages one by one, not a whole column chunk
+        check_claims(path, parquet.metadata, os.path.getsize(path))
+        return _first(parquet.iter_batches(64, columns=[leaf]), leaf)
 
 
 def checked(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -77,17 +63,16 @@ def checked(batch: pa.RecordBatch) -> pa.RecordBatch:
 
     Text is not checked for UTF-8, because it may be images. Decoding it will tell. Raises pa.ArrowInvalid.
     """
-    pa.RecordBatch.from_arrays([_as_bytes(column) for column in batch.columns], batch.schema.names).validate(full=True)
+    kinds = [_bytes_type(column.type) for column in batch.columns]
+    columns = [
+        column if kind == column.type else column.view(kind) for column, kind in zip(batch.columns, kinds, strict=True)
+    ]
+    pa.RecordBatch.from_arrays(columns, batch.schema.names).validate(full=True)
     return batch
 
 
-def _as_bytes(column: pa.Array) -> pa.Array:
-    """The same buffers, text as bytes."""
-    kind = _bytes_type(column.type)
-    return column if kind == column.type else column.view(kind)
-
-
 def _bytes_type(kind: pa.DataType) -> pa.DataType:
+    """The type with text as bytes."""
     if pa.types.is_string(kind):
         return pa.binary()
     if pa.types.is_large_string(kind):

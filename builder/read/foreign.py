@@ -11,25 +11,29 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
-from builder.base.arrays import from_ipc, number_array, string_array, to_ipc
+from builder.base.arrays import bool_array, from_ipc, number_array, string_array, to_ipc
 from builder.base.errors import DamagedFileError, SourceError
 from builder.base.paths import cache_folder
-from builder.read.column_types import arrow_peek, checked, parquet_peek, text_of
+from builder.read.column_types import checked, text_of
 from builder.read.groups import column_parts
-from builder.read.handles import LFS_POINTER, is_lfs_pointer
+from builder.read.handles import LFS_POINTER, LocalHandle, is_lfs_pointer
 from builder.read.image_columns import ImageColumns, recognise_columns
 from builder.read.image_places import NO_RANGES, Places, arrow_ranges, decode_all, glance_all
 from builder.source.endings import stem_of
-from builder.source.files import LocalFile
+from builder.source.files import LocalFile, whole_time
 from builder.store.footers import check_claims, footer_digest
 from builder.store.index import write_index
 from builder.store.output import OutputFile
@@ -40,21 +44,13 @@ _MADE_AS = 2  # raise it when the way of indexing changes; older indexes are the
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One file's part of an index.
+class _Found:
+    """What a file holds. ``kind``: as in IndexedFile. ``texts``: batches of the columns that are not images."""
 
-    * ``number``, ``path``: the file. ``first``: the number of its first row in the dataset.
-    * ``named``: the columns of images and captions that the user gave, or None.
-    * ``warned``: whether the warning about slow files was given already.
-    * ``place``: the file that the rows are written to.
-    """
-
-    number: int
-    path: str
-    first: int
-    named: tuple[str | None, str | None]
-    warned: bool
-    place: str
+    kind: str
+    columns: ImageColumns
+    places: Places
+    texts: list[pa.RecordBatch]
 
 
 def index_files(
@@ -70,67 +66,69 @@ def index_files(
     path = os.path.join(cache_folder(), f"{name}.arrow")
     if not os.path.exists(path):
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as scratch:
-            places = [os.path.join(scratch, f"{number}.arrow") for number in range(len(files))]
+            parts: list[Path] = []
             indexed: list[schema.IndexedFile] = []
             first, slow = 0, False
             captions: dict[str | None, str] = {}
             for number, (file, check) in enumerate(zip(files, identities, strict=True)):
-                rows, kind, columns = _write_part(_Part(number, file, first, named, slow, places[number]))
-                first, slow = first + rows, slow or kind == "rowgroups"
+                parts.append(Path(scratch, f"{number}.arrow"))
+                found = _write_part(parts[-1], file, number, first, named, slow)
+                rows = len(found.places.offsets)
+                first, slow = first + rows, slow or found.kind == "rowgroups"
                 relative = os.path.relpath(file, folder).replace(os.sep, "/")
-                indexed.append(schema.IndexedFile(relative, kind, rows, {**check, "column": columns.leaf}))
+                check = {**check, "column": found.columns.leaf}
+                indexed.append(schema.IndexedFile(relative, found.kind, rows, check))
                 if rows:
-                    captions.setdefault(columns.caption, file)
+                    captions.setdefault(found.columns.caption, file)
             if None in captions and len(captions) > 1:
                 others = ", ".join(str(name) for name in captions if name)
                 warnings.warn(f"{captions[None]}: it has no captions, as others do in {others}", stacklevel=3)
             new = OutputFile(os.path.join(scratch, "index"), path)
-            write_index(new, folder, indexed, lambda: map(_read_part, places))
+            write_index(new, folder, indexed, lambda: (from_ipc(part.read_bytes()) for part in parts))
     return path
 
 
-def _identify(path: str) -> dict[str, int | str]:
+def _identify(path: str) -> dict[str, Any]:
     """The facts that identify a file's content. Raises SourceError, DamagedFileError."""
-    try:
-        file = LocalFile(path)
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from error
-    try:
-        if is_lfs_pointer(file.read_at(0, 64)):
-            raise SourceError(f"{path} is {LFS_POINTER}")
-        if path.endswith(".arrow"):  # it has no footer to identify it
-            return {"size": file.size or 0, "mtime_ns": file.mtime_ns}
-        size, footer = footer_digest(file)
-    finally:
-        file.close()
+    file = LocalHandle(path)
+    if is_lfs_pointer(file.read_at(0, 64)):
+        raise SourceError(f"{path} is {LFS_POINTER}")
+    if path.endswith(".arrow"):  # it has no footer to identify it
+        return {"size": file.size, "mtime_ns": whole_time(file.mtime_ns)}
+    size, footer = footer_digest(file)
     return {"size": size, "footer": footer}
 
 
-def _write_part(part: _Part) -> tuple[int, str, ImageColumns]:
-    """Write one file's index rows. Returns their number, the kind of file, and its columns."""
-    path = part.path
-    file = LocalFile(path)
+def _write_part(
+    part: Path, path: str, number: int, first: int, named: tuple[str | None, str | None], warned: bool
+) -> _Found:
+    """Write the index rows of file ``number`` into ``part``. ``first``: the number of its first row in the dataset.
+    ``named``: the columns of images and captions that the user gave. ``warned``: whether slow files were warned of."""
+    arrow = path.endswith(".arrow")
     try:
-        return _write_arrow_part(part, file) if path.endswith(".arrow") else _write_parquet_part(part, file)
+        with closing(LocalFile(path)) as file:
+            found = _find_arrow(file, named) if arrow else _find_parquet(file, named, warned)
+        batches = list(_index_rows(found, number, first))
+        table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else schema.INDEX_PART)
+        part.write_bytes(to_ipc(table))
     except (pa.ArrowException, UnicodeError, OSError) as error:
-        raise DamagedFileError(path, "Arrow" if path.endswith(".arrow") else "Parquet", str(error)) from None
-    finally:
-        file.close()
+        raise DamagedFileError(path, "Arrow" if arrow else "Parquet", str(error)) from None
+    return found
 
 
-def _write_parquet_part(part: _Part, file: LocalFile) -> tuple[int, str, ImageColumns]:
-    path = part.path
+def _find_parquet(file: LocalFile, named: tuple[str | None, str | None], warned: bool) -> _Found:
+    path = file.name
     with pq.ParquetFile(path) as parquet:
         check_claims(path, parquet.metadata, file.size or 0)
-        columns = recognise_columns(path, parquet.schema_arrow, parquet_peek(path), *part.named)
-        rows = parquet.metadata.num_rows
+        columns = recognise_columns(path, parquet.schema_arrow, *named)
         reason = "compressed or dictionary-encoded"
         try:
+            rows = parquet.metadata.num_rows
             ranges = value_ranges(file, parquet.metadata, columns.leaf) if rows else NO_RANGES
         except UnexpectedPageError as error:
             ranges, reason = None, f"in pages of an unknown kind ({error.args[1]}: {error.args[2]})"
         if ranges is None:
-            if not part.warned:  # warn once, before the slow work
+            if not warned:  # warn once, before the slow work
                 warnings.warn(
                     f"{path}: the images are {reason}, so all are decoded now, and whole row "
                     "groups for each later; not if written with compression='none', use_dictionary=False (pyarrow)",
@@ -138,33 +136,25 @@ def _write_parquet_part(part: _Part, file: LocalFile) -> tuple[int, str, ImageCo
                 )
             places = decode_all(parquet, columns.leaf, probe_sizes=not columns.sized)
         else:
-            places = Places(ranges.offsets, ranges.lengths, *glance_all(file, ranges, columns))
-        names = [name for name in (columns.key, columns.caption, columns.width, columns.height) if name]
-        wanted = [*names, *([f"{columns.image}.path"] if columns.path else [])]
-        _save(part, columns, parquet.iter_batches(_BATCH, columns=wanted), places)
-    return rows, "rowgroups" if ranges is None else "parquet", columns
+            places = glance_all(file, ranges, columns)
+        wanted = [columns.key, columns.caption, columns.width, columns.height, columns.path]
+        batches = parquet.iter_batches(_BATCH, columns=[name for name in wanted if name])
+        texts = list(_counted(path, batches, len(places.offsets)))
+    return _Found("rowgroups" if ranges is None else "parquet", columns, places, texts)
 
 
-def _write_arrow_part(part: _Part, file: LocalFile) -> tuple[int, str, ImageColumns]:
-    path = part.path
+def _find_arrow(file: LocalFile, named: tuple[str | None, str | None]) -> _Found:
+    path = file.name
     with pa.memory_map(path) as source:
         whole = source.read_buffer()
         if whole.size >= 6 and whole[:6].to_pybytes() == b"ARROW1":
             raise SourceError(f"{path} is an Arrow IPC file; read are IPC streams, as datasets writes them, or Parquet")
         with pa.ipc.open_stream(whole) as stream:
             table = pa.Table.from_batches(map(checked, stream), stream.schema)
-        columns = recognise_columns(path, table.schema, arrow_peek(path), *part.named)
+        columns = recognise_columns(path, table.schema, *named)
         ranges = arrow_ranges(path, whole, table.column(columns.image), nested=columns.nested)
-        places = Places(ranges.offsets, ranges.lengths, *glance_all(file, ranges, columns))
-        _save(part, columns, table.to_batches(max_chunksize=_BATCH), places)
-    return len(ranges.offsets), "arrow", columns
-
-
-def _save(part: _Part, columns: ImageColumns, batches: Iterable[pa.RecordBatch], places: Places) -> None:
-    tables = list(_part_batches(part, columns, _counted(part.path, batches, len(places.offsets)), places))
-    table = pa.Table.from_batches(tables, schema=tables[0].schema if tables else schema.INDEX_PART)
-    with open(part.place, "wb") as handle:
-        handle.write(to_ipc(table))
+        places = glance_all(file, ranges, columns)
+    return _Found("arrow", columns, places, table.to_batches(max_chunksize=_BATCH))
 
 
 def _counted(path: str, batches: Iterable[pa.RecordBatch], images: int) -> Iterator[pa.RecordBatch]:
@@ -180,54 +170,55 @@ def _counted(path: str, batches: Iterable[pa.RecordBatch], images: int) -> Itera
         raise DamagedFileError(path, "columns", f"{images} images, but other columns have {rows} values or more")
 
 
-def _part_batches(
-    part: _Part,
-    columns: ImageColumns,
-    batches: Iterable[pa.RecordBatch],
-    places: Places,
-) -> Iterator[pa.RecordBatch]:
-    first = 0
-    for batch in batches:
+def _index_rows(found: _Found, number: int, first: int) -> Iterator[pa.RecordBatch]:
+    """The rows of file ``number`` as INDEX_PART. ``first``: the number of its first row in the dataset."""
+    columns, places, at = found.columns, found.places, 0
+    for batch in found.texts:
         count = batch.num_rows
-        rows = slice(first, first + count)
-        paths = _paths(batch, columns, part.first + first)
-        given = batch.column(columns.key).to_pylist() if columns.key else [None] * count
-        keys = [stem_of(path) if key is None else text_of(key) for key, path in zip(given, paths, strict=True)]
-        captions = _texts(batch, columns.caption) if columns.caption else [""] * count
-        widths, heights = places.widths, places.heights
+        rows = slice(at, at + count)
+        keys, paths = _names(batch, columns, first + at)
         if columns.width and columns.height:
-            sides = [
-                np.array([_pixels(value) for value in batch.column(name).to_pylist()], dtype=np.int32)
-                for name in (columns.width, columns.height)
-            ]
+            sides = [_pixels(batch.column(name)) for name in (columns.width, columns.height)]
         else:
-            sides = [widths[rows], heights[rows]]
+            sides = [places.widths[rows], places.heights[rows]]
+        captions = [caption or "" for caption in _texts(batch, columns.caption)]
         yield pa.RecordBatch.from_arrays(
             [
-                number_array(np.full(count, part.number, dtype=np.int32)),
+                number_array(np.full(count, number, dtype=np.int32)),
                 number_array(places.offsets[rows]),
                 number_array(places.lengths[rows]),
                 *map(number_array, sides),
-                number_array(np.arange(first, first + count, dtype=np.int64)),
+                number_array(np.arange(at, at + count, dtype=np.int64)),
                 number_array(np.full(count, schema.IN_SHARD, dtype=np.int32)),
                 number_array(np.zeros(count, dtype=np.int64)),
                 number_array(np.full(count, -1, dtype=np.int64)),
-                number_array(np.zeros(count, dtype=np.uint8)).cast(pa.bool_()),
+                bool_array(np.zeros(count)),
                 pa.nulls(count, pa.binary(16)),
-                string_array(keys),
-                string_array(paths),
-                string_array([f"{stem_of(each)}.json" for each in paths]),
-                string_array([caption or "" for caption in captions]),
+                *map(string_array, (keys, paths, [f"{stem_of(path)}.json" for path in paths], captions)),
                 pa.nulls(count, pa.string()),
                 number_array(np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], dtype=np.uint64)),
             ],
             schema=schema.INDEX_PART,
         )
-        first += count
+        at += count
 
 
-def _texts(batch: pa.RecordBatch, leaf: str) -> list[str | None]:
-    """The texts of a column, or of a struct column's field."""
+def _names(batch: pa.RecordBatch, columns: ImageColumns, first: int) -> tuple[list[str], list[str]]:
+    """Keys and paths. Without a path, it is the key, or else the row number. ``first``: the dataset's row number of the
+    batch's first row."""
+    keys, paths = [], []
+    given = zip(_texts(batch, columns.key), _texts(batch, columns.path), strict=True)
+    for row, (key, path) in enumerate(given, first):
+        path = path or (f"{row:09d}" if key is None else key)
+        keys.append(stem_of(path) if key is None else key)
+        paths.append(path)
+    return keys, paths
+
+
+def _texts(batch: pa.RecordBatch, leaf: str | None) -> list[str | None]:
+    """The texts of a column, or of a struct column's field. Nulls if there is no such column."""
+    if leaf is None:
+        return [None] * batch.num_rows
     name, field = column_parts(leaf, batch.schema.names)
     column = batch.column(name)
     if field:  # struct_field also applies the nulls of the struct
@@ -235,26 +226,7 @@ def _texts(batch: pa.RecordBatch, leaf: str) -> list[str | None]:
     return [None if text is None else text_of(text) for text in column.to_pylist()]
 
 
-def _pixels(value: int | None) -> int:
-    return value if value is not None and 0 <= value < 2**31 else 0
-
-
-def _paths(batch: pa.RecordBatch, columns: ImageColumns, first: int) -> list[str]:
-    """Each image's path. If the file has none: the key, or else the row number. ``first``: the dataset's row number of
-    the batch's first row."""
-    rows = range(first, first + batch.num_rows)
-    if columns.path:
-        image = batch.column(columns.image)
-        paths = image.field("path").to_pylist()
-    else:
-        paths = [None] * batch.num_rows
-    keys = batch.column(columns.key).to_pylist() if columns.key else [None] * batch.num_rows
-    return [
-        text_of(path) if path else (text_of(key) if key is not None else f"{row:09d}")
-        for path, key, row in zip(paths, keys, rows, strict=True)
-    ]
-
-
-def _read_part(path: str) -> pa.Table:
-    with open(path, "rb") as handle:
-        return from_ipc(handle.read())
+def _pixels(column: pa.Array) -> npt.NDArray[np.int32]:
+    """Widths or heights. 0 for a null, and for a number that cannot be one."""
+    sides = [side if side is not None and 0 <= side < 2**31 else 0 for side in column.to_pylist()]
+    return np.array(sides, dtype=np.int32)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.base.errors import DamagedFileError, OptionError, SourceError
-from builder.read.column_types import Peek, arrow_peek, is_bytes, is_text, leaves, parquet_peek, settled
+from builder.read.column_types import is_bytes, is_text, leaves, settled
 from builder.source.captions import AUTO_KEYS
 
 CAPTION_NAMES = (*AUTO_KEYS, "text", "txt", "prompt", "TEXT")
@@ -23,13 +23,13 @@ makes that column from a tar's JSON documents."""
 class ImageColumns:
     """Names of a file's columns; None if it has no such column.
 
-    ``image``: a struct with bytes and path (``nested``), or plain binary. ``path``: whether the struct has a path.
+    ``image``: a struct with bytes and path (``nested``), or plain binary. ``path``: the path in that struct.
     ``caption``: a column of text, or ``column.field`` for a field of a struct.
     """
 
     image: str
     nested: bool
-    path: bool
+    path: str | None
     key: str | None
     caption: str | None
     width: str | None
@@ -46,11 +46,11 @@ class ImageColumns:
 
 
 def recognise_columns(
-    path: str, table: pa.Schema, peek: Peek, image_column: str | None = None, caption_column: str | None = None
+    path: str, table: pa.Schema, image_column: str | None = None, caption_column: str | None = None
 ) -> ImageColumns:
     """Find the columns by name and type. Columns that are given are used as they are. Raises SourceError, OptionError,
-    and what ``peek`` raises."""
-    table = settled(table, peek, image_column)
+    and what ``first_value`` raises."""
+    table = settled(table, path, image_column)
 
     def named(fits: Callable[[pa.DataType], bool], *names: str) -> str | None:
         found = (name for name in names if len(table.get_all_field_indices(name)) == 1)
@@ -65,10 +65,11 @@ def recognise_columns(
         raise SourceError(f"{path} has no column of images{_columns(table)}")
     image = images[0]
     nested = _is_image(image)
+    has_path = nested and image.type.get_field_index("path") >= 0 and is_text(image.type.field("path").type)
     return ImageColumns(
         image.name,
         nested,
-        nested and image.type.get_field_index("path") >= 0 and is_text(image.type.field("path").type),
+        f"{image.name}.path" if has_path else None,
         named(lambda kind: is_text(kind) or pa.types.is_integer(kind), *_KEY_NAMES),
         _caption_column(path, table, caption_column),
         named(pa.types.is_integer, "width"),
@@ -128,9 +129,9 @@ def warn_of_guesses(path: str, image_column: str | None, caption_column: str | N
 def _schema(path: str, image_column: str | None) -> pa.Schema:
     """The schema of a Parquet file or an Arrow stream. Types tell text from images: see ``settled``."""
     if not path.endswith(".arrow"):
-        return settled(pq.read_schema(path), parquet_peek(path), image_column)
+        return settled(pq.read_schema(path), path, image_column)
     with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
-        return settled(stream.schema, arrow_peek(path), image_column)
+        return settled(stream.schema, path, image_column)
 
 
 def _caption_column(path: str, table: pa.Schema, wanted: str | None) -> str | None:

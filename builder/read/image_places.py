@@ -60,15 +60,13 @@ def arrow_ranges(path: str, whole: pa.Buffer, column: pa.ChunkedArray, *, nested
     )
 
 
-def glance_all(
-    file: LocalFile, ranges: ValueRanges, columns: ImageColumns
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Widths and heights from the images' own headers. Empty if columns have them."""
-    if columns.sized:
-        nothing = np.zeros(0, dtype=np.int32)
-        return nothing, nothing
-    places = zip(ranges.offsets.tolist(), ranges.lengths.tolist(), strict=True)
-    return _sides([_size(functools.partial(glance, file, offset, length), length) for offset, length in places])
+def glance_all(file: LocalFile, ranges: ValueRanges, columns: ImageColumns) -> Places:
+    """The places of these images. Their sides are read from their own headers."""
+    sides = []
+    if not columns.sized:
+        places = zip(ranges.offsets.tolist(), ranges.lengths.tolist(), strict=True)
+        sides = [_size(functools.partial(glance, file, offset, length), length) for offset, length in places]
+    return Places(ranges.offsets, ranges.lengths, *_sides(sides))
 
 
 def decode_all(parquet: pq.ParquetFile, leaf: str, *, probe_sizes: bool) -> Places:
