@@ -46,7 +46,6 @@ LAZY_UPWARDS = {
     ("builder.read.view", "builder.hf.builder"),
     *(("builder.read.view", f"builder.curate.{name}") for name in ("sql", "split", "selection")),
     ("builder.read.opening", "builder.curate.selection"),
-    ("builder.read.columns", "builder.curate.selection"),
 }
 """``Rows.to_datasets``, ``where``, ``split`` … hand the rows to the wing that does it, when they are called."""
 

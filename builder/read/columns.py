@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shlex
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,9 +26,8 @@ import pyarrow as pa
 from builder.base import schema
 from builder.base.arrays import text_fits
 from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError, refuse_denied
-from builder.base.names import SELECTION
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
-from builder.base.urls import is_url, join
+from builder.base.urls import join
 from builder.read.handles import LocalStorage, Storage
 from builder.read.local_cache import handles_of
 from builder.store.manifest import read_manifest
@@ -170,8 +167,9 @@ class ArraysOf(Sequence["Array | None"]):
         return self._column[int(self._rows[row])]
 
 
-def _open(root: str, name: str, storage: Storage | None) -> tuple[str, Any, ColumnHeader]:
-    """A column's index: its path on this machine, its IPC reader, its header."""
+def open_any(root: str, name: str, storage: Storage | None = None) -> Column | Values:
+    """The column ``name``, of either kind. ``root``: the folder that holds ``meta``. Raises SourceError,
+    DamagedFileError, and IndexMismatchError if the column was made for another index than the dataset's."""
     path = column_index(root, name)
     try:
         path = (storage or LocalStorage()).fetch(root, f"{_FOLDER}/{name}.arrow")
@@ -183,21 +181,14 @@ def _open(root: str, name: str, storage: Storage | None) -> tuple[str, Any, Colu
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         refuse_denied(path, error)
         raise DamagedFileError(path, "header", f"not the index of a column: {error}") from None
-    kind = reader.schema
-    known = kind.remove_metadata().equals(COLUMN_ROW) or (kind.names == [name] and is_column_type(kind.types[0]))
+    table = reader.schema.remove_metadata()
+    arrays = table.equals(COLUMN_ROW)
+    known = arrays or (table.names == [name] and is_column_type(table.types[0]))
     if not known or reader.num_record_batches != -(-header.rows // INDEX_BATCH_ROWS):
         raise DamagedFileError(path, "schema", "not the index of a column, or cut short")
     if header.index != index_digest(root, storage):
         raise IndexMismatchError(path, "the dataset was converted or indexed again since")
-    return path, reader, header
-
-
-def open_any(root: str, name: str, storage: Storage | None = None) -> Column | Values:
-    """The column ``name``, of either kind. ``root``: the folder that holds ``meta``. Raises SourceError,
-    DamagedFileError, and IndexMismatchError if the column was made for another index than the dataset's."""
-    path, reader, header = _open(root, name, storage)
-    kind = Column if reader.schema.remove_metadata().equals(COLUMN_ROW) else Values
-    return kind(path, reader, header, root, storage)
+    return (Column if arrays else Values)(path, reader, header, root, storage)
 
 
 def is_column_type(kind: pa.DataType) -> bool:
@@ -216,24 +207,6 @@ def _sound(values: pa.Array) -> bool:
     if pa.types.is_list(values.type):
         return text_fits(values, len(values.values)) and _sound(values.values)
     return not pa.types.is_string(values.type) or text_fits(values)
-
-
-def open_column(data_path: str | os.PathLike[str], name: str) -> Column:
-    """The arrays of column ``name`` of a dataset. ``data_path``: as for ``open_dataset``. For a selection, the arrays
-    of all rows of its dataset. Errors as for :func:`open_any`. SourceError for a URL, or for a column of values."""
-    if is_url(os.fspath(data_path)):
-        raise SourceError(f"{data_path}: the column {name} can only be read from a folder; download the dataset")
-    path = os.path.abspath(os.path.expanduser(data_path))
-    if os.path.isfile(path):
-        path = os.path.dirname(os.path.dirname(path))
-    if os.path.exists(os.path.join(path, SELECTION)):
-        from builder.curate.selection import dataset_of, read_selection
-
-        path = dataset_of(path, read_selection(path))
-    column = open_any(path, check_name(name))
-    if not isinstance(column, Column):
-        raise SourceError(f"the column {name} of {shlex.quote(path)} holds values, not arrays")
-    return column
 
 
 def check_name(name: str) -> str:

@@ -35,7 +35,8 @@ from builder.curate import arrays as job
 from builder.curate import columns as curate_columns
 from builder.curate.add_column import add_column
 from builder.read import columns
-from builder.read.columns import Array, columns_of, open_column
+from builder.read.columns import Array, columns_of
+from builder.read.columns import open_any as open_column
 from builder.read.opening import open_dataset
 from builder.store.ledger import Ledger
 
