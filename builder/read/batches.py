@@ -41,19 +41,11 @@ def read_together(files: Handles, wanted: list[Wanted], images: list[bytes | Non
             in_threads(read, wanted, storage.threads)
         return
     if isinstance(files, CachedHandles):
-        wanted = [each for each in wanted if not _take_kept(files, images, each)]
-    one_by_one(partial(_open, files), sorted({each[0] for each in wanted}), storage.threads)  # each once
+        for file, offset, size, number in wanted:
+            images[number] = files.kept(file, offset, size)
+        wanted = [each for each in wanted if images[each[3]] is None]
+    one_by_one(files.get, sorted({each[0] for each in wanted}), storage.threads)  # each is opened once
     one_by_one(partial(_read_merged, files, images), merged(wanted, storage.gap, _MOST), storage.threads)
-
-
-def _take_kept(files: CachedHandles, images: list[bytes | None], each: Wanted) -> bool:
-    file, offset, size, number = each
-    images[number] = files.kept(file, offset, size)
-    return images[number] is not None
-
-
-def _open(files: Handles, number: int) -> None:
-    files.get(number)
 
 
 def _read(files: Handles, images: list[bytes | None], wanted: list[Wanted]) -> None:

@@ -24,17 +24,19 @@ some."""
 
 @dataclass(frozen=True, slots=True)
 class _TarTable:
-    """The place of each member of a tar: columns of length n, sorted by name. About 40 bytes a member."""
+    """The place of each member of a tar, sorted by name. ``places``: shape (n, 3), the member's offset, its size, and
+    whether the tar has all of it. About 40 bytes a member."""
 
     names: NDArray[np.bytes_]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    whole: NDArray[np.bool_]
+    places: NDArray[np.int64]
 
-    def find(self, name: bytes) -> int | None:
-        """The row of this name. On duplicate names the last in the tar wins, as when extracting."""
+    def find(self, name: bytes) -> tuple[int, int, int] | None:
+        """The place of this name. On duplicate names the last in the tar wins, as when extracting."""
         row = int(np.searchsorted(self.names, name, side="right")) - 1
-        return row if row >= 0 and self.names[row] == name else None
+        if row < 0 or self.names[row] != name:
+            return None
+        offset, size, whole = self.places[row].tolist()
+        return offset, size, whole
 
 
 class Folder:
@@ -72,14 +74,13 @@ class Folder:
             pass
         name = normal_name(path)
         for tar in self._candidates(name):
-            table = self._table(tar)
-            row = table.find(name.encode())
-            if row is None:
+            place = self._table(tar).find(name.encode())
+            if place is None:
                 continue
-            if not table.whole[row]:
+            offset, size, whole = place
+            if not whole:
                 raise DamagedFileError(str(tar), name, "the member is sparse, or the tar ends within it")
-            size = int(table.sizes[row])
-            data = self._file(tar).read_at(int(table.offsets[row]), size)
+            data = self._file(tar).read_at(offset, size)
             if len(data) < size:
                 raise DamagedFileError(str(tar), name, f"{len(data)} of {size} bytes are there")
             return data
@@ -112,10 +113,6 @@ class Folder:
 def _scan(file: LocalFile) -> _TarTable:
     members = scan_tar(file).members
     names = np.array([member.name.encode("utf-8", "surrogateescape") for member in members], dtype=np.bytes_)
+    places = [(member.offset, member.size, member.state == WHOLE) for member in members]
     ascending = np.argsort(names, kind="stable")
-    return _TarTable(
-        names[ascending],
-        np.array([member.offset for member in members], dtype=np.int64)[ascending],
-        np.array([member.size for member in members], dtype=np.int64)[ascending],
-        np.array([member.state == WHOLE for member in members], dtype=np.bool_)[ascending],
-    )
+    return _TarTable(names[ascending], np.array(places, dtype=np.int64).reshape(-1, 3)[ascending])

@@ -30,8 +30,15 @@ from builder.base.paths import cache_folder
 from builder.read.column_types import checked, text_of
 from builder.read.groups import column_parts
 from builder.read.handles import LFS_POINTER, LocalHandle, is_lfs_pointer
-from builder.read.image_columns import ImageColumns, recognise_columns
-from builder.read.image_places import NO_RANGES, Places, arrow_ranges, decode_all, glance_all
+from builder.read.image_columns import (
+    NO_RANGES,
+    ImageColumns,
+    Places,
+    arrow_ranges,
+    decode_all,
+    glance_all,
+    recognise_columns,
+)
 from builder.source.endings import stem_of
 from builder.source.files import LocalFile, whole_time
 from builder.store.footers import check_claims, footer_digest

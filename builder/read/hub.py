@@ -33,6 +33,7 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 from builder.base import schema
 from builder.base.errors import ChangedFileError, SourceError
 from builder.base.storage import persist
+from builder.read.remote import complete
 from builder.read.threads import ForkLock
 
 Answer = TypeVar("Answer")
@@ -173,10 +174,7 @@ class HubFile:
         if answer.status_code == 200:
             raise NotImplementedError("the server answers a request for a range with the whole file")
         answer.raise_for_status()
-        data: bytes = answer.content
-        if len(data) != length:
-            raise EOFError(f"{len(data):,} of {length:,} bytes came")
-        return data
+        return complete(answer.content, length)
 
 
 def _ask(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from os import SEEK_END, lseek
 from typing import Any, Literal
 
@@ -96,7 +95,7 @@ class Index:
         except (pa.ArrowException, OSError) as error:
             if too_many_open(error):
                 raise SourceError(f"{path}: {os.strerror(error.errno or 0)}") from error
-            if is_lfs_pointer(_start(path)):
+            if is_lfs_pointer(self.file.read_at(0, 64)):
                 raise SourceError(f"{path} is {LFS_POINTER}") from None
             raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -207,12 +206,6 @@ class Index:
             raise DamagedFileError(
                 self.path, "batches", f"{self._reader.num_record_batches} for {self.header.rows} rows"
             )
-
-
-def _start(path: str) -> bytes:
-    with suppress(OSError), open(path, "rb") as file:
-        return file.read(64)
-    return b""
 
 
 def _join(folder: str, root: str) -> str:

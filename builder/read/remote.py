@@ -112,7 +112,7 @@ class RemoteFile:
         def attempt() -> bytes:
             try:
                 return self._range(offset, offset + length)
-            except OSError as error:
+            except Exception as error:  # storages' libraries share no base class for errors
                 if status_of(error) in (404, 410, 412, 416) or isinstance(error, FileNotFoundError):
                     raise ChangedFileError(self.name, _CHANGED.get(status_of(error) or 404, "it is gone")) from error
                 raise
@@ -156,7 +156,7 @@ class S3File(RemoteFile):
             finally:
                 answer["Body"].close()
 
-        return _complete(_on_loop(system, get()), end - start)
+        return complete(_on_loop(system, get()), end - start)
 
 
 class HttpFile(RemoteFile):
@@ -176,21 +176,14 @@ class HttpFile(RemoteFile):
                     raise NotImplementedError(
                         "the server answers a request for a range with the whole file; use one with ranges"
                     )
-                if answer.status >= 400:
-                    raise OSError(f"status {answer.status}") from _StatusError(answer.status)
+                answer.raise_for_status()
                 tag, total = answer.headers.get("ETag", ""), answer.headers.get("Content-Range", "").rpartition("/")[2]
                 if (tag and self._tag and tag != self._tag) or (total.isdigit() and int(total) != self.size):
                     raise ChangedFileError(self.name, "it is another one now")
                 data: bytes = await answer.read()
                 return data
 
-        return _complete(_on_loop(system, get()), end - start)
-
-
-class _StatusError(Exception):
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
+        return complete(_on_loop(system, get()), end - start)
 
 
 def _on_loop(system: Any, work: Coroutine[Any, Any, bytes]) -> bytes:
@@ -198,7 +191,8 @@ def _on_loop(system: Any, work: Coroutine[Any, Any, bytes]) -> bytes:
     return asyncio.run_coroutine_threadsafe(work, system.loop).result()
 
 
-def _complete(data: bytes, length: int) -> bytes:
+def complete(data: bytes, length: int) -> bytes:
+    """``data``, if it has ``length`` bytes. Raises EOFError: the request is sent again."""
     if len(data) != length:
         raise EOFError(f"{len(data):,} of {length:,} bytes came")
     return data

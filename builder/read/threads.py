@@ -31,7 +31,7 @@ def in_threads(work: Callable[[list[Item]], None], items: list[Item], threads: i
     one_by_one(work, [items[start:end] for start, end in pairwise(edges)], count)
 
 
-def one_by_one(work: Callable[[Item], None], items: Sequence[Item], threads: int) -> None:
+def one_by_one(work: Callable[[Item], object], items: Sequence[Item], threads: int) -> None:
     """Call ``work`` on each item, in up to ``threads`` threads. This thread is one of them. A thread that is done with
     an item takes the next one. At an error all threads stop. Then the first error is raised."""
     left = iter(items)  # a list's iterator gives each item to one thread
