@@ -58,7 +58,7 @@ DOORS: dict[str, list[str]] = {
     "mmengine": ["builder/mm/*.py"],
     "transformers": ["builder/mm/*.py"],
     "datasets": ["builder/hf/*.py", "laion6m.py"],
-    "fsspec": ["builder/base/storage.py", "builder/base/served.py", "builder/hf/rows.py"],
+    "fsspec": ["builder/base/storage.py", "builder/hf/rows.py"],
     "huggingface_hub": ["builder/hub/*.py", "builder/hf/*.py", "builder/read/hub.py"],
     "multiprocess": ["builder/engines/*.py"],
     "ray": ["builder/engines/ray.py"],

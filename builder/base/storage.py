@@ -147,10 +147,9 @@ class Storage:
     def read(self, url: str) -> bytes | None:
         """The bytes of a whole object; None if it does not exist."""
         try:
-            data: bytes = self.ask(url, lambda system, path: system.cat_file(path))
+            return self.ask(url, lambda system, path: bytes(system.cat_file(path)))
         except FileNotFoundError:
             return None
-        return data
 
 
 def persist(url: str, attempt: Callable[[], Answer], pause: float | None = None) -> Answer:

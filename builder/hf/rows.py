@@ -5,7 +5,9 @@ Its columns are those of the memory-mapped index. An image is read when it is ac
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import re
 import shlex
@@ -21,7 +23,7 @@ import pyarrow.compute as pc
 
 from builder.base import schema
 from builder.base.arrays import bool_array, number_array, numbers_of
-from builder.base.served import AddressError, ServedFiles
+from builder.base.errors import SourceError
 from builder.base.urls import NO_OPTIONS, is_url
 from builder.base.words import counted
 from builder.read.opening import open_dataset
@@ -101,19 +103,39 @@ def _place_of(reader: Reader) -> str:
     return f"{place}-{hashlib.sha256(opened.encode()).hexdigest()[:8]}"
 
 
-class FileSystem(ServedFiles):
-    """``laion6m://PLACE#ROW/NAME``: the images of open datasets, and of datasets that can be opened again.
+class AddressError(SourceError, FileNotFoundError):
+    """An address has no file. fsspec expects a FileNotFoundError here. Args as in OSError: ENOENT, why, address."""
 
-    Spawned workers import nothing of this package. There, fsspec loads this class by its entry point.
+    @staticmethod
+    def of(address: str, why: str) -> AddressError:
+        return AddressError(errno.ENOENT, why, address)
+
+    def _words(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+class _ImageFile(io.BytesIO):
+    """An image in memory. ``size``: bytes. fsspec needs it to read blocks and the end of a file."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.size, self.name = len(data), name
+
+
+class FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """``laion6m://PLACE#ROW/NAME``: the images of open datasets, and of datasets that can be opened again. Read-only.
+
+    Spawned workers import nothing of this package. There, fsspec loads this class by its entry point. Keeps fsspec's
+    contract: picklable, ``info``, ``ls``, ``find``, ``size``, ``cat_file`` with negative bounds, ``read_block``, and
+    FileNotFoundError (:class:`AddressError`) for a missing file.
     """
 
     protocol = PROTOCOL
+    root_marker = ""
 
-    def data(self, path: str) -> bytes:
-        return _sample(path).image
-
-    def entry(self, path: str) -> dict[str, Any]:
-        _, row, name = _parts(path)
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        path = self._strip_protocol(path)
+        row, name = _parts(path)[1:]
         if path and row is None:
             _reader(path)  # raises AddressError if no dataset can be opened there
         sample = None if row is None else _sample(path)
@@ -123,13 +145,33 @@ class FileSystem(ServedFiles):
             raise AddressError.of(_address(path), f"there is no such file. The image of this row is {sample.path}")
         return {"name": path, "size": sample.size, "type": "file"}
 
-    def children(self, path: str) -> list[dict[str, Any]]:
-        if not path:
-            return [_folder(quote(place, safe="")) for place in _READERS]
-        if _parts(path)[1] is None:
-            return [_folder(f"{path}#{row}") for row in range(len(_reader(path)))]
-        sample = _sample(path)
-        return [] if sample.size < 0 else [self.entry(f"{path}/{_name_of(sample)}")]
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        found = self.info(path)
+        path = found["name"]
+        if found["type"] == "file":
+            entries = [found]
+        elif not path:
+            entries = [_folder(quote(place, safe="")) for place in _READERS]
+        elif _parts(path)[1] is None:
+            entries = [_folder(f"{path}#{row}") for row in range(len(_reader(path)))]
+        else:
+            sample = _sample(path)
+            entries = [] if sample.size < 0 else [self.info(f"{path}/{_name_of(sample)}")]
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        return self._bytes(path)[start:end]
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> _ImageFile:
+        if mode != "rb":
+            raise PermissionError(errno.EROFS, os.strerror(errno.EROFS), self.unstrip_protocol(path))
+        return _ImageFile(self._bytes(path), path)
+
+    def _bytes(self, path: str) -> bytes:
+        found = self.info(path)
+        if found["type"] != "file":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.unstrip_protocol(path))
+        return _sample(found["name"]).image
 
 
 fsspec.register_implementation(PROTOCOL, FileSystem, clobber=True)

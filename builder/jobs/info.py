@@ -93,12 +93,12 @@ def _far(url: str, storage_options: Mapping[str, Any] | None) -> Info:
     options, more = StorageOptions.of(storage_options), with_storage(url, storage_options)
     with tempfile.TemporaryDirectory(prefix="laion6m-") as folder:
         try:
-            Mirror.of(url, folder, options)
+            mirror = Mirror.of(url, folder, options)
         except SourceError as error:
             try:
                 layout = recognise(url, (), options)
             except SourceError:
                 raise error from None
             return far_source_info(url, layout, more)
-        found = made(folder, read_manifest(folder), url, storage_options)
+        found = made(folder, mirror.manifest(), url, storage_options)
     return replace(found, lines=tuple(line.replace(folder, url) for line in found.lines))

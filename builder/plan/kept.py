@@ -72,8 +72,8 @@ def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
     except FileNotFoundError:
         return None  # a file was deleted: plan again
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        refuse_denied(ledger.place(PLAN), error)
-        raise DamagedFileError(ledger.place(PLAN), "plan", f"{error}; remove it to have it made again") from None
+        refuse_denied(ledger.path(PLAN), error)
+        raise DamagedFileError(ledger.path(PLAN), "plan", f"{error}; remove it to have it made again") from None
     plan = Plan(
         rows=rows.replace_schema_metadata(None),
         bounds=tuple(facts["bounds"]),

@@ -39,13 +39,7 @@ _MEANING = {
     Reason.DUPLICATE: "another entry before it names the same image",
     Reason.TAR_DAMAGED: "lost in a damaged archive",
 }
-_SIZES = (
-    (1_000, "n<1K"),
-    (10_000, "1K<n<10K"),
-    (100_000, "10K<n<100K"),
-    (1_000_000, "100K<n<1M"),
-    (10_000_000, "1M<n<10M"),
-)
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +112,7 @@ def make_interim_card(own: Own, repo: str, suffix: str) -> bytes:
 
 def _metadata(facts: Facts) -> dict[str, Any]:
     rows = facts.totals["rows"]
-    size = next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")
+    size = _SIZES[sum(rows >= 10**power for power in range(3, 8))]
     features = [
         {"name": name, "dtype": "image" if spec["_type"] == "Image" else spec["dtype"]}
         for name, spec in facts.features.items()

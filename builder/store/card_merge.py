@@ -139,8 +139,9 @@ def unnamed(card: Card) -> str:
     body = card.inside or ""
     if _MARKED_STATISTICS.search(body):
         body = _MARKED_STATISTICS.sub("", body).strip() + "\n"
-    for name in named(card.repo):
-        body = body.replace(name, name.replace(card.repo, PLACEHOLDER))
+    # A bare name is not enough: the text names other repositories too.
+    for form in ('load_dataset("{}"', "hf://datasets/{}/", 'hf://datasets/{}"'):
+        body = body.replace(form.format(card.repo), form.format(PLACEHOLDER))
     return body
 
 
@@ -156,11 +157,6 @@ def made_metadata(values: dict[str, Any]) -> dict[str, Any]:
             info = infos[0] if len(infos) == 1 else {}
             found["dataset_info"] = {key: value for key, value in info.items() if key != "config_name"}
     return found
-
-
-def named(repo: str) -> tuple[str, ...]:
-    """The forms in which a made text names its repository. A bare name is not enough: the text names others too."""
-    return f'load_dataset("{repo}"', f"hf://datasets/{repo}/", f'hf://datasets/{repo}"'
 
 
 def _entries(values: dict[str, Any], key: str) -> list[dict[str, Any]]:

@@ -93,8 +93,8 @@ class Ledger:
         self._held: set[str] = set()  # names of the locks that this object holds
 
     def path(self, *names: str) -> str:
-        """The path of a bookkeeping file, if OUT is on this machine's disks."""
-        return os.path.join(self.out, schema.WORK, *names)
+        """The path or URL of a bookkeeping file."""
+        return join(self.out, "/".join((schema.WORK, *names)))
 
     def create(self, name: str) -> NewFile:
         """A new bookkeeping file."""
@@ -162,7 +162,7 @@ class Ledger:
         try:
             job = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DamagedFileError(self.place("job.json"), "JSON", str(error)) from None
+            raise DamagedFileError(self.path("job.json"), "JSON", str(error)) from None
         return job if isinstance(job, dict) else {}
 
     def write_receipt(self, receipt: Receipt, index: pa.RecordBatch, rejects: pa.RecordBatch) -> Receipt:
@@ -216,7 +216,7 @@ class Ledger:
                 receipt = Receipt(**unseal(text or b""))
             except (ValueError, TypeError, KeyError) as error:
                 problem = f"{error}; remove it to do its shard again"
-                raise DamagedFileError(self.place("receipts", name), "receipt", problem) from None
+                raise DamagedFileError(self.path("receipts", name), "receipt", problem) from None
             receipts[receipt.number] = receipt
         return receipts
 
@@ -236,7 +236,7 @@ class Ledger:
 
     def _part(self, receipt: Receipt, what: str) -> pa.Table:
         name = f"receipts/{receipt.number:05d}.{what}.arrow"
-        path = self.place(name)
+        path = self.path(name)
         try:
             with pa.memory_map(self.local(name)) as source:
                 data = source.read_buffer()
@@ -247,7 +247,7 @@ class Ledger:
             return pa.ipc.open_stream(data).read_all()
         except (pa.ArrowException, OSError) as error:
             refuse_denied(path, error)
-            noted = self.place("receipts", f"{receipt.number:05d}.json")
+            noted = self.path("receipts", f"{receipt.number:05d}.json")
             raise DamagedFileError(path, what, f"{error}; remove {noted} to do its shard again") from None
 
     def clear(self) -> None:
@@ -262,10 +262,6 @@ class Ledger:
 
     def _write(self, name: str, data: bytes | memoryview) -> str:
         return write(self.folder, f"{schema.WORK}/{name}", [data])
-
-    def place(self, *names: str) -> str:
-        """The path or URL of a bookkeeping file, for messages."""
-        return join(self.out, "/".join((schema.WORK, *names)))
 
     @contextmanager
     def locked(self, first: int, last: int) -> Iterator[None]:

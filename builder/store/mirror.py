@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from builder.base import schema
 from builder.base.errors import DamagedFileError, SourceError
 from builder.base.storage import Storage
 from builder.base.urls import StorageOptions, join
+from builder.store.manifest import Manifest, read_manifest
 from builder.store.output import make_folder
 
 
@@ -40,12 +40,11 @@ class Mirror:
             if not entry.is_folder
         }
         for name in {*sizes, *mirror._named()} - {schema.MANIFEST}:
-            if not name.startswith(f"{schema.DATA}/"):
-                with suppress(FileNotFoundError):
-                    mirror.fetch(name)
-                continue
-            size = sizes.get(name)
             with suppress(FileNotFoundError):
+                if not name.startswith(f"{schema.DATA}/"):
+                    mirror.fetch(name)
+                    continue
+                size = sizes.get(name)
                 if size is None:  # a web server may list nothing, or no sizes
                     size = storage.look(join(mirror.url, name)).size
                 mirror.release(name, size or 0)
@@ -64,15 +63,15 @@ class Mirror:
         with open(path, "wb") as file:
             file.truncate(size)
 
+    def manifest(self) -> Manifest:
+        """The folder's manifest. Raises DamagedFileError."""
+        return read_manifest(self.url, self._place(schema.MANIFEST))
+
     def _named(self) -> set[str]:
-        """Files that the manifest names, without those that would lie outside the folder. Raises DamagedFileError."""
-        path = self._place(schema.MANIFEST)
-        try:
-            with open(path, "rb") as file:
-                names = set(json.load(file)["files"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedFileError(join(self.url, schema.MANIFEST), "manifest", str(error)) from None
-        return {name for name in names if not (os.path.isabs(name) or ".." in name.split("/"))}
+        """Files that the manifest names, without those that would lie outside the folder. None if it is damaged."""
+        with suppress(DamagedFileError):
+            return {name for name in self.manifest().files if not (os.path.isabs(name) or ".." in name.split("/"))}
+        return set()
 
     def _place(self, name: str) -> str:
         return os.path.join(self.folder, *name.split("/"))

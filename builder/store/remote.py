@@ -118,11 +118,9 @@ class RemoteOutputFile:
     def close(self) -> str:
         self._send()
         try:
-            while self._under_way:
-                self._under_way.popleft().result()
-            self._thread.submit(self._finish).result()
-        except Exception as error:
-            raise self._refusal(error) from error
+            self._wait(0)
+            self._under_way.append(self._thread.submit(self._finish))  # not before all parts have arrived
+            self._wait(0)
         finally:
             self._thread.shutdown()
         return self._digest.hexdigest()
@@ -138,11 +136,16 @@ class RemoteOutputFile:
     def _send(self) -> None:
         part, self._part = self._part, bytearray()
         self._under_way.append(self._thread.submit(self._put, part))
+        self._wait(_UNDER_WAY)
+
+    def _wait(self, most: int) -> None:
+        """Wait until at most ``most`` tasks are under way. Raises WriteError if one failed."""
         try:
-            while len(self._under_way) > _UNDER_WAY:
+            while len(self._under_way) > most:
                 self._under_way.popleft().result()
         except Exception as error:
-            raise self._refusal(error) from error
+            said = str(error) if isinstance(error, OSError | SourceError) else f"{type(error).__name__}: {error}"
+            raise WriteError(self.path, said) from error
 
     def _put(self, part: bytearray) -> None:
         if self._handle is None:
@@ -157,7 +160,3 @@ class RemoteOutputFile:
         there = self._storage.look(self.path).size
         if there != self.position:
             raise OSError(f"{there} bytes are there, {self.position} were sent")
-
-    def _refusal(self, error: Exception) -> WriteError | SourceError:
-        said = str(error) if isinstance(error, OSError | SourceError) else f"{type(error).__name__}: {error}"
-        return WriteError(self.path, said)

@@ -229,7 +229,7 @@ def test_addresses_keep_the_contract_of_a_file_system(rows: Any, source: Source)
 def test_sizes_of_addresses_are_known_without_reading_an_image(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = [each["path"] for each in rows.data["image"].to_pylist()]
     expected = [len(fsspec.filesystem("laion6m").cat_file(address)) for address in addresses]
-    monkeypatch.setattr("builder.hf.rows.FileSystem.data", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr("builder.hf.rows.FileSystem._bytes", lambda *_: pytest.fail("an image was read"))
     assert [fsspec.filesystem("laion6m").size(address) for address in addresses] == expected
 
 

@@ -49,6 +49,8 @@ def flip(path: Path) -> None:
         ("data/train-00000-of-00001.parquet", lambda path: path.unlink()),
         ("data/train-00000-of-00001.parquet", lambda path: path.write_bytes(path.read_bytes()[:-9])),
         ("meta/index.arrow", flip),
+        ("meta/manifest.json", flip),
+        ("meta/manifest.json", lambda path: path.write_bytes(b"{")),
         ("meta/rejects.parquet", lambda path: path.unlink()),
     ],
 )
