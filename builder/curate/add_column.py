@@ -7,20 +7,17 @@ import shlex
 import time
 from collections.abc import Sequence
 
-import pyarrow as pa
-
 from builder.base import schema
+from builder.base.arrays import number_array
 from builder.base.errors import OptionError, SourceError
 from builder.base.names import SELECTION
 from builder.base.urls import refuse_url
 from builder.base.words import counted
 from builder.curate.arrays import add_arrays
 from builder.curate.columns import ColumnSummary, plain_column, refuse_made, write_column
-from builder.curate.documents import fields
-from builder.curate.guess import typed
-from builder.curate.join import join, names_of
-from builder.curate.tables import JOINS, Table, read_tables, tables_in
-from builder.engines.progress import Progress
+from builder.curate.documents import field_values
+from builder.curate.lists import join, names_of
+from builder.curate.tables import JOINS, Table, read_tables, tables_in, typed
 from builder.read.columns import check_name
 from builder.read.opening import open_dataset
 from builder.read.reader import Reader
@@ -52,7 +49,9 @@ def add_column(
     """
     started = time.monotonic()
     sources = [] if source is None else [source] if isinstance(source, str | os.PathLike) else list(source)
-    places = [os.path.abspath(os.path.expanduser(os.fspath(each))) for each in sources if not _refused(each)]
+    for each in sources:
+        refuse_url(os.fspath(each), "add-column")
+    places = [os.path.abspath(os.path.expanduser(os.fspath(each))) for each in sources]
     if (field is None) == (not places):
         raise OptionError("field", field, "give a folder or files with --from, or a field of the annotations")
     if on is not None and on not in JOINS:
@@ -69,17 +68,22 @@ def add_column(
         places = tables
     reader = open_dataset(folder).reader
     if field is not None:
-        column, invalid = _field(reader, name, field, quiet=quiet)
+        values = field_values(reader, field, quiet=quiet)
+        missing = values.count(None)
+        if missing == len(values):
+            raise SourceError(f"no annotation of {shlex.quote(folder)} has a field {field}")
+        column, invalid = typed(values, f"the field {field}")
         by, stray, repeated = "row", 0, 0
     else:
         table = read_tables(places, name, on)
         joined = join(reader, table.on, table.names, quiet=quiet)
-        if not joined.matched:
+        if not joined.found:
             raise _nothing(reader, table, places)
-        column = plain_column(name, table.values).take(pa.array(joined.places, mask=joined.places < 0))
-        by, stray, repeated, invalid = table.on, joined.stray, joined.repeated, table.invalid
+        without = joined.places < 0
+        column = plain_column(name, table.values).take(number_array(joined.places, without))
+        by, stray, repeated, invalid = table.on, joined.names - joined.found, joined.repeated, table.invalid
+        missing = int(without.sum())
     shards = write_column(folder, name, column)
-    missing = column.null_count - invalid if field is not None else int((joined.places < 0).sum())
     return ColumnSummary(
         out=folder,
         name=name,
@@ -116,21 +120,6 @@ def describe_column(summary: ColumnSummary) -> str:
     return "\n".join(lines)
 
 
-def _field(reader: Reader, name: str, field: str, *, quiet: bool) -> tuple[pa.ChunkedArray, int]:
-    """One field of all annotations, typed, and how many values do not have that type. Raises SourceError."""
-    progress = Progress("reading annotations", len(reader), 0, quiet=quiet)
-    values = []
-    try:
-        for (value,) in fields(reader, [field], range(len(reader))):
-            values.append(value)
-            progress.update(1, 0)
-    finally:
-        progress.finish()
-    if values.count(None) == len(values):
-        raise SourceError(f"no annotation of {shlex.quote(reader.folder)} has a field {field}")
-    return typed(values, f"the field {field}")
-
-
 def _nothing(reader: Reader, table: Table, places: Sequence[str]) -> SourceError:
     names = names_of(reader, table.on) if table.on in ("key", "path") else None
     theirs = next((name.as_py() for name in table.names if name.is_valid), None)
@@ -155,8 +144,3 @@ def dataset_folder(path: Paths, command: str) -> str:
         at = shlex.quote(folder)
         raise SourceError(f"{at} has no {schema.INDEX}: convert it, or make one with laion6m index {at}")
     return folder
-
-
-def _refused(place: Paths) -> bool:
-    refuse_url(os.fspath(place), "add-column")
-    return False

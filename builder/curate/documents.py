@@ -1,9 +1,9 @@
-"""Annotations of many rows: whole documents, or single fields."""
+"""Annotations of many rows: whole documents, or one field."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from builder.base.arrays import utf8_array
+from builder.engines.progress import Progress
 from builder.read.groups import NoColumnError
 from builder.read.reader import Reader
 
@@ -35,13 +36,17 @@ def _document(reader: Reader, row: int) -> bytes | None:
         return None
 
 
-def fields(reader: Reader, names: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-    """For each row the values of these annotation fields; None for a missing field. A document that is no JSON object
-    has no fields."""
-    for row in rows:
-        document = _document(reader, row)
-        try:
-            content = json.loads(document) if document else None
-        except (ValueError, RecursionError):
-            content = None
-        yield tuple(map(content.get, names)) if isinstance(content, dict) else (None,) * len(names)
+def field_values(reader: Reader, field: str, *, quiet: bool = True) -> list[Any]:
+    """One field of all annotations: a value for each row, None for a missing one. A document that is no JSON object has
+    no fields. Raises DamagedFileError, IndexMismatchError."""
+    values = []
+    with Progress("reading annotations", len(reader), quiet=quiet) as progress:
+        for row in range(len(reader)):
+            document = _document(reader, row)
+            try:
+                content = json.loads(document) if document else None
+            except (ValueError, RecursionError):
+                content = None
+            values.append(content.get(field) if isinstance(content, dict) else None)
+            progress.update(1)
+    return values

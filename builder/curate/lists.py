@@ -1,7 +1,9 @@
-"""Lists of samples: which rows a file names, by key, path, url, sha256 or phash. For ``--keys`` and ``--without``."""
+"""Which rows of a dataset the names in a user's file mean: by key, path, url, sha256 or phash. For ``add-column``,
+``--keys`` and ``--without``."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -12,15 +14,69 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from builder.base.arrays import numbers_of, utf8_array
 from builder.base.errors import SourceError
-from builder.curate.join import join, look_up
+from builder.curate.documents import field_values
 from builder.curate.split import PHASH, found_by_duplicates
 from builder.curate.tables import JOINS, KNOWN, read_table
+from builder.engines.progress import Progress
 from builder.read.reader import Reader
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 _HASH = re.compile(r"[0-9a-f]{16}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """``places``: for each row of the dataset, where its name stands among the given names (the first of several); -1
+    for none. ``names``: how many different names were given. ``found``: how many of them a row has. ``repeated``: names
+    that were given before."""
+
+    places: npt.NDArray[np.int64]
+    names: int
+    found: int
+    repeated: int
+
+
+def join(reader: Reader, on: str, names: pa.ChunkedArray, *, quiet: bool = True) -> Joined:
+    """Look up ``names`` (strings) among the rows' keys, paths, urls or sha256. Raises SourceError, DamagedFileError."""
+    return look_up(names_of(reader, on, quiet=quiet), names)
+
+
+def look_up(rows: pa.ChunkedArray, names: pa.ChunkedArray) -> Joined:
+    """The same for any two columns of one type."""
+    found = pc.index_in(rows, value_set=names, skip_nulls=True)
+    places = numbers_of(pc.fill_null(found, -1)).astype(np.int64)
+    distinct = pc.count_distinct(names, mode="only_valid").as_py()
+    hit = len(np.unique(places[places >= 0]))
+    return Joined(places, distinct, hit, len(names) - names.null_count - distinct)
+
+
+def names_of(reader: Reader, on: str, *, quiet: bool = True) -> pa.ChunkedArray:
+    """The rows' names: ``key`` and ``path`` from the index, ``url`` and ``sha256`` from the annotations. If no
+    annotation has a sha256, the image files' bytes are hashed, so all are read."""
+    if on in ("key", "path"):
+        return reader._index.table([on]).column(0)
+    names = [value if isinstance(value, str) else "" for value in field_values(reader, on, quiet=quiet)]
+    if on == "sha256":
+        names = list(map(str.lower, names)) if any(names) else _digests(reader, quiet)
+    elif not any(names):
+        raise SourceError(f"no annotation of {shlex.quote(reader.folder)} has a field {on}")
+    chunks = [
+        utf8_array([name.encode(errors="replace") or None for name in names[first : first + (1 << 20)]])
+        for first in range(0, len(names), 1 << 20)
+    ]
+    return pa.chunked_array(chunks, type=pa.string())
+
+
+def _digests(reader: Reader, quiet: bool) -> list[str]:
+    digests = []
+    with Progress("reading images", len(reader), quiet=quiet) as progress:
+        for sample in reader:
+            digests.append(hashlib.sha256(sample.image).hexdigest())
+            progress.update(1, len(sample.image))
+    return digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +99,8 @@ def read_list(reader: Reader, file: str | os.PathLike[str], *, quiet: bool = Tru
         if table.on == PHASH:
             hashes = [_hash(name.as_py()) for name in table.names if name.is_valid]
             return _by_hash(reader, [each for each in hashes if each is not None], len(table.names))
-        return _by_name(reader, table.on, table.names, quiet)
+        joined = join(reader, table.on, table.names, quiet=quiet)
+        return Listed(joined.places >= 0, joined.names, joined.found)
     return _by_lines(reader, _lines(path), path, quiet)
 
 
@@ -78,12 +135,6 @@ def _by_lines(reader: Reader, lines: list[str], path: str, quiet: bool) -> Liste
     return Listed(rows, len(lines), len(lines) - len(left))
 
 
-def _by_name(reader: Reader, on: str, names: pa.ChunkedArray, quiet: bool) -> Listed:
-    joined = join(reader, on, names, quiet=quiet)
-    given = pc.count_distinct(names, mode="only_valid").as_py()
-    return Listed(joined.places >= 0, given, given - joined.stray)
-
-
 def _hash(text: str) -> int | None:
     """A fingerprint from 16 hex digits, else from a decimal number. None for anything else."""
     if _HASH.fullmatch(text):
@@ -94,4 +145,4 @@ def _hash(text: str) -> int | None:
 def _by_hash(reader: Reader, hashes: list[int], given: int) -> Listed:
     wanted = pa.chunked_array([pa.array(sorted(set(hashes)), pa.uint64())])
     joined = look_up(found_by_duplicates(reader, PHASH), wanted)
-    return Listed(joined.places >= 0, given, len(wanted) - joined.stray)
+    return Listed(joined.places >= 0, given, joined.found)

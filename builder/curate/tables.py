@@ -1,14 +1,20 @@
-"""Users' tables: a column of values and a column of names that they belong to, from Parquet, CSV and JSON lines."""
+"""Users' tables: a column of values and a column of names that they belong to, from Parquet, CSV and JSON lines.
+The type of the values is guessed by looking at all of them."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +22,6 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from builder.base.errors import OptionError, SourceError
-from builder.curate.guess import typed, typed_texts
 
 JOINS = ("key", "path", "url", "sha256")
 """What a table's rows can be joined by. Columns are looked for in this order."""
@@ -25,6 +30,13 @@ _PARQUET = (".parquet", ".pq")
 _TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LINES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz")
 KNOWN = (*_PARQUET, *_TEXT, *_LINES)
+
+
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+|[+-]?inf(inity)?|nan", re.IGNORECASE)
+"""007 is no number: it is a name."""
+
+Pick: TypeAlias = Callable[[Iterable[str]], "tuple[str, str | None]"]
+"""The names of a file's columns → the column of names, and the column of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +69,9 @@ def read_tables(files: Sequence[str], name: str, on: str | None = None) -> Table
 def read_table(file: str, name: str | None, on: str | None, joins: Sequence[str]) -> Table:
     """Read one file. ``name`` None: without values (all null). ``joins``: what it may be joined by."""
     ending = _ending(file)
+    read = _read_parquet if ending in _PARQUET else _read_csv if ending in _TEXT else _read_lines
     try:
-        if ending in _PARQUET:
-            with pq.ParquetFile(file) as parquet:
-                by, value = _columns(file, parquet.schema_arrow.names, name, on, joins)
-                table = parquet.read(columns=[by, value] if value else [by])
-            return _table(file, by, value, table, 0)
-        if ending in _TEXT:
-            return _read_csv(file, name, on, joins)
-        return _read_lines(file, name, on, joins)
+        return read(file, partial(_columns, file, name, on, joins))
     except OSError as error:
         raise SourceError(f"{shlex.quote(file)}: {error.strerror or error}") from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -80,7 +86,7 @@ def _ending(file: str) -> str:
 
 
 def _columns(
-    file: str, names: Iterable[str], name: str | None, on: str | None, joins: Sequence[str]
+    file: str, name: str | None, on: str | None, joins: Sequence[str], names: Iterable[str]
 ) -> tuple[str, str | None]:
     """The column of names and the column of values. Raises SourceError."""
     there = list(names)
@@ -98,7 +104,7 @@ def _columns(
     return by, others[0]
 
 
-def _table(file: str, by: str, value: str | None, table: pa.Table, invalid: int) -> Table:
+def _table(file: str, by: str, value: str | None, table: pa.Table, invalid: int = 0) -> Table:
     names = table.column(by)
     if pa.types.is_dictionary(names.type):
         names = names.cast(names.type.value_type)
@@ -111,10 +117,16 @@ def _table(file: str, by: str, value: str | None, table: pa.Table, invalid: int)
     return Table(by, names, values, invalid)
 
 
-def _read_csv(file: str, name: str | None, on: str | None, joins: Sequence[str]) -> Table:
+def _read_parquet(file: str, pick: Pick) -> Table:
+    with pq.ParquetFile(file) as parquet:
+        by, value = pick(parquet.schema_arrow.names)
+        return _table(file, by, value, parquet.read(columns=[by, value] if value else [by]))
+
+
+def _read_csv(file: str, pick: Pick) -> Table:
     parse = pacsv.ParseOptions(delimiter="\t" if ".tsv" in _ending(file) else ",", newlines_in_values=True)
     with pacsv.open_csv(file, parse_options=parse) as reader:
-        by, value = _columns(file, reader.schema.names, name, on, joins)
+        by, value = pick(reader.schema.names)
     wanted = [by, value] if value else [by]
     convert = pacsv.ConvertOptions(
         include_columns=wanted,
@@ -127,17 +139,17 @@ def _read_csv(file: str, name: str | None, on: str | None, joins: Sequence[str])
     if value:
         place = table.column_names.index(value)
         table = table.set_column(place, value, typed_texts(table.column(value)))
-    return _table(file, by, value, table, 0)
+    return _table(file, by, value, table)
 
 
-def _read_lines(file: str, name: str | None, on: str | None, joins: Sequence[str]) -> Table:
+def _read_lines(file: str, pick: Pick) -> Table:
     names: list[Any] = []
     values: list[Any] = []
     by: str | None = None
     value: str | None = None
     for place, entry in _entries(file):
         if by is None:
-            by, value = _columns(file, entry, name, on, joins)
+            by, value = pick(entry)
         of = entry.get(by)
         if not isinstance(of, str | int) or isinstance(of, bool):
             raise SourceError(f"{shlex.quote(file)}, {place}: {by} is {of!r:.40}, not a string")
@@ -175,3 +187,80 @@ def tables_in(folder: str) -> list[str]:
     """Files directly in a folder that hold tables, by name."""
     names = [entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")]
     return [os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(KNOWN)]
+
+
+def typed(values: Sequence[Any], name: str) -> tuple[pa.ChunkedArray, int]:
+    """Turn JSON values into the type that most of them have: booleans, numbers (int64, uint64 or float64), strings or
+    lists of strings. Strings of digits count as numbers among numbers, or if all strings are such. Numbers among
+    strings become text. Any other value becomes null. Returns the column and the number of those nulls. Raises
+    SourceError if nothing fits any type."""
+    kinds = Counter(map(_kind, values))
+    texts = kinds["text"]
+    numeric = sum(_kind(value) == "text" and bool(_NUMBER.fullmatch(value.strip())) for value in values) if texts else 0
+    numbers = kinds["number"]
+    present = len(values) - kinds["none"]
+    sizes = {"list": kinds["list"], "boolean": kinds["boolean"], "number": numbers, "text": texts}
+    if numeric and (numeric == texts or numbers):
+        sizes["number"] += numeric
+        sizes["text"] -= numeric
+    best = max(sizes, key=lambda kind: sizes[kind])
+    if not sizes[best]:
+        what = "nothing but nulls" if not present else "neither numbers, booleans, strings nor lists of strings"
+        raise SourceError(f"{name} holds {what}")
+    if best == "number":
+        column = _numbers([_number(value) for value in values])
+    elif best == "text":
+        column = pa.array([_text(value) for value in values], pa.string())
+    else:
+        kind = pa.bool_() if best == "boolean" else pa.list_(pa.string())
+        column = pa.array([value if _kind(value) == best else None for value in values], kind)
+    return pa.chunked_array([column]), column.null_count - kinds["none"]
+
+
+def typed_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings as whole numbers, numbers or booleans if all of them are; then "" is null."""
+    if texts.null_count == len(texts):
+        return texts
+    if not pc.any(pc.match_substring_regex(texts, r"^\s*[+-]?0\d")).as_py():
+        for kind in (pa.int64(), pa.uint64(), pa.float64()):
+            with suppress(pa.ArrowException):
+                return texts.cast(kind)
+    if pc.all(pc.is_in(pc.utf8_lower(texts), pa.array(["true", "false", None]))).as_py():
+        return pc.equal(pc.utf8_lower(texts), "true")
+    return texts
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    return "list" if isinstance(value, list) and all(isinstance(each, str) for each in value) else "other"
+
+
+def _number(value: Any) -> int | float | None:
+    kind = _kind(value)
+    if kind == "number":
+        return value  # type: ignore[no-any-return]
+    if kind != "text" or not _NUMBER.fullmatch(value.strip()):
+        return None
+    number = float(value)
+    return int(value) if math.isfinite(number) and re.fullmatch(r"\s*[+-]?\d+\s*", value) else number
+
+
+def _text(value: Any) -> str | None:
+    kind = _kind(value)
+    return value if kind == "text" else str(value) if kind == "number" else None
+
+
+def _numbers(values: list[int | float | None]) -> pa.Array:
+    if any(isinstance(value, float) for value in values):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    for kind in (pa.int64(), pa.uint64()):
+        with suppress(pa.ArrowException, OverflowError):
+            return pa.array(values, kind)
+    return pa.array([None if value is None else float(value) for value in values], pa.float64())

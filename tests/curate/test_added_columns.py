@@ -17,7 +17,7 @@ import pytest
 from builder import add_column, verify
 from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, OutputError, SourceError
 from builder.curate.columns import write_column
-from builder.curate.guess import typed, typed_texts
+from builder.curate.tables import typed, typed_texts
 from builder.read.columns import open_any
 from builder.read.opening import open_dataset
 from tests.curate.shelf import KINDS, keys_of, make, write_lines
