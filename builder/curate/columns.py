@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.errors import OptionError, OutputError
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile, ShardName
-from builder.base.words import counted
 from builder.read.columns import (
     ColumnHeader,
     check_name,
@@ -45,11 +44,11 @@ class ColumnSummary:
 
     out: str
     name: str
+    type: str
     rows: int
     shards: int
     bytes: int
     seconds: float
-    type: str = "array"
     on: str = "path"
     matched: int | None = None
     missing: int = 0
@@ -58,19 +57,49 @@ class ColumnSummary:
     invalid: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        document: dict[str, Any] = {
-            "out": self.out,
-            "column": self.name,
-            "type": self.type,
-            "rows": self.rows,
-            "shards": self.shards,
-            "bytes": self.bytes,
-            "seconds": round(self.seconds, 3),
-        }
-        if self.matched is not None:
-            document |= {"on": self.on, "matched": self.matched, "missing": self.missing, "stray": self.stray}
-            document |= {"repeated": self.repeated, "invalid": self.invalid}
-        return document
+        facts = {**asdict(self), "seconds": round(self.seconds, 3)}
+        if self.matched is None:
+            for name in ("on", "matched", "missing", "stray", "repeated", "invalid"):
+                del facts[name]
+        return {"column" if name == "name" else name: value for name, value in facts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnShard:
+    """One file of a column: rows ``first`` (inclusive) to ``end`` (exclusive) of the dataset in ``root``."""
+
+    root: str
+    column: str
+    shard: ShardName
+    first: int
+    end: int
+
+    @property
+    def path(self) -> str:
+        """Relative to ``root``."""
+        return f"columns/{self.column}/{self.shard}"
+
+    @property
+    def final(self) -> str:
+        return os.path.join(self.root, self.path)
+
+    def work(self, ending: str) -> str:
+        """The path of a file that lies beside the column until it is whole."""
+        return work_path(self.root, self.column, f"{self.shard.number:05d}.{ending}")
+
+    def made(self, check: dict[str, Any]) -> IndexedFile:
+        return IndexedFile(self.path, "parquet", self.end - self.first, check)
+
+
+def column_shards(root: str, name: str, index: Index) -> list[ColumnShard]:
+    """The files of a column: one for each of the dataset's image files."""
+    files = index.column("file")
+    inner = (np.flatnonzero(np.diff(files)) + 1).tolist()
+    ends = [*inner, len(files)] if len(files) else []
+    return [
+        ColumnShard(root, name, ShardName(number, len(ends)), first, end)
+        for number, (first, end) in enumerate(pairwise([0, *ends]))
+    ]
 
 
 def write_column(folder: str, name: str, values: pa.Array | pa.ChunkedArray, *, replace: bool = False) -> int:
@@ -86,27 +115,26 @@ def write_column(folder: str, name: str, values: pa.Array | pa.ChunkedArray, *, 
     column = plain_column(name, column)
     index = Index(os.path.join(folder, schema.INDEX), folder)
     if len(column) != len(index):
-        raise OptionError(
-            "column", name, f"one value for each of {counted(len(index), 'row')}; these are {len(column):,}"
-        )
+        raise OptionError("column", name, f"one value for each of {len(index):,} rows; these are {len(column):,}")
     digest = index_digest(folder)
-    cuts = shard_cuts(index.column("file"))
+    table = pa.Table.from_arrays([index.table(["key"]).column(0), column], names=["key", name])
     with Ledger(work_path(folder, name)).locked(0, 1):
         if replace:
             with suppress(FileNotFoundError):
                 os.unlink(column_index(folder, name))  # first: without its index the column does not exist
         refuse_made(folder, name)
         shutil.rmtree(os.path.join(folder, "columns", name), ignore_errors=True)  # left by an unfinished run
-        keys = index.table(["key"]).column(0)
         files, digests = [], {}
-        for number, (first, end) in enumerate(pairwise(cuts)):
-            path = shard_path(name, ShardName(number, len(cuts) - 1))
-            some = [keys.slice(first, end - first), column.slice(first, end - first)]
-            table = pa.Table.from_arrays(some, names=["key", name])
-            check, digests[path] = _write_shard(table, work_path(folder, name, "shard.tmp"), os.path.join(folder, path))
-            files.append(IndexedFile(path, "parquet", end - first, check))
+        for shard in column_shards(folder, name, index):
+            temporary = shard.work("tmp")
+            with whole(OutputFile(temporary)) as file:
+                rows = table.slice(shard.first, shard.end - shard.first)
+                pq.write_table(rows, ArrowSink(file), compression="zstd", write_page_index=True)
+                digests[shard.path] = file.close()
+            files.append(shard.made(footer_check(temporary)))
+            publish(temporary, shard.final)
         header = ColumnHeader(name, len(column), digest, tuple(files))
-        publish_index(folder, header, pa.schema([(name, column.type)]), _batches(name, column), digests)
+        publish_index(folder, header, pa.schema([(name, column.type)]), [table.select([name])], digests)
         shutil.rmtree(work_path(folder, name))
     return len(files)
 
@@ -135,53 +163,53 @@ def plain_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         raise OptionError("column", name, f"{column.type} values do not become {kind}: {error}") from None
 
 
-def _write_shard(table: pa.Table, temporary: str, final: str) -> tuple[dict[str, Any], str]:
-    """Write one file. Returns its identity and its xxh3-128."""
-    make_folder(os.path.dirname(temporary))
-    file = OutputFile(temporary)
-    with whole(file):
-        pq.write_table(table, ArrowSink(file), compression="zstd", write_page_index=True)
-        digest = file.close()
-    size, footer = footer_digest(LocalFile(temporary))
-    publish(temporary, final)
-    return {"size": size, "footer": footer}, digest
-
-
-def _batches(name: str, column: pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
-    """Batches of INDEX_BATCH_ROWS rows; the last may be shorter."""
-    for first in range(0, len(column), INDEX_BATCH_ROWS):
-        chunks = column.slice(first, INDEX_BATCH_ROWS).chunks
-        values = pa.concat_arrays(chunks)
-        yield pa.RecordBatch.from_arrays([values], names=[name])
+def footer_check(path: str) -> dict[str, Any]:
+    """What tells a column's Parquet file from another one."""
+    size, footer = footer_digest(LocalFile(path))
+    return {"size": size, "footer": footer}
 
 
 def publish_index(
-    root: str, header: ColumnHeader, row: pa.Schema, batches: Iterable[pa.RecordBatch], digests: dict[str, str]
+    root: str, header: ColumnHeader, row: pa.Schema, rows: Iterable[pa.Table], digests: dict[str, str]
 ) -> None:
-    """Write a column's index after all its other files, and the checksums of all. ``digests``: of the other files."""
+    """Write a column's index after all its other files, and the checksums of all. ``digests``: of the other files, by
+    path. ``rows``: of the index, as tables with the schema ``row``."""
     name = header.name
-    table = row.with_metadata({schema.INDEX_METADATA_KEY: header.to_json()})
+    row = row.with_metadata({schema.INDEX_METADATA_KEY: header.to_json()})
     final, temporary = column_index(root, name), work_path(root, name, "index.tmp")
     make_folder(os.path.dirname(final))
-    file = OutputFile(temporary)
-    with whole(file):
-        with pa.ipc.new_file(ArrowSink(file), table) as writer:
-            for batch in batches:
-                writer.write_batch(batch.replace_schema_metadata(table.metadata))
+    with whole(OutputFile(temporary)) as file:
+        with pa.ipc.new_file(ArrowSink(file), row) as writer:
+            for batch in _batches(row, rows):
+                writer.write_batch(batch)
         digests = {**digests, f"{schema.META}/columns/{name}.arrow": file.close()}
     write_file(column_checksums(root, name), [seal(digests)], work_path(root, name, "checksums.tmp"))
     publish(temporary, final)
 
 
-def shard_cuts(files: npt.NDArray[Any]) -> list[int]:
-    """Row numbers where a new image file begins: [0, …, rows]."""
-    inner = (np.flatnonzero(np.diff(files)) + 1).tolist()
-    return [0, *inner, len(files)] if len(files) else [0]
+def _batches(row: pa.Schema, tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """The tables' rows in batches of INDEX_BATCH_ROWS; the last may be shorter."""
+    rest = row.empty_table()
+    for table in tables:
+        rest = pa.concat_tables([rest, table.replace_schema_metadata(row.metadata)])
+        while rest.num_rows >= INDEX_BATCH_ROWS:
+            yield rest.slice(0, INDEX_BATCH_ROWS).combine_chunks().to_batches()[0]
+            rest = rest.slice(INDEX_BATCH_ROWS)
+    if rest.num_rows:
+        yield rest.combine_chunks().to_batches()[0]
 
 
-def shard_path(name: str, shard: ShardName) -> str:
-    """Path of a column's file, relative to the dataset's folder."""
-    return f"columns/{name}/{shard}"
+def begin_job(path: str, job: dict[str, Any], replace: Callable[[dict[str, Any]], None]) -> None:
+    """Write down in the file ``path`` what the job is. If another job was begun there, ``replace`` gets that one first.
+    It deletes what that job made, or raises an error."""
+    try:
+        with open(path, "rb") as file:
+            before = json.loads(file.read())
+    except (OSError, ValueError):
+        before = {}
+    if before != job:
+        replace(before)
+        write_file(path, [json.dumps(job).encode()])
 
 
 def work_path(root: str, name: str, *rest: str) -> str:

@@ -8,7 +8,6 @@ distance needs no second reading.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -23,7 +22,7 @@ from builder.base.arrays import number_array
 from builder.base.errors import InterruptedRunError, OptionError, OutputError
 from builder.base.words import counted
 from builder.curate.add_column import dataset_folder
-from builder.curate.columns import write_column
+from builder.curate.columns import begin_job, write_column
 from builder.curate.fingerprint_rows import DIGEST, Part, Table, parts_of, read_parts, write_part
 from builder.curate.fingerprints import FINGERPRINT, UNREAD
 from builder.curate.near import (
@@ -45,7 +44,7 @@ from builder.engines.progress import Progress
 from builder.read.columns import Values, columns_of, index_digest, open_any
 from builder.read.index import Index
 from builder.store.ledger import Ledger
-from builder.store.output import make_folder, write_file
+from builder.store.output import make_folder
 
 _VERSION = 1  # of the fingerprints: other versions are not continued
 
@@ -157,9 +156,11 @@ class _Job:
     def fingerprints(self) -> tuple[Table, Table]:
         """FINGERPRINT and DIGEST of every row. Raises InterruptedRunError; finished parts stay."""
         known = digests_of(self._index)
-        self._begin()
+        parts_folder = os.path.join(self._work, "parts")
+        job = {"version": _VERSION, "index": index_digest(self._folder)}
+        begin_job(os.path.join(self._work, "job.json"), job, lambda _: shutil.rmtree(parts_folder, ignore_errors=True))
         parts = parts_of(self._folder, self._work, len(self._index), known is None)
-        make_folder(os.path.join(self._work, "parts"))
+        make_folder(parts_folder)
         pending = [part for part in parts if not part.is_done()]
         sizes = self._index.column("size")
         size = sum(int(sizes[part.first : part.end].sum()) for part in pending)
@@ -203,19 +204,6 @@ class _Job:
     def _run(self, stage: str, unit: str, work: Any, tasks: list[Any], count: int) -> list[Any]:
         with Progress(stage, count, unit=unit, quiet=self._quiet) as progress:
             return list(self._crew.run(work, tasks, progress.update))
-
-    def _begin(self) -> None:
-        """Delete parts of other rows, or of fingerprints made in another way."""
-        job = {"version": _VERSION, "index": index_digest(self._folder)}
-        path = os.path.join(self._work, "job.json")
-        try:
-            with open(path, "rb") as file:
-                if json.loads(file.read()) == job:
-                    return
-        except (OSError, ValueError):
-            pass
-        shutil.rmtree(os.path.join(self._work, "parts"), ignore_errors=True)
-        write_file(path, [json.dumps(job).encode()])
 
 
 def digests_of(index: Index) -> Table | None:

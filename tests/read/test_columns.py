@@ -191,7 +191,9 @@ def test_a_column_takes_up_work_where_it_stopped(dataset: str, tmp_path: Path, m
     hidden.write_bytes(content)
     done: list[int] = []
     write = job._write_shard
-    monkeypatch.setattr(job, "_write_shard", lambda unit, report: done.append(unit.shard.number) or write(unit, report))
+    monkeypatch.setattr(
+        job, "_write_shard", lambda unit, report: done.append(unit.shard.shard.number) or write(unit, report)
+    )
     add_column(dataset, "latents", str(folder), num_proc=1, quiet=True)
     assert done == [len(set(shards_of(dataset))) - 1]
     assert open_column(dataset, "latents")[ROWS - 1].data == array_of(last).tobytes()
@@ -366,7 +368,7 @@ def test_batches_of_the_index_hold_a_fixed_number_of_rows(
     column_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row i lies in batch i // INDEX_BATCH_ROWS, wherever the shards are cut."""
-    for module in (job, columns):
+    for module in (curate_columns, columns):
         monkeypatch.setattr(module, "INDEX_BATCH_ROWS", 7)
     out = str(tmp_path / "out")
     convert(str(column_source), out, ConvertOptions(max_shard_size=1_000_000), num_proc=1, quiet=True)
