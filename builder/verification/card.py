@@ -24,25 +24,27 @@ _MAKE_CARD = "Run the same laion6m convert again. It makes that part anew and ke
 _MEND_CARD = "Mend it, or remove the file and run the same laion6m convert again."
 
 
-def check_card(out: str, manifest: Manifest) -> tuple[list[Finding], list[str]]:
-    """(problems of the card, notes on it). Raises AccessError if this user may not read it."""
+def check_card(out: str, manifest: Manifest, problems: list[Finding]) -> list[str]:
+    """Notes on the card. Adds to ``problems``. Raises AccessError if this user may not read it."""
     try:
         with open(os.path.join(out, schema.CARD), "rb") as handle:
             card = handle.read()
     except OSError as error:
         refuse_denied(os.path.join(out, schema.CARD), error)
-        return [Finding(schema.CARD, f"cannot be read: {error.strerror}")], []
+        problems.append(Finding(schema.CARD, f"cannot be read: {error.strerror}"))
+        return []
     mine = xxhash.xxh3_128_hexdigest(manifest.to_json())
     pushed = [each for each in PushRecords(out).cards(schema.CARD).values() if each.manifest == mine]
     digest = xxhash.xxh3_128_hexdigest(card)
     noted = manifest.files[schema.CARD]["xxh3_128"]
     if digest == noted or any(digest == each.digest for each in pushed):
-        return [], []
+        return []
     try:
         parts = take_apart(card, schema.CARD)
     except OutputError as error:
         problem = str(error).partition(": ")[2].removesuffix(". Mend it, or remove the file")
-        return [Finding(schema.CARD, printable(f"its YAML cannot be read: {problem}"), _MEND_CARD)], []
+        problems.append(Finding(schema.CARD, printable(f"its YAML cannot be read: {problem}"), _MEND_CARD))
+        return []
     made = xxhash.xxh3_128_hexdigest(generated_part(card))
     restored = restore_card(parts, manifest.totals, manifest.options, manifest.versions)
     intact = restored is not None and xxhash.xxh3_128_hexdigest(restored) == noted
@@ -52,9 +54,8 @@ def check_card(out: str, manifest: Manifest) -> tuple[list[Finding], list[str]]:
             if parts.inside is not None
             else "the part that the tool makes, with the laion6m comments around it, is not in it"
         )
-        return [Finding(schema.CARD, problem, _MAKE_CARD)], []
+        problems.append(Finding(schema.CARD, problem, _MAKE_CARD))
+        return []
     if any(asdict(parts.own) == each.own for each in pushed):  # the pushed card, without its statistics
-        return [], []
-    return [], [
-        f"{schema.CARD} was edited (or pushed elsewhere) since it was made; what the tool made of it is intact."
-    ]
+        return []
+    return [f"{schema.CARD} was edited (or pushed elsewhere) since it was made; what the tool made of it is intact."]

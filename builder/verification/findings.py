@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from builder.base.errors import DamagedFileError
 from builder.base.words import printable
 
 MOST_NAMED = 20
@@ -34,7 +35,7 @@ class Finding:
     count: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.place}: {self.problem}"
+        text = f"{self.place}: {self.problem.rstrip('.')}"
         if self.count:
             rows = ", ".join(f"row {row} ({key})" for row, key in self.named)
             more = self.count - len(self.named)
@@ -43,39 +44,43 @@ class Finding:
 
 
 class Findings:
-    """Collects findings about consecutive rows. ``first``: number of their first row. ``key_of``: row, counted from
-    ``first``, to key."""
+    """Collects problems of consecutive rows. One finding holds all rows with the same problem. ``first``: number of the
+    first row. ``key_of``: row, counted from ``first``, to key."""
 
-    def __init__(self, place: str, remedy: str, first: int = 0, key_of: Callable[[int], str] | None = None) -> None:
-        self.found: list[Finding] = []
-        self._noted: dict[tuple[str, str | None], list[int]] = {}
+    def __init__(self, place: str, remedy: str, first: int = 0, key_of: Callable[[int], str] = lambda row: "?") -> None:
         self._place, self._remedy, self._first, self._key_of = place, remedy, first, key_of
+        self._rows: dict[tuple[str, str], list[int]] = {}
 
-    def add(self, problem: str, remedy: str | None = None) -> None:
+    def add(self, problem: str) -> None:
         """Add a problem that affects no row."""
-        self.found.append(Finding(self._place, problem, self._remedy if remedy is None else remedy))
+        self._rows.setdefault((problem, self._remedy), [])
 
-    def rows(self, problem: str, rows: Iterable[int] | Sequence[int], remedy: str | None = None) -> None:
+    def rows(self, problem: str, rows: Iterable[int], remedy: str | None = None) -> None:
         """Add a problem of these rows, counted from ``first``. No rows: no problem."""
-        numbers = [int(row) for row in rows]
-        if numbers:
-            key_of = self._key_of or (lambda row: "?")
-            named = tuple((self._first + row, key_of(row)) for row in numbers[:MOST_NAMED])
+        if numbers := [int(row) for row in rows]:
             remedy = self._remedy if remedy is None else remedy
-            self.found.append(Finding(self._place, problem, remedy, named, len(numbers)))
+            self._rows.setdefault((problem, remedy), []).extend(numbers)
 
-    def note(self, problem: str, row: int, remedy: str | None = None) -> None:
-        """Note a problem of one row. ``result`` makes one finding of all rows with the same problem."""
-        self._noted.setdefault((problem, remedy), []).append(row)
+    @property
+    def found(self) -> list[Finding]:
+        """What was added, in this order."""
+        return [
+            Finding(self._place, problem, remedy, tuple(map(self._named, rows[:MOST_NAMED])), len(rows))
+            for (problem, remedy), rows in self._rows.items()
+        ]
 
-    def result(self) -> list[Finding]:
-        """All findings, the noted ones last."""
-        for (problem, remedy), rows in self._noted.items():
-            self.rows(problem, rows, remedy)
-        self._noted.clear()
-        return self.found
+    def _named(self, row: int) -> tuple[int, str]:
+        return self._first + row, self._key_of(row)
 
 
-def in_file_order(found: list[Finding]) -> list[Finding]:
+def told(error: Exception) -> str:
+    """An error as a problem of its file: one line, without the file's name. The other lines are addresses and
+    traces."""
+    if isinstance(error, DamagedFileError):
+        return f"{error.args[1]}: {error.args[2]}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+def in_file_order(found: Iterable[Finding]) -> list[Finding]:
     """The same findings whatever worker was first: by place, then by row."""
     return sorted(found, key=lambda finding: (finding.place, finding.named, finding.problem))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,13 +23,14 @@ from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
 from builder.store.rejects import read_rejects
 from builder.store.seals import file_digest
-from builder.verification.findings import MAKE_META, Finding, Findings
+from builder.verification.findings import MAKE_META, Finding, Findings, told
 from builder.verification.index_rows import key_of, opened_index, rows_not_utf8
 
 Int64s = npt.NDArray[np.int64]
 
 _KINDS = (*schema.SUFFIXES, "index")
 _ABSENT = "Run the same laion6m convert again. It makes the missing files."
+_ELSEWHERE = "Move it elsewhere: it is not part of the dataset."
 _ADD_AGAIN = "Add it again with laion6m add-column, or remove it from columns/ and meta/columns/."
 _READ = ("position", "size", "file", "annotation_file", "find_hash", "find_row")
 
@@ -65,37 +65,34 @@ def is_shard(name: str) -> bool:
 
 def check_file(task: FileCheck, report: Report) -> list[Finding]:
     """Compare a whole file's checksum with the manifest's. Raises AccessError if this user may not read it."""
-    findings = Findings(task.name, task.remedy)
     path = os.path.join(task.out, *task.name.split("/"))
     try:
         size, digest = os.path.getsize(path), file_digest(path)
     except OSError as error:
         refuse_denied(path, error)
-        findings.add(f"cannot be read: {error.strerror}")
-        return findings.found
+        return [Finding(task.name, f"cannot be read: {error.strerror}", task.remedy)]
     report(0, size)
-    if digest != task.digest:
-        told = "rows are named where they differ from their shards" if task.name == schema.INDEX else task.touched
-        findings.add(f"its checksum is not the one in the manifest{'; ' if told else ''}{told}")
-    return findings.found
+    if digest == task.digest:
+        return []
+    told = "rows are named where they differ from their shards" if task.name == schema.INDEX else task.touched
+    return [Finding(task.name, f"its checksum is not the one in the manifest{'; ' if told else ''}{told}", task.remedy)]
 
 
-def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
-    """(files of the added columns to read whole, findings). A finding is a column made for another index, or one
+def check_columns(out: str, problems: list[Finding]) -> list[FileCheck]:
+    """Files of the added columns to read whole. Adds to ``problems``: columns made for another index, and columns
     without checksums."""
     checks: list[FileCheck] = []
-    found: list[Finding] = []
     for name in sorted({*columns_of(out), *columns_of(out, ".json")}):
         place = f"{schema.META}/columns/{name}"
         try:
             column = open_any(out, name)
         except (Laion6mError, OSError, ValueError) as error:
-            found.append(Finding(f"{place}.arrow", printable(str(error)), _ADD_AGAIN))
+            problems.append(Finding(f"{place}.arrow", printable(str(error)), _ADD_AGAIN))
             continue
         try:
             digests = read_checksums(out, name)
         except DamagedFileError as error:
-            found.append(Finding(f"{place}.json", printable(f"no checksums: {error.args[2]}"), _ADD_AGAIN))
+            problems.append(Finding(f"{place}.json", printable(f"no checksums: {error.args[2]}"), _ADD_AGAIN))
             continue
         first = 0
         rows = {}
@@ -104,34 +101,35 @@ def check_columns(out: str) -> tuple[list[FileCheck], list[Finding]]:
             first += file.rows
         wanted = {*rows, f"{place}.arrow"}
         if wanted != digests.keys():
-            found.append(Finding(f"{place}.json", "it has the checksums of other files", _ADD_AGAIN))
+            problems.append(Finding(f"{place}.json", "it has the checksums of other files", _ADD_AGAIN))
         checks += [
             FileCheck(out, path, digests[path], rows.get(path, "it says where all rows lie"), _ADD_AGAIN)
             for path in sorted(wanted & digests.keys())
         ]
-    return checks, found
+    return checks
 
 
-def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedMark], list[Finding]]:
-    """(files of the manifest that exist, marks of the shards removed after a push, findings).
+def check_presence(out: str, manifest: Manifest, problems: list[Finding]) -> tuple[set[str], list[PushedMark]]:
+    """(files of the manifest that exist, marks of the shards removed after a push).
 
-    A finding is a missing file, a file of another size, or a file in data/ or meta/ that the manifest does not name.
+    Adds to ``problems``: missing files, files of another size, and files in data/ or meta/ that the manifest does not
+    name.
     """
-    present, away, found = set(), [], []
+    present, away = set(), []
     marks = PushRecords(out).marks()
     for name, facts in manifest.files.items():
         path = os.path.join(out, *name.split("/"))
-        findings = Findings(name, _ABSENT if is_shard(name) else MAKE_META)
+        remedy = _ABSENT if is_shard(name) else MAKE_META
         mark = marks.get(name)
         if os.path.isfile(path):
             present.add(name)
-            if os.path.getsize(path) != facts["size"] and name != schema.CARD:  # the owner may edit it
-                findings.add(f"{counted(os.path.getsize(path), 'byte')}, {facts['size']:,} by the manifest")
+            size = os.path.getsize(path)
+            if size != facts["size"] and name != schema.CARD:  # the owner may edit it
+                problems.append(Finding(name, f"{counted(size, 'byte')}, {facts['size']:,} by the manifest", remedy))
         elif mark is not None and (mark.size, mark.digest) == (facts["size"], facts["xxh3_128"]):
             away.append(mark)
         else:
-            findings.add("is missing")
-        found += findings.found
+            problems.append(Finding(name, "is missing", remedy))
     known = {*manifest.files, schema.MANIFEST}
     for folder in (schema.DATA, schema.META):
         for parent, _, names in os.walk(os.path.join(out, folder)):
@@ -139,11 +137,9 @@ def check_presence(out: str, manifest: Manifest) -> tuple[set[str], list[PushedM
             if inside == f"{schema.META}/columns":
                 continue  # check_columns looks at those
             mine = (name for name in names if not (inside == schema.DATA and schema.CACHE_OF_DATASETS.fullmatch(name)))
-            for name in sorted({f"{inside}/{name}" for name in mine} - known):
-                found.append(
-                    Finding(name, "is not in the manifest", "Move it elsewhere: it is not part of the dataset.")
-                )
-    return present, away, found
+            strange = sorted({f"{inside}/{name}" for name in mine} - known)
+            problems += [Finding(name, "is not in the manifest", _ELSEWHERE) for name in strange]
+    return present, away
 
 
 def check_manifest(out: str, manifest: Manifest) -> list[Finding]:
@@ -172,8 +168,9 @@ def check_manifest(out: str, manifest: Manifest) -> list[Finding]:
     return findings.found
 
 
-def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
-    """Read the index once, batch by batch, and check everything that concerns more than one shard."""
+def check_index(out: str, manifest: Manifest, problems: list[Finding]) -> Accounts:
+    """Read the index once, batch by batch, and check everything that concerns more than one shard. Adds to
+    ``problems``."""
     path = os.path.join(out, schema.INDEX)
     accounts = Accounts()
     findings = Findings(schema.INDEX, MAKE_META, 0, lambda row: key_of(out, row))
@@ -182,9 +179,10 @@ def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
         accounts.header = header = Index(path, out).header
         columns, key_hashes = _read_index(path, header.rows)
     except DamagedFileError as error:
-        findings.add(f"{error.args[1]}: {error.args[2]}")
+        findings.add(told(error))
         findings.rows("text is not UTF-8", rows_not_utf8(out))
-        return accounts, findings.found
+        problems += findings.found
+        return accounts
     accounts.positions, accounts.sizes, accounts.usable = columns["position"], columns["size"], True
     if header.rows != totals["rows"]:
         findings.add(f"{counted(header.rows, 'row')}, {totals['rows']:,} by the manifest")
@@ -213,34 +211,35 @@ def check_index(out: str, manifest: Manifest) -> tuple[Accounts, list[Finding]]:
     found = np.bincount(find_row[inside], minlength=header.rows) == 1
     found[find_row[inside][key_hashes[find_row[inside]] != find_hash[inside]]] = False
     findings.rows("the key is not where find() looks for it", np.flatnonzero(~found))
-    return accounts, findings.found
+    problems += findings.found
+    return accounts
 
 
-def check_rejects(out: str, manifest: Manifest, accounts: Accounts) -> tuple[pa.Table | None, list[Finding]]:
-    """(the table of rejects, findings). The table is None if it cannot be trusted. Checks its counts, and that each
+def check_rejects(out: str, manifest: Manifest, accounts: Accounts, problems: list[Finding]) -> pa.Table | None:
+    """The table of rejects; None if it cannot be trusted. Adds to ``problems``. Checks its counts, and that each
     position in the listing belongs to exactly one row or reject."""
-    findings = Findings(schema.REJECTS, MAKE_META)
     path = os.path.join(out, schema.REJECTS)
     try:
         rejects = read_rejects(path)
     except DamagedFileError as error:
         if isinstance(error.__cause__, OSError):
             refuse_denied(path, error.__cause__)
-        findings.add(f"cannot be read: {error.args[2]}")
-        return None, findings.found
+        problems.append(Finding(schema.REJECTS, f"cannot be read: {error.args[2]}", MAKE_META))
+        return None
+    findings = Findings(schema.REJECTS, MAKE_META)
     noted = manifest.totals["rejected"]
     counts = rejects.column("reason").value_counts().to_pylist()
-    counted = Counter({str(item["values"]): item["counts"] for item in counts})
-    if counted != noted:
-        findings.add(f"it counts {_in_words(counted)} by reason; the manifest says {_in_words(noted)}")
+    reasons = {str(item["values"]): item["counts"] for item in counts}
+    if reasons != noted:
+        findings.add(f"it counts {_in_words(reasons)} by reason; the manifest says {_in_words(noted)}")
     positions = rejects.column("position").to_numpy()
     ascending = bool(np.all(positions[1:] > positions[:-1]))
     if not ascending:
         findings.add("is not in the order of the listing")
-    found = findings.found
+    problems += findings.found
     if accounts.usable:
-        found = found + _check_positions(out, accounts.positions, positions, some="limit" in manifest.options)
-    return rejects if ascending else None, found
+        problems += _check_positions(out, accounts.positions, positions, some="limit" in manifest.options)
+    return rejects if ascending else None
 
 
 def _in_words(counts: Mapping[str, int]) -> str:

@@ -59,17 +59,17 @@ def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
             sample = task.rows[row]
             image, document = sample.image, sample.annotation.encode()
             for problem in _problems(sample, image, document, task.caption_key):
-                findings.note(problem, row)
+                findings.rows(problem, [row])
         except (Laion6mError, UnicodeDecodeError) as error:
-            findings.note(str(error).rstrip("."), row)
+            findings.rows(str(error), [row])
             continue
         except SampleProblem as problem:
-            findings.note(f"no longer a row ({problem.reason}: {problem.detail})", row)
+            findings.rows(f"no longer a row ({problem.reason}: {problem.detail})", [row])
         else:
-            if task.decode and (told := undecodable(image, (sample.width, sample.height))):
-                findings.note(f"does not decode, {told}", row, UNDECODABLE)
+            if task.decode and (why := undecodable(image, (sample.width, sample.height))):
+                findings.rows(f"does not decode, {why}", [row], UNDECODABLE)
         report(1, len(image))
-    return findings.result()
+    return findings.found
 
 
 def _problems(sample: Sample, image: bytes, document: bytes, caption_key: str) -> Iterator[str]:
@@ -103,7 +103,7 @@ def check_selection(out: str, *, decode: bool, crew: Engine, quiet: bool) -> tup
         count, place = read_selection(out).rows, out
         rows = open_dataset(out, missing="ignore")
     except Laion6mError as error:
-        return count, [*found, Finding(place, str(error).rstrip("."), _SELECT_AGAIN)], 0
+        return count, [*found, Finding(place, str(error), _SELECT_AGAIN)], 0
     with Progress("verifying", len(rows), quiet=quiet) as progress:
         for findings in crew.run(check_rows, rows_checks(out, rows, decode), progress.update):
             found += findings

@@ -32,7 +32,7 @@ from builder.source.images import decode
 from builder.store.arrow import image_offsets
 from builder.store.footers import check_claims, footer_digest
 from builder.store.pages import value_ranges
-from builder.verification.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings
+from builder.verification.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings, told
 from builder.verification.index_rows import index_rows
 from builder.verification.members import documents_of, misplaced_members
 
@@ -133,13 +133,13 @@ class _Check:
         try:
             found = self._open_parquet()
         except (DamagedFileError, pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            self._findings.rows(f"its footer is not as recorded, so its rows cannot be read ({_line(error)})", every)
+            self._findings.rows(f"its footer is not as recorded, so its rows cannot be read ({told(error)})", every)
             self._readable = False
             return None
         try:
             ranges = value_ranges(self._file, found, "image.bytes")
         except DamagedFileError as error:
-            self._findings.add(f"{error.args[1]}: {error.args[2]}")
+            self._findings.add(told(error))
             return None
         if ranges is None:
             self._findings.add("its images do not lie in it as they are (compressed, or encoded)")
@@ -181,7 +181,7 @@ class _Check:
                 return None
             return image_offsets(self._path), np.concatenate(lengths).astype(np.int64)
         except (pa.ArrowException, OSError) as error:
-            problem = f"it cannot be read to its end ({_line(error)})"
+            problem = f"it cannot be read to its end ({told(error)})"
             self._readable = False
             if at < len(self._sizes):
                 findings.rows(problem, range(at, len(self._sizes)))
@@ -248,7 +248,7 @@ class _Check:
                     table = parquet.read_row_group(group, columns=columns)
                     table.validate(full=True)
                 except (pa.ArrowException, OSError) as error:
-                    problem = f"{what} of row group {group} cannot be read ({_line(error)})"
+                    problem = f"{what} of row group {group} cannot be read ({told(error)})"
                     self._findings.rows(problem, range(at, at + count))
                 else:
                     yield from ((at, batch) for batch in table.combine_chunks().to_batches())
@@ -337,14 +337,13 @@ def _compare_digest(file: LocalFile, digest: str, images: _Images, findings: Fin
             row = images.rows[place]
             image = view[images.starts[place] - begin : images.ends[place] - begin]
             if _digest(image) != images.digests[row]:
-                findings.note("the image's bytes do not have the recorded checksum", row)
+                findings.rows("the image's bytes do not have the recorded checksum", [row])
             if images.pixels is not None:
                 if problem := undecodable(bytes(image), images.pixels[row]):
-                    findings.note(f"does not decode, {problem}", row, UNDECODABLE)
+                    findings.rows(f"does not decode, {problem}", [row], UNDECODABLE)
                 report(1, len(image))
         if images.pixels is None:
             report(last - first, end - begin)
-    findings.result()
     if whole.hexdigest() != digest:
         findings.add("its checksum is not the one in the manifest")
         return False
@@ -373,10 +372,3 @@ def _features(found: pa.Schema) -> object:
         return json.loads((found.metadata or {})[schema.HUGGINGFACE_KEY])["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
-
-
-def _line(error: Exception) -> str:
-    """The first line of a message, without its full stop. The rest are addresses and traces."""
-    if isinstance(error, DamagedFileError):
-        return f"{error.args[1]}: {error.args[2]}"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -165,7 +165,7 @@ def check_source(task: SourceCheck, report: Report) -> list[Finding]:
         rows = index_rows(task.out, task.first, task.count)
         comparison = _Comparison(task, rows)
     except Laion6mError as error:
-        return [Finding(schema.INDEX, str(error).rstrip("."))]
+        return [Finding(schema.INDEX, str(error))]
     try:
         for batch in from_ipc(task.plan).to_batches():
             for chunk in read_samples(batch, task.stock, task.policy):
@@ -176,8 +176,8 @@ def check_source(task: SourceCheck, report: Report) -> list[Finding]:
                     comparison.reject(reject)
                 report(len(chunk.samples) + len(chunk.rejects), sum(s.end - s.start for s in chunk.samples))
     except Laion6mError as error:
-        comparison.findings.add(str(error).rstrip("."))
-        return comparison.findings.result()
+        comparison.findings.add(str(error))
+        return comparison.findings.found
     return comparison.result()
 
 
@@ -213,19 +213,19 @@ class _Comparison:
         }
         for name, value in now.items():
             if self._columns[name][row] != value:
-                self.findings.note(f"{name} differs from the source", row)
+                self.findings.rows(f"{name} differs from the source", [row])
         mine, digest = self._reader[self._first + row], self._columns["digest"][row]
         try:
             # An index made without reading images has no checksums of them. Then the bytes are compared.
             same = mine.image == image if digest is None else xxhash.xxh3_128_digest(image) == digest
             document = None if self._away else mine.annotation.encode()
         except Laion6mError as error:
-            self.findings.note(f"cannot be read in OUT ({error.args[-1]})", row)
+            self.findings.rows(f"cannot be read in OUT ({error.args[-1]})", [row])
         else:
             if not same:
-                self.findings.note("the image's bytes differ from the source", row)
+                self.findings.rows("the image's bytes differ from the source", [row])
             if document is not None and document != sample.annotation:
-                self.findings.note("the annotation differs from the source", row)
+                self.findings.rows("the annotation differs from the source", [row])
 
     def reject(self, reject: Reject) -> None:
         """A reject of the source must be in OUT's rejects, with the same key and reason."""
@@ -235,10 +235,9 @@ class _Comparison:
             self._wrong_rejects.append(f"{reject.key} ({reject.reason}, {was})")
 
     def result(self) -> list[Finding]:
-        found = self.findings.result()
         self.findings.rows("these rows are not in the source", self._left.values())
         wrong = self._wrong_rejects + [f"{key} ({reason} in OUT only)" for key, reason in self._rejects.values()]
-        return found + _reject_findings("rejects differ from the source's", wrong[:_SHOWN], len(wrong))
+        return self.findings.found + _reject_findings("rejects differ from the source's", wrong[:_SHOWN], len(wrong))
 
 
 def _reject_findings(problem: str, named: list[str], count: int) -> list[Finding]:

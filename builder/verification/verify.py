@@ -10,8 +10,8 @@ import shlex
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -26,7 +26,7 @@ from builder.base.urls import StorageOptions, is_url, refuse_url
 from builder.base.words import counted, duration
 from builder.base.words import size as in_words
 from builder.engines.choose import make_engine
-from builder.engines.contract import Engine, EngineChoice, Report
+from builder.engines.contract import Engine, EngineChoice, Report, Work
 from builder.engines.progress import Progress
 from builder.read.opening import open_dataset
 from builder.source.layouts import recognise
@@ -166,15 +166,14 @@ def _verify_folder(
     except DamagedFileError as error:
         problem = Finding(schema.MANIFEST, error.args[2], MAKE_META)
         return Verification(False, 0, (str(problem),), source is not None, decode)
-    run = _Run(out, manifest, decode, quiet, mirror)
-    run.findings += first
     with make_engine(engine) as crew:
+        run = _Run(out, manifest, decode, quiet, mirror, crew, first)
         try:
-            run.check(crew)
+            run.check()
             if source is not None:
-                run.check_against(source, recaptions, crew)
+                run.check_against(source, recaptions)
         except WorkerDiedError as error:
-            run.findings.append(Finding(out, f"not all was verified: {error}".rstrip(".")))
+            run.add(out, f"not all was verified: {error}")
     problems = tuple(map(str, run.findings))
     return Verification(
         ok=not problems,
@@ -196,7 +195,7 @@ def check_far_shard(mirror: Mirror, task: ShardCheck, report: Report) -> list[Fi
         mirror.fetch(name)
         return check_shard(task, report)
     except (FileNotFoundError, SourceError) as error:
-        return [Finding(name, f"cannot be read: {error}".rstrip("."))]
+        return [Finding(name, f"cannot be read: {error}")]
     finally:
         mirror.release(name, 0)
 
@@ -229,96 +228,98 @@ def _shown(result: Verification) -> str:
     return f"{rows}: {', '.join(shown)}"
 
 
+@dataclass(slots=True)
 class _Run:
-    """One verification, and its findings so far."""
+    """One verification, and its findings so far. ``away``: shards removed here after the Hub had them."""
 
-    def __init__(self, out: str, manifest: Manifest, decode: bool, quiet: bool, mirror: Mirror | None) -> None:
-        self.mirror = mirror
-        self.out, self.manifest, self.decode, self.quiet = out, manifest, decode, quiet
-        self.findings: list[Finding] = []
-        self.notes: list[str] = []
-        self.away: set[str] = set()  # shards removed here after the Hub had them
-        self.bytes = 0
-        self.accounts = Accounts()
-        self.rejects: pa.Table | None = None
-        policy = manifest.options.get("policy")
-        self.caption_key = str(policy.get("caption_key", "auto")) if isinstance(policy, dict) else "auto"
+    out: str
+    manifest: Manifest
+    decode: bool
+    quiet: bool
+    mirror: Mirror | None
+    crew: Engine
+    findings: list[Finding]
+    notes: list[str] = field(default_factory=list)
+    away: set[str] = field(default_factory=set)
+    bytes: int = 0
+    accounts: Accounts = field(default_factory=Accounts)
+    rejects: pa.Table | None = None
+
+    @property
+    def caption_key(self) -> str:
+        policy = self.manifest.options.get("policy")
+        return str(policy.get("caption_key", "auto")) if isinstance(policy, dict) else "auto"
 
     @property
     def away_rows(self) -> int:
         files = self.accounts.header.files if self.accounts.header is not None else ()
         return sum(file.rows for file in files if file.path in self.away)
 
-    def check(self, crew: Engine) -> None:
+    def add(self, place: str, problem: str, remedy: str = "") -> None:
+        """Add a problem that affects no row."""
+        self.findings.append(Finding(place, problem, remedy))
+
+    def check(self) -> None:
         """Check OUT without its source."""
         out, manifest = self.out, self.manifest
-        present, marks, found = check_presence(out, manifest)
-        self.findings += found
+        present, marks = check_presence(out, manifest, self.findings)
         self.away = {mark.path for mark in marks}
         self.notes += _away_notes(out, marks, sum(map(is_shard, manifest.files)))
         if schema.CARD in present and self.mirror is None:  # the card of a repository holds the repository's name
-            found, notes = check_card(out, manifest)
-            self.findings += found
-            self.notes += notes
-        columns, found = check_columns(out)
-        self.findings += found
+            self.notes += check_card(out, manifest, self.findings)
+        columns = check_columns(out, self.findings)
         small = [name for name in sorted(present) if not is_shard(name) and name != schema.CARD]
         checks = chain((FileCheck(out, name, manifest.files[name]["xxh3_128"]) for name in small), columns)
-        with Progress("verifying meta/", quiet=self.quiet) as progress:
-            found = [finding for findings in crew.run(check_file, checks, progress.update) for finding in findings]
-        self.bytes += progress.bytes
-        self.findings += sorted(found, key=lambda finding: finding.place)
-        damaged = {finding.place for finding in found}
+        damaged = {finding.place for finding in self._work("verifying meta/", check_file, checks)}
         if schema.INDEX in present:
-            self.accounts, found = check_index(out, manifest)
-            self.findings += found
+            self.accounts = check_index(out, manifest, self.findings)
         if schema.REJECTS in present - damaged:
-            self.rejects, found = check_rejects(out, manifest, self.accounts)
-            self.findings += found
+            self.rejects = check_rejects(out, manifest, self.accounts, self.findings)
         if manifest.kind in schema.SUFFIXES:
             size = sum(manifest.files[name]["size"] for name in present if is_shard(name))
             work = check_shard if self.mirror is None else partial(check_far_shard, self.mirror)
-            self._work("verifying", crew, work, self._shard_checks(present), size)
+            self._work("verifying", work, self._shard_checks(present), manifest.totals["rows"], size)
         elif self.accounts.usable:
-            self._check_rows(crew)
+            self._check_rows()
         if manifest.kind == "parquet" and not self.findings:  # a damaged footer cannot tell
             note = splits_note(out, sorted(filter(is_shard, present)))
             self.notes += [note] if note else []
 
-    def check_against(self, source: str, recaptions: tuple[str, ...], crew: Engine) -> None:
+    def check_against(self, source: str, recaptions: tuple[str, ...]) -> None:
         """Compare OUT with its source."""
-        findings = Findings(f"source {source}", OTHER_SOURCE)
-        kept = None
+        place = f"source {source}"
         try:
             options = options_of(self.manifest, source, recaptions)
-            again, differences = survey_again(self.manifest, source, options, crew, quiet=self.quiet)
+            again, differences = survey_again(self.manifest, source, options, self.crew, quiet=self.quiet)
         except (SourceError, DamagedFileError) as error:
             if isinstance(error.__cause__, PermissionError):
                 raise  # a missing permission is no difference
-            findings.add(f"it cannot be compared: {error}".rstrip("."))
-            self.findings += findings.found
+            self.add(place, f"it cannot be compared: {error}", OTHER_SOURCE)
             return
         if differences:
-            findings.add(f"it is not the one OUT was made from: {'; '.join(differences)}")
+            self.add(place, f"it is not the one OUT was made from: {'; '.join(differences)}", OTHER_SOURCE)
         if not self.accounts.usable or self.rejects is None:
-            findings.add("its rows were not compared, because the index or the rejects of OUT are damaged", MAKE_META)
-        else:
-            self.findings += compare_planned_rejects(again, self.rejects)
-            kept = match_rows(again, self.accounts.positions)
-            if kept is None:
-                findings.add("its samples are others, or in another order")
-        self.findings += findings.found
-        if kept is not None and self.rejects is not None:
-            tasks = source_checks(again, options, self.out, kept, self.rejects, self.away)
-            self._work("comparing", crew, check_source, tasks, int(self.accounts.sizes.sum()))
+            self.add(
+                place, "its rows were not compared, because the index or the rejects of OUT are damaged", MAKE_META
+            )
+            return
+        self.findings += compare_planned_rejects(again, self.rejects)
+        kept = match_rows(again, self.accounts.positions)
+        if kept is None:
+            self.add(place, "its samples are others, or in another order", OTHER_SOURCE)
+            return
+        tasks = source_checks(again, options, self.out, kept, self.rejects, self.away)
+        self._work("comparing", check_source, tasks, self.manifest.totals["rows"], int(self.accounts.sizes.sum()))
 
     def _work(
-        self, stage: str, crew: Engine, work: Callable[..., list[Finding]], tasks: Iterator[Any], size: int
-    ) -> None:
-        with Progress(stage, self.manifest.totals["rows"], size, quiet=self.quiet) as progress:
-            found = [finding for findings in crew.run(work, tasks, progress.update) for finding in findings]
+        self, stage: str, work: Work[Any, list[Finding]], tasks: Iterator[Any], rows: int | None = None, size: int = 0
+    ) -> list[Finding]:
+        """Do the work of one stage. Adds what it finds, and returns it. ``rows``, ``size`` in bytes: of all tasks."""
+        with Progress(stage, rows, size, quiet=self.quiet) as progress:
+            found = in_file_order(chain.from_iterable(self.crew.run(work, tasks, progress.update)))
         self.bytes += progress.bytes
-        self.findings += in_file_order(found)
+        self.findings += found
+        return found
 
     def _shard_checks(self, present: set[str]) -> Iterator[ShardCheck]:
         files = self.manifest.files
@@ -341,15 +342,15 @@ class _Run:
         findings.rows("these rows are lost with it", range(file.rows))
         self.findings += findings.found
 
-    def _check_rows(self, crew: Engine) -> None:
+    def _check_rows(self) -> None:
         """An index over tars: no shard has a checksum, so each row is read."""
         try:
             rows = open_dataset(self.out, missing="ignore")
         except Laion6mError as error:
-            self.findings.append(Finding(schema.INDEX, str(error).rstrip("."), INDEX_AGAIN))
+            self.add(schema.INDEX, str(error), INDEX_AGAIN)
             return
         tasks = rows_checks(self.out, rows, self.decode, self.caption_key, INDEX_AGAIN)
-        self._work("verifying", crew, check_rows, tasks, int(self.accounts.sizes.sum()))
+        self._work("verifying", check_rows, tasks, len(rows), int(self.accounts.sizes.sum()))
 
 
 def _away_notes(out: str, marks: list[PushedMark], shards: int) -> list[str]:
