@@ -79,8 +79,6 @@ class Viewer:
     def __call__(self, request: Request) -> Answer:
         try:
             return self._answer(request)
-        except OptionError as error:
-            return Answer.error(400, f"error: {error}")
         except (NotThereError, IndexError):
             return Answer.error(404, f"{request.path[:100]} is not there")
         except SampleProblem as problem:
@@ -94,11 +92,11 @@ class Viewer:
 
     def _answer(self, request: Request) -> Answer:
         if static := _STATIC.get(request.path):
-            return _file(*static) if request.method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
+            return _file(*static) if request.method in ("GET", "HEAD") else Answer.not_allowed("GET, HEAD")
         for method, pattern, route in self._routes:
             if found := re.fullmatch(pattern, request.path, re.ASCII):
                 if request.method not in ((method, "HEAD") if method == "GET" else (method,)):
-                    return _not_allowed(method)
+                    return Answer.not_allowed(method)
                 return route(request, *(int(each) if each.isdigit() else each for each in found.groups()))
         raise NotThereError
 
@@ -124,14 +122,7 @@ class Viewer:
     def _brief(self, position: int) -> dict[str, Any]:
         """The facts that a tile shows."""
         sample = self._catalog.sample(position)
-        return {
-            "row": position,
-            "key": sample.key,
-            "caption": sample.caption,
-            "width": sample.width,
-            "height": sample.height,
-            "size": sample.size,
-        }
+        return {"row": position} | {name: sample[name] for name in ("key", "caption", "width", "height", "size")}
 
     def _row(self, request: Request, row: int) -> Answer:
         """All facts of one row."""
@@ -274,7 +265,3 @@ def _bytes(data: bytes, name: str) -> Answer:
 
 def _file(name: str, kind: str) -> Answer:
     return Answer(200, (resources.files("builder.view") / "page" / name).read_bytes(), kind)
-
-
-def _not_allowed(method: str) -> Answer:
-    return Answer(405, Answer.error(405, f"only {method}").body, headers={"Allow": method})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from builder.base.arrays import bools_of
 from builder.base.errors import Laion6mError
-from builder.curate.measures import SCAN_ROWS, Numbers, Positions, captions
+from builder.curate.measures import Numbers, Positions, captions
 from builder.view.catalog import Catalog
 from builder.view.query import Query, Range
 
@@ -39,30 +39,26 @@ class Result:
 
     def __init__(self, catalog: Catalog, query: Query, where: Where) -> None:
         self._catalog, self._query, self._where = catalog, query, where
-        self._found: list[Positions] = []
+        self._found = [np.zeros(0, np.int64)]
         self._total = 0
         self._error: Exception | None = None
-        self._cancelled = False
         self._changed = threading.Condition()
+        self.cancelled = False
         self.done = False
         self.failed = False  # and the error was raised
 
     def run(self) -> None:
         try:
-            candidates = self._candidates()
+            found: Iterable[Positions] = self._search(self._candidates())
             if self._query.order:  # sorting needs all rows, so nothing is shown before
-                self._put(self._ordered(np.concatenate([np.zeros(0, np.int64), *self._search(candidates)])))
-            else:
-                for some in self._search(candidates):
-                    self._put(some)
+                found = [self._ordered(np.concatenate([np.zeros(0, np.int64), *found]))]
+            for some in found:
+                self._put(some)
         except Exception as error:  # noqa: BLE001 - raised to whoever asks for the rows
             self._error = error
         with self._changed:
             self.done = True
             self._changed.notify_all()
-
-    def cancel(self) -> None:
-        self._cancelled = True
 
     def page(self, offset: int, limit: int, wait: float) -> Page:
         """Up to ``limit`` positions from ``offset`` on. Waits up to ``wait`` seconds until so many are found. Raises
@@ -74,7 +70,9 @@ class Result:
             if self._error is not None:
                 self.failed = True
                 raise self._error
-            return Page(self._slice(offset, limit), self._total, self.done)
+            if len(self._found) > 1:
+                self._found = [np.concatenate(self._found)]
+            return Page(self._found[0][offset : offset + limit], self._total, self.done)
 
     def positions(self) -> Positions:
         """All positions. Waits until the search is complete. Raises Laion6mError after a minute."""
@@ -83,44 +81,28 @@ class Result:
             raise Laion6mError("the search is still going on; ask again")
         return page.positions
 
-    def _slice(self, offset: int, limit: int) -> Positions:
-        if len(self._found) > 1 and self.done:
-            self._found = [np.concatenate(self._found)]
-        parts, first = [np.zeros(0, np.int64)], 0
-        for found in self._found:
-            parts.append(found[max(0, offset - first) : max(0, offset + limit - first)])
-            first += len(found)
-        return np.concatenate(parts) if len(parts) > 2 else parts[-1]
-
     def _put(self, positions: Positions) -> None:
         with self._changed:
             self._found.append(positions)
             self._total += len(positions)
             self._changed.notify_all()
 
-    def _candidates(self) -> Positions | range:
+    def _candidates(self) -> Positions:
         """Positions that meet the condition and the ranges, ascending."""
-        left: Positions | range = range(len(self._catalog))
-        if self._query.where:
-            left = self._where(self._query.where)
+        left = self._where(self._query.where) if self._query.where else np.arange(len(self._catalog))
         for each in self._query.filters:
-            values = self._catalog.numbers(each.column)
-            if isinstance(left, range):
-                left = np.flatnonzero(_within(values, each))
-            else:
-                left = left[_within(values[left], each)]
+            left = left[_within(self._catalog.numbers(each.column)[left], each)]
         return left
 
-    def _search(self, candidates: Positions | range) -> Iterator[Positions]:
+    def _search(self, candidates: Positions) -> Iterator[Positions]:
         """The candidates whose captions contain all terms, as they are found. Raises Laion6mError if cancelled."""
         if not self._query.terms:
-            for first in range(0, len(candidates), SCAN_ROWS):
-                yield np.asarray(candidates[first : first + SCAN_ROWS], dtype=np.int64)
+            yield candidates
             return
         import pyarrow.compute as pc
 
         for some, texts in captions(self._catalog.dataset, candidates, self._catalog.captions()):
-            if self._cancelled:
+            if self.cancelled:
                 raise Laion6mError("the search was given up for newer ones; search again")
             holds = np.ones(len(some), dtype=np.bool_)
             for term in self._query.terms:
@@ -162,10 +144,10 @@ class Results:
                 return known
             result = self._kept[query] = Result(self._catalog, query, self._where)
             while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)[1].cancel()
+                self._kept.popitem(last=False)[1].cancelled = True
             running = [each for each in self._kept.items() if not each[1].done]
             for name, each in running[:-_RUNNING]:
-                each.cancel()
+                each.cancelled = True
                 del self._kept[name]
         threading.Thread(target=result.run, daemon=True).start()
         return result

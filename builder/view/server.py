@@ -77,6 +77,10 @@ class Answer:
     def error(status: int, words: str) -> Answer:
         return Answer.of({"error": words}, status)
 
+    @staticmethod
+    def not_allowed(method: str) -> Answer:
+        return replace(Answer.error(405, f"only {method}"), headers={"Allow": method})
+
 
 Application = Callable[[Request], Answer]
 """Thread-safe. Raises nothing."""
