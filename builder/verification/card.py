@@ -1,7 +1,7 @@
-"""Verify README.md. The tool made one part of it, the owner wrote the other.
+"""Verify README.md. The tool makes one part of it. The owner may write the rest.
 
 Three states are sound: the file as the manifest has it; the file as a push left it (a push brings the Hub's card here);
-and a file that its owner edited, if the tool's part is intact.
+a file that its owner edited, if the tool's part is unchanged.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from builder.store.manifest import Manifest
 from builder.store.pushed import PushRecords
 from builder.verification.findings import Finding
 
-_MAKE_CARD = "Run the same laion6m convert again. It makes that part anew and keeps the text around it."
-_MEND_CARD = "Mend it, or remove the file and run the same laion6m convert again."
+_MAKE_CARD = "Run the same laion6m convert again. It makes this part again and keeps your text."
+_MEND_CARD = "Correct the YAML. Or remove the file and run the same laion6m convert again."
 
 
 def check_card(out: str, manifest: Manifest, problems: list[Finding]) -> list[str]:
@@ -50,12 +50,12 @@ def check_card(out: str, manifest: Manifest, problems: list[Finding]) -> list[st
     intact = restored is not None and xxhash.xxh3_128_hexdigest(restored) == noted
     if not intact and not any(made == each.made for each in pushed):
         problem = (
-            "what stands between the laion6m comments, or dataset_info, configs or size_categories, is not as made"
+            "laion6m's part was changed: the text between its comments, or dataset_info, configs or size_categories"
             if parts.inside is not None
-            else "the part that the tool makes, with the laion6m comments around it, is not in it"
+            else "laion6m's part is missing: its comments and the text between them"
         )
         problems.append(Finding(schema.CARD, problem, _MAKE_CARD))
         return []
     if any(asdict(parts.own) == each.own for each in pushed):  # the pushed card, without its statistics
         return []
-    return [f"{schema.CARD} was edited (or pushed elsewhere) since it was made; what the tool made of it is intact."]
+    return [f"{schema.CARD} was edited (or pushed elsewhere) after it was made. laion6m's part is unchanged."]

@@ -12,11 +12,11 @@ MOST_NAMED = 20
 """Rows that one finding names. It counts the others: a whole damaged shard would fill screens."""
 
 MAKE_SHARD = (
-    "Restore the file from a copy, or remove it and run the same laion6m convert again: only this shard is made anew."
+    "Restore the file from a copy. Or remove it and run the same laion6m convert again: it makes only this shard."
 )
 UNDECODABLE = (
-    "If verify does not say that its checksum is wrong, the source has it like that: leave it out of the listing and "
-    "convert again, or have training skip it."
+    "If verify does not report its checksum too, the source has the image like that. Then leave it out of the listing "
+    "and convert again. Or let training skip it."
 )
 MAKE_META = "Run the same laion6m convert (or index) again. It makes meta/ anew and keeps finished shards."
 INDEX_AGAIN = "Restore the source's files, or run laion6m index again."

@@ -29,7 +29,7 @@ from builder.verification.index_rows import key_of, opened_index, rows_not_utf8
 Int64s = npt.NDArray[np.int64]
 
 _KINDS = (*schema.SUFFIXES, "index")
-_ABSENT = "Run the same laion6m convert again. It makes the missing files."
+_ABSENT = "Run the same laion6m convert again. It makes only what is missing."
 _ELSEWHERE = "Move it elsewhere: it is not part of the dataset."
 _ADD_AGAIN = "Add it again with laion6m add-column, or remove it from columns/ and meta/columns/."
 _READ = ("position", "size", "file", "annotation_file", "find_hash", "find_row")
@@ -37,7 +37,7 @@ _READ = ("position", "size", "file", "annotation_file", "find_hash", "find_row")
 
 @dataclass(slots=True)
 class Accounts:
-    """Columns of the index, read once: 8 bytes for each row and column. ``usable``: rows may be looked up in the
+    """Columns of the index: 8 bytes for each row and column. ``usable``: the other checks may look up rows in the
     index."""
 
     usable: bool = False
@@ -74,8 +74,9 @@ def check_file(task: FileCheck, report: Report) -> list[Finding]:
     report(0, size)
     if digest == task.digest:
         return []
-    told = "rows are named where they differ from their shards" if task.name == schema.INDEX else task.touched
-    return [Finding(task.name, f"its checksum is not the one in the manifest{'; ' if told else ''}{told}", task.remedy)]
+    touched = "rows that differ from their shards are named" if task.name == schema.INDEX else task.touched
+    problem = f"its checksum is not the recorded one{'; ' if touched else ''}{touched}"
+    return [Finding(task.name, problem, task.remedy)]
 
 
 def check_columns(out: str, problems: list[Finding]) -> list[FileCheck]:
@@ -125,7 +126,9 @@ def check_presence(out: str, manifest: Manifest, problems: list[Finding]) -> tup
             present.add(name)
             size = os.path.getsize(path)
             if size != facts["size"] and name != schema.CARD:  # the owner may edit it
-                problems.append(Finding(name, f"{counted(size, 'byte')}, {facts['size']:,} by the manifest", remedy))
+                problems.append(
+                    Finding(name, f"it has {counted(size, 'byte')}; the manifest says {facts['size']:,}", remedy)
+                )
         elif mark is not None and (mark.size, mark.digest) == (facts["size"], facts["xxh3_128"]):
             away.append(mark)
         else:
@@ -152,19 +155,18 @@ def check_manifest(out: str, manifest: Manifest) -> list[Finding]:
     findings = Findings(schema.MANIFEST, MAKE_META)
     with open(os.path.join(out, schema.MANIFEST), "rb") as handle:
         if handle.read() != manifest.to_json():
-            findings.add("is not written as this tool writes it")
+            findings.add("it was edited, or another tool wrote it")
     totals = manifest.totals
     rejected = totals["rejected"]
     lost = sum(rejected.values())
     if totals["listed"] != totals["rows"] + lost:
-        findings.add(
-            f"{totals['listed']:,} listed are not {counted(totals['rows'], 'row')} and {counted(lost, 'reject')}"
-        )
+        both = f"{counted(totals['rows'], 'row')} and {counted(lost, 'reject')}"
+        findings.add(f"its counts do not add up: {totals['listed']:,} listed, {both}")
     if unknown := sorted(rejected.keys() - {reason.value for reason in Reason}):
-        findings.add(f"rejects for reasons that there are not: {', '.join(unknown)}")
+        findings.add(f"it counts rejects with unknown reasons: {', '.join(unknown)}")
     named = sum(map(is_shard, manifest.files))
     if manifest.kind in schema.SUFFIXES and totals["shards"] != named:
-        findings.add(f"{counted(totals['shards'], 'shard')}, but it names {named} in data/")
+        findings.add(f"it counts {counted(totals['shards'], 'shard')}, but names {named} in data/")
     return findings.found
 
 
@@ -185,32 +187,31 @@ def check_index(out: str, manifest: Manifest, problems: list[Finding]) -> Accoun
         return accounts
     accounts.positions, accounts.sizes, accounts.usable = columns["position"], columns["size"], True
     if header.rows != totals["rows"]:
-        findings.add(f"{counted(header.rows, 'row')}, {totals['rows']:,} by the manifest")
+        findings.add(f"it has {counted(header.rows, 'row')}; the manifest says {totals['rows']:,}")
     if int(accounts.sizes.sum()) != totals["image_bytes"]:
-        findings.add(
-            f"{counted(int(accounts.sizes.sum()), 'byte')} of images, {totals['image_bytes']:,} by the manifest"
-        )
+        size = counted(int(accounts.sizes.sum()), "byte")
+        findings.add(f"it has {size} of images; the manifest says {totals['image_bytes']:,}")
     if manifest.kind in schema.SUFFIXES:
         counts = [file.rows for file in header.files]
         if sorted(file.path for file in header.files) != sorted(filter(is_shard, manifest.files)):
-            findings.add("it is of other shards than the manifest's")
+            findings.add("it names other shards than the manifest")
             accounts.usable = False
         elif min(counts, default=0) < 0 or sum(counts) != header.rows:
-            findings.add(f"its shards have {counted(sum(counts), 'row')} together, it has {header.rows:,}")
+            findings.add(f"its shards have {counted(sum(counts), 'row')} together, but it has {header.rows:,}")
             accounts.usable = False
         else:
             wrong = columns["file"] != np.repeat(np.arange(len(counts)), counts)
-            findings.rows("file is not the shard that the row lies in", np.flatnonzero(wrong))
+            findings.rows("column file does not name the row's shard", np.flatnonzero(wrong))
         place = columns["file"] if manifest.kind == "webdataset" else schema.IN_SHARD
         elsewhere = np.flatnonzero(columns["annotation_file"] != place)
-        findings.rows("annotation_file points elsewhere than into the shard", elsewhere)
+        findings.rows("column annotation_file does not name the row's shard", elsewhere)
     find_hash, find_row = columns["find_hash"], columns["find_row"]
     if np.any(find_hash[1:] < find_hash[:-1]):
-        findings.add("find_hash is not in order, so keys may not be found")
+        findings.add("column find_hash is not sorted, so find() may miss keys")
     inside = (find_row >= 0) & (find_row < header.rows)
     found = np.bincount(find_row[inside], minlength=header.rows) == 1
     found[find_row[inside][key_hashes[find_row[inside]] != find_hash[inside]]] = False
-    findings.rows("the key is not where find() looks for it", np.flatnonzero(~found))
+    findings.rows("find() does not find the key", np.flatnonzero(~found))
     problems += findings.found
     return accounts
 
@@ -231,11 +232,11 @@ def check_rejects(out: str, manifest: Manifest, accounts: Accounts, problems: li
     counts = rejects.column("reason").value_counts().to_pylist()
     reasons = {str(item["values"]): item["counts"] for item in counts}
     if reasons != noted:
-        findings.add(f"it counts {_in_words(reasons)} by reason; the manifest says {_in_words(noted)}")
+        findings.add(f"its rejects by reason: {_in_words(reasons)}; the manifest says {_in_words(noted)}")
     positions = rejects.column("position").to_numpy()
     ascending = bool(np.all(positions[1:] > positions[:-1]))
     if not ascending:
-        findings.add("is not in the order of the listing")
+        findings.add("its rows are not in the order of the listing")
     problems += findings.found
     if accounts.usable:
         problems += _check_positions(out, accounts.positions, positions, some="limit" in manifest.options)
@@ -256,9 +257,10 @@ def _check_shape(path: str, manifest: Manifest) -> None:
         sound = sound and all(isinstance(digest, str) for digest in digests) and manifest.kind in _KINDS
         sound = sound and not any(".." in name.split("/") or os.path.isabs(name) for name in manifest.files)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedFileError(path, "content", f"it lacks {error}") from None
+        missing = f": no {error.args[0]}" if isinstance(error, KeyError) else ""
+        raise DamagedFileError(path, "content", f"it is not the manifest of a dataset{missing}") from None
     if not sound:
-        raise DamagedFileError(path, "content", "numbers, names or checksums in it are none")
+        raise DamagedFileError(path, "content", "it has counts, names or checksums that cannot be right")
 
 
 def _check_positions(out: str, rows: Int64s, rejects: Int64s, *, some: bool) -> list[Finding]:
@@ -274,9 +276,9 @@ def _check_positions(out: str, rows: Int64s, rejects: Int64s, *, some: bool) -> 
     times = np.bincount(rows[inside], minlength=count) + np.bincount(rejects[among], minlength=count)
     good = inside.copy()
     good[inside] = times[rows[inside]] == 1
-    findings.rows("the position is another sample's, or none", np.flatnonzero(~good))
+    findings.rows("another sample has the same position, or the position is not in the listing", np.flatnonzero(~good))
     if good.all() and not np.all(times == 1):
-        findings.add("rows and rejects together are not all that was listed")
+        findings.add("some listed samples are neither rows nor rejects")
     return findings.found
 
 
@@ -294,5 +296,7 @@ def _read_index(path: str, rows: int) -> tuple[dict[str, npt.NDArray[Any]], npt.
             hashes.append(np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys)))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     if len(joined["position"]) != rows:
-        raise DamagedFileError(path, "batches", f"{counted(len(joined['position']), 'row')}, {rows:,} by its header")
+        raise DamagedFileError(
+            path, "batches", f"it has {counted(len(joined['position']), 'row')}; its header says {rows:,}"
+        )
     return joined, np.concatenate(hashes)

@@ -64,10 +64,10 @@ def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
             findings.rows(str(error), [row])
             continue
         except SampleProblem as problem:
-            findings.rows(f"no longer a row ({problem.reason}: {problem.detail})", [row])
+            findings.rows(f"would be rejected now ({problem.reason}: {problem.detail})", [row])
         else:
             if task.decode and (why := undecodable(image, (sample.width, sample.height))):
-                findings.rows(f"does not decode, {why}", [row], UNDECODABLE)
+                findings.rows(why, [row], UNDECODABLE)
         report(1, len(image))
     return findings.found
 
@@ -75,14 +75,14 @@ def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
 def _problems(sample: Sample, image: bytes, document: bytes, caption_key: str) -> Iterator[str]:
     """How image and annotation differ from the index. Raises SampleProblem if they would not make a row any more."""
     if sample.digest is not None and xxhash.xxh3_128_digest(image) != sample.digest:
-        yield "the image's bytes do not have the recorded checksum"
+        yield "the image's checksum is not the recorded one"
     if caption_key and len(document) != sample._batch.annotation_size[sample._at]:
-        yield "annotation has another length than the index says"
+        yield "the annotation's length differs from the index"
     info = probe(image)
     if (info.width, info.height) != (sample.width, sample.height):
-        yield "the image has another size in pixels than recorded"
+        yield "the image's width or height is not the recorded one"
     if caption_key and read_annotation(document, caption_key).caption != sample.caption:
-        yield "the annotation has another caption than the index"
+        yield "the annotation's caption differs from the index"
 
 
 def _key_of(rows: Rows, row: int) -> str:
@@ -97,7 +97,7 @@ def check_selection(out: str, *, decode: bool, crew: Engine, quiet: bool) -> tup
     (number of rows, findings, bytes read). Raises WorkerDiedError."""
     known = set(map(os.path.basename, META_FILES))
     strange = sorted(set(os.listdir(os.path.join(out, META))) - known)
-    found = [Finding(f"{META}/{name}", "is no part of a selection", "Remove it.") for name in strange]
+    found = [Finding(f"{META}/{name}", "does not belong to a selection", "Remove it.") for name in strange]
     count, place = 0, SELECTION
     try:
         count, place = read_selection(out).rows, out

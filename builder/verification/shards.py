@@ -1,7 +1,7 @@
 """Verify one shard: the file's checksum, each image's checksum, and its text columns against the index.
 
-The file is read once, in pieces that end where images end. Each piece goes into both checksums while it is in the
-processor's caches. pyarrow reads the few pages of text a second time.
+The file is read once, in pieces that end where images end. Both checksums take a piece while it is in the processor's
+caches. pyarrow reads the few pages of text a second time.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def check_shard(task: ShardCheck, report: Report) -> list[Finding]:
         file = LocalFile(path)
     except OSError as error:
         refuse_denied(path, error)
-        plain.add(f"cannot be opened: {error.strerror}; lost: {counted(task.file.rows, 'row')}")
+        plain.add(f"cannot be opened: {error.strerror}. Lost: {counted(task.file.rows, 'row')}")
         return plain.found
     with closing(file):
         try:
             rows = index_rows(task.out, task.first, task.file.rows) if task.indexed else None
         except DamagedFileError as error:
-            plain.add(f"its rows in the index cannot be read ({error})")
+            plain.add(f"the index cannot be read for its rows ({error})")
             rows = None
         if rows is None:
             _compare_digest(file, task.digest, _Images(), plain, report)
@@ -142,7 +142,7 @@ class _Check:
             self._findings.add(told(error))
             return None
         if ranges is None:
-            self._findings.add("its images do not lie in it as they are (compressed, or encoded)")
+            self._findings.add("its images are compressed or encoded, so they cannot be read by position")
             return None
         return ranges.offsets, ranges.lengths
 
@@ -151,13 +151,15 @@ class _Check:
         size, footer = footer_digest(self._file)
         check = self._task.file.check
         if footer != check.get("footer") or size != check.get("size"):
-            raise DamagedFileError(self._task.file.path, "footer", "another checksum or file size than the index has")
+            raise DamagedFileError(
+                self._task.file.path, "footer", "its checksum or the file's size is not the one in the index"
+            )
         with pq.ParquetFile(self._path) as parquet:
             metadata = parquet.metadata
             check_claims(self._task.file.path, metadata, size)
             self._compare_schema(parquet.schema_arrow)
         if metadata.num_rows != len(self._sizes):
-            there = f"{counted(metadata.num_rows, 'row')} where the index has {len(self._sizes):,}"
+            there = f"it has {counted(metadata.num_rows, 'row')}; the index says {len(self._sizes):,}"
             raise DamagedFileError(self._task.file.path, "footer", there)
         return metadata
 
@@ -177,7 +179,7 @@ class _Check:
                         self._compare_text({**_columns(batch), "path": image.field("path")}, at, batch.num_rows)
                     at += batch.num_rows
             if at != len(self._sizes):
-                findings.add(f"{counted(at, 'row')} where the index has {len(self._sizes):,}")
+                findings.add(f"it has {counted(at, 'row')}; the index says {len(self._sizes):,}")
                 return None
             return image_offsets(self._path), np.concatenate(lengths).astype(np.int64)
         except (pa.ArrowException, OSError) as error:
@@ -199,18 +201,20 @@ class _Check:
 
     def _compare_schema(self, found: pa.Schema) -> bool:
         if not schema.is_row(found):
-            self._findings.rows("its columns are not those of a row, so it cannot be read", range(len(self._sizes)))
+            self._findings.rows(
+                "its columns are not those of a shard, so its rows cannot be read", range(len(self._sizes))
+            )
             self._readable = False
             return False
         if _features(found) != schema.FEATURES:
-            self._findings.add("its huggingface metadata does not say what the columns are")
+            self._findings.add("its huggingface metadata does not describe its columns")
         return True
 
     def _compare_ranges(self, ranges: tuple[Int64s, Int64s] | None) -> npt.NDArray[np.bool_]:
         """Which rows can be read. Notes rows whose place in the file differs from the index."""
         if ranges is not None:
             same = (ranges[0] == self._starts) & (ranges[1] == self._sizes)
-            problem = "the index has another place or size for the image than the shard itself"
+            problem = "the index and the shard differ in the image's place or size"
             self._findings.rows(problem, np.flatnonzero(~same))
             return np.asarray(ranges[1] >= 0)
         sound = np.zeros(len(self._sizes), dtype=np.bool_)
@@ -218,7 +222,10 @@ class _Check:
         for row, (start, size) in enumerate(zip(self._starts.tolist(), self._sizes.tolist(), strict=True)):
             if at <= start and size >= 0 and start + size <= end:
                 sound[row], at = True, start + size
-        self._findings.rows("the index has a place for the image that is outside of the file", np.flatnonzero(~sound))
+        self._findings.rows(
+            "the index has a place for the image that is outside of the file, or overlaps another image",
+            np.flatnonzero(~sound),
+        )
         return sound
 
     def _compare_images(
@@ -233,7 +240,7 @@ class _Check:
         return _compare_digest(self._file, self._task.digest, images, self._findings, report)
 
     def _compare_parquet_text(self) -> None:
-        for at, batch in self._row_groups(_TEXT_COLUMNS, "the text"):
+        for at, batch in self._row_groups(_TEXT_COLUMNS, "text"):
             columns = {**_columns(batch), "path": batch.column("image").field("path")}
             self._compare_text(columns, at, batch.num_rows)
 
@@ -248,7 +255,7 @@ class _Check:
                     table = parquet.read_row_group(group, columns=columns)
                     table.validate(full=True)
                 except (pa.ArrowException, OSError) as error:
-                    problem = f"{what} of row group {group} cannot be read ({told(error)})"
+                    problem = f"pyarrow cannot read the {what} of row group {group} ({told(error)})"
                     self._findings.rows(problem, range(at, at + count))
                 else:
                     yield from ((at, batch) for batch in table.combine_chunks().to_batches())
@@ -259,10 +266,10 @@ class _Check:
             mine, theirs = columns[name], self._rows.column(indexed).slice(at, count)
             if not mine.equals(theirs):
                 same = pc.fill_null(pc.equal(mine, theirs), False).to_numpy(zero_copy_only=False)
-                self._findings.rows(f"{name} is not what the index has", at + np.flatnonzero(~same))
+                self._findings.rows(f"{name} differs from the index", at + np.flatnonzero(~same))
         sizes = pc.fill_null(pc.binary_length(columns["annotation"]), -1).to_numpy(zero_copy_only=False)
         same = sizes == self._rows.column("annotation_size").slice(at, count).to_numpy()
-        self._findings.rows("annotation has another length than the index says", at + np.flatnonzero(~same))
+        self._findings.rows("the annotation's length differs from the index", at + np.flatnonzero(~same))
 
     def _narrow_down(self) -> None:
         """Find the rows that differ, if the file's checksum is wrong but every row agrees with the index.
@@ -270,7 +277,7 @@ class _Check:
         Two places are left: the annotations, of which the index has only length and caption, and the bytes between the
         rows."""
         if self._readable and not self._compare_captions():
-            problem = "what differs is in an annotation outside of its caption, or between rows; it may be any of"
+            problem = "an annotation differs (not in its caption), or bytes between rows; it may be any of these rows"
             self._findings.rows(problem, range(len(self._sizes)))
 
     def _compare_captions(self) -> bool:
@@ -283,7 +290,7 @@ class _Check:
                 sound = False
             if not sound:
                 wrong.append(row)
-        self._findings.rows("the annotation has another caption than the index, or is damaged", wrong)
+        self._findings.rows("the annotation is damaged, or its caption differs from the index", wrong)
         return bool(wrong)
 
     def _documents(self) -> Iterator[tuple[int, bytes | None]]:
@@ -292,7 +299,7 @@ class _Check:
             yield from enumerate(documents_of(self._file, self._rows))
             return
         parquet = self._task.file.kind == "parquet"
-        for at, batch in self._row_groups(["annotation"], "the annotations") if parquet else self._arrow_batches():
+        for at, batch in self._row_groups(["annotation"], "annotations") if parquet else self._arrow_batches():
             yield from enumerate(batch.column("annotation").cast(pa.binary()).to_pylist(), at)
 
     def _arrow_batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -305,11 +312,11 @@ class _Check:
     def _find_unreadable_images(self) -> None:
         """Find the rows that readers of Parquet lose to damage between the images."""
         digests = self._rows.column("digest").to_pylist()
-        for at, batch in self._row_groups(["image.bytes"], "pyarrow says: the images"):
+        for at, batch in self._row_groups(["image.bytes"], "images"):
             values = [value.as_buffer() for value in batch.column("image").field("bytes")]
             read = [value and _digest(value) for value in values]
             wrong = [at + row for row, digest in enumerate(read) if digest != digests[at + row]]
-            self._findings.rows("pyarrow reads other image bytes", wrong)
+            self._findings.rows("pyarrow reads other bytes for the image", wrong)
 
 
 class _Images(NamedTuple):
@@ -337,10 +344,10 @@ def _compare_digest(file: LocalFile, digest: str, images: _Images, findings: Fin
             row = images.rows[place]
             image = view[images.starts[place] - begin : images.ends[place] - begin]
             if _digest(image) != images.digests[row]:
-                findings.rows("the image's bytes do not have the recorded checksum", [row])
+                findings.rows("the image's checksum is not the recorded one", [row])
             if images.pixels is not None:
                 if problem := undecodable(bytes(image), images.pixels[row]):
-                    findings.rows(f"does not decode, {problem}", [row], UNDECODABLE)
+                    findings.rows(problem, [row], UNDECODABLE)
                 report(1, len(image))
         if images.pixels is None:
             report(last - first, end - begin)
@@ -351,12 +358,13 @@ def _compare_digest(file: LocalFile, digest: str, images: _Images, findings: Fin
 
 
 def undecodable(image: bytes, size: tuple[int, int]) -> str:
-    """Why an image does not decode to ``size`` (width, height in pixels); "" if it does."""
+    """The problem if an image does not decode to ``size`` (width, height in pixels); "" if it does."""
     try:
         decoded = decode(image)
     except SampleProblem as problem:
-        return f"{problem.reason}: {problem.detail}"
-    return "" if decoded == size else f"to {decoded[0]} x {decoded[1]} pixels, recorded are {size[0]} x {size[1]}"
+        return f"the image does not decode ({problem.reason}: {problem.detail})"
+    shown, recorded = (f"{width} x {height}" for width, height in (decoded, size))
+    return "" if decoded == size else f"the image does not decode to the recorded {recorded} pixels, but to {shown}"
 
 
 _digest = xxhash.xxh3_128_digest

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from builder.base import schema
-from builder.base.arrays import from_ipc, number_array, to_ipc
+from builder.base.arrays import bool_array, from_ipc, number_array, to_ipc
 from builder.base.errors import DamagedFileError, Laion6mError, OptionError, SourceError
 from builder.base.options import ConvertOptions, SamplePolicy
 from builder.base.records import Reject
@@ -72,14 +74,13 @@ def options_of(manifest: Manifest, source: str, recaptions: tuple[str, ...] = ()
         options = ConvertOptions(noted["format"], policy, int(noted["max_shard_size"]), limit=noted.get("limit"))
         on, listing = noted.get("on"), noted.get("listing")
     except (KeyError, TypeError, ValueError, OptionError) as error:
-        raise DamagedFileError(schema.MANIFEST, "options", f"are none of this version's: {error!r}") from None
+        raise DamagedFileError(schema.MANIFEST, "options", "this version of laion6m does not know them") from error
     if recaptions and sorted(map(os.path.basename, recaptions)) != sorted(names):
-        raise SourceError(
-            f"OUT was made with recaptions {', '.join(names) or 'none'}, given are {', '.join(recaptions)}"
-        )
-    found = recaptions or tuple(_find(name, source) for name in names)
+        made = ", ".join(names) or "none"
+        raise SourceError(f"OUT was made with the recaptions {made}, but you gave {', '.join(recaptions)}")
+    found = recaptions or tuple(_find(name, source, "Name it with --recaptions.") for name in names)
     if isinstance(listing, str):
-        listing = _find(listing, source, "listing")
+        listing = _find(listing, source, "Put it there.")
     return replace(options, recaptions=found, on=on, listing=listing)
 
 
@@ -116,18 +117,15 @@ def source_checks(
 ) -> Iterator[SourceCheck]:
     """One task for each shard. ``rejects``: the table in meta/. ``away``: paths of shards that are not here."""
     suffix = schema.SUFFIXES[options.format]
-    bounds = again.plan.bounds
-    firsts = np.concatenate([[0], np.cumsum(kept)])
+    firsts = np.concatenate([[0], np.cumsum(kept)]).tolist()
     positions = again.plan.rows.column("position").to_numpy()
-    for number in range(again.plan.shards):
-        lo, hi = bounds[number], bounds[number + 1]
+    for number, (lo, hi) in enumerate(pairwise(again.plan.bounds)):
         rows, stock = shard_rows(again, number)
         lost = positions[lo:hi][~kept[lo:hi]]
         noted, where = _look_up(rejects, lost)
         named = zip(noted.column("key").to_pylist(), noted.column("reason").to_pylist(), strict=True)
         mine = dict(zip(lost[where].tolist(), named, strict=True))
-        first = int(firsts[lo])
-        count = int(firsts[hi]) - first
+        first, count = firsts[lo], firsts[hi] - firsts[lo]
         gone = schema.ShardName(number, again.plan.shards, suffix).path in away
         keeps_bom = options.format != "webdataset"
         yield SourceCheck(out, to_ipc(rows), stock, options.policy, first, count, mine, gone, keeps_bom)
@@ -137,15 +135,15 @@ def compare_planned_rejects(again: Survey, rejects: pa.Table) -> list[Finding]:
     """Compare the rejects that planning finds without reading samples. Position, key and reason must be equal."""
     planned = again.plan.rejects
     noted, found = _look_up(rejects, planned.column("position").to_numpy())
-    same = np.zeros(len(planned), dtype=np.bool_)
-    same[found] = True
+    same = found.copy()
     for name in ("key", "reason"):
-        mine = planned.column(name).filter(number_array(found.view(np.uint8)).cast(pa.bool_()))
-        equal = pc.fill_null(pc.equal(mine, noted.column(name)), False)
-        same[found] &= equal.to_numpy()
+        mine = planned.column(name).filter(bool_array(found))
+        same[found] &= pc.fill_null(pc.equal(mine, noted.column(name)), False).to_numpy()
     wrong = planned.take(number_array(np.flatnonzero(~same)[:_SHOWN])).select(["key", "reason"]).to_pylist()
     named = [f"{row['key']} ({row['reason']})" for row in wrong]
-    return _reject_findings("rejects of the source are not in OUT, or with another reason", named, int((~same).sum()))
+    return _reject_findings(
+        "rejects of the source are missing in OUT, or have another reason there", named, int((~same).sum())
+    )
 
 
 def _look_up(rejects: pa.Table, positions: Int64s) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
@@ -198,7 +196,7 @@ class _Comparison:
         """A sample of the source must be a row, equal in all columns. ``match_rows`` has compared the order."""
         row = self._left.pop(sample.position, None)
         if row is None:
-            self._wrong_rejects.append(f"{sample.key} (a row by the source)")
+            self._wrong_rejects.append(f"{sample.key} (a row in the source, none in OUT)")
             return
         now = {
             "size": sample.end - sample.start,
@@ -247,9 +245,9 @@ def _reject_findings(problem: str, named: list[str], count: int) -> list[Finding
     return [Finding(schema.REJECTS, f"{problem}: {', '.join(named)}{more}", OTHER_SOURCE)]
 
 
-def _find(name: str, source: str, what: str = "recaptions") -> str:
+def _find(name: str, source: str, way_out: str) -> str:
     for folder in (source, os.path.dirname(os.path.abspath(source))):
         path = os.path.join(folder, name)
         if os.path.exists(path):
             return path
-    raise SourceError(f"the recaption file {name} is neither in {source} nor beside it. Name it with --recaptions.")
+    raise SourceError(f"{shlex.quote(name)} is neither in {shlex.quote(source)} nor beside it. {way_out}")

@@ -29,6 +29,6 @@ def splits_note(out: str, shards: Iterable[str]) -> str | None:
         return None
     return (
         f"Spark, Hive, Flink and other readers built on parquet-java would leave out {missed:,} of "
-        f"{counted(total, 'row')} without a word: an early version of this tool listed the columns in "
+        f"{counted(total, 'row')} without an error: an early version of this tool listed the columns in "
         "another order. The rows are sound, and all other readers see them. To mend it, convert again into another OUT."
     )

@@ -129,7 +129,7 @@ def verify(
     out, source = path_of(out), path_or_none(source)
     if is_url(out):
         if source is not None:
-            raise OptionError("source", source, "is compared with a folder of this machine: download the dataset")
+            raise OptionError("source", source, "works only for a dataset on this machine: download the dataset")
         with tempfile.TemporaryDirectory(prefix="laion6m-") as folder:
             mirror = Mirror.of(out, folder, StorageOptions.of(storage_options))
             return _verify_folder(folder, mirror, decode, EngineChoice(engine, num_proc, address), quiet)
@@ -137,7 +137,9 @@ def verify(
     require_folder(out)
     if os.path.exists(os.path.join(out, SELECTION)):
         if source is not None:
-            raise OptionError("source", source, f"{shlex.quote(out)} is a selection: verify its dataset with --source")
+            raise OptionError(
+                "source", source, f"{shlex.quote(out)} is a selection. Give the dataset it was selected from"
+            )
         with make_engine(EngineChoice(engine, num_proc, address)) as crew:
             rows, wrong, size = check_selection(out, decode=decode, crew=crew, quiet=quiet)
         took = time.monotonic() - started
@@ -173,7 +175,7 @@ def _verify_folder(
             if source is not None:
                 run.check_against(source, recaptions)
         except WorkerDiedError as error:
-            run.add(out, f"not all was verified: {error}")
+            run.add(out, f"verify could not finish: {error}")
     problems = tuple(map(str, run.findings))
     return Verification(
         ok=not problems,
@@ -299,14 +301,12 @@ class _Run:
         if differences:
             self.add(place, f"it is not the one OUT was made from: {'; '.join(differences)}", OTHER_SOURCE)
         if not self.accounts.usable or self.rejects is None:
-            self.add(
-                place, "its rows were not compared, because the index or the rejects of OUT are damaged", MAKE_META
-            )
+            self.add(place, "its rows were not compared: the index or the rejects of OUT are damaged", MAKE_META)
             return
         self.findings += compare_planned_rejects(again, self.rejects)
         kept = match_rows(again, self.accounts.positions)
         if kept is None:
-            self.add(place, "its samples are others, or in another order", OTHER_SOURCE)
+            self.add(place, "it has other samples, or another order", OTHER_SOURCE)
             return
         tasks = source_checks(again, options, self.out, kept, self.rejects, self.away)
         self._work("comparing", check_source, tasks, self.manifest.totals["rows"], int(self.accounts.sizes.sum()))
@@ -356,7 +356,7 @@ class _Run:
 def _away_notes(out: str, marks: list[PushedMark], shards: int) -> list[str]:
     """Notes on the shards that are not here: which repository has them, and which command checks them."""
     return [
-        f"{count:,} of {shards:,} shards are not here but in {url}, which was not asked: "
-        f"`laion6m push {shlex.quote(out)} {command} --verify-only` checks those."
+        f"{count:,} of {shards:,} shards are not here, only in {url}. They were not checked. To check them: "
+        f"`laion6m push {shlex.quote(out)} {command} --verify-only`"
         for (url, command), count in Counter((mark.url, mark.command) for mark in marks).items()
     ]

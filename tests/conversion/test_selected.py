@@ -150,7 +150,7 @@ def test_verify_of_a_selection_sees_its_files_its_dataset_and_its_rows(selection
     result = verify(selection, decode=True, quiet=True)
     assert (result.ok, result.rows) == (True, 8)
     (selection / "meta" / "more").write_text("x")
-    assert "no part of a selection" in verify(selection, quiet=True).problems[0]
+    assert "does not belong to a selection" in verify(selection, quiet=True).problems[0]
     (selection / "meta" / "more").unlink()
     rows = (selection / "meta" / "rows.arrow").read_bytes()
     (selection / "meta" / "rows.arrow").write_bytes(rows[:-9])

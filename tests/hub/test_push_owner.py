@@ -102,7 +102,7 @@ def test_a_folder_whose_card_has_configurations_of_the_owners_verifies(out: Path
     card.write_bytes(card.read_bytes().replace(b"configs:\n", OWN_CONFIG))
     result = verify(str(out), num_proc=1, quiet=True)
     assert result.ok
-    assert "what the tool made of it is intact" in result.notes[0]
+    assert "laion6m's part is unchanged" in result.notes[0]
 
 
 def test_a_card_that_is_refused_is_to_be_mended(inside: HubServer, out: Path) -> None:

@@ -209,7 +209,7 @@ def test_verifying_leaves_the_removed_shards_to_the_hub(
     result = verify(str(out), num_proc=1, quiet=True)
     (note,) = result.notes
     assert (result.ok, result.problems, result.rows, result.away) == (True, (), 24, 24)
-    assert note.startswith("8 of 8 shards are not here but in hf://datasets/user/laion6m@v%2F2")
+    assert note.startswith("8 of 8 shards are not here, only in hf://datasets/user/laion6m@v%2F2")
     words = shlex.split(note.split("`")[1])  # which does check them
     assert main(words[1:]) == 0
     said = describe_verification(result)

@@ -164,7 +164,7 @@ def test_a_cut_shard_is_a_problem_with_rows(made: dict[str, Path], tmp_path: Pat
     path.write_bytes(path.read_bytes()[:keep])
     result = check(out)
     assert not result.ok
-    assert any("by the manifest" in problem for problem in result.problems)
+    assert any("the manifest says" in problem for problem in result.problems)
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,13 @@ def test_a_file_that_nobody_named_is_a_problem(made: dict[str, Path], tmp_path: 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"listed": 7}, "listed are not"),
+        ({"listed": 7}, "do not add up"),
         ({"shards": 2}, "2 shards"),
         ({"image_bytes": 1}, "bytes of images"),
         ({"rejected": {"too_ugly": 1}}, "too_ugly"),
-        ({"rows": 1}, "by the manifest"),
-        ({"rows": -1}, "none"),  # not a count
-        ({"rows": None}, "none"),
+        ({"rows": 1}, "the manifest says"),
+        ({"rows": -1}, "cannot be right"),  # not a count
+        ({"rows": None}, "cannot be right"),
     ],
 )
 def test_counts_that_do_not_add_up_are_problems(

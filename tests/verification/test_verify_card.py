@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
 
-NOTE = "README.md was edited (or pushed elsewhere) since it was made; what the tool made of it is intact."
+NOTE = "README.md was edited (or pushed elsewhere) after it was made. laion6m's part is unchanged."
 
 
 @pytest.fixture(scope="module")
@@ -137,16 +137,16 @@ def test_an_edited_card_that_another_version_pushed_in_other_words_is_a_note(
 
 
 WRONG: dict[str, tuple[Callable[[str], str], str]] = {
-    "a count": (lambda text: text.replace("num_examples: ", "num_examples: 1"), "is not as made"),
-    "a size": (lambda text: text.replace("download_size: ", "download_size: 1"), "is not as made"),
-    "a feature": (lambda text: text.replace("dtype: int32", "dtype: int64"), "is not as made"),
-    "no dataset_info": (lambda text: text.replace("dataset_info:", "info:"), "is not as made"),
-    "the data files": (lambda text: text.replace("data/train-*", "data/*"), "is not as made"),
-    "the size category": (lambda text: text.replace("- n<1K", "- 1K<n<10K"), "is not as made"),
-    "a made sentence": (lambda text: text.replace("belong to their owners", "are free"), "is not as made"),
-    "a cut comment": (lambda text: text.replace("<!-- laion6m:end -->", ""), "is not in it"),
-    "no card at all": (lambda text: "# Mine\n", "is not in it"),
-    "empty": (lambda text: "", "is not in it"),
+    "a count": (lambda text: text.replace("num_examples: ", "num_examples: 1"), "laion6m's part was changed"),
+    "a size": (lambda text: text.replace("download_size: ", "download_size: 1"), "laion6m's part was changed"),
+    "a feature": (lambda text: text.replace("dtype: int32", "dtype: int64"), "laion6m's part was changed"),
+    "no dataset_info": (lambda text: text.replace("dataset_info:", "info:"), "laion6m's part was changed"),
+    "the data files": (lambda text: text.replace("data/train-*", "data/*"), "laion6m's part was changed"),
+    "the size category": (lambda text: text.replace("- n<1K", "- 1K<n<10K"), "laion6m's part was changed"),
+    "a made sentence": (lambda text: text.replace("belong to their owners", "are free"), "laion6m's part was changed"),
+    "a cut comment": (lambda text: text.replace("<!-- laion6m:end -->", ""), "laion6m's part is missing"),
+    "no card at all": (lambda text: "# Mine\n", "laion6m's part is missing"),
+    "empty": (lambda text: "", "laion6m's part is missing"),
     "broken YAML": (lambda text: text.replace("license: other", "license: [\x1b"), "YAML cannot be read"),
 }
 
