@@ -204,8 +204,7 @@ def load_dataset(
     loaded if it exists, else the Hub repository. Options: see :class:`Config`. The path of a selection means the same
     as data_dir. Any other path goes to ``datasets`` unchanged.
     """
-    path, data_dir, data_files = _known(os.fspath(path), path_or_none(data_dir), data_files, kwargs)
-    return datasets.load_dataset(path, name, data_dir, data_files, *args, **kwargs)
+    return datasets.load_dataset(*_known(path, name, data_dir, data_files, kwargs), *args, **kwargs)
 
 
 def load_dataset_builder(
@@ -217,19 +216,27 @@ def load_dataset_builder(
     **kwargs: Any,
 ) -> Any:
     """``datasets.load_dataset_builder`` that also knows "laion6m.py" and "laion6m": see :func:`load_dataset`."""
-    path, data_dir, data_files = _known(os.fspath(path), path_or_none(data_dir), data_files, kwargs)
-    return datasets.load_dataset_builder(path, name, data_dir, data_files, *args, **kwargs)
+    return datasets.load_dataset_builder(*_known(path, name, data_dir, data_files, kwargs), *args, **kwargs)
 
 
-def _known(path: str, data_dir: str | None, data_files: Any, kwargs: dict[str, Any]) -> tuple[str, str | None, Any]:
-    """path, data_dir and data_files as ``datasets`` understands them. ``kwargs`` is changed in place."""
+def _known(
+    path: StrPath, name: str | None, data_dir: StrPath | None, data_files: Any, kwargs: dict[str, Any]
+) -> tuple[str, str | None, str | None, Any]:
+    """The first arguments as ``datasets`` understands them. Options for our builder are renamed in ``kwargs``."""
+    path, data_dir = os.fspath(path), path_or_none(data_dir)
     if data_dir is None and os.path.exists(os.path.join(path, SELECTION)):
         path, data_dir = NAMES[0], path  # datasets would load the row numbers in it
-    if _is_ours(path):
-        path, data_files = NAMES[0], _ours(data_files, kwargs)
+    if path in NAMES or path.replace("\\", "/").endswith(f"/{NAMES[1]}"):
+        if data_files is not None:
+            raise _no_data_files(data_files)
+        importlib.import_module(NAMES[0])  # registers itself
+        path, data_files = NAMES[0], DataFilesDict({schema.SPLIT: DataFilesList([], [])})  # None: it searches data_dir
+        kwargs.pop("trust_remote_code", None)  # this package runs no remote code
+        if kwargs.get("revision") is not None:
+            kwargs["hub_revision"] = str(kwargs.pop("revision"))
     if "token" in kwargs:
         kwargs["token"] = _clean(kwargs["token"])
-    return path, data_dir, data_files
+    return path, name, data_dir, data_files
 
 
 def _clean(token: str | bool | None) -> str | bool | None:
@@ -242,22 +249,6 @@ def register(module: str) -> None:
     becomes part of the cache's path."""
     for name in NAMES:
         _PACKAGED_DATASETS_MODULES[name] = (module, xxhash.xxh3_64_hexdigest(__version__.encode()))
-
-
-def _is_ours(path: Any) -> bool:
-    return isinstance(path, str) and (path in NAMES or path.replace("\\", "/").endswith(f"/{NAMES[1]}"))
-
-
-def _ours(data_files: Any, kwargs: dict[str, Any]) -> Any:
-    """Register the module, and rename options in ``kwargs`` for it. Returns an empty DataFilesDict as data_files: for
-    None, ``datasets`` would search data_dir."""
-    if data_files is not None:
-        raise _no_data_files(data_files)
-    importlib.import_module(NAMES[0])
-    kwargs.pop("trust_remote_code", None)  # this package runs no remote code
-    if kwargs.get("revision") is not None:
-        kwargs["hub_revision"] = str(kwargs.pop("revision"))
-    return DataFilesDict({schema.SPLIT: DataFilesList([], [])})
 
 
 def _no_data_files(data_files: Any) -> OptionError:

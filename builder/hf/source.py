@@ -60,11 +60,7 @@ class ConvertedFolder:
     shards: tuple[str, ...]
 
     def fingerprint(self) -> dict[str, Any]:
-        states = [os.stat(path) for path in self.shards]
-        files = [
-            [os.path.basename(path), state.st_size, state.st_mtime_ns]
-            for path, state in zip(self.shards, states, strict=True)
-        ]
+        files = [[os.path.basename(path), *state_of(path, NO_OPTIONS)] for path in self.shards]
         return {"root": os.path.realpath(self.root), "shards": files}
 
 
@@ -149,9 +145,7 @@ def _shards(folder: str) -> tuple[str, ...]:
     data = os.path.join(folder, schema.DATA)
     if not os.path.isdir(data):
         return ()
-    names = sorted(
-        (name for name in map(schema.ShardName.parse, os.listdir(data)) if name), key=lambda name: name.number
-    )
+    names = sorted(filter(None, map(schema.ShardName.parse, os.listdir(data))), key=lambda name: name.number)
     if not names:
         return ()
     total = names[0].total

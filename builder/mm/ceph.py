@@ -44,9 +44,7 @@ def read_client_config(path: str | os.PathLike[str]) -> dict[str, StorageOptions
         raise SourceError(f"{place} cannot be read: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError) as error:
         raise SourceError(f"{place} is not an INI file: {error}") from error
-    sections = {name: dict(parser[name]) for name in parser.sections()}
-    if _endpoint(dict(parser.defaults())) and not sections:
-        sections = {"DEFAULT": dict(parser.defaults())}
+    sections = {name: dict(parser[name]) for name in parser.sections() or [parser.default_section]}
     clusters = {name: _cluster(section) for name, section in sections.items() if _endpoint(section)}
     if not clusters:
         raise SourceError(f"{place}: no section has an endpoint. Give it as one of {', '.join(_ENDPOINT_KEYS)}")

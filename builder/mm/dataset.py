@@ -17,6 +17,7 @@ from builder.base.paths import StrPath, path_of, path_or_none
 from builder.mm import transforms
 from builder.mm.arrays import ArrayColumns
 from builder.mm.batch import Batch, tokenizes_batches
+from builder.mm.bucket_sampler import bucketed
 from builder.mm.buckets import Buckets
 from builder.mm.captions import CaptionChoice
 from builder.mm.checks import no_text, one_of
@@ -279,12 +280,9 @@ class CaptionDataset(SampleLoading, _Base):
             return None
         if self._numbers is None or len(self._numbers) != len(self):
             try:
-                numbers = self.buckets.of_all(self.widths(), self.heights())
+                self._numbers = bucketed(self)[1]
             except OptionError:
                 return None
-            if len(numbers) != len(self):
-                return None
-            self._numbers = numbers
         return self._numbers
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from builder.base.errors import MissingExtraError, OptionError
 from builder.mm.engine import mmengine
-from builder.mm.samplers import EpochSampler, Resumable
+from builder.mm.samplers import EpochSampler
 from builder.mm.tensors import normalize_pixels
 
 try:
@@ -43,7 +43,8 @@ class SamplerStateHook(Hook):  # type: ignore[misc]  # mmengine has no types
         sampler = _resumable(loop.dataloader)
         state = runner.message_hub.get_info(INFO) if INFO in runner.message_hub.runtime_info else None
         sampler.load_state_dict(state or sampler.state_after(loop.iter, loop.dataloader.batch_size))
-        loop.dataloader_iterator = _WithoutReplay(type(loop.dataloader_iterator)(loop.dataloader), loop.iter)
+        skipped = repeat(None, loop.iter)  # for the batches that the loop replays and throws away
+        loop.dataloader_iterator = chain(skipped, type(loop.dataloader_iterator)(loop.dataloader))
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -56,32 +57,15 @@ class SamplerStateHook(Hook):  # type: ignore[misc]  # mmengine has no types
             )
 
 
-class _WithoutReplay:
-    """Replaces the batches that mmengine's loop replays and throws away: it yields None for them."""
-
-    def __init__(self, batches: Iterator[Any], replayed: int) -> None:
-        self._batches = batches
-        self._replayed = replayed
-
-    def __iter__(self) -> _WithoutReplay:
-        return self
-
-    def __next__(self) -> Any:
-        if self._replayed:
-            self._replayed -= 1
-            return None
-        return next(self._batches)
-
-
-def _resumable(loader: Any) -> Resumable:
+def _resumable(loader: Any) -> Any:
+    """The loader's sampler or batch sampler that has ``state_after``. Raises OptionError."""
     for sampler in (loader.batch_sampler, loader.sampler):
         if isinstance(sampler, EpochSampler) or isinstance(getattr(sampler, "sampler", None), EpochSampler):
             raise OptionError(
                 "sampler", "EpochSampler", "an iteration-based loop needs InfiniteSampler to be resumable"
             )
         if hasattr(sampler, "state_after"):
-            found: Resumable = sampler
-            return found
+            return sampler
     raise OptionError("sampler", type(loader.sampler).__name__, "SamplerStateHook needs one of builder.mm's samplers")
 
 

@@ -5,9 +5,12 @@ once. The order does not depend on the number of ranks.
 
 A sampler takes the rows at positions ``start + rank``, ``start + rank + world_size``, … of one endless order.
 
-* ``state_dict()``: the state after the rows drawn so far. For loaders that save it with each batch (torchdata's).
-* ``state_after(batches, batch_size)``: the state after training on that many batches. How far workers have read ahead
-  does not matter.
+* ``state_dict()``: the state after the rows that this rank has drawn from the newest iterator. For loaders that save
+  it with each batch (torchdata's).
+* ``state_after(batches, batch_size)``: the state after each rank has trained on that many batches, counted from the
+  current start. How far workers have read ahead does not matter.
+* ``load_state_dict(state)``: start at this state at the next ``iter()``. Raises OptionError if the state belongs to
+  other data, or to a sampler with another order.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Sized
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -32,20 +35,6 @@ State = dict[str, Any]
 RUN = 512
 """Neighbouring rows that a window takes from one place. At 110 kB an image this is 56 MB: long enough for a network
 disk to read at full speed."""
-
-
-class Resumable(Protocol):
-    """A sampler or batch sampler that can resume where training stopped."""
-
-    def state_after(self, batches: int, batch_size: int) -> State:
-        """The state after each rank has trained on ``batches`` batches, counted from the current start."""
-
-    def state_dict(self) -> State:
-        """The state after the rows that this rank has drawn from the newest iterator."""
-
-    def load_state_dict(self, state: State) -> None:
-        """Start at this state at the next ``iter()``. Raises OptionError if the state belongs to other data, or to a
-        sampler with another order."""
 
 
 class Drawn:
@@ -104,20 +93,20 @@ class InfiniteSampler(Sampler[int]):
         return make_order(self.size, self.seed, self.shuffle, self._window, self._run)
 
     def __iter__(self) -> Iterator[int]:
-        drawn = self._begin()
-        for row in self._walk(self.start + self.rank, self.world_size):
-            drawn.count += 1
-            yield row
-
-    def _walk(self, start: int, stride: int, stop: int | None = None) -> Iterator[int]:
-        return walk_announced(self._order, start, stride, announcer(self.dataset), stop)
-
-    def _begin(self) -> Drawn:
         placed = (self.rank, self.world_size)
         options = {"given": self.placed, "endless": self.endless, "own_seed": self.own_seed}
         launch.check_sharing(type(self).__name__, placed, **options)
-        self._drawn = Drawn()
-        return self._drawn
+        drawn = self._drawn = Drawn()
+        for row in self._rows():
+            drawn.count += 1
+            yield row
+
+    def _rows(self) -> Iterator[int]:
+        """This rank's rows, from ``start`` on."""
+        return self._walk(self.start + self.rank, self.world_size)
+
+    def _walk(self, start: int, stride: int, stop: int | None = None) -> Iterator[int]:
+        return walk_announced(self._order, start, stride, announcer(self.dataset), stop)
 
     def __len__(self) -> int:
         """Rows of the dataset, as in mmengine."""
@@ -189,15 +178,8 @@ class EpochSampler(InfiniteSampler):
         """How many of the epoch's last ``rows`` rows each rank gets."""
         return -(-rows // self.world_size) if self.round_up else rows // self.world_size
 
-    def __iter__(self) -> Iterator[int]:
-        drawn = self._begin()
+    def _rows(self) -> Iterator[int]:
         self.start, self._loaded = self.start if self._loaded else 0, False
-        for row in self._rest():
-            drawn.count += 1
-            yield row
-
-    def _rest(self) -> Iterator[int]:
-        """This rank's rows of the epoch, from ``start`` on."""
         count = self._count(max(0, self.size - self.start))  # the last batch may end past the epoch
         if not count:
             return

@@ -57,9 +57,7 @@ def build(config: Any) -> Any:
     """
     if not isinstance(config, Mapping):
         return config
-    options = {
-        name: config[name] for name in config
-    }  # by item access: it makes mmengine's lazy configs import, dict() does not
+    options = {name: config[name] for name in config}  # item access makes mmengine's lazy configs import; dict() not
     kind = pop_type(options)
     return (look_up(kind) if isinstance(kind, str) else kind)(**options)
 
