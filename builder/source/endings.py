@@ -29,10 +29,10 @@ TROUBLE = frozenset((ARCHIVE, SPLIT_PART, UNFINISHED, LISTING))
 """Kinds that hold samples, or may. A command that skips such files says so and does not exit with code 0."""
 
 WAYS_OUT = {
-    ARCHIVE: "Make a tar of what is in it: tars and folders in raw/ are what is read.",
+    ARCHIVE: "Unpack it, and make a tar of its files. Only tars and folders in raw/ are read.",
     SPLIT_PART: "Join the parts first: cat NAME.tar.part-* > NAME.tar.",
-    UNFINISHED: "Finish its download, or remove it.",
-    LISTING: "Name the one to be read with --listing, or pass it over with --no-listing.",
+    UNFINISHED: "Finish the download, or remove the file.",
+    LISTING: "Choose the one to read with --listing FILE, or read none with --no-listing.",
 }
 """What to do about files of each kind."""
 

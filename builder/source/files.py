@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Protocol
 
 from builder.base.errors import SourceChangedError, SourceError
@@ -30,7 +31,7 @@ def read_whole(file: ByteFile, offset: int, size: int) -> bytes:
     """``size`` bytes from ``offset`` on. Raises SourceChangedError if the file ends before."""
     data = file.read_at(offset, size)
     if len(data) < size:
-        raise SourceChangedError(file.name, f"its byte {offset + len(data):,} is gone")
+        raise SourceChangedError(file.name, f"it ends at byte {offset + len(data):,}")
     return data
 
 
@@ -75,7 +76,7 @@ class LocalFile:
         return done
 
     def _failure(self, offset: int, error: OSError) -> SourceError:
-        return SourceError(f"cannot read {self.name} at byte {offset:,}: {error.strerror}")
+        return SourceError(f"cannot read {shlex.quote(self.name)} at byte {offset:,}: {error.strerror}")
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -307,4 +307,4 @@ def _cut_format(buffer: bytes | bytearray, start: int, end: int) -> str:
 
 
 def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:_DETAIL_LENGTH]
+    return f"Pillow: {str(error) or type(error).__name__}"[:_DETAIL_LENGTH]

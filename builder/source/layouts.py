@@ -27,15 +27,15 @@ from builder.source.endings import (
     may_be_listing,
 )
 from builder.source.layout import EXPECTED, Archive, Layout
-from builder.source.places import Item, Place, cannot_read, files_below, place_of
+from builder.source.places import Item, Place, files_below, place_of
 from builder.source.sides import Looking
 
 _SIDES = ("raw", "captions")
-_AROUND = "A source is the folder around raw/ (and captions/ and data.json)"
+_AROUND = "A source is the folder that contains raw/ (and captions/ and data.json)"
 _FAR = " Behind a URL only tars are read: millions of single files would be a request each."
 _RECAPTIONS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _HINT = "A listing is a JSON list, JSON lines, CSV or TSV (.gz, .zst, .bz2, .xz too), or a folder of them."
-_WAIT = "its download has not finished. Wait for it, fetch it again, or give --no-listing to take every annotation."
+_WAIT = "the download is not finished. Wait, download it again, or give --no-listing to take every annotation."
 
 
 def recognise(
@@ -90,20 +90,18 @@ def recognise(
 def _top(place: Place) -> list[Item]:
     """The entries of SOURCE itself. Raises SourceError if it is no folder."""
     path = place.root
-    if place.remote:
-        top = place.entries(path)
-        if not top:
-            raise SourceError(f"{path} is not there, or is empty. {EXPECTED}")
-        return top
     try:
-        os.stat(path)
-    except FileNotFoundError:
-        raise SourceError(not_there(path)) from None
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    if not os.path.isdir(path):
-        raise SourceError(f"{path} is not a folder. {meant_instead(os.path.dirname(path) or '.') or EXPECTED}")
-    return place.entries(path)
+        top = place.entries(path)
+    except SourceError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise SourceError(not_there(path)) from None
+        if isinstance(error.__cause__, NotADirectoryError):
+            hint = meant_instead(os.path.dirname(path) or ".")
+            raise SourceError(f"{shlex.quote(path)} is not a folder. {hint or EXPECTED}") from None
+        raise
+    if place.remote and not top:
+        raise SourceError(f"{shlex.quote(path)} is not there, or is empty. {EXPECTED}")
+    return top
 
 
 def _at_top(looking: Looking, top: list[Item], recaptions: tuple[str, ...]) -> tuple[Archive, ...]:
@@ -127,18 +125,18 @@ def meant_instead(path: str) -> str:
     empty. Behind a URL only the name decides."""
     if is_url(path):
         above, _, side = path.rstrip("/").rpartition("/")
-        return f"If this is the {side}/ of a source, give {above} instead." if side in _SIDES else ""
+        return f"If this is the {side}/ of a source, give {shlex.quote(above)} instead." if side in _SIDES else ""
     above, side = os.path.normpath(os.path.join(path, os.pardir)), os.path.basename(os.path.abspath(path))
     there = {name for name in (*_SIDES, "data.json") if os.path.exists(os.path.join(above, name))}
     if side in _SIDES and "raw" in there and len(there) > 1:
-        return f"{_AROUND}: give {above} instead."
+        return f"{_AROUND}: give {shlex.quote(above)} instead."
     inside: list[str] = []
     with suppress(OSError), os.scandir(path) as entries:
         inside += sorted(entry.name for entry in entries if os.path.isdir(os.path.join(entry.path, "raw")))
     if not inside:
         return ""
     others = f", or one of {len(inside) - 1:,} others in it" if len(inside) > 1 else ""
-    return f"{_AROUND}: give {os.path.join(path, inside[0])} instead{others}."
+    return f"{_AROUND}: give {shlex.quote(os.path.join(path, inside[0]))} instead{others}."
 
 
 def recaption_files(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -147,18 +145,16 @@ def recaption_files(given: tuple[str, ...]) -> tuple[str, ...]:
     found: list[str] = []
     for path in given:
         if os.path.isdir(path):
-            place = place_of(path, NO_OPTIONS)
-            inside = [
-                item.path for item in files_below(place, path, 3, 1000) if item.name.lower().endswith(_RECAPTIONS)
-            ]
-            inside = [file for file in inside if not os.path.basename(file).startswith(".")]
+            items = files_below(place_of(path, NO_OPTIONS), path, 3, 1000)
+            visible = (item for item in items if not item.name.startswith("."))
+            inside = [item.path for item in visible if item.name.lower().endswith(_RECAPTIONS)]
             if not inside:
-                raise SourceError(f"{shlex.quote(path)}, given as recaptions, holds no {', '.join(_RECAPTIONS)} file")
+                raise SourceError(f"the recaptions folder {shlex.quote(path)} has no {', '.join(_RECAPTIONS)} file")
             found += sorted(inside)
         elif os.path.isfile(path):
             found.append(path)
         else:
-            raise SourceError(f"{shlex.quote(path)}, given as recaptions, is not there")
+            raise SourceError(f"the recaptions file {shlex.quote(path)} is not there")
     return tuple(found)
 
 
@@ -184,7 +180,7 @@ def _choose_listing(
     if recaptions decide what is listed. Listings that are not read are noted. Raises ListingError, SourceError."""
     if isinstance(wanted, str):
         if not read:
-            raise OptionError("listing", wanted, "the recaptions say what is listed: give one of the two")
+            raise OptionError("listing", wanted, "recaptions replace the listing. Give one of the two")
         return _named(place, wanted)
     items = list(top)
     candidates = [item for item in items if is_listing_name(item.name)]
@@ -213,17 +209,17 @@ def _refuse_unnamed(candidates: list[Item]) -> None:
     if candidates:
         path = shlex.quote(candidates[0].path)
         raise SourceError(
-            f"{path} looks like the listing of this source, which is looked for as data.json. Give --listing {path}, "
-            "or --no-listing to take every annotation as a sample."
+            f"{path} looks like the listing of this source, but its name is not data.json. Give --listing {path} to "
+            "read it, or --no-listing to take every annotation as a sample."
         )
 
 
 def _named(place: Place, path: str) -> tuple[str, ...]:
-    path = path if is_url(path) else os.path.expanduser(path)
     if is_url(path):
         return (path,)
+    path = os.path.expanduser(path)
     if not os.path.exists(path):
-        raise SourceError(f"{shlex.quote(path)}, given as listing, is not there")
+        raise SourceError(f"the listing {shlex.quote(path)} is not there")
     return _files_of(place, Item(os.path.basename(path), path, os.path.isdir(path)))
 
 

@@ -244,10 +244,10 @@ def _parts(entry: Any, caption_key: str, name: str, number: int) -> tuple[str, s
     image_key = next((key for key in IMAGE_KEYS if key in entry), None)
     if image_key is None:
         found = ", ".join(sorted(map(str, entry))[:8]) or "none"
-        raise ListingError(name, place, f"has no 'image'; its keys: {found}")
+        raise ListingError(name, place, f'has no "image"; its keys: {found}')
     image, annotation = entry[image_key], entry.get("annotation")
     if not isinstance(image, str):
-        raise ListingError(name, place, f"{image_key!r} is {json.dumps(image)[:80]}, not a path")
+        raise ListingError(name, place, f'"{image_key}" is {json.dumps(image)[:80]}, not a path')
     document = annotation if isinstance(annotation, dict) else entry
     if isinstance(annotation, str):
         return image, annotation, ""
@@ -255,6 +255,6 @@ def _parts(entry: Any, caption_key: str, name: str, number: int) -> tuple[str, s
         text = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
         return image, f"{stem_of(image)}.json", text
     if "annotation" in entry:
-        raise ListingError(name, place, f"'annotation' is {json.dumps(annotation)[:80]}, not a path")
+        raise ListingError(name, place, f'"annotation" is {json.dumps(annotation)[:80]}, not a path')
     found = ", ".join(sorted(map(str, entry))[:8])
-    raise ListingError(name, place, f"has no 'annotation' and no caption; its keys: {found}")
+    raise ListingError(name, place, f'has no "annotation" and no caption; its keys: {found}')

@@ -166,7 +166,7 @@ def _opening(head: bytes, name: str) -> int:
         return start + 1
     if not body:
         raise ListingError(name, f"byte {start}", "the file is blank; expected a JSON list")
-    what = repr(body[:20].decode("utf-8", "replace"))
+    what = json.dumps(body[:20].decode("utf-8", "replace"), ensure_ascii=False)
     raise ListingError(name, f"byte {start}", f"found {what}; expected {_FORMS}")
 
 

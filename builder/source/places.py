@@ -70,7 +70,7 @@ class LocalPlace:
 
     def looked_at(self, item: Item) -> Item:
         if not (item.is_folder or os.path.isfile(item.path)):  # a dangling link, or a pipe that would never answer
-            raise SourceError(f"{shlex.quote(item.path)} is no file that can be read")
+            raise SourceError(f"cannot read {shlex.quote(item.path)}: it is a broken link or a special file")
         try:
             status = os.stat(item.path)
         except OSError as error:
@@ -112,7 +112,9 @@ class RemotePlace:
         if item.size is None and not item.is_folder:  # an HTML listing has only names
             entry = self._storage.look(item.path)
             if entry.size is None:
-                raise SourceError(f"{item.path}: the server does not say how long it is. Download it first.")
+                raise SourceError(
+                    f"{shlex.quote(item.path)}: the server does not say how long it is. Download it first."
+                )
             return Item(item.name, item.path, False, entry.size, entry.version)
         return item
 

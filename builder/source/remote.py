@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -101,11 +102,11 @@ class RemoteFile:
             while len(data) < end - start:
                 piece = read_range(system, path, start + len(data), end)
                 if not piece:
-                    raise EOFError(f"nothing came from byte {start + len(data):,} of {self._length:,} on")
+                    raise EOFError(f"the server sent nothing from byte {start + len(data):,} of {self._length:,} on")
                 data += piece
             return data
 
         try:
             return self._storage.ask(self.name, more, self._pause)
         except FileNotFoundError:
-            raise SourceError(f"{self.name}: it is no longer there") from None
+            raise SourceError(f"{shlex.quote(self.name)} is no longer there") from None

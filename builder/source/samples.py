@@ -340,10 +340,10 @@ def _check(archive: Archive) -> None:
     except OSError as error:
         raise SourceChangedError(archive.path, error.strerror or "it is no longer there") from error
     if size != archive.size:
-        raise SourceChangedError(archive.path, f"{size:,} bytes, {archive.size:,} when it was scanned")
+        raise SourceChangedError(archive.path, f"it has {size:,} bytes, it had {archive.size:,} when it was scanned")
     if version != archive.version:
-        what = "what the storage says of it" if is_url(archive.path) else "its modification time"
-        raise SourceChangedError(archive.path, f"{what} is not what it was when it was scanned")
+        what = "what the storage states about it" if is_url(archive.path) else "its modification time"
+        raise SourceChangedError(archive.path, f"{what} changed after it was scanned")
 
 
 def _fill(file: ByteFile, view: memoryview, offset: int) -> None:
@@ -354,7 +354,7 @@ def _fill(file: ByteFile, view: memoryview, offset: int) -> None:
         got = len(data)
         view[:got] = data
     if got < len(view):
-        raise SourceChangedError(file.name, f"its byte {offset + got:,} is gone")
+        raise SourceChangedError(file.name, f"it ends at byte {offset + got:,}")
 
 
 def _read_file(root: str, path: str, size: int) -> tuple[bytes, int]:
@@ -371,5 +371,5 @@ def _open_file(root: str, path: str, size: int) -> LocalFile:
     except OSError as error:
         raise cannot_read(place, error) from error
     if file.size != size:
-        raise SourceChangedError(place, f"{file.size:,} bytes, {size:,} when it was scanned")
+        raise SourceChangedError(place, f"it has {file.size:,} bytes, it had {size:,} when it was scanned")
     return file

@@ -43,8 +43,7 @@ from builder.source.tars import scan_tar
 _UINT32, _INT64 = "I", "q"
 assert array(_UINT32).itemsize == 4  # C's unsigned int, 4 bytes wherever Python runs today
 
-_AGAIN = ": its download was not finished. Download it again"
-
+_UNFINISHED = "the file of a downloader (.aria2, .st) lies beside it: its download did not finish. Download it again"
 _PLAIN = IMAGE_ENDINGS + ANNOTATION_ENDINGS
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -91,9 +90,7 @@ def refuse_pointer(path: str, head: bytes) -> None:
     """Raise SourceError for a Git LFS pointer file: it only says where the content is."""
     if head.startswith(_LFS):
         folder = shlex.quote(os.path.dirname(path) or ".")
-        raise SourceError(
-            f"{shlex.quote(path)} is a Git LFS pointer, not the file itself: run git lfs pull in {folder}"
-        )
+        raise SourceError(f"{shlex.quote(path)} is a Git LFS pointer, not the file. Run git lfs pull in {folder}.")
 
 
 def scan_archive(request: ScanRequest) -> ArchiveTable:
@@ -125,7 +122,7 @@ def _columns(request: ScanRequest, scan: TarScan, compression: str | None, file:
     lower = [name.lower() for name in names]
     damage = scan.damage
     if request.archive.unfinished:
-        damage += (Damage(scan.size, scan.size, f"a downloader's control file lies beside it{_AGAIN}"),)
+        damage += (Damage(scan.size, scan.size, _UNFINISHED),)
     is_image = np.frombuffer(bytes(name.endswith(IMAGE_ENDINGS) for name in lower), np.bool_)
     is_json = np.frombuffer(bytes(name.endswith(".json") for name in lower), np.bool_)
     is_text = np.frombuffer(bytes(name.endswith(".txt") for name in lower), np.bool_) if request.names else None
@@ -159,9 +156,10 @@ def _scan_folder(archive: Archive) -> TarScan:
     damage = []
     for name, size, _ in sorted(_files_of(archive)):
         if normal_name(name) != name or not is_utf8(name):
-            damage.append(Damage(offset, offset + size, f"the file name {os.fsencode(name)!r} cannot be a key"))
+            shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+            damage.append(Damage(offset, offset + size, f"the file name {shown} cannot be a key, which is UTF-8"))
         elif not name.lower().endswith(_PLAIN) and kind_of(name.rpartition("/")[2]) in (ARCHIVE, SPLIT_PART):
-            damage.append(Damage(offset, offset + size, f"{name} is an archive among single files, which is not read"))
+            damage.append(Damage(offset, offset + size, f"{name} is an archive among extracted files. It is not read"))
         else:
             members.append(Member(name, offset, size))
         offset += size

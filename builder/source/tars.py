@@ -155,6 +155,10 @@ def _walk(walk: _Walk, start: int) -> Iterator[Member | Damage | Link]:
         yield Damage(walk.end, walk.end, walk.broken)
 
 
+def _too_short(name: str, size: int) -> str:
+    return f"{name!r} should have {size:,} bytes, but the archive ends before"
+
+
 class _Walk:
     """The window of bytes, where the archive ends, what its global headers said. All places are archive offsets."""
 
@@ -218,7 +222,7 @@ class _Walk:
                 return self._search(begin, self.data_from, "an extended header with a wrong size")
             after = self.data_from + padded(size)
             if size > MAX_EXTENDED:
-                problem = f"an extended header of {size} bytes, {MAX_EXTENDED} are allowed"
+                problem = f"an extended header of {size:,} bytes; at most {MAX_EXTENDED:,} are read"
                 if header.kind == b"g":
                     notes.append(Damage(at, min(after, self.end), problem))
                     problem = ""
@@ -251,7 +255,7 @@ class _Walk:
         if problem or size is None or not 0 <= size < _FAR:
             # Without its extended header the name or size may be wrong. A missing member is better than a wrong one.
             after = self.data_from if problem == "" else self.data_from + padded(size or 0)
-            found, at = self._search(begin, min(after, self.end), problem or f"{name!r} has a size that cannot be")
+            found, at = self._search(begin, min(after, self.end), problem or f"the size of {name!r} is not valid")
             return notes + found, at
         found, at = self._entry(header, name, size, target, pax.sparse)
         return notes + found, at
@@ -287,13 +291,13 @@ class _Walk:
             state = CUT if kind == b"M" else SPARSE if sparse or kind == b"S" else WHOLE
             found.append(Member(key, begin, size, state))
         if cut:
-            more_found, at = self._search(begin, begin, f"{key!r} claims {size} bytes, the archive ends before")
+            more_found, at = self._search(begin, begin, _too_short(key, size))
             return found + more_found, at
         return found, begin + padded(size)
 
     def _cut(self, name: str, begin: int, size: int) -> tuple[list[Member | Damage | Link], int]:
         """A member that claims more bytes than there are. It gets the bytes up to the next header, or to the end."""
-        found, at = self._search(begin, begin, f"{name!r} claims {size} bytes, the archive ends before")
+        found, at = self._search(begin, begin, _too_short(name, size))
         end = self.end if at < 0 else at
         return [Member(name, begin, max(0, end - begin), CUT), *found], at
 
@@ -372,7 +376,7 @@ class _Walk:
         member is CUT if its data ends in zeros too."""
         if self.end - zeros <= _MOST_ZEROS:
             return []
-        words = f"{self.end - zeros:,} bytes of zeros up to the end: its download was not finished. Download it again"
+        words = f"{self.end - zeros:,} bytes of zeros up to the end: its download did not finish. Download it again"
         found: list[Member | Damage | Link] = [Damage(zeros, self.end, words)]
         if last is None or last.size < 16 or self.streamed:
             return found

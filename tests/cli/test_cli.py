@@ -153,8 +153,8 @@ def no_tars(source: Path) -> None:
     [
         (lambda src: (src / "data.json").write_text(""), "the file is empty"),
         (lambda src: (src / "data.json").write_text('{\n"image": 1}'), "found an object; expected a JSON list"),
-        (lambda src: (src / "data.json").write_text('[{"image": 1, "annotation": "a"}]'), "'image' is 1, not a path"),
-        (lambda src: (src / "data.json").write_text('[{"image": "a"}]'), "entry 0: has no 'annotation'"),
+        (lambda src: (src / "data.json").write_text('[{"image": 1, "annotation": "a"}]'), '"image" is 1, not a path'),
+        (lambda src: (src / "data.json").write_text('[{"image": "a"}]'), 'entry 0: has no "annotation"'),
         (lambda src: (src / "data.json").write_text("[" * 9999), "nested too deeply"),
         (lambda src: (src / "data.json").write_bytes(b'[{"image": "\xff"}]'), "not UTF-8"),
         (cut_listing, "the list is cut off here"),
@@ -178,7 +178,7 @@ def test_a_source_that_cannot_be_used_is_exit_code_1_and_one_line(
 @pytest.mark.parametrize(
     ("recaptions", "words"),
     [
-        ("nowhere.parquet", "given as recaptions, is not there"),
+        ("nowhere.parquet", "nowhere.parquet is not there"),
         ("src/data.json", "columns: found image, annotation; needed are re_caption or caption"),
     ],
 )

@@ -258,7 +258,7 @@ def test_a_listing_that_is_named_is_read_in_place_of_the_one_that_is_there(tmp_p
     assert run(source, tmp_path / "all", listing=False).totals.listed == 6
     (source / "data.json").write_text("[")  # not even looked at
     assert not run(source, tmp_path / "none", listing=False).trouble
-    with pytest.raises(SourceError, match="given as listing, is not there"):
+    with pytest.raises(SourceError, match=r"the listing .* is not there"):
         run(source, tmp_path / "out2", listing="nowhere.json")
 
 
@@ -282,7 +282,7 @@ def test_a_listing_by_another_name_is_an_error_that_names_it(tmp_path: Path) -> 
 def test_a_listing_that_is_still_downloading_is_an_error(name: str, tmp_path: Path) -> None:
     source = card(tmp_path / "src", listing=name.endswith("aria2"))
     (source / name).write_bytes(PLAIN[:100])
-    with pytest.raises(ListingError, match="has not finished"):
+    with pytest.raises(ListingError, match="the download is not finished"):
         run(source, tmp_path / "out")
 
 
@@ -567,7 +567,7 @@ def test_what_the_tool_made_in_a_source_is_no_part_of_it(place: str, tmp_path: P
     assert (summary.unread, summary.trouble) == ({"folder": 1}, ())
 
 
-@pytest.mark.parametrize(("name", "words"), [("0.tar.part", "Finish its download"), ("re.parquet", "--recaptions")])
+@pytest.mark.parametrize(("name", "words"), [("0.tar.part", "Finish the download"), ("re.parquet", "--recaptions")])
 def test_a_source_without_annotations_says_where_they_may_be(name: str, words: str, tmp_path: Path) -> None:
     source = card(tmp_path / "src", listing=False)
     shutil.rmtree(source / "captions")

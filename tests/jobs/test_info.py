@@ -46,9 +46,9 @@ def test_the_number_of_entries_of_a_long_listing_is_guessed_from_its_size(tmp_pa
     ("text", "problem"),
     [
         ("", "byte 0: the file is empty; expected a JSON list"),
-        ('{"image": "a"}', "entry 0: has no 'annotation' and no caption"),
+        ('{"image": "a"}', 'entry 0: has no "annotation" and no caption'),
         ('[{"image": "a", "annotation": "b"}', "byte 34: the list is cut off here"),
-        ('[{"image": "a"}]', "entry 0: has no 'annotation'"),
+        ('[{"image": "a"}]', 'entry 0: has no "annotation"'),
     ],
 )
 def test_what_is_wrong_with_a_listing_is_said_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
@@ -69,7 +69,7 @@ def test_every_file_of_a_folder_of_listings_is_looked_at(tmp_path: Path) -> None
     (made.path / "data.json/c.json").write_text("{}")
     cut, other = info(str(made.path)).facts["problems"]
     assert "a.json: byte 1: the list is cut off here" in cut
-    assert "c.json: entry 0: has no 'image'" in other
+    assert 'c.json: entry 0: has no "image"' in other
 
 
 def test_tars_that_look_like_a_part_of_a_source_get_a_note(tmp_path: Path) -> None:

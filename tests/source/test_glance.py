@@ -205,7 +205,7 @@ def test_what_has_gone_from_the_file_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(JPEG)
     file = LocalFile(str(path))
     os.truncate(path, len(JPEG) - 10)
-    with pytest.raises(SourceChangedError, match=f"byte {len(JPEG) - 10:,} is gone"):
+    with pytest.raises(SourceChangedError, match=f"ends at byte {len(JPEG) - 10:,}"):
         glance(file, 0, len(JPEG))
     file.close()
 

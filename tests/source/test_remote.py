@@ -149,7 +149,7 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_is_shorter_than_it_said_is_an_error() -> None:
     file = opened(data=DATA[:500], size=600)
     assert file.size == 600
-    with pytest.raises(SourceError, match="nothing came from byte 500 of 600 on"):
+    with pytest.raises(SourceError, match="the server sent nothing from byte 500 of 600 on"):
         file.read_at(0, 600)
 
 
