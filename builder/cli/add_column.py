@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.arguments import add_processes, named
-from builder.cli.output import DONE, show
+from builder.cli.output import show
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m add-column OUT aesthetic --from scores.parquet"
@@ -38,5 +38,4 @@ def run(arguments: argparse.Namespace) -> int:
 
     joined = named(arguments, "field", "on", "missing_ok", "num_proc")
     summary = add_column(arguments.out, arguments.name, arguments.source or None, **joined)
-    show(arguments, summary.to_json(), describe_column(summary))
-    return DONE
+    return show(arguments, summary.to_json(), describe_column(summary))

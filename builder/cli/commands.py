@@ -115,47 +115,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             start_log(arguments.log, argv)
         return command.run(arguments)
     except OptionError as error:
-        fail(str(error), as_json=False)
-        return USAGE
+        return fail(str(error), USAGE)
     except InterruptedRunError as error:
-        fail(str(error), as_json=as_json)
-        return _INTERRUPTED
+        return fail(str(error), _INTERRUPTED, as_json=as_json)
     except KeyboardInterrupt:
-        fail("interrupted. Run the same command again to go on.", as_json=as_json)
-        return _INTERRUPTED
+        return fail("interrupted. Run the same command again to go on.", _INTERRUPTED, as_json=as_json)
     except Laion6mError as error:
-        fail(str(error), as_json=as_json)
-        return FAILED
+        return fail(str(error), FAILED, as_json=as_json)
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         discard_stdout()
         return FAILED
     except (OSError, ImportError) as error:  # any file can hit the limit, even a module's
-        fail(_words_of(error), as_json=as_json)
-        return FAILED
+        return fail(_words_of(error), FAILED, as_json=as_json)
 
 
 def _words_of(error: OSError | ImportError) -> str:
     """The system's message, in one line. Raises the error again if the message helps nobody."""
     if out_of_files(str(error)):
         return str(error)
-    if _is_lost(error):
-        return _LOST
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"cannot use {shlex.quote(os.fsdecode(error.filename))}: {error.strerror}"
-    raise error
-
-
-_LOST = "the working directory was deleted. Change to another one (cd), or give absolute paths."
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Whether the error comes from a deleted working directory."""
     if isinstance(error, FileNotFoundError):
         try:
             os.getcwd()
         except FileNotFoundError:
-            return True
-    return False
+            return "the working directory was deleted. Change to another one (cd), or give absolute paths."
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"cannot use {shlex.quote(os.fsdecode(error.filename))}: {error.strerror}"
+    raise error
 
 
 def take_signals() -> None:

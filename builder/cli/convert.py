@@ -17,7 +17,7 @@ from builder.cli.arguments import (
     named,
     positive,
 )
-from builder.cli.output import DONE, show, verdict
+from builder.cli.output import show, verdict
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m convert data/laion6m OUT --dry-run\nlaion6m convert data/laion6m OUT --num-proc 8"
@@ -84,8 +84,7 @@ def _preview(arguments: argparse.Namespace, options: ConvertOptions) -> int:
 
     known = named(arguments, "start", "end", "num_proc", "storage_options")
     found = preview(arguments.source, arguments.out, options, **known)
-    show(arguments, found.to_json(), describe_preview(found))
-    return DONE
+    return show(arguments, found.to_json(), describe_preview(found))
 
 
 def _convert_and_push(arguments: argparse.Namespace, options: ConvertOptions) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.arguments import add_workers, how
-from builder.cli.output import DONE, show
+from builder.cli.output import show
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m duplicates OUT --num-proc 8"
@@ -27,5 +27,4 @@ def run(arguments: argparse.Namespace) -> int:
     from builder.curate.duplicates import describe_duplicates, duplicates
 
     summary = duplicates(arguments.out, distance=arguments.distance, **how(arguments))
-    show(arguments, summary.to_json(), describe_duplicates(summary))
-    return DONE
+    return show(arguments, summary.to_json(), describe_duplicates(summary))

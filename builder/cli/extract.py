@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.arguments import add_slice, add_workers, how, named
-from builder.cli.output import DONE, FAILED, show
+from builder.cli.output import show
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m extract OUT files --num-proc 8"
@@ -30,5 +30,4 @@ def run(arguments: argparse.Namespace) -> int:
     from builder.jobs.extract import describe_extraction, extract
 
     result = extract(arguments.path, arguments.out, **named(arguments, "form", "overwrite"), **how(arguments))
-    show(arguments, result.to_json(), describe_extraction(result))
-    return FAILED if result.failed else DONE
+    return show(arguments, result.to_json(), describe_extraction(result), ok=not result.failed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.arguments import add_storage
-from builder.cli.output import DONE, show
+from builder.cli.output import show
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m info OUT"
@@ -22,5 +22,4 @@ def run(arguments: argparse.Namespace) -> int:
     from builder.jobs.info import describe_info, info
 
     result = info(arguments.path, storage_options=arguments.storage_options)
-    show(arguments, result.to_json(), describe_info(result))
-    return DONE
+    return show(arguments, result.to_json(), describe_info(result))

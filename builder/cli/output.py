@@ -62,12 +62,13 @@ def start_log(path: str, argv: Sequence[str]) -> None:
     _log.info("laion6m %s: laion6m %s", __version__, masked(shlex.join(argv)))
 
 
-def show(arguments: argparse.Namespace, document: dict[str, Any], text: str) -> None:
-    """Print a command's result on stdout: one object with ``--json``, else the text. Raises OutputError,
-    BrokenPipeError."""
+def show(arguments: argparse.Namespace, document: dict[str, Any], text: str, *, ok: bool = True) -> int:
+    """Print a command's result on stdout: one object with ``--json``, else the text. Returns the exit code: DONE if
+    ``ok``, else FAILED. Raises OutputError, BrokenPipeError."""
     result = json.dumps(document) if arguments.json else masked(text)
     _log.info("%s", result)
     write(result)
+    return DONE if ok else FAILED
 
 
 def write(text: str) -> None:
@@ -102,9 +103,9 @@ def verdict(max_reject_ratio: float, summary: Summary) -> int:
     return LOOK
 
 
-def fail(words: str, *, as_json: bool) -> None:
-    """Print why a command ended. ``as_json``: on stdout too. Unprintable characters are escaped: names may come from
-    strangers."""
+def fail(words: str, code: int, *, as_json: bool = False) -> int:
+    """Print why a command ended, and return its exit code. ``as_json``: on stdout too. Unprintable characters are
+    escaped: names may come from strangers."""
     text = masked(printable(_with_limit(words)))
     say(f"{_red('laion6m:')} {text}")
     if as_json and sys.stdout is not None:
@@ -113,6 +114,7 @@ def fail(words: str, *, as_json: bool) -> None:
             sys.stdout.flush()
         except OSError:  # stderr has it already
             discard_stdout()
+    return code
 
 
 def _red(text: str) -> str:

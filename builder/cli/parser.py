@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from builder.cli.output import USAGE
+
 Like = Callable[[str], bool]
 Group = argparse._ArgumentGroup
-
-USAGE = 2  # exit code
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,8 +58,7 @@ class Parser(argparse.ArgumentParser):
             yield word
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {message}\nSee {self.prog} --help\n")
-        sys.exit(USAGE)
+        self.exit(USAGE, f"{self.prog}: {message}\nSee {self.prog} --help\n")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

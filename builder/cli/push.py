@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.arguments import add_hub, named, positive
-from builder.cli.output import DONE, FAILED, show
+from builder.cli.output import show
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m push OUT user/name"
@@ -32,5 +32,4 @@ def run(arguments: argparse.Namespace) -> int:
     what = named(arguments, "captions_only", "without_columns", "keys", "without", "verify_only", "num_proc", "quiet")
     where = named(arguments, "public", "revision", "create_pr", "token")
     pushed = push(arguments.out, arguments.repo_id, **what, **where)
-    show(arguments, pushed.to_json(), str(pushed))
-    return DONE if pushed.ok else FAILED
+    return show(arguments, pushed.to_json(), str(pushed), ok=pushed.ok)

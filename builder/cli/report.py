@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.output import DONE, show
+from builder.cli.output import show
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m report OUT\nlaion6m report OUT report.html --source SOURCE"
@@ -23,5 +23,4 @@ def run(arguments: argparse.Namespace) -> int:
 
     file = arguments.file or (None if arguments.json else "report.html")
     made = report(arguments.dataset, file, source=arguments.source)
-    show(arguments, made.to_json(), str(made))
-    return DONE
+    return show(arguments, made.to_json(), str(made))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.arguments import named
-from builder.cli.output import DONE, show
+from builder.cli.output import show
 from builder.cli.parser import Parser
 
 EXAMPLE = """laion6m select OUT sub --where 'width>=1024'
@@ -41,8 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     chosen = named(arguments, "where", "keys", "without", "unique", "sample", "seed")
     summary = select(arguments.dataset, arguments.out, split=dict(arguments.split), **chosen)
-    show(arguments, summary.to_json(), describe_selection(summary))
-    return DONE
+    return show(arguments, summary.to_json(), describe_selection(summary))
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -6,7 +6,7 @@ import argparse
 
 from builder.base.errors import SourceError
 from builder.cli.arguments import add_recaptions, add_storage, add_workers, how
-from builder.cli.output import DONE, FAILED, out_of_files, show
+from builder.cli.output import out_of_files, show
 from builder.cli.parser import Parser
 
 EXAMPLE = "laion6m verify OUT --source data/laion6m"
@@ -35,5 +35,4 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if unread := next(filter(out_of_files, result.problems), None):  # a file that could not be opened is not damaged
         raise SourceError(f"not all was verified: {unread}")
-    show(arguments, result.to_json(), describe_verification(result))
-    return DONE if result.ok else FAILED
+    return show(arguments, result.to_json(), describe_verification(result), ok=result.ok)
