@@ -55,6 +55,7 @@ def extract_rows(whole: Rows, form: str, run: Run) -> Tally:
     index = whole.reader._index
     numbers = np.asarray(whole.rows, dtype=np.int64)
     if run.part != Slice():
+        run.part.require(len(whole.shards), "shards")
         taken, files = run.part.of(len(whole.shards)), index.column("file")[numbers]
         numbers = numbers[(files >= taken.start) & (files < taken.stop)]
     rows = View(whole.reader, numbers)

@@ -415,6 +415,12 @@ def test_slices_share_an_out_and_its_listing(extractable: Path, tmp_path: Path) 
     assert files(out) == files(whole)
 
 
+def test_a_slice_behind_the_last_shard_is_refused(extractable: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="start 9: there are"):
+        run(extractable, tmp_path / "out", start=9)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_appears_while_files_are_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The look before is not the last word: another process may be at the same folder."""
     made = make_source(tmp_path / "src", "card", per_shard=2)
