@@ -56,7 +56,7 @@ class LayoutError(SourceError):
 
     def _words(self) -> str:
         path, found, hint = self.args
-        return f"{path} is not a source this tool knows: found {found}. {hint}"
+        return f"{shlex.quote(path)} is not a source this tool knows: found {found}. {hint}"
 
 
 class ListingError(SourceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -56,7 +57,7 @@ def paths_of(places: StrPath | Iterable[StrPath]) -> tuple[str, ...]:
 def require_folder(path: str) -> None:
     """Raises SourceError if ``path`` is no folder on this machine."""
     if not os.path.isdir(path):
-        raise SourceError(f"{path} is not a folder" if os.path.lexists(path) else not_there(path))
+        raise SourceError(f"{shlex.quote(path)} is not a folder" if os.path.lexists(path) else not_there(path))
 
 
 def not_there(path: str) -> str:
@@ -64,7 +65,7 @@ def not_there(path: str) -> str:
     head = path.partition("/")[0]
     if _REPO_ID.fullmatch(path) and not os.path.exists(head):
         return f"{path} is not there. If it is a repository on the Hub, give hf://datasets/{path}"
-    return f"{path} is not there"
+    return f"{shlex.quote(path)} is not there"
 
 
 def cache_folder() -> str:

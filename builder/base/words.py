@@ -13,10 +13,10 @@ def size(count: int) -> str:
     return f"{value:.2f} TB"
 
 
-def counted(number: int, noun: str, nouns: str = "") -> str:
+def counted(number: int, noun: str, nouns: str = "", *, width: int = 0) -> str:
     """``1, "row"`` → ``1 row``, ``2000, "row"`` → ``2,000 rows``. ``nouns``: the plural, unless it is ``noun`` with an
-    s. With the verb, if there is one: ``"row is", "rows are"``."""
-    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
+    s. With the verb, if there is one: ``"row is", "rows are"``. ``width``: of the number, for tables."""
+    return f"{number:>{width},} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 from typing import Any
 
 from builder.base.options import MAX_PIXELS, ConvertOptions, SamplePolicy, parse_size
@@ -15,6 +18,24 @@ _TABLES = {"parquet", "jsonl", "ndjson", "json", "csv", "tsv"}
 
 
 _NUM_PROC = "number of processes (default: the cores of this machine)"
+
+
+def _number(kind: type[int] | type[float], words: str, least: float, most: float) -> Callable[[str], float]:
+    """A type of arguments: numbers from ``least`` to ``most``. ``words``: what such a number is called in errors."""
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is not {words}")
+
+    return read
+
+
+whole = _number(int, "a whole number", -inf, inf)
+positive = _number(int, "a whole number of 1 or more", 1, inf)
+number = _number(float, "a number", -inf, inf)
+share = _number(float, "a number from 0 to 1", 0, 1)
 
 
 def add_common(parser: Parser) -> None:
@@ -71,13 +92,13 @@ def add_slice(parser: Parser) -> None:
     group = parser.add_argument_group("slice of the work")
     group.add_argument(
         "--start",
-        type=int,
+        type=whole,
         default=0,
         metavar="I",
         help="first raw tar to take, in the order of their names (default: 0)",
     )
     group.add_argument(
-        "--end", type=int, default=-1, metavar="J", help="raw tar to stop before; -1 takes all (default: -1)"
+        "--end", type=whole, default=-1, metavar="J", help="raw tar to stop before; -1 takes all (default: -1)"
     )
 
 
@@ -92,15 +113,15 @@ def add_policy(parser: Parser) -> None:
     )
     group.add_argument(
         "--max-aspect-ratio",
-        type=float,
+        type=number,
         default=3.0,
         metavar="R",
         help="largest longer ÷ shorter side; 0 is off (default: 3.0)",
     )
-    group.add_argument("--min-side", type=int, metavar="N", help="least pixels of the shorter side (default: off)")
+    group.add_argument("--min-side", type=whole, metavar="N", help="least pixels of the shorter side (default: off)")
     group.add_argument(
         "--max-pixels",
-        type=int,
+        type=whole,
         default=MAX_PIXELS,
         metavar="N",
         help=f"most pixels, width × height (default: {MAX_PIXELS:,})",
@@ -158,24 +179,6 @@ def how(arguments: argparse.Namespace) -> dict[str, Any]:
     """How the work is done: what the command has of ``add_slice``, ``add_workers`` and ``add_storage``."""
     names = ("start", "end", "num_proc", "engine", "address", "storage_options")
     return named(arguments, *(name for name in names if hasattr(arguments, name)))
-
-
-def positive(text: str) -> int:
-    """An integer argument of 1 or more."""
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return int(text)
-
-
-def share(text: str) -> float:
-    """An argument from 0 to 1, both inclusive."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-    return value
 
 
 def _is_table(path: str) -> bool:

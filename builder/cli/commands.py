@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             start_log(arguments.log, argv)
         return command.run(arguments)
     except OptionError as error:
-        return fail(str(error), USAGE)
+        return fail(_as_typed(error, argv), USAGE)
     except InterruptedRunError as error:
         return fail(str(error), _INTERRUPTED, as_json=as_json)
     except KeyboardInterrupt:
@@ -127,6 +127,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except (OSError, ImportError) as error:  # any file can hit the limit, even a module's
         return fail(_words_of(error), FAILED, as_json=as_json)
+
+
+def _as_typed(error: OptionError, argv: Sequence[str]) -> str:
+    """The message. It names the option as the user typed it, not as Python does: --min-side, not min_side."""
+    name, option = error.args[0], f"--{error.args[0].replace('_', '-')}"
+    typed = any(word.partition("=")[0] == option for word in argv)
+    return option + str(error).removeprefix(name) if typed else str(error)
 
 
 def _words_of(error: OSError | ImportError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import add_workers, how
+from builder.cli.arguments import add_workers, how, whole
 from builder.cli.output import show
 from builder.cli.parser import Parser
 
@@ -15,7 +15,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("out", metavar="DATASET", help="a converted folder, or an index")
     parser.add_argument(
         "--distance",
-        type=int,
+        type=whole,
         default=10,
         metavar="D",
         help="most bits, of 64, in which two fingerprints may differ: 0 to 16; fewer is stricter (default: 10)",

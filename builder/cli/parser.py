@@ -57,6 +57,11 @@ class Parser(argparse.ArgumentParser):
                 values += 1
             yield word
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a word that is no choice, without argparse's quotes."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value} is not one of {', '.join(action.choices)}")
+
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message}\nSee {self.prog} --help\n")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import named
+from builder.cli.arguments import named, whole
 from builder.cli.output import show
 from builder.cli.parser import Parser
 
@@ -25,7 +25,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument(
         "--unique", action="store_true", help="take one row of each group of duplicates (run laion6m duplicates first)"
     )
-    parser.add_argument("--sample", type=int, metavar="N", help="take N rows at random")
+    parser.add_argument("--sample", type=whole, metavar="N", help="take N rows at random")
     parser.add_several(
         "--split",
         like=lambda word: "=" in word,
@@ -33,7 +33,7 @@ def declare(parser: Parser) -> None:
         metavar="NAME=SHARE",
         help="divide the rows into selections OUT/NAME: train=0.99 val=0.01",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of --sample and --split (default: 0)")
+    parser.add_argument("--seed", type=whole, default=0, metavar="S", help="seed of --sample and --split (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from builder.cli.arguments import whole
 from builder.cli.output import DONE, say, write
 from builder.cli.parser import Parser
 
@@ -15,7 +16,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument(
-        "--port", type=int, default=0, metavar="N", help="port to listen on; 0 takes a free one (default: 0)"
+        "--port", type=whole, default=0, metavar="N", help="port to listen on; 0 takes a free one (default: 0)"
     )
     parser.add_argument("--no-browser", action="store_true", help="only print the address, do not open a browser")
     parser.add_argument("--source", metavar="SOURCE", help="folder of the tars, to show images that were rejected")

@@ -11,6 +11,7 @@ from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.errors import OptionError, SourceError
 from builder.base.names import SELECTION
+from builder.base.paths import require_folder
 from builder.base.urls import refuse_url
 from builder.base.words import counted
 from builder.curate.arrays import add_arrays
@@ -140,6 +141,7 @@ def dataset_folder(path: Paths, command: str) -> str:
 
         at = shlex.quote(dataset_of(folder, read_selection(folder)))
         raise SourceError(f"{shlex.quote(folder)} is a selection: add the column to its dataset, {at}")
+    require_folder(folder)
     if not os.path.exists(os.path.join(folder, schema.INDEX)):
         at = shlex.quote(folder)
         raise SourceError(f"{at} has no {schema.INDEX}: convert it, or make one with laion6m index {at}")

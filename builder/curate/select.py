@@ -145,7 +145,7 @@ def by_list(rows: Rows, option: str, file: Paths, *, quiet: bool = True) -> tupl
 def describe_selection(summary: SelectSummary) -> str:
     """The summary in words: rows left by each step, what the lists found, the splits, the next steps."""
     width = len(f"{summary.of:,}")
-    lines = [f"{summary.of:>{width},} rows"]
+    lines = [counted(summary.of, "row", width=width)]
     lines += [f"{step.rows:>{width},} {step.condition}" for step in summary.funnel]
     for each in summary.lists:
         lines.append(f"{each.found:,} of {counted(each.names, 'name')} in {each.file} found in the dataset")

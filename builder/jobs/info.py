@@ -14,7 +14,7 @@ from builder.base.errors import SourceError
 from builder.base.names import SELECTION
 from builder.base.paths import StrPath, path_of, require_folder
 from builder.base.urls import StorageOptions, is_url
-from builder.base.words import printable
+from builder.base.words import counted, printable
 from builder.conversion.report import with_storage
 from builder.curate.selection import dataset_of, read_selection
 from builder.source.layouts import recognise
@@ -77,7 +77,9 @@ def _selection(path: str) -> Info:
     except SourceError as error:  # info reports it
         dataset = ""
         lines = [str(error)]
-    lines += [f"{selection.of:>13,} rows"] + [f"{step.rows:>13,} {step.condition}" for step in selection.steps]
+    lines += [counted(selection.of, "row", width=13)] + [
+        f"{step.rows:>13,} {step.condition}" for step in selection.steps
+    ]
     funnel = [{"condition": step.condition, "rows": step.rows} for step in selection.steps]
     facts = {"dataset": dataset, "rows": selection.rows, "of": selection.of, "funnel": funnel}
     at = shlex.quote(path)

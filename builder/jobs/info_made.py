@@ -14,6 +14,7 @@ import pyarrow as pa
 from builder.base import schema
 from builder.base.errors import DamagedFileError, IndexMismatchError, SourceError
 from builder.base.records import Reason
+from builder.base.words import counted
 from builder.base.words import size as in_words
 from builder.conversion.finish import examples_of
 from builder.conversion.report import reading, with_storage
@@ -81,13 +82,13 @@ def made(path: str, manifest: Manifest, url: str = "", storage_options: Mapping[
     ]
     if shards:
         least, most = in_words(min(shards.values())), in_words(max(shards.values()))
-        lines.append(f"shards    {len(shards):>13,} of {least} to {most}")
+        lines.append(f"shards    {len(shards):>13,} of {least}" + (f" to {most}" if most != least else ""))
     if columns:
         lines.append(f"columns   {', '.join(f'{name} ({kind})' for name, kind in columns.items())}")
     if formats := totals.get("formats"):
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(formats.items(), key=lambda item: -item[1]))
         lines.append(f"formats   {counts}" + (f"; {totals['animated']:,} animated" if totals.get("animated") else ""))
-    lines.append(f"unlisted  {totals['unlisted']:>13,} images of the source that no entry names")
+    lines.append(f"unlisted  {counted(totals['unlisted'], 'image', width=13)} of the source that no entry names")
     lines.append(f"rejected  {sum(rejected.values()):>13,}" + (", most frequent first:" if rejected else ""))
     for reason, count in sorted(rejected.items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"  {reason:<17}{count:>10,}  e.g. {examples.get(reason, '(see meta/rejects.parquet)')}")
@@ -100,9 +101,9 @@ def made(path: str, manifest: Manifest, url: str = "", storage_options: Mapping[
         lines.append(f"note      {note}")
     homes = sorted(set(away.values()))
     if away:
-        lines.append(f"removed   {len(away):>13,} shards were removed here: {', '.join(homes)} has them")
-    lines += _named(home, "missing", missing, "files are not here")
-    lines += _named(home, "cut", cut, "files have another size than they had when they were made")
+        lines.append(f"removed   {counted(len(away), 'shard', width=13)}; {', '.join(homes)} has them")
+    lines += _named(home, "missing", missing, ("file is", "files are"), "not here")
+    lines += _named(home, "cut", cut, ("file has", "files have"), "another size than the manifest says")
     at = shlex.quote(home)
     following = [f"laion6m verify {at}{with_storage(home, storage_options)}"]
     following.append(reading(homes[0]) if homes else reading(home, storage_options))
@@ -139,18 +140,18 @@ def unfinished(path: str) -> Info:
     }
     of = "an unknown number of" if planned is None else f"{planned:,}"
     lines = [
-        f"{path} is an unfinished conversion: {len(receipts):,} of {of} shards are done, with {rows:,} rows",
+        f"{path} is an unfinished conversion: {len(receipts):,} of {of} shards are done, with {counted(rows, 'row')}",
         *(f"  {reason:<17}{count:>10,} rejected so far" for reason, count in sorted(rejected.items())),
     ]
     following = f"laion6m convert SOURCE {shlex.quote(path)}   (with the same options it goes on from there)"
     return Info(path, "unfinished", facts, tuple(lines), (following,))
 
 
-def _named(path: str, title: str, names: list[str], meaning: str) -> list[str]:
+def _named(path: str, title: str, names: list[str], what: tuple[str, str], meaning: str) -> list[str]:
     """Lines that name the first of some files."""
     if not names:
         return []
-    lines = [f"{title:<10}{len(names):>13,} {meaning}:", *(f"  {name}" for name in names[:_NAMED])]
+    lines = [f"{title:<10}{counted(len(names), *what, width=13)} {meaning}:", *(f"  {name}" for name in names[:_NAMED])]
     if len(names) > _NAMED:
         lines.append(f"  … and {len(names) - _NAMED:,} more: laion6m info {shlex.quote(path)} --json names all")
     return lines

@@ -109,7 +109,8 @@ def open_dataset(
         folder = os.path.realpath(folder)
         found = data_files(folder)
         if found is None:
-            raise SourceError(f"{folder} has no {schema.INDEX}: convert it, or make one with: laion6m index {folder}")
+            at = shlex.quote(folder)
+            raise SourceError(f"{at} has no {schema.INDEX}: convert it, or make one with laion6m index {at}")
         files = found
     from builder.read.foreign import index_files  # with pyarrow.parquet: 10 MB that a reader has no use for
     from builder.read.image_columns import warn_of_guesses

@@ -65,7 +65,9 @@ def open_server(path: str, options: Options) -> Server:
     try:
         return Server(viewer, options.host, options.port)
     except OSError as error:
-        raise OptionError("host and port", f"{options.host}:{options.port}", f"free here ({error.strerror})") from None
+        raise OptionError(
+            "host", f"{options.host}:{options.port}", f"{error.strerror}. Give another --host or --port"
+        ) from None
 
 
 def view(path: str, options: Options, *, show: Callable[[Server], None], say: Callable[[str], None]) -> None:

@@ -20,6 +20,7 @@ from builder.base.words import counted, size
 )
 def test_one_is_singular_and_every_other_number_plural(number: int, words: tuple[str, ...], text: str) -> None:
     assert counted(number, *words) == text
+    assert counted(number, *words, width=6) == f"{text.partition(' ')[0]:>6} {text.partition(' ')[2]}"
 
 
 @pytest.mark.parametrize(("count", "text"), [(1, "1 byte"), (999, "999 bytes"), (1_000, "1.00 kB")])

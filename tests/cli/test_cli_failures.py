@@ -73,7 +73,7 @@ def test_an_error_is_an_object_of_the_words_on_stderr(
 def test_a_usage_error_prints_no_object(source: Source, tmp_path: Path, run: Callable[..., Ran]) -> None:
     ran = run("convert", source.path, tmp_path / "out", "--min-side", "0", "--json")
     assert (ran.code, ran.stdout) == (2, "")
-    assert "min_side 0: " in ran.stderr
+    assert "--min-side 0: " in ran.stderr
 
 
 @pytest.mark.parametrize(
