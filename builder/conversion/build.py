@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
@@ -19,11 +19,11 @@ from builder.base.options import ConvertOptions, Slice
 from builder.base.records import Totals
 from builder.base.urls import is_url, join
 from builder.conversion.before import bytes_of, refuse_caption_key, refuse_full_disk, rows_of
-from builder.conversion.finish import add_up, examples_of, tally
+from builder.conversion.finish import examples_of, tally
 from builder.conversion.kind import Kind, Outlet, standing
 from builder.conversion.report import no_rows
 from builder.conversion.shard import Unit
-from builder.conversion.summary import Summary, examples_of_unread, slice_notes
+from builder.conversion.summary import Summary, slice_notes
 from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, RunOptions
 from builder.engines.progress import Progress, announce
@@ -35,12 +35,8 @@ from builder.plan.survey import Survey, shard_rows, survey
 from builder.source.layout import Layout
 from builder.source.layouts import recognise
 from builder.store.folders import LocalFolder, open_folder
-from builder.store.ledger import Ledger, Passed, Receipt
+from builder.store.ledger import Ledger, Receipt
 from builder.store.output import make_folder
-
-if TYPE_CHECKING:
-    from builder.conversion.passes import Passing  # imported when a source behind a URL needs it
-
 
 _FEW = 100_000
 """A plan of at most this many rows (20 MB) stays in memory if no later run needs it."""
@@ -62,7 +58,12 @@ def build(kind: Kind, source: str, out: str, options: ConvertOptions, how: RunOp
         fresh = isinstance(folder, LocalFolder) and not os.path.lexists(out)
         if isinstance(folder, LocalFolder):
             make_folder(out)
-        job = _Job(kind, layout, options, how, taken, Ledger(folder), crew, started)
+        make_job = Job
+        if layout.is_remote:
+            from builder.conversion.passes import FarJob
+
+            make_job = FarJob
+        job = make_job(kind, layout, options, how, taken, Ledger(folder), crew, started)
         try:
             with job.ledger.locked(taken.start, max(taken.start + 1, taken.stop)):
                 return job.run()
@@ -89,8 +90,8 @@ def shards_of(survey: Survey, part: Slice, taken: range) -> list[int]:
 
 
 @dataclass
-class _Job:
-    """One job; its slice is locked. ``taken``: the raw tars of this run."""
+class Job:
+    """One job; its slice is locked. ``taken``: the raw tars of this run. For a source behind a URL: passes.FarJob."""
 
     kind: Kind
     layout: Layout
@@ -108,33 +109,16 @@ class _Job:
         # Only for conversions. An index is made anew each time, and holds each file's modification time itself.
         self.folders = describe_folders(self.layout, self.crew, quiet=self.quiet) if self.kind.lasting else {}
         self.readings: list[Progress] = []  # of the stages in which this run read images
-        self._put: set[int] = set()  # shards that the outlet has received
+        self.put: set[int] = set()  # shards that the outlet has received
 
     def run(self) -> Summary:
         """Raises what ``build`` raises."""
         with self.ledger.guarded():
-            self._begin()
-            plan = load_survey(self.layout, self.ledger)
-            if plan is None and not self.layout.is_remote:
-                plan = self._plan()
-        passed: dict[int, Passed] = {}
-        did = 0
-        if self.layout.is_remote:
-            from builder.conversion.passes import stretches
+            self.begin()
+            plan = load_survey(self.layout, self.ledger) or self._plan()
+        return self.finish(plan)
 
-            passing = self._passing()
-            before = passed = passing.done()
-            if plan is None:
-                passed = self._pass(passing, before)
-                did = len(passed) - len(before)
-                if len(passed) < len(stretches(self.cuts)):
-                    return self._partial(passed, did)
-                with self.ledger.guarded():  # another slice may have come first
-                    plan = load_survey(self.layout, self.ledger) or self._kept(passing.survey(self.crew))
-        assert plan is not None
-        return self._finish(plan, passed, did)
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Write down what the job is."""
         ledger = self.ledger
         if not self.kind.lasting:
@@ -159,19 +143,20 @@ class _Job:
         if not self.kind.lasting and len(plan.plan.rows) <= _FEW:
             return plan
         with Progress("saving the plan", quiet=self.quiet):
-            return self._kept(plan)
+            return self.kept(plan)
 
-    def _kept(self, plan: Survey) -> Survey:
+    def kept(self, plan: Survey) -> Survey:
         """Save a plan. Returns it memory-mapped: 6 million rows do not stay in memory."""
         save_survey(plan, self.ledger)
         return load_survey(self.layout, self.ledger) or plan
 
-    def _finish(self, plan: Survey, passed: dict[int, Passed], did: int) -> Summary:
-        """Make the shards without a receipt, then write the files that span all shards."""
+    def finish(self, plan: Survey, did: int = 0) -> Summary:
+        """Make the shards without a receipt, then write the files that span all shards. ``did``: how many shards this
+        run has made before."""
         kind, ledger = self.kind, self.ledger
         shards, everything = plan.plan.shards, self.how.part == Slice()
         mine = shards_of(plan, self.how.part, self.taken)
-        receipts = self._receipts(plan, passed)
+        receipts = self.receipts(plan)
         pending = [number for number in mine if number not in receipts]
         if kind.lasting and kind.outlet is None and isinstance(ledger.folder, LocalFolder):
             refuse_full_disk(ledger.out, bytes_of(plan.plan, pending))
@@ -182,11 +167,11 @@ class _Job:
             try:
                 for number in mine:
                     if number in receipts:
-                        self._hand_on(receipts[number], shards)
+                        self.hand_on(receipts[number], shards)
                 for receipt in self.crew.run(kind.work, units, progress.update):
                     receipts[receipt.number] = receipt
-                    self._put.discard(receipt.number)  # the outlet got this shard with other rows before
-                    self._hand_on(receipt, shards)
+                    self.put.discard(receipt.number)  # the outlet got this shard with other rows before
+                    self.hand_on(receipt, shards)
                 if pending:
                     self._check_folders()
                 self.crew.dismiss()
@@ -194,20 +179,20 @@ class _Job:
                 raise InterruptedRunError(sum(number in receipts for number in mine), len(mine)) from None
         with ledger.guarded():
             if not everything:  # other slices may have finished meanwhile
-                receipts = self._receipts(plan, passed)
+                receipts = self.receipts(plan)
             complete = len(receipts) == shards
             lost = [plan.plan.rejects] if complete and everything else []
             examples = examples_of([*lost, *(ledger.rejects_part(receipts[n]) for n in mine if receipts[n].rejected)])
             if complete:
                 if not any(receipt.rows for receipt in receipts.values()):
                     self._refuse_no_rows(plan, receipts)
-                self._remove_strays(passed, shards)
+                self.remove_strays(shards)
                 with Progress("finishing", quiet=self.quiet):
                     kind.finish(ledger, plan, receipts, self.options)
                 if not kind.lasting:
                     ledger.clear()
         totals = tally(plan, [receipts[number] for number in mine], planned_rejects=bool(lost))
-        summary = self._summary(totals, examples, plan.plan.owners, did + len(pending), shards - len(receipts))
+        summary = self.summary(totals, examples, plan.plan.owners, did + len(pending), shards - len(receipts))
         notes = (*plan.notes, *summary.notes)
         return replace(summary, damage=plan.damage, unread=plan.unread, replaced=plan.replaced, notes=notes)
 
@@ -217,7 +202,7 @@ class _Job:
         totals = tally(plan, receipts.values(), planned_rejects=True)
         lost = [plan.plan.rejects, *map(self.ledger.rejects_part, receipts.values())]
         words = no_rows(self.layout.root, totals, examples_of(lost), plan)
-        self._remove_shards(receipts, plan.plan.shards)
+        self.remove_shards(receipts, plan.plan.shards)
         self.ledger.clear()
         raise SourceError(words)
 
@@ -229,21 +214,16 @@ class _Job:
             if now.get(name) != state:
                 raise SourceChangedError(join(self.layout.root, name), "a file in it was changed, added or removed")
 
-    def _receipts(self, plan: Survey, passed: dict[int, Passed]) -> dict[int, Receipt]:
+    def receipts(self, plan: Survey) -> dict[int, Receipt]:
         """Receipts of the shards that are done and still exist."""
-        made: dict[int, Receipt] = {}
-        if passed:
-            from builder.conversion.passes import confirmed
+        return self.standing(self.ledger.receipts().values(), plan.plan.shards)
 
-            made = confirmed(plan, passed, len(self.cuts))
-        return self._standing((made | self.ledger.receipts()).values(), plan.plan.shards)
-
-    def _standing(self, receipts: Iterable[Receipt], shards: int) -> dict[int, Receipt]:
+    def standing(self, receipts: Iterable[Receipt], shards: int) -> dict[int, Receipt]:
         return standing(self.ledger, receipts, shards, self.options, self.kind.stands)
 
-    def _hand_on(self, receipt: Receipt, shards: int) -> None:
-        if self.kind.outlet is not None and receipt.number not in self._put:
-            self._put.add(receipt.number)
+    def hand_on(self, receipt: Receipt, shards: int) -> None:
+        if self.kind.outlet is not None and receipt.number not in self.put:
+            self.put.add(receipt.number)
             self.kind.outlet.put(receipt, shards)
 
     def _unit(self, plan: Survey, number: int) -> Unit:
@@ -259,39 +239,7 @@ class _Job:
             first_annotations=len(layout.raw) if layout.captions else 0,
         )
 
-    def _passing(self) -> Passing:
-        from builder.conversion.passes import Passing
-
-        return Passing(
-            layout=self.layout,
-            options=self.options,
-            cuts=self.cuts,
-            ledger=self.ledger,
-            standing=self._standing,
-            put=self._hand_on,
-            outlet=self.kind.outlet,
-        )
-
-    def _pass(self, passing: Passing, done: dict[int, Passed]) -> dict[int, Passed]:
-        """Read the raw tars of this slice, once."""
-        size = sum(self.layout.raw[number].size for number in self.taken)
-        with Progress(self.kind.stage, None, size, quiet=self.quiet) as progress:
-            self.readings.append(progress)
-            try:
-                return passing.run(self.crew, self.taken, progress.update, done)
-            except KeyboardInterrupt:
-                raise InterruptedRunError(len(self._put), len(self.cuts)) from None
-
-    def _partial(self, passed: dict[int, Passed], did: int) -> Summary:
-        """The summary of one slice, while other slices are still unread. Which samples are missing or duplicates is not
-        known yet."""
-        there = [receipt for each in passed.values() for receipt in each.receipts]
-        mine = [receipt for receipt in there if self.cuts[receipt.number].first in self.taken]
-        examples = examples_of(self.ledger.rejects_part(receipt) for receipt in mine if receipt.rejected)
-        owners = [cut.first for cut in self.cuts]
-        return self._summary(add_up(mine), examples, owners, did, len(self.cuts) - len(there))
-
-    def _summary(
+    def summary(
         self, totals: Totals, examples: dict[str, str], owners: Sequence[int], did: int, missing: int
     ) -> Summary:
         """What is known without a plan. ``owners``: the raw tar with which each shard begins."""
@@ -305,19 +253,16 @@ class _Job:
             missing=missing,
             seconds=time.monotonic() - self.started,
             unread={each.kind: each.count for each in unread},
-            examples_unread=examples_of_unread(unread),
+            examples_unread={each.kind: each.example for each in unread},
             notes=slice_notes(self.how.part, [archive.name for archive in self.layout.raw], owners),
             read_images=sum(reading.images for reading in self.readings),
             read_bytes=sum(reading.bytes for reading in self.readings),
         )
 
-    def _remove_strays(self, passed: dict[int, Passed], shards: int) -> None:
-        """Delete shards named with a wrong total. The total is in each name; before the plan it was only a guess."""
-        if passed and len(self.cuts) != shards:
-            for each in passed.values():
-                self._remove_shards((receipt.number for receipt in each.receipts), len(self.cuts))
+    def remove_strays(self, shards: int) -> None:
+        """Delete shards that are none of the plan's."""
 
-    def _remove_shards(self, numbers: Iterable[int], shards: int) -> None:
+    def remove_shards(self, numbers: Iterable[int], shards: int) -> None:
         for number in numbers:
             self.ledger.folder.remove(schema.ShardName(number, shards, schema.SUFFIXES[self.options.format]).path)
 

@@ -1,8 +1,8 @@
-"""The stretches in which a source behind a URL is read, what each is expected to hold, and the results."""
+"""A job on a source behind a URL: the stretches in which it is read, what each is expected to hold, and the results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +12,21 @@ import pyarrow.compute as pc
 
 from builder.base import schema
 from builder.base.arrays import chunks_of, number_array, numbers_of, take_text, to_ipc
+from builder.base.errors import InterruptedRunError
 from builder.base.ids import column_ids
-from builder.base.options import ConvertOptions
 from builder.base.urls import join
-from builder.conversion.kind import Outlet
+from builder.conversion.build import Job
+from builder.conversion.finish import add_up, examples_of
 from builder.conversion.one_pass import EXPECTED, Pass, run_pass
-from builder.engines.contract import Engine, Report
+from builder.conversion.summary import Summary
+from builder.engines.contract import Report
+from builder.engines.progress import Progress
+from builder.plan.kept import load_survey
 from builder.plan.pairs import Int64s, repeated
 from builder.plan.plan import Cut, endings_kept
 from builder.plan.survey import Survey, listed, plan_survey, scans_wanted
 from builder.source.endings import without_ending
-from builder.source.layout import Archive, Layout
+from builder.source.layout import Archive
 from builder.source.listing import Listing
 from builder.source.scan import ScanRequest, scan_archive
 from builder.source.tables import table_from_ipc, table_to_ipc
@@ -55,55 +59,87 @@ def stretches(cuts: tuple[Cut, ...]) -> list[Stretch]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Passing:
-    """Reads a source behind a URL. ``cuts``: its shards, as far as sizes tell. ``standing``: receipts and the number of
-    shards → those whose shards still exist. ``put``: called with each receipt and the number of shards. ``outlet``:
-    asked for room before each stretch."""
+@dataclass
+class FarJob(Job):
+    """A job on a source behind a URL. Its raw tars are read once, in stretches."""
 
-    layout: Layout
-    options: ConvertOptions
-    cuts: tuple[Cut, ...]
-    ledger: Ledger
-    standing: Callable[[Iterable[Receipt], int], dict[int, Receipt]]
-    put: Callable[[Receipt, int], None]
-    outlet: Outlet | None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.passed: dict[int, Passed] = {}  # stretches that were read, by this run or another
 
-    def run(self, crew: Engine, taken: Container[int], report: Report, done: Mapping[int, Passed]) -> dict[int, Passed]:
-        """Read the stretches that begin with an archive of ``taken`` and are not ``done``. Returns all stretches read
-        so far, by this run or another. Raises SourceError, ListingError, WriteError."""
-        found = dict(done)
-        mine = [stretch for stretch in stretches(self.cuts) if stretch.archives.start in taken]
-        pending = [stretch for stretch in mine if stretch.first not in done]
-        for stretch in mine:
-            if stretch.first in done:
-                self._hand_on(done[stretch.first])
-        for passed in crew.run(run_pass, self._work(pending) if pending else (), report):
-            found[passed.first] = passed
-            self._hand_on(passed)
-        return found
+    def run(self) -> Summary:
+        with self.ledger.guarded():
+            self.begin()
+            plan = load_survey(self.layout, self.ledger)
+        self.passed = self._done()
+        before = len(self.passed)
+        if plan is None:
+            self._read()
+            if len(self.passed) < len(stretches(self.cuts)):
+                return self._partial(len(self.passed) - before)
+            with self.ledger.guarded():  # another slice may have come first
+                plan = load_survey(self.layout, self.ledger) or self.kept(self._survey())
+        return self.finish(plan, len(self.passed) - before)
 
-    def _hand_on(self, passed: Passed) -> None:
-        for receipt in passed.receipts:
-            self.put(receipt, len(self.cuts))
-
-    def done(self) -> dict[int, Passed]:
+    def _done(self) -> dict[int, Passed]:
         """Stretches that were read and whose shards still exist."""
         passed = self.ledger.passed()
         there = self.standing((r for each in passed.values() for r in each.receipts), len(self.cuts))
         return {first: each for first, each in passed.items() if all(r.number in there for r in each.receipts)}
+
+    def _read(self) -> None:
+        """Read the stretches that begin with a raw tar of this slice and were not read before. Raises SourceError,
+        ListingError, WriteError."""
+        mine = [stretch for stretch in stretches(self.cuts) if stretch.archives.start in self.taken]
+        pending = [stretch for stretch in mine if stretch.first not in self.passed]
+        size = sum(self.layout.raw[number].size for number in self.taken)
+        with Progress(self.kind.stage, None, size, quiet=self.quiet) as progress:
+            self.readings.append(progress)
+            try:
+                for stretch in mine:
+                    if stretch.first in self.passed:
+                        self._hand_on_all(self.passed[stretch.first])
+                for passed in self.crew.run(run_pass, self._work(pending) if pending else (), progress.update):
+                    self.passed[passed.first] = passed
+                    self._hand_on_all(passed)
+            except KeyboardInterrupt:
+                raise InterruptedRunError(len(self.put), len(self.cuts)) from None
+
+    def _hand_on_all(self, passed: Passed) -> None:
+        for receipt in passed.receipts:
+            self.hand_on(receipt, len(self.cuts))
+
+    def _partial(self, did: int) -> Summary:
+        """The summary of one slice, while other slices are still unread. Which samples are missing or duplicates is not
+        known yet."""
+        there = [receipt for each in self.passed.values() for receipt in each.receipts]
+        mine = [receipt for receipt in there if self.cuts[receipt.number].first in self.taken]
+        examples = examples_of(self.ledger.rejects_part(receipt) for receipt in mine if receipt.rejected)
+        owners = [cut.first for cut in self.cuts]
+        return self.summary(add_up(mine), examples, owners, did, len(self.cuts) - len(there))
+
+    def receipts(self, plan: Survey) -> dict[int, Receipt]:
+        made = confirmed(plan, self.passed, len(self.cuts)) | self.ledger.receipts()
+        return self.standing(made.values(), plan.plan.shards)
+
+    def remove_strays(self, shards: int) -> None:
+        """The number of shards is in each name. Before the plan it was only a guess."""
+        if len(self.cuts) != shards:
+            for each in self.passed.values():
+                self.remove_shards((receipt.number for receipt in each.receipts), len(self.cuts))
 
     def _work(self, pending: list[Stretch]) -> Iterator[Pass]:
         layout = self.layout
         names, field = scans_wanted(layout, self.options)
         nothing = pa.nulls(0, pa.string())
         listing = listed(layout, self.options.policy.caption_key) if layout.listing else Listing(nothing, nothing)
-        rows_of, duplicate = _by_folder(listing), _duplicates(listing)
+        rows_of, ids = _by_folder(listing), column_ids(listing.images, 1 << 16)
+        duplicate = repeated(np.concatenate([np.zeros((0, 2), dtype="<u8"), *ids]))
         keeps = endings_kept(listing, duplicate)
         captions = _by_stem(layout.captions)
         for stretch in pending:
-            if self.outlet is not None:
-                self.outlet.room()
+            if self.kind.outlet is not None:
+                self.kind.outlet.room()
             raw = {number: layout.raw[number] for number in stretch.archives}
             stems = [without_ending(archive.name) for archive in raw.values()]
             rows = np.concatenate([np.zeros(0, np.int64), *(rows_of[stem] for stem in stems if stem in rows_of)])
@@ -121,7 +157,7 @@ class Passing:
                 field=field,
             )
 
-    def survey(self, crew: Engine) -> Survey:
+    def _survey(self) -> Survey:
         """Scan the archives that belong to no stretch (captions tars with other names), and plan with all scans."""
         layout, ledger = self.layout, self.ledger
         names, field = scans_wanted(layout, self.options)
@@ -131,13 +167,13 @@ class Passing:
             kept = ledger.scans(side)
             requests = enumerate(ScanRequest(archive, names, field) for archive in archives)
             missing += [KeptScan(ledger.folder, side, number, each) for number, each in requests if number not in kept]
-        for _ in crew.run(keep_scan, missing):
+        for _ in self.crew.run(keep_scan, missing):
             pass
         tables = []
         for side, archives in sides:
             for archive, data in zip(archives, ledger.read_scans(side, range(len(archives))), strict=True):
                 tables.append(table_from_ipc(data, join(ledger.out, f"{schema.WORK}/scans ({side}/{archive.name})")))
-        return plan_survey(layout, self.options, tables, engine=crew)
+        return plan_survey(layout, self.options, tables, engine=self.crew)
 
 
 def confirmed(survey: Survey, passed: Mapping[int, Passed], shards: int) -> dict[int, Receipt]:
@@ -182,11 +218,6 @@ def _by_folder(listing: Listing) -> dict[str, Int64s]:
     for code, name in enumerate(folders.chunk(0).dictionary.to_pylist()):
         found[name] = order[edges[code] : edges[code + 1]].astype(np.int64)
     return found
-
-
-def _duplicates(listing: Listing) -> npt.NDArray[np.bool_]:
-    ids = [np.zeros((0, 2), dtype="<u8"), *column_ids(listing.images, 1 << 16)]
-    return repeated(np.concatenate(ids))
 
 
 def _first_part(paths: pa.Array) -> pa.Array:

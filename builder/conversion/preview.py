@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from builder.base.arrays import numbers_of
 from builder.base.errors import OptionError
 from builder.base.options import ConvertOptions, SamplePolicy, Slice, default_num_proc
 from builder.base.paths import StrPath, path_of
@@ -18,8 +21,8 @@ from builder.base.words import size as in_words
 from builder.conversion.before import bytes_of, free_bytes, refuse_caption_key, refuse_overlap, rows_of
 from builder.conversion.build import find, is_dataset, shards_of
 from builder.conversion.finish import tally
-from builder.conversion.report import notes_of
-from builder.conversion.summary import Summary, examples_of_unread
+from builder.conversion.report import damaged, notes_of
+from builder.conversion.summary import Summary
 from builder.engines.choose import make_engine
 from builder.engines.contract import EngineChoice, RunOptions
 from builder.engines.progress import Progress
@@ -97,7 +100,7 @@ def preview(
         missing=len(mine),
         seconds=planned + 2 * images / max(rate * processes, 1.0),  # writing takes about as long as reading
         unread=found.unread,
-        examples_unread=examples_of_unread(layout.unread),
+        examples_unread={each.kind: each.example for each in layout.unread},
         replaced=found.replaced,
         notes=found.notes,
     )
@@ -110,11 +113,9 @@ def _read_a_little(found: Survey, policy: SamplePolicy) -> tuple[float, Counter[
     """Bytes a second of image files, read in one process, and rejects by reason among what was read."""
     plan = found.plan
     rows = plan.rows.slice(0, _READ_ROWS).combine_chunks()
-    sizes, most = rows.column("size").to_pylist(), 0
-    read = 0
-    while most < len(sizes) and read < _READ_BYTES:
-        read += sizes[most]
-        most += 1
+    ends = np.cumsum(numbers_of(rows.column("size")))
+    most = int(np.searchsorted(ends, _READ_BYTES)) + 1
+    read = int(ends[:most].max(initial=0))
     lost: Counter[str] = Counter()
     began = time.monotonic()
     for batch in rows.slice(0, most).to_batches():
@@ -139,7 +140,7 @@ def describe_preview(preview: Preview) -> str:
         f"time      about {duration(summary.seconds)} with {counted(preview.processes, 'process', 'processes')} "
         f"(one reads {in_words(round(preview.rate))}/s here)",
         *notes_of(summary),
-        *(f"damaged: {name}, {places[0]}" for name, places in sorted(summary.damage.items())[:5]),
+        *damaged(summary.damage, 5),
     ]
     if preview.free is not None and preview.needed > preview.free:
         lines.append("There is not enough room: the conversion would not begin.")

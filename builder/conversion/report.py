@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from builder.base.records import Totals
@@ -45,9 +45,7 @@ def describe_summary(summary: Summary, storage_options: Mapping[str, Any] | None
         replaced = counted(summary.replaced, "member was", "members were")
         lines.append(f"{replaced} replaced by a later one of the same name, as in an extraction")
     lines += notes_of(summary)
-    for name, places in sorted(summary.damage.items())[:5]:
-        more = f", and {len(places) - 1} more" if len(places) > 1 else ""
-        lines.append(f"damaged: {printable(name)}, {printable(places[0])}{more}")
+    lines += damaged(summary.damage, 5)
     if len(summary.damage) > 5:
         lines.append(f"damaged: {counted(len(summary.damage) - 5, 'more archive')}. meta/manifest.json names them")
     if summary.complete:
@@ -100,6 +98,13 @@ def notes_of(summary: Summary) -> list[str]:
     return lines + ([f"passed over: {printable(', '.join(rest))}"] if rest else [])
 
 
+def damaged(damage: Mapping[str, Sequence[str]], most: int) -> Iterator[str]:
+    """A line for each damaged archive, ``most`` of them."""
+    for name, places in sorted(damage.items())[:most]:
+        more = f", and {len(places) - 1:,} more" if len(places) > 1 else ""
+        yield f"damaged: {printable(name)}, {printable(places[0])}{more}"
+
+
 def _unread(kind: str, count: int, example: str) -> str:
     return f"not read: {count:,} × {kind}, such as {printable(example)}. {WAYS_OUT[kind]}"
 
@@ -109,8 +114,7 @@ def no_rows(source: str, totals: Totals, examples: dict[str, str], survey: Surve
     parts = [f"{shlex.quote(source)} gives no rows: {counted(totals.listed, 'sample is', 'samples are')} listed"]
     for reason, count in sorted(totals.rejected.items(), key=lambda item: -item[1])[:3]:
         parts.append(f"{count:,} {reason}, such as {printable(examples.get(reason, ''))}")
-    for name, places in sorted(survey.damage.items())[:2]:
-        parts.append(f"damaged: {printable(name)}, {printable(places[0])}")
+    parts += damaged(survey.damage, 2)
     troubles = [each for each in survey.layout.unread if each.kind in TROUBLE]
     parts += [_unread(each.kind, each.count, each.example).rstrip(".") for each in troubles]
     return "; ".join(parts) + ". Nothing was written."

@@ -31,7 +31,7 @@ from builder.conversion.build import is_dataset, job_of
 from builder.conversion.finish import add_up, examples_of, finish_shards
 from builder.conversion.index import index
 from builder.conversion.kind import standing
-from builder.conversion.shard import NewShard, make_shard
+from builder.conversion.shard import ShardTask, make_shard
 from builder.conversion.summary import Summary
 from builder.curate.columns import write_column
 from builder.curate.select import choose
@@ -56,20 +56,11 @@ _AT_ONCE = 64  # rows read together
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
-    """One shard of ``shards``: ``rows``, and the place of each in the new dataset's listing."""
+class _Unit(ShardTask):
+    """A shard of ``rows``. ``positions``: the place of each in the new dataset's listing."""
 
-    out: Folder
-    number: int
-    shards: int
     rows: View
     positions: npt.NDArray[np.int64]
-    options: ConvertOptions
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return f"shard {self.number} of {self.shards}"
 
 
 def convert_selected(
@@ -210,7 +201,7 @@ def _units(rows: Rows, positions: npt.NDArray[np.int64], out: Folder, options: C
         before = int(sizes[cuts[-1] - 1]) if cuts[-1] else 0
         cuts.append(max(cuts[-1] + 1, int(np.searchsorted(sizes, before + room, side="right"))))
     return [
-        _Unit(out, number, len(cuts) - 1, View(rows.reader, numbers[first:end]), positions[first:end], options)
+        _Unit(out, number, len(cuts) - 1, options, View(rows.reader, numbers[first:end]), positions[first:end])
         for number, (first, end) in enumerate(pairwise(cuts))
     ]
 
@@ -223,7 +214,7 @@ def _progress(rows: Rows, pending: list[_Unit], quiet: bool) -> Progress:
 
 def _write_shard(unit: _Unit, report: Report) -> Receipt:
     """Make one shard."""
-    return make_shard(NewShard(unit.out, unit.number, unit.shards, unit.options), _chunks(unit), unit.out, report)
+    return make_shard(unit, _chunks(unit), report)
 
 
 def _chunks(unit: _Unit) -> Iterator[Chunk]:

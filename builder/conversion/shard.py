@@ -35,17 +35,28 @@ WRITERS: dict[str, Callable[[NewFile], ShardWriter]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """The work of one shard. ``rows``: PLAN_ROW as an Arrow IPC stream. ``shards``: number of shards in the job."""
+class ShardTask:
+    """The work of one shard. ``shards``: number of shards in the job."""
 
     out: Folder
     number: int
     shards: int
+    options: ConvertOptions
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"shard {self.number} of {self.shards}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit(ShardTask):
+    """A shard of planned rows. ``rows``: PLAN_ROW as an Arrow IPC stream. ``first_annotations``: how many archives an
+    index lists before the first that holds annotations."""
+
     rows: bytes
     stock: Stock
-    options: ConvertOptions
     first_annotations: int
-    """How many archives an index lists before the first that holds annotations."""
 
     @property
     def name(self) -> str:
@@ -116,16 +127,16 @@ def write_shard(unit: Unit, report: Report) -> Receipt:
     """Make one shard from the tars. Raises SourceError, WriteError."""
     batches = from_ipc(unit.rows).to_batches()
     chunks = chain.from_iterable(read_samples(batch, unit.stock, unit.options.policy) for batch in batches)
-    return make_shard(NewShard(unit.out, unit.number, unit.shards, unit.options), chunks, unit.out, report)
+    return make_shard(unit, chunks, report)
 
 
-def make_shard(shard: NewShard, chunks: Iterable[Chunk], out: Folder, report: Report) -> Receipt:
+def make_shard(task: ShardTask, chunks: Iterable[Chunk], report: Report) -> Receipt:
     """Write all chunks into a shard, then its receipt. A file with a final name is whole."""
-    with whole(shard):
+    with whole(NewShard(task.out, task.number, task.shards, task.options)) as shard:
         for chunk in chunks:
             shard.take(chunk, report)
         made = shard.finish()
-    return Ledger(out).write_receipt(*made)
+    return Ledger(task.out).write_receipt(*made)
 
 
 def index_part(

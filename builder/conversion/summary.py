@@ -12,7 +12,6 @@ from builder.base.records import Totals
 from builder.base.words import counted
 from builder.conversion.finish import totals_json
 from builder.source.endings import TROUBLE
-from builder.source.layout import Unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +59,6 @@ class Summary:
             "seconds": round(self.seconds, 3),
             "out": self.out,
         }
-
-
-def examples_of_unread(unread: tuple[Unread, ...]) -> dict[str, str]:
-    return {each.kind: each.example for each in unread}
 
 
 def slice_notes(part: Slice, tars: Sequence[str], owners: Sequence[int]) -> tuple[str, ...]:

@@ -199,14 +199,11 @@ def _make_bar(now: Snapshot) -> Any:
             head = self.now.stage if share is None else f"{self.now.stage} {share:4.0%}"
             bar = 0 if share is None else _NARROW + 2
             text = fitting(figures(self.now), columns - len(head) - bar - 2)
-            return facts | {"head": head, "figures": text, "bar_format": _format(share)}
+            shown = "{head} {figures}" if share is None else "{head} {bar} {figures}"
+            return facts | {"head": head, "figures": text, "bar_format": shown}
 
     Made.now = now
     return Made(total=now.all, initial=now.first, leave=False, dynamic_ncols=True, file=sys.stderr)
-
-
-def _format(share: float | None) -> str:
-    return "{head} {figures}" if share is None else "{head} {bar} {figures}"
 
 
 class Lines(View):

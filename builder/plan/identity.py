@@ -40,7 +40,7 @@ def describe_folders(layout: Layout, engine: Engine, *, quiet: bool = True) -> d
     states: dict[str, str] = {}
     if folders:
         with Progress("looking at files", len(folders), unit="folders", quiet=quiet) as progress:
-            for name, state in engine.run(_folder_state, folders, _unheard):
+            for name, state in engine.run(_folder_state, folders):
                 states[name] = state
                 progress.update(1)
     return dict(sorted(states.items()))
@@ -107,7 +107,3 @@ def describe_jobs(noted: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _folder_state(task: tuple[str, Archive], report: Report) -> tuple[str, str]:
     name, archive = task
     return name, folder_state(archive)
-
-
-def _unheard(images: int, size: int) -> None:
-    """Does nothing: progress is counted in folders."""

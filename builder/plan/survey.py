@@ -158,7 +158,7 @@ def _scanned(requests: list[ScanRequest], raw: int, engine: Engine, *, quiet: bo
     largest_first = sorted(requests, key=lambda request: -request.archive.size)
     unit = "folders" if all(request.archive.is_folder for request in requests) else "tars"
     with Progress("scanning", len(requests), unit=unit, quiet=quiet) as progress:
-        for request, table in engine.run(_scan, largest_first, _unheard):
+        for request, table in engine.run(_scan, largest_first):
             tables[request] = replace(table, ids=pool_of[request].keep(table.ids))
             progress.update(1)
     return [tables[request] for request in requests]
@@ -206,10 +206,6 @@ def stock_of(survey: Survey, rows: pa.Table | pa.RecordBatch) -> Stock:
 
 def _scan(request: ScanRequest, report: Report) -> tuple[ScanRequest, ArchiveTable]:
     return request, scan_archive(request)
-
-
-def _unheard(images: int, size: int) -> None:
-    """Does nothing: the progress of a scan is counted in archives."""
 
 
 def listed(layout: Layout, caption_key: str = "auto") -> Listing:
