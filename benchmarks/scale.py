@@ -84,8 +84,8 @@ class Recorded:
 
 def scan(folder: str, samples: int) -> float:
     from builder.base.options import ConvertOptions
-    from builder.engines.choose import make_engine
     from builder.engines.contract import EngineChoice
+    from builder.engines.local import make_engine
     from builder.plan.survey import scan_all
     from builder.source.layouts import recognise
 

@@ -20,12 +20,12 @@ from builder.base.records import Totals
 from builder.base.urls import is_url, join
 from builder.conversion.before import bytes_of, refuse_caption_key, refuse_full_disk, rows_of
 from builder.conversion.finish import examples_of, tally
-from builder.conversion.kind import Kind, Outlet, standing
+from builder.conversion.kind import Kind, standing
 from builder.conversion.report import no_rows
 from builder.conversion.shard import Unit
 from builder.conversion.summary import Summary, slice_notes
-from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, RunOptions
+from builder.engines.local import make_engine
 from builder.engines.progress import Progress, announce
 from builder.plan.copies import adopt_copies
 from builder.plan.identity import describe_folders, describe_jobs, describe_source
@@ -161,14 +161,13 @@ class Job:
         if kind.lasting and kind.outlet is None and isinstance(ledger.folder, LocalFolder):
             refuse_full_disk(ledger.out, bytes_of(plan.plan, pending))
         images, left = rows_of(plan.plan, mine), rows_of(plan.plan, pending)
-        units = (self._unit(plan, number) for number in _as_there_is_room(pending, kind.outlet))
         with Progress(kind.stage, images, done=images - left, quiet=self.quiet) as progress:
             self.readings.append(progress)
             try:
                 for number in mine:
                     if number in receipts:
                         self.hand_on(receipts[number], shards)
-                for receipt in self.crew.run(kind.work, units, progress.update):
+                for receipt in self.crew.run(kind.work, self._units(plan, pending), progress.update):
                     receipts[receipt.number] = receipt
                     self.put.discard(receipt.number)  # the outlet got this shard with other rows before
                     self.hand_on(receipt, shards)
@@ -226,18 +225,15 @@ class Job:
             self.put.add(receipt.number)
             self.kind.outlet.put(receipt, shards)
 
-    def _unit(self, plan: Survey, number: int) -> Unit:
-        rows, stock = shard_rows(plan, number)
-        layout = plan.layout
-        return Unit(
-            out=self.ledger.folder,
-            number=number,
-            shards=plan.plan.shards,
-            rows=to_ipc(rows),
-            stock=stock,
-            options=self.options,
-            first_annotations=len(layout.raw) if layout.captions else 0,
-        )
+    def _units(self, plan: Survey, numbers: list[int]) -> Iterator[Unit]:
+        """The work on these shards, as there is room for them."""
+        first_annotations = len(self.layout.raw) if self.layout.captions else 0
+        for number in numbers:
+            if self.kind.outlet is not None:
+                self.kind.outlet.room()
+            rows, stock = shard_rows(plan, number)
+            task = (self.ledger.folder, number, plan.plan.shards, self.options)
+            yield Unit(*task, to_ipc(rows), stock, first_annotations)
 
     def summary(
         self, totals: Totals, examples: dict[str, str], owners: Sequence[int], did: int, missing: int
@@ -280,10 +276,3 @@ def job_of(source: dict[str, Any], options: ConvertOptions) -> dict[str, Any]:
     """The facts that must be equal before a run may continue another's work."""
     versions = {"laion6m": builder.__version__.rsplit(".", 1)[0], "pyarrow": pa.__version__}
     return {"source": source, "options": options.to_json(), "versions": versions, "columns": schema.ROW.names}
-
-
-def _as_there_is_room(numbers: list[int], outlet: Outlet | None) -> Iterator[int]:
-    for number in numbers:
-        if outlet is not None:
-            outlet.room()
-        yield number

@@ -43,20 +43,16 @@ def tally(survey: Survey, receipts: Iterable[Receipt], planned_rejects: bool) ->
 
 def add_up(receipts: Iterable[Receipt], lost: Mapping[str, int] = MappingProxyType({}), unlisted: int = 0) -> Totals:
     """Totals of receipts, plus rejects without a receipt, by reason."""
+    counted = list(receipts)
     rejected = Counter(lost)
-    rows = size = shards = 0
-    for receipt in receipts:
+    for receipt in counted:
         rejected.update(receipt.rejected)
-        rows += receipt.rows
-        size += receipt.image_bytes
-        shards += 1
-    order = [reason.value for reason in Reason]
     return Totals(
-        rows=rows,
-        rejected={reason: rejected[reason] for reason in order if rejected[reason]},
+        rows=sum(receipt.rows for receipt in counted),
+        rejected={str(reason): rejected[reason] for reason in Reason if rejected[reason]},
         unlisted=unlisted,
-        shards=shards,
-        image_bytes=size,
+        shards=len(counted),
+        image_bytes=sum(receipt.image_bytes for receipt in counted),
     )
 
 
@@ -78,16 +74,14 @@ def finish_shards(
     """The same for any complete set of shards. ``rejects``: those that no receipt has. ``source``: for the manifest."""
     from builder.store.card import Facts, features_of, write_card  # an index has none
 
-    suffix = schema.SUFFIXES[options.format]
-    names = {number: schema.ShardName(number, len(receipts), suffix) for number in receipts}
     ordered = [receipts[number] for number in sorted(receipts)]
-    files = {names[r.number].path: {"size": r.size, "xxh3_128": r.digest} for r in ordered}
+    shards = {schema.ShardName(r.number, len(ordered), schema.SUFFIXES[options.format]).path: r for r in ordered}
+    files = {path: {"size": r.size, "xxh3_128": r.digest} for path, r in shards.items()}
     kind = "tar" if options.format == "webdataset" else options.format
-    indexed = [schema.IndexedFile(names[r.number].path, kind, r.rows, r.check) for r in ordered]
+    indexed = [schema.IndexedFile(path, kind, r.rows, r.check) for path, r in shards.items()]
     files |= write_tables(ledger, "", indexed, receipts, rejects)
     facts = totals_json(totals)
-    parts = map(ledger.index_part, ordered)
-    text = sum(int(numbers_of(part.column("annotation_size")).sum()) for part in parts)
+    text = sum(int(numbers_of(ledger.index_part(r).column("annotation_size")).sum()) for r in ordered)
     size = sum(receipt.size for receipt in ordered)
     given = options.to_json()
     on_card = Facts(facts, given, VERSIONS, totals.image_bytes + 2 * text, size, features_of(given))
@@ -97,7 +91,7 @@ def finish_shards(
         card = write_card(on_card, existing)
     write(ledger.folder, schema.CARD, [card])
     if options.format == "arrow":
-        files |= _write_saved_dataset(ledger, [os.path.join(*names[r.number].path.split("/")) for r in ordered])
+        files |= _write_saved_dataset(ledger, [os.path.join(*path.split("/")) for path in shards])
     formats: Counter[str] = Counter()
     for receipt in ordered:
         formats.update(receipt.formats)

@@ -136,7 +136,9 @@ class FarJob(Job):
         rows_of, ids = _by_folder(listing), column_ids(listing.images, 1 << 16)
         duplicate = repeated(np.concatenate([np.zeros((0, 2), dtype="<u8"), *ids]))
         keeps = endings_kept(listing, duplicate)
-        captions = _by_stem(layout.captions)
+        captions: dict[str, list[int]] = {}
+        for number, archive in enumerate(layout.captions):
+            captions.setdefault(without_ending(archive.name), []).append(number)
         for stretch in pending:
             if self.kind.outlet is not None:
                 self.kind.outlet.room()
@@ -224,13 +226,6 @@ def _first_part(paths: pa.Array) -> pa.Array:
     """The part of each path before its first slash. By name: the wrappers in pyarrow.compute import pandas."""
     parts = pc.call_function("split_pattern", [paths], pc.SplitPatternOptions("/", max_splits=1))
     return parts.values.take(number_array(numbers_of(parts.offsets)[:-1]))
-
-
-def _by_stem(archives: tuple[Archive, ...]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for number, archive in enumerate(archives):
-        found.setdefault(without_ending(archive.name), []).append(number)
-    return found
 
 
 def _expected(listing: Listing, rows: Int64s, keeps: npt.NDArray[np.bool_]) -> pa.Table:

@@ -23,8 +23,8 @@ from builder.conversion.build import find, is_dataset, shards_of
 from builder.conversion.finish import tally
 from builder.conversion.report import damaged, notes_of
 from builder.conversion.summary import Summary
-from builder.engines.choose import make_engine
 from builder.engines.contract import EngineChoice, RunOptions
+from builder.engines.local import make_engine
 from builder.engines.progress import Progress
 from builder.plan.survey import Survey, stock_of, survey
 from builder.source.samples import read_samples

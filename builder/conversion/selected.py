@@ -36,8 +36,8 @@ from builder.conversion.summary import Summary
 from builder.curate.columns import write_column
 from builder.curate.select import choose
 from builder.curate.selection import identity_of
-from builder.engines.choose import make_engine
 from builder.engines.contract import Report, RunOptions
+from builder.engines.local import make_engine
 from builder.engines.progress import Progress, announce
 from builder.plan.plan import FRAMING
 from builder.read.columns import Values

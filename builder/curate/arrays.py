@@ -29,8 +29,8 @@ from builder.curate.columns import (
     refuse_made,
     work_path,
 )
-from builder.engines.choose import make_engine
 from builder.engines.contract import EngineChoice, Report
+from builder.engines.local import make_engine
 from builder.engines.progress import Progress
 from builder.read.columns import COLUMN_ROW, Array, ColumnHeader, index_digest
 from builder.read.index import Index

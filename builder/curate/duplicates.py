@@ -38,8 +38,8 @@ from builder.curate.near import (
 )
 from builder.curate.pairs import Pairs, equal_rows, groups_of, joined, joined_groups, leaders, mirrored_from
 from builder.curate.split import DUPLICATE_OF, MADE, PHASH
-from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice
+from builder.engines.local import make_engine
 from builder.engines.progress import Progress
 from builder.read.columns import Values, columns_of, index_digest, open_any
 from builder.read.index import Index

@@ -1,4 +1,4 @@
-"""Engines on this machine: this process, or several worker processes."""
+"""The engine that the user chose. Here: this process, or several worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from builder.base.errors import OptionError, WorkerDiedError
+from builder.base.options import default_num_proc
 from builder.base.words import counted
-from builder.engines.contract import Engine, Report, Result, Task, Work, unheard
+from builder.engines.contract import Engine, EngineChoice, Report, Result, Task, Work, unheard
 from builder.engines.messages import answer_to, describe, out_of_memory, pack, unpack
 
 _TICK = 0.2  # seconds between checks of progress, and between a worker's reports
 _STOPS = {signal.SIGINT, signal.SIGTERM}
+
+
+def make_engine(choice: EngineChoice) -> Engine:
+    """Make the chosen engine and start its processes. Raises ClusterError."""
+    if choice.name == "ray":
+        from builder.engines.ray import RayEngine
+
+        return RayEngine(choice.num_proc, choice.address)
+    workers = choice.num_proc or default_num_proc()
+    return SerialEngine() if workers == 1 else LocalEngine(workers)
 
 
 class SerialEngine(Engine):

@@ -18,8 +18,8 @@ import xxhash
 from builder.base import schema
 from builder.base.arrays import utf8_array
 from builder.base.errors import DamagedFileError, OutputError
-from builder.engines.choose import make_engine
 from builder.engines.contract import EngineChoice, Report
+from builder.engines.local import make_engine
 from builder.engines.progress import Progress
 from builder.hub.items import Digests, Item, cannot_read, local_item, not_as_converted
 from builder.hub.parcel import Parcel, check_rows, is_shard

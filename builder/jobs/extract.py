@@ -31,8 +31,8 @@ from builder.base.paths import StrPath, path_of
 from builder.base.records import CUT, WHOLE
 from builder.base.urls import NO_OPTIONS, refuse_url
 from builder.base.words import counted, duration
-from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
+from builder.engines.local import make_engine
 from builder.jobs.extract_files import (
     CAPTION,
     FORMS,

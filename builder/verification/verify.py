@@ -25,8 +25,8 @@ from builder.base.paths import StrPath, path_of, path_or_none, paths_of, require
 from builder.base.urls import StorageOptions, is_url, refuse_url
 from builder.base.words import counted, duration
 from builder.base.words import size as in_words
-from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report, Work
+from builder.engines.local import make_engine
 from builder.engines.progress import Progress
 from builder.read.opening import open_dataset
 from builder.source.layouts import recognise

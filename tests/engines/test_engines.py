@@ -16,9 +16,8 @@ import pytest
 
 from builder.base.errors import OptionError, SourceChangedError, WorkerDiedError
 from builder.engines import local as engines
-from builder.engines.choose import make_engine
 from builder.engines.contract import Engine, EngineChoice, Report
-from builder.engines.local import LocalEngine, SerialEngine
+from builder.engines.local import LocalEngine, SerialEngine, make_engine
 from builder.engines.messages import describe
 from builder.source.layout import Archive
 from tests.outputs import ROOT, environment, group_members, wait_until

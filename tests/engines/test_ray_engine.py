@@ -27,8 +27,8 @@ from builder.curate import fingerprint_rows
 from builder.curate.duplicates import duplicates
 from builder.engines import contract
 from builder.engines import ray as ray_engine
-from builder.engines.choose import make_engine
 from builder.engines.contract import EngineChoice
+from builder.engines.local import make_engine
 from builder.hub.stream_out import convert_and_push
 from builder.jobs.extract import extract
 from stress.common import receipts, session_of
