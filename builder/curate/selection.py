@@ -156,13 +156,9 @@ def open_selection(
 
 def fetch_selection(url: str, storage: RemoteStorage) -> str | None:
     """A local copy of the selection behind a URL; None if there is none. Raises SourceError."""
-    from builder.read.remote import is_absence
-
     try:
         document, rows = storage.fetch(url, SELECTION), storage.fetch(url, ROWS)
-    except (FileNotFoundError, SourceError) as error:
-        if not is_absence(error):
-            raise
+    except FileNotFoundError:
         return None
     folder = f"{os.path.splitext(document)[0]}-selection"
     for name, file in ((ROWS, rows), (SELECTION, document)):

@@ -22,10 +22,11 @@ from builder.plan.pairs import join
 from builder.plan.plan import Plan, first_samples, plan_joined, rows_digests
 from builder.plan.spelling import respelled
 from builder.source.endings import HIDDEN
+from builder.source.files import refuse_pointer
 from builder.source.layout import Layout
 from builder.source.listing import Listing, read_listing
 from builder.source.samples import Stock
-from builder.source.scan import ScanRequest, open_bytes, refuse_pointer, scan_archive
+from builder.source.scan import ScanRequest, open_bytes, scan_archive
 from builder.source.tables import ArchiveTable, content_digest
 
 

@@ -85,11 +85,7 @@ def _bytes_type(kind: pa.DataType) -> pa.DataType:
 
 def leaves(table: pa.Schema) -> dict[str, pa.DataType]:
     """Columns, and the fields of struct columns as ``column.field``, with their types. Duplicate names are left out."""
-    found: dict[str, pa.DataType] = {}
-    for field in table:
-        if len(table.get_all_field_indices(field.name)) > 1:
-            continue
-        found[field.name] = field.type
+    found = {field.name: field.type for field in table if len(table.get_all_field_indices(field.name)) == 1}
     for name, kind in list(found.items()):
         if pa.types.is_struct(kind):
             fields = [kind.field(at) for at in range(kind.num_fields)]

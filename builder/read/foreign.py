@@ -29,7 +29,7 @@ from builder.base.errors import DamagedFileError, SourceError
 from builder.base.paths import cache_folder
 from builder.read.column_types import checked, text_of
 from builder.read.groups import column_parts
-from builder.read.handles import LFS_POINTER, LocalHandle, is_lfs_pointer
+from builder.read.handles import LocalHandle
 from builder.read.image_columns import (
     NO_RANGES,
     ImageColumns,
@@ -40,7 +40,7 @@ from builder.read.image_columns import (
     recognise_columns,
 )
 from builder.source.endings import stem_of
-from builder.source.files import LocalFile, whole_time
+from builder.source.files import LocalFile, refuse_pointer, whole_time
 from builder.store.footers import check_claims, footer_digest
 from builder.store.index import write_index
 from builder.store.output import OutputFile
@@ -98,8 +98,7 @@ def index_files(
 def _identify(path: str) -> dict[str, Any]:
     """The facts that identify a file's content. Raises SourceError, DamagedFileError."""
     file = LocalHandle(path)
-    if is_lfs_pointer(file.read_at(0, 64)):
-        raise SourceError(f"{path} is {LFS_POINTER}")
+    refuse_pointer(path, file.read_at(0, 64))
     if path.endswith(".arrow"):  # it has no footer to identify it
         return {"size": file.size, "mtime_ns": whole_time(file.mtime_ns)}
     size, footer = footer_digest(file)

@@ -26,7 +26,7 @@ from builder.base.errors import (
 from builder.base.schema import IndexedFile
 from builder.base.urls import join
 from builder.read.threads import ForkLock
-from builder.source.files import ByteFile, LocalFile, whole_time
+from builder.source.files import ByteFile, LocalFile, is_pointer, whole_time
 
 MOST_OPEN = 128
 """The most files open at a time. A dataset may have thousands of shards, but a process often may open only 1,024
@@ -82,6 +82,11 @@ class Storage(Protocol):
 
     def names(self, folder: str) -> list[str]:
         """The names in a folder. Empty if the folder is missing. Raises SourceError."""
+
+
+Prove = Callable[[str, Handle], bool]
+"""Whether a file holds the bytes that were indexed, given its path in the index. It is called if the file was written
+to, or its time was set, since it was first opened."""
 
 
 class LocalHandle(LocalFile):
@@ -169,9 +174,6 @@ class HandleFile(io.RawIOBase):
         self._at = offset + (0, self._at, self._handle.size)[whence]
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def read(self, size: int = -1) -> bytes:
         wanted = self._handle.size - self._at if size < 0 else size
         data = self._handle.read_at(self._at, max(0, wanted))
@@ -203,10 +205,10 @@ class Handles:
         root: str,
         files: Sequence[IndexedFile],
         storage: Storage | None = None,
-        prove: Callable[[str, Handle], bool] | None = None,
+        prove: Prove | None = None,
     ) -> None:
-        """``prove(path in the index, handle)``: whether the file holds the bytes that were indexed. It is called if the
-        file was written to, or its time was set, since it was first opened. Without it, such a file is an error."""
+        """Without ``prove``, a file that was written to, or whose time was set, since it was first opened is an
+        error."""
         self.root, self.files, self.storage, self._prove = root, files, storage or LocalStorage(), prove
         self._open: OrderedDict[int, Handle] = OrderedDict()
         self._seen: dict[int, object] = {}
@@ -367,22 +369,14 @@ def describe_difference(handle: Handle, check: dict[str, Any]) -> str | None:
     """The difference between a file and the one that was indexed, in words. None if there is none."""
     size, footer, mtime = check.get("size"), check.get("footer"), check.get("mtime_ns")
     if size is not None and size != handle.size:
-        pointer = f"; it is {LFS_POINTER}" if 64 <= handle.size < 1024 and is_lfs_pointer(handle.read_at(0, 64)) else ""
-        return f"{handle.size:,} bytes, {size:,} when it was indexed{pointer}"
+        pointer = 64 <= handle.size < 1024 and is_pointer(handle.read_at(0, 64))
+        fetched = "; it is a Git LFS pointer, not the file: run git lfs pull" if pointer else ""
+        return f"{handle.size:,} bytes, {size:,} when it was indexed{fetched}"
     if footer is not None and footer != parquet_footer_digest(handle):
         return "its footer is another one"
     if mtime is not None and handle.mtime_ns is not None and mtime != whole_time(handle.mtime_ns):
         return "it was modified since it was indexed"
     return None
-
-
-LFS_POINTER = "a pointer to a file that Git LFS has: git lfs pull fetches it"
-
-
-def is_lfs_pointer(start: bytes) -> bool:
-    """Whether a file with this start is a Git LFS pointer. ``git clone`` without Git LFS leaves one for each large
-    file."""
-    return start.startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def parquet_footer_digest(handle: Handle) -> str | None:

@@ -70,8 +70,10 @@ class HubPlace:
 
 
 def pinned(url: str, options: Mapping[str, Any]) -> str:
-    """The same place at the current commit of its branch. Raises SourceError if the repository or the branch does not
-    exist, or may not be read."""
+    """The same place at the current commit of its branch. With HF_HUB_OFFLINE: the folder in the Hub's cache. Raises
+    SourceError if the repository or the branch does not exist, or may not be read."""
+    if constants.HF_HUB_OFFLINE:
+        return _cached(url)
     place = HubPlace.of(url)
     if place is None or re.fullmatch("[0-9a-f]{40}", place.revision):
         return url
@@ -81,12 +83,7 @@ def pinned(url: str, options: Mapping[str, Any]) -> str:
     return replace(place, revision=found.sha or place.revision).url
 
 
-def offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set."""
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def cached(url: str) -> str:
+def _cached(url: str) -> str:
     """The folder in the Hub's local cache with the downloaded files of a place. Raises SourceError if it has no
     index."""
     place = HubPlace.of(url)
@@ -114,10 +111,8 @@ class HubFile:
 
     mtime_ns = None
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        """Raises SourceError."""
-        place = HubPlace.of(url)
-        assert place is not None
+    def __init__(self, url: str, place: HubPlace, options: Mapping[str, Any]) -> None:
+        """``url``: as it was given. Raises SourceError."""
         self.name, self._place, self._options = url, place, options
         self._url = hf_hub_url(
             place.repo,

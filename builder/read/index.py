@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from os import SEEK_END, lseek
 from typing import Any, Literal
@@ -15,7 +16,8 @@ import xxhash
 from builder.base import schema
 from builder.base.arrays import numbers_of, text_fits
 from builder.base.errors import DamagedFileError, SourceError, too_many_open
-from builder.read.handles import LFS_POINTER, LocalHandle, is_lfs_pointer
+from builder.read.handles import LocalHandle
+from builder.source.files import refuse_pointer
 
 _SHIFT = schema.INDEX_BATCH_ROWS.bit_length() - 1
 _MASK = schema.INDEX_BATCH_ROWS - 1
@@ -95,8 +97,7 @@ class Index:
         except (pa.ArrowException, OSError) as error:
             if too_many_open(error):
                 raise SourceError(f"{path}: {os.strerror(error.errno or 0)}") from error
-            if is_lfs_pointer(self.file.read_at(0, 64)):
-                raise SourceError(f"{path} is {LFS_POINTER}") from None
+            refuse_pointer(path, self.file.read_at(0, 64))
             raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamagedFileError(path, "metadata", f"not an index of this tool: {error!r}") from None
@@ -147,16 +148,9 @@ class Index:
 
     def find(self, key: str) -> int | None:
         """The row with that key, or None. Bisects the sorted hashes, then compares the keys themselves."""
-        if not len(self):
-            return None
         wanted = np.uint64(xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")))
-        low, high = 0, len(self._batches)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.place(middle << _SHIFT)[0].find_hash[0] <= wanted:
-                low = middle
-            else:
-                high = middle
+        numbers = range(len(self._batches))
+        low = bisect_right(numbers, wanted, key=lambda number: self.place(number << _SHIFT)[0].find_hash[0]) - 1
         while low >= 0:  # equal hashes may begin in an earlier batch
             batch = self.place(low << _SHIFT)[0]
             at = int(np.searchsorted(batch.find_hash, wanted, side="right")) - 1

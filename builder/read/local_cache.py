@@ -29,7 +29,7 @@ import xxhash
 
 from builder.base.errors import OptionError
 from builder.base.schema import IndexedFile
-from builder.read.handles import Handles, Storage
+from builder.read.handles import Handles, Prove, Storage
 
 DEFAULT_BYTES = 100_000_000_000
 _DIGEST = 16  # bytes
@@ -161,7 +161,7 @@ class CachedHandles(Handles):
         return repr((self.files[number].check, self.get(number).state, offset, size))
 
 
-def handles_of(root: str, files: Sequence[IndexedFile], storage: Storage | None) -> Handles:
-    """The files of an index, with their storage's cache if it has one."""
+def handles_of(root: str, files: Sequence[IndexedFile], storage: Storage | None, prove: Prove | None = None) -> Handles:
+    """The files of an index, with their storage's cache if it has one. ``prove``: as for ``Handles``."""
     cache = getattr(storage, "cache", None)
-    return CachedHandles(cache, root, files, storage) if cache else Handles(root, files, storage)
+    return CachedHandles(cache, root, files, storage) if cache else Handles(root, files, storage, prove)

@@ -12,8 +12,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-import numpy.typing as npt
-import pyarrow as pa
 import xxhash
 
 from builder.base import schema
@@ -23,7 +21,7 @@ from builder.read.ahead import ReadAhead
 from builder.read.batches import Wanted, keep_freed_memory, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
 from builder.read.groups import GroupColumns
-from builder.read.handles import Handle, Handles, LocalHandle, Storage
+from builder.read.handles import Handle, LocalHandle, Storage
 from builder.read.index import Index, IndexBatch
 from builder.read.local_cache import handles_of
 from builder.read.sample import Sample
@@ -47,20 +45,12 @@ _READERS: WeakValueDictionary[tuple[object, ...], Reader] = WeakValueDictionary(
 
 def _at_hand(state: _State) -> Reader:
     """The reader for samples from another process. All of them share one, because each reader holds files open."""
-    index_path, root, source, storage = state
     try:
-        status = os.stat(index_path)
+        status = os.stat(state[0])
     except OSError:
         return Reader(*state)  # it raises the error that says what is wrong
-    key = (
-        index_path,
-        root,
-        source,
-        getattr(storage, "options", None),
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-    )
+    options = getattr(state[3], "options", None)
+    key = (*state[:3], options, status.st_ino, status.st_size, status.st_mtime_ns)
     reader = _READERS.get(key)
     if reader is None:
         reader = _READERS[key] = Reader(*state)
@@ -77,10 +67,7 @@ class Reader(Rows):
         self._state = (index_path, root, source, storage)
         self._index = Index(index_path, root, source)
         root, files = self._index.root, self._index.header.files
-        if storage is None:
-            self._files = Handles(root, files, None, _Proof(self._index.file))
-        else:
-            self._files = handles_of(root, files, storage)
+        self._files = handles_of(root, files, storage, None if storage else _Proof(self._index.file))
         self._ahead = ReadAhead(self._files)
         self._groups = GroupColumns(self._files)
         self._first_rows = [0, *accumulate(file.rows for file in files)]  # of each file
@@ -140,12 +127,6 @@ class Reader(Rows):
 
     def _row_of(self, key: str) -> int | None:
         return self._index.find(key)
-
-    def _table(self, names: Sequence[str]) -> pa.Table:
-        return self._index.table(names)
-
-    def _numbers(self, name: str) -> npt.NDArray[Any]:
-        return self._index.column(name)
 
     def _sample(self, row: int) -> Sample:
         batch, at = self._index.place(row)

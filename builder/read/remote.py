@@ -39,8 +39,8 @@ class RemoteStorage(Storage):
         if scheme == "hf":
             from builder.read.hub import HubFile, HubPlace
 
-            if HubPlace.of(path):
-                return HubFile(path, self.options.for_scheme(scheme))
+            if place := HubPlace.of(path):
+                return HubFile(path, place, self.options.for_scheme(scheme))
         kind = {"s3": S3File, "s3a": S3File, "http": HttpFile, "https": HttpFile}.get(scheme, RemoteFile)
         return kind(self, path)
 
@@ -49,7 +49,12 @@ class RemoteStorage(Storage):
         same size; from those it is fetched each time."""
         place = join(root, name)
         ending = os.path.splitext(name)[1]
-        found = self.look(place)
+        try:
+            found = self.look(place)
+        except SourceError as error:
+            if status_of(error) == 404:  # huggingface_hub before 1.0 raises it as it is
+                raise FileNotFoundError(place) from error
+            raise
         folder = cache_folder()
         known = xxhash.xxh3_128_hexdigest(repr([place, found.size, found.version]).encode()) if found.version else None
         if known and os.path.exists(kept := os.path.join(folder, known + ending)):
@@ -206,22 +211,15 @@ def pinned(url: str, storage: RemoteStorage) -> str:
         return url
     from builder.read import hub
 
-    return hub.cached(url) if hub.offline() else hub.pinned(url, storage.options.for_scheme("hf"))
+    return hub.pinned(url, storage.options.for_scheme("hf"))
 
 
 def fetch_index(url: str, storage: RemoteStorage) -> str:
     """The path of a local copy of the dataset's index. Raises SourceError."""
     try:
         return storage.fetch(url, schema.INDEX)
-    except (FileNotFoundError, SourceError) as error:
-        if not is_absence(error):
-            raise
+    except FileNotFoundError:
         raise SourceError(f"{url}: {_absence(url, storage)}") from None
-
-
-def is_absence(error: Exception) -> bool:
-    """Whether an error says that a file is missing. huggingface_hub before 1.0 leaves a 404 as it is."""
-    return isinstance(error, FileNotFoundError) or status_of(error) == 404
 
 
 def _absence(url: str, storage: RemoteStorage) -> str:

@@ -136,6 +136,8 @@ class Rows(Sequence[Sample]):
 
     def _table(self, names: Sequence[str]) -> pa.Table:
         whole = self.reader._index.table(names)
+        if self is self.reader:
+            return whole
         rows = np.asarray(self.rows, dtype=np.int64)
         return pa.Table.from_arrays([_taken(column, rows) for column in whole.columns], schema=whole.schema)
 
@@ -216,7 +218,8 @@ class Rows(Sequence[Sample]):
         return self._numbers("height")
 
     def _numbers(self, name: str) -> npt.NDArray[Any]:
-        return np.take(self.reader._index.column(name), self.rows)
+        column = self.reader._index.column(name)
+        return column if self is self.reader else np.take(column, self.rows)
 
     def to_datasets(self) -> Any:
         """A map-style ``datasets.Dataset`` of these rows. Its table is the mapped index. A transform reads the images

@@ -40,6 +40,22 @@ def whole_time(ns: int) -> int:
     return max(-(1 << 63), min(ns, (1 << 63) - 1))
 
 
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def is_pointer(head: bytes) -> bool:
+    """Whether a file with this start is a Git LFS pointer. ``git clone`` without Git LFS leaves one for each large
+    file."""
+    return head.startswith(_LFS)
+
+
+def refuse_pointer(path: str, head: bytes) -> None:
+    """Raise SourceError for a Git LFS pointer file: it only says where the content is."""
+    if is_pointer(head):
+        folder = shlex.quote(os.path.dirname(path) or ".")
+        raise SourceError(f"{shlex.quote(path)} is a Git LFS pointer, not the file. Run git lfs pull in {folder}.")
+
+
 class LocalFile:
     """A file on this machine, read with ``pread``. It has no seek position, and no map that a truncated file could turn
     into SIGBUS."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,7 +13,6 @@ import numpy as np
 import xxhash
 
 from builder.base.arrays import string_array
-from builder.base.errors import SourceError
 from builder.base.ids import path_ids
 from builder.base.names import is_utf8
 from builder.base.options import MAX_ANNOTATION_BYTES
@@ -32,7 +30,7 @@ from builder.source.endings import (
     kind_of,
     stem_of,
 )
-from builder.source.files import ByteFile, LocalFile
+from builder.source.files import ByteFile, LocalFile, refuse_pointer
 from builder.source.glance import Glances
 from builder.source.layout import Archive
 from builder.source.places import cannot_read
@@ -45,8 +43,6 @@ assert array(_UINT32).itemsize == 4  # C's unsigned int, 4 bytes wherever Python
 
 _UNFINISHED = "the file of a downloader (.aria2, .st) lies beside it: its download did not finish. Download it again"
 _PLAIN = IMAGE_ENDINGS + ANNOTATION_ENDINGS
-
-_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +80,6 @@ def open_with_compression(archive: Archive, *, in_order: bool = True) -> tuple[B
     refuse_pointer(archive.path, head)
     compression = compression_of(head)
     return (file, None) if compression is None else (open_compressed(file), compression)
-
-
-def refuse_pointer(path: str, head: bytes) -> None:
-    """Raise SourceError for a Git LFS pointer file: it only says where the content is."""
-    if head.startswith(_LFS):
-        folder = shlex.quote(os.path.dirname(path) or ".")
-        raise SourceError(f"{shlex.quote(path)} is a Git LFS pointer, not the file. Run git lfs pull in {folder}.")
 
 
 def scan_archive(request: ScanRequest) -> ArchiveTable:
