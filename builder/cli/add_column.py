@@ -12,8 +12,9 @@ EXAMPLE = "laion6m add-column OUT aesthetic --from scores.parquet"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("out", metavar="DATASET", help="a converted folder, or an index")
-    parser.add_argument("name", metavar="NAME", help="name of the new column")
+    add = parser.add_argument
+    add("out", metavar="DATASET", help="a converted folder, or an index")
+    add("name", metavar="NAME", help="name of the new column")
     what = parser.add_mutually_exclusive_group(required=True)
     parser.add_several(
         "--from",
@@ -24,12 +25,12 @@ def declare(parser: Parser) -> None:
         help="Parquet, CSV or JSON lines with a column NAME, or a folder with <image path>.pt, .npy, .safetensors",
     )
     what.add_argument("--field", metavar="F", help="take the values from field F of the annotations")
-    parser.add_argument(
+    add(
         "--on",
         choices=["key", "path", "url", "sha256"],
         help="column that joins the files with the rows (default: the first of these that the file has)",
     )
-    parser.add_argument("--missing-ok", action="store_true", help="allow rows without an array; they become null")
+    add("--missing-ok", action="store_true", help="allow rows without an array; they become null")
     add_processes(parser)
 
 

@@ -40,18 +40,16 @@ share = _number(float, "a number from 0 to 1", 0, 1)
 
 def add_common(parser: Parser) -> None:
     """Arguments of every command."""
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--json", action="store_true", help='print one JSON object on stdout ({"error": …} after a failure)'
-    )
-    group.add_argument("-q", "--quiet", action="store_true", help="show no progress and no notes")
-    group.add_argument(
+    add = parser.add_argument_group("output").add_argument
+    add("--json", action="store_true", help='print one JSON object on stdout ({"error": …} after a failure)')
+    add("-q", "--quiet", action="store_true", help="show no progress and no notes")
+    add(
         "--progress",
         choices=STYLES,
         default="auto",
         help="how to show progress on stderr (default: auto, a bar on a terminal, else lines)",
     )
-    group.add_argument("--log", metavar="FILE", help="append all messages to FILE, with the time of each")
+    add("--log", metavar="FILE", help="append all messages to FILE, with the time of each")
 
 
 def add_processes(parser: Parser) -> None:
@@ -60,14 +58,10 @@ def add_processes(parser: Parser) -> None:
 
 def add_workers(parser: Parser) -> None:
     """Arguments for processes, or a Ray cluster."""
-    group = parser.add_argument_group("workers")
-    group.add_argument("--num-proc", type=positive, metavar="N", help=_NUM_PROC)
-    group.add_argument(
-        "--engine", choices=["local", "ray"], default="local", help="work on this machine or on Ray (default: local)"
-    )
-    group.add_argument(
-        "--address", metavar="ADDR", help="address of a Ray cluster: auto or HOST:PORT (default: start one here)"
-    )
+    add = parser.add_argument_group("workers").add_argument
+    add("--num-proc", type=positive, metavar="N", help=_NUM_PROC)
+    add("--engine", choices=["local", "ray"], default="local", help="work on this machine or on Ray (default: local)")
+    add("--address", metavar="ADDR", help="address of a Ray cluster: auto or HOST:PORT (default: start one here)")
 
 
 def add_storage(parser: Parser) -> None:
@@ -79,54 +73,40 @@ def add_storage(parser: Parser) -> None:
     )
 
 
-def add_hub(parser: Parser) -> None:
-    group = parser.add_argument_group("the Hub")
-    group.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
-    group.add_argument(
-        "--revision", metavar="R", help="branch to push to; it is created if it is missing (default: main)"
-    )
-    group.add_argument("--token", metavar="T", help="token of the Hub (better: set HF_TOKEN, or run `hf auth login`)")
+def add_hub(parser: Parser, *, stream: bool = False) -> None:
+    """Arguments for a repository on the Hub. ``stream``: also those of convert, which pushes while it converts."""
+    add = parser.add_argument_group("the Hub").add_argument
+    if stream:
+        add("--push-to", metavar="REPO_ID", help="upload the shards to the Hub while they are made")
+        add("--delete-pushed", action="store_true", help="delete each shard here after the Hub has it")
+    add("--public", action="store_true", help="make a new repository public (default: private)")
+    add("--revision", metavar="R", help="branch to push to; it is created if it is missing (default: main)")
+    add("--token", metavar="T", help="token of the Hub (better: set HF_TOKEN, or run `hf auth login`)")
 
 
 def add_slice(parser: Parser) -> None:
-    group = parser.add_argument_group("slice of the work")
-    group.add_argument(
-        "--start",
-        type=whole,
-        default=0,
-        metavar="I",
-        help="first raw tar to take, in the order of their names (default: 0)",
-    )
-    group.add_argument(
-        "--end", type=whole, default=-1, metavar="J", help="raw tar to stop before; -1 takes all (default: -1)"
-    )
+    add = parser.add_argument_group("slice of the work").add_argument
+    add("--start", type=whole, default=0, metavar="I", help="first raw tar to take, in order of names (default: 0)")
+    add("--end", type=whole, default=-1, metavar="J", help="raw tar to stop before; -1 takes all (default: -1)")
 
 
 def add_policy(parser: Parser) -> None:
     """Arguments that decide which samples become rows."""
     group = parser.add_argument_group("samples")
-    group.add_argument(
-        "--caption-key",
-        default="auto",
-        metavar="NAME",
-        help="field that holds the caption (default: re_caption, else caption)",
+    add = group.add_argument
+    add(
+        "--caption-key", default="auto", metavar="NAME", help="field of the caption (default: re_caption, else caption)"
     )
-    group.add_argument(
+    add(
         "--max-aspect-ratio",
         type=number,
         default=3.0,
         metavar="R",
         help="largest longer ÷ shorter side; 0 is off (default: 3.0)",
     )
-    group.add_argument("--min-side", type=whole, metavar="N", help="least pixels of the shorter side (default: off)")
-    group.add_argument(
-        "--max-pixels",
-        type=whole,
-        default=MAX_PIXELS,
-        metavar="N",
-        help=f"most pixels, width × height (default: {MAX_PIXELS:,})",
-    )
-    group.add_argument(
+    add("--min-side", type=whole, metavar="N", help="least pixels of the shorter side (default: off)")
+    add("--max-pixels", type=whole, default=MAX_PIXELS, metavar="N", help=f"most pixels (default: {MAX_PIXELS:,})")
+    add(
         "--max-reject-ratio",
         type=share,
         default=0.05,
@@ -134,7 +114,7 @@ def add_policy(parser: Parser) -> None:
         help="with a larger share of rejects the exit code is 3 (default: 0.05)",
     )
     add_recaptions(parser, "files or folders with captions (Parquet, JSON lines, CSV) to join with the images", group)
-    group.add_argument(
+    add(
         "--on",
         metavar="FIELD",
         help="field of the sidecars that joins recaptions, or FIELD=COLUMN (default: url, else key, the images' names)",
@@ -143,9 +123,7 @@ def add_policy(parser: Parser) -> None:
     listing.add_argument(
         "--listing", metavar="FILE", help="read FILE in place of data.json: JSON, JSON lines or CSV, compressed or not"
     )
-    listing.add_argument(
-        "--no-listing", action="store_true", help="do not read data.json: every annotation is a sample"
-    )
+    listing.add_argument("--no-listing", action="store_true", help="ignore data.json: every annotation is a sample")
 
 
 def add_recaptions(parser: Parser, help: str, group: Group | None = None) -> None:
@@ -156,12 +134,7 @@ def convert_options(arguments: argparse.Namespace, format: str) -> ConvertOption
     """Options from the arguments of ``add_policy``. Raises OptionError."""
     return ConvertOptions(
         format=format,
-        policy=SamplePolicy(
-            caption_key=arguments.caption_key,
-            max_aspect_ratio=arguments.max_aspect_ratio,
-            min_side=arguments.min_side,
-            max_pixels=arguments.max_pixels,
-        ),
+        policy=SamplePolicy(**named(arguments, "caption_key", "max_aspect_ratio", "min_side", "max_pixels")),
         max_shard_size=parse_size(getattr(arguments, "max_shard_size", 500_000_000)),
         recaptions=tuple(arguments.recaptions),
         limit=getattr(arguments, "limit", None),

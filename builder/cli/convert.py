@@ -24,36 +24,27 @@ EXAMPLE = "laion6m convert data/laion6m OUT --dry-run\nlaion6m convert data/laio
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="folder or URL of a source (raw/*.tar, captions/*.tar, data.json) or of a selection",
+    add = parser.add_argument
+    add(
+        "source", metavar="SOURCE", help="folder or URL of a source (raw/*.tar, captions/*.tar, data.json) or selection"
     )
-    parser.add_argument(
-        "out", metavar="OUT", help="folder or URL to write; the same command again goes on where it stopped"
-    )
-    parser.add_argument(
+    add("out", metavar="OUT", help="folder or URL to write; the same command again goes on where it stopped")
+    add(
         "--format",
         choices=["parquet", "arrow", "webdataset"],
         default="parquet",
         help="format of the shards (default: parquet)",
     )
-    parser.add_argument(
-        "--max-shard-size", default="500MB", metavar="SIZE", help="most bytes of a file in data/ (default: 500MB)"
-    )
-    parser.add_argument(
-        "--keys", metavar="FILE", help="take only samples that FILE names: keys, paths, urls, sha256, phash"
-    )
-    parser.add_argument("--without", metavar="FILE", help="leave out samples that FILE names, such as a takedown list")
-    parser.add_argument("--limit", type=positive, metavar="N", help="take only the first N samples, to try")
-    parser.add_argument("--dry-run", action="store_true", help="say which rows, room and time to expect; write nothing")
+    add("--max-shard-size", default="500MB", metavar="SIZE", help="most bytes of a file in data/ (default: 500MB)")
+    add("--keys", metavar="FILE", help="take only samples that FILE names: keys, paths, urls, sha256, phash")
+    add("--without", metavar="FILE", help="leave out samples that FILE names, such as a takedown list")
+    add("--limit", type=positive, metavar="N", help="take only the first N samples, to try")
+    add("--dry-run", action="store_true", help="say which rows, room and time to expect; write nothing")
     add_storage(parser)
     add_policy(parser)
     add_slice(parser)
     add_workers(parser)
-    add_hub(parser)
-    parser.add_argument("--push-to", metavar="REPO_ID", help="upload the shards to the Hub while they are made")
-    parser.add_argument("--delete-pushed", action="store_true", help="delete each shard here after the Hub has it")
+    add_hub(parser, stream=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,8 +12,9 @@ EXAMPLE = "laion6m duplicates OUT --num-proc 8"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("out", metavar="DATASET", help="a converted folder, or an index")
-    parser.add_argument(
+    add = parser.add_argument
+    add("out", metavar="DATASET", help="a converted folder, or an index")
+    add(
         "--distance",
         type=whole,
         default=10,

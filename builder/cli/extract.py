@@ -12,9 +12,10 @@ EXAMPLE = "laion6m extract OUT files --num-proc 8"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("path", metavar="PATH", help="a source, a converted folder, an index or a selection")
-    parser.add_argument("out", metavar="OUT", help="folder for the files")
-    parser.add_argument(
+    add = parser.add_argument
+    add("path", metavar="PATH", help="a source, a converted folder, an index or a selection")
+    add("out", metavar="OUT", help="folder for the files")
+    add(
         "--as",
         dest="form",
         choices=["card", "imagefolder", "captions"],
@@ -22,7 +23,7 @@ def declare(parser: Parser) -> None:
         help="raw/ and captions/ as in a source (card, the default), images with metadata.jsonl, or with .txt",
     )
     add_slice(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace files that OUT already has")
+    add("--overwrite", action="store_true", help="replace files that OUT already has")
     add_workers(parser)
 
 

@@ -12,9 +12,10 @@ EXAMPLE = "laion6m index data/laion6m"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="folder of a source (raw/*.tar, captions/*.tar, data.json)")
-    parser.add_argument("out", metavar="OUT", nargs="?", help="folder for the index (default: SOURCE)")
-    parser.add_argument("--digest", action="store_true", help="also read every image and keep its checksum")
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder of a source (raw/*.tar, captions/*.tar, data.json)")
+    add("out", metavar="OUT", nargs="?", help="folder for the index (default: SOURCE)")
+    add("--digest", action="store_true", help="also read every image and keep its checksum")
     add_policy(parser)
     add_workers(parser)
 

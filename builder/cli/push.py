@@ -12,17 +12,16 @@ EXAMPLE = "laion6m push OUT user/name"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("out", metavar="DATASET", help="a converted folder, or a selection")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="repository on the Hub: user/name")
-    parser.add_argument("--captions-only", action="store_true", help="upload everything but the image bytes")
-    parser.add_argument("--without-columns", action="store_true", help="leave out columns that add-column added")
-    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of pushing to the branch")
-    parser.add_argument("--verify-only", action="store_true", help="only compare with what the Hub has, change nothing")
-    parser.add_argument(
-        "--keys", metavar="FILE", help="take only samples that FILE names: keys, paths, urls, sha256, phash"
-    )
-    parser.add_argument("--without", metavar="FILE", help="leave out samples that FILE names, such as a takedown list")
-    parser.add_argument("--num-proc", type=positive, metavar="N", help="files to upload at the same time (default: 4)")
+    add = parser.add_argument
+    add("out", metavar="DATASET", help="a converted folder, or a selection")
+    add("repo_id", metavar="REPO_ID", help="repository on the Hub: user/name")
+    add("--captions-only", action="store_true", help="upload everything but the image bytes")
+    add("--without-columns", action="store_true", help="leave out columns that add-column added")
+    add("--create-pr", action="store_true", help="open a pull request instead of pushing to the branch")
+    add("--verify-only", action="store_true", help="only compare with what the Hub has, change nothing")
+    add("--keys", metavar="FILE", help="take only samples that FILE names: keys, paths, urls, sha256, phash")
+    add("--without", metavar="FILE", help="leave out samples that FILE names, such as a takedown list")
+    add("--num-proc", type=positive, metavar="N", help="files to upload at the same time (default: 4)")
     add_hub(parser)
 
 

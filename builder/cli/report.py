@@ -11,11 +11,10 @@ EXAMPLE = "laion6m report OUT\nlaion6m report OUT report.html --source SOURCE"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
-    parser.add_argument(
-        "file", metavar="FILE", nargs="?", help="file to write (default: report.html; with --json no file)"
-    )
-    parser.add_argument("--source", metavar="SOURCE", help="folder of the tars, to show images that were rejected")
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
+    add("file", metavar="FILE", nargs="?", help="file to write (default: report.html; with --json no file)")
+    add("--source", metavar="SOURCE", help="folder of the tars, to show images that were rejected")
 
 
 def run(arguments: argparse.Namespace) -> int:

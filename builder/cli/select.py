@@ -13,19 +13,14 @@ laion6m select OUT parts --without takedown.txt --split train=0.99 val=0.01"""
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
-    parser.add_argument("out", metavar="OUT", help="folder to write the selection into")
-    parser.add_argument(
-        "--where", metavar="SQL", help="condition in DuckDB's SQL over caption, width … and added columns"
-    )
-    parser.add_argument(
-        "--keys", metavar="FILE", help="take only rows that FILE names: keys, paths, urls, sha256 or phash"
-    )
-    parser.add_argument("--without", metavar="FILE", help="leave out rows that FILE names, such as a takedown list")
-    parser.add_argument(
-        "--unique", action="store_true", help="take one row of each group of duplicates (run laion6m duplicates first)"
-    )
-    parser.add_argument("--sample", type=whole, metavar="N", help="take N rows at random")
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
+    add("out", metavar="OUT", help="folder to write the selection into")
+    add("--where", metavar="SQL", help="condition in DuckDB's SQL over caption, width … and added columns")
+    add("--keys", metavar="FILE", help="take only rows that FILE names: keys, paths, urls, sha256 or phash")
+    add("--without", metavar="FILE", help="leave out rows that FILE names, such as a takedown list")
+    add("--unique", action="store_true", help="take one row of each group of duplicates (run laion6m duplicates first)")
+    add("--sample", type=whole, metavar="N", help="take N rows at random")
     parser.add_several(
         "--split",
         like=lambda word: "=" in word,
@@ -33,7 +28,7 @@ def declare(parser: Parser) -> None:
         metavar="NAME=SHARE",
         help="divide the rows into selections OUT/NAME: train=0.99 val=0.01",
     )
-    parser.add_argument("--seed", type=whole, default=0, metavar="S", help="seed of --sample and --split (default: 0)")
+    add("--seed", type=whole, default=0, metavar="S", help="seed of --sample and --split (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,14 +13,13 @@ EXAMPLE = "laion6m view OUT"
 
 
 def declare(parser: Parser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument(
-        "--port", type=whole, default=0, metavar="N", help="port to listen on; 0 takes a free one (default: 0)"
-    )
-    parser.add_argument("--no-browser", action="store_true", help="only print the address, do not open a browser")
-    parser.add_argument("--source", metavar="SOURCE", help="folder of the tars, to show images that were rejected")
-    parser.add_argument("--save", metavar="FOLDER", help="let the page save selections, in FOLDER only")
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
+    add("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=whole, default=0, metavar="N", help="port to listen on; 0 takes a free one (default: 0)")
+    add("--no-browser", action="store_true", help="only print the address, do not open a browser")
+    add("--source", metavar="SOURCE", help="folder of the tars, to show images that were rejected")
+    add("--save", metavar="FOLDER", help="let the page save selections, in FOLDER only")
 
 
 def run(arguments: argparse.Namespace) -> int:
