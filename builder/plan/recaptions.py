@@ -24,11 +24,11 @@ from builder.base.urls import NO_OPTIONS
 from builder.base.words import counted
 from builder.plan.implied import TOGETHER, images_at, members_of
 from builder.plan.pairs import NOT_FOUND, IdLookup
-from builder.source.captions import AUTO_KEYS
+from builder.source.captions import AUTO_KEYS, joined_value
 from builder.source.endings import stem_of
 from builder.source.files import refuse_pointer
 from builder.source.listing import Listing, entries_of
-from builder.source.scan import joined_value, open_bytes
+from builder.source.scan import open_bytes
 from builder.source.tables import ArchiveTable
 
 _FREE_ROWS = 1 << 22

@@ -12,7 +12,7 @@ import numpy as np
 from builder.read.handles import Handles, LocalHandle
 from builder.read.local_cache import CachedHandles
 from builder.read.threads import in_threads, one_by_one
-from builder.source.ranges import Read, merge_ranges
+from builder.source.files import Read, merge_ranges
 
 Wanted = tuple[int, int, int, int]
 """File number, offset, size, and the place of its bytes in the result."""

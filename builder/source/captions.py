@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from builder.base.names import is_utf8
 from builder.base.options import MAX_ANNOTATION_BYTES
 from builder.base.records import Reason, SampleProblem
 
@@ -108,14 +109,18 @@ def contradiction(sidecar: dict[str, Any], recaption: dict[str, Any]) -> str:
     theirs = {name.lower(): value for name, value in recaption.items()}
     for name, value in sidecar.items():
         field = name.lower()
-        other = theirs.get(field) if field in EVIDENCE else None
-        if isinstance(value, str) and isinstance(other, str) and value.strip() and other.strip():
-            same = value.strip() == other.strip() or (
-                field in DIGESTS and value.strip().lower() == other.strip().lower()
-            )
-            if not same:
-                return f"another image's recaption: its {field} is {_brief(other)}, the image's is {_brief(value)}"
+        ours, other = joined_value(field, value), joined_value(field, theirs.get(field))
+        if field in EVIDENCE and ours and other and ours != other:
+            return f"another image's recaption: its {field} is {_brief(other)}, the image's is {_brief(ours)}"
     return ""
+
+
+def joined_value(field: str, value: object) -> str:
+    """A field's value for joining: text unchanged, digests in lower case, whole numbers as digits; "" for nothing."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    text = value.strip() if isinstance(value, str) and is_utf8(value) else ""
+    return text.lower() if field.lower() in DIGESTS else text
 
 
 def text_document(text: bytes, caption_key: str) -> bytes:

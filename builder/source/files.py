@@ -1,10 +1,11 @@
-"""Read bytes of a file by position, wherever the file lies."""
+"""Read bytes of a file by position, wherever the file lies; and decide which bytes to read at once."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from builder.base.errors import SourceChangedError, SourceError
 
@@ -65,7 +66,7 @@ class LocalFile:
         self.name = path
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # open would wait for a FIFO's other end
         status = os.fstat(self._fd)
-        self.size: int | None = status.st_size
+        self.size: int = status.st_size
         self.mtime_ns = whole_time(status.st_mtime_ns)
 
     def fileno(self) -> int:
@@ -102,3 +103,33 @@ class LocalFile:
     def __del__(self) -> None:
         if os is not None:  # Python is not ending
             self.close()
+
+
+class Read(NamedTuple):
+    """Bytes ``start`` (inclusive) to ``end`` (exclusive). ``items``: numbers of the wanted ranges that it covers."""
+
+    start: int
+    end: int
+    items: list[int]
+
+
+def merge_ranges(offsets: Sequence[int], sizes: Sequence[int], *, max_gap: int, max_size: int) -> list[Read]:
+    """Reads that cover all ranges, in file order. Ranges at most ``max_gap`` bytes apart share a read, up to
+    ``max_size`` bytes. A larger range is a read of its own. Ranges may repeat and overlap."""
+    reads: list[Read] = []
+    first = last = 0
+    items: list[int] = []
+    for item in sorted(range(len(offsets)), key=offsets.__getitem__):
+        start = offsets[item]
+        end = start + sizes[item]
+        if items:
+            whole = end if end > last else last
+            if start - last <= max_gap and (whole - first <= max_size or whole == last):
+                items.append(item)
+                last = whole
+                continue
+            reads.append(Read(first, last, items))
+        first, last, items = start, end, [item]
+    if items:
+        reads.append(Read(first, last, items))
+    return reads

@@ -111,12 +111,8 @@ class _Columns:
         self._count += len(entries)
 
     def _one_by_one(self, entries: list[Any], name: str, first: int) -> tuple[list[str], list[str], list[str]]:
-        images, annotations, inline = [], [], []
-        for number, entry in enumerate(entries, first):
-            image, annotation, document = _parts(entry, self._caption_key, name, number)
-            images.append(image)
-            annotations.append(annotation)
-            inline.append(document)
+        parts = [_parts(entry, self._caption_key, name, number) for number, entry in enumerate(entries, first)]
+        images, annotations, inline = (list(column) for column in zip(*parts, strict=True))
         return images, annotations, inline
 
     def done(self) -> Listing:

@@ -54,12 +54,11 @@ class RemoteFile:
         length = self._storage.look(url).size if size is None else size
         if length is None:
             raise HubError(f"opening {url}", "the server does not say how long it is", "Download it first.")
-        self.size: int | None = length
-        self._length: int = length
+        self.size: int = length
         self._threads: ThreadPoolExecutor | None = None
 
     def read_at(self, offset: int, length: int) -> bytes:
-        end = min(offset + length, self._length)
+        end = min(offset + length, self.size)
         parts = []
         while offset < end:
             number, start = divmod(offset, self._block)
@@ -81,7 +80,7 @@ class RemoteFile:
             return data
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._ahead + 1, thread_name_prefix="laion6m-read-ahead")
-        wanted = range(number, min(number + self._ahead, (self._length - 1) // self._block) + 1)
+        wanted = range(number, min(number + self._ahead, (self.size - 1) // self._block) + 1)
         for passed in set(self._coming).difference(wanted):
             self._coming.pop(passed).cancel()
         for block in wanted:
@@ -94,7 +93,7 @@ class RemoteFile:
 
     def _fetch(self, number: int) -> bytes:
         start = number * self._block
-        end = min(start + self._block, self._length)
+        end = min(start + self._block, self.size)
         data = b""
 
         def more(system: Any, path: str) -> bytes:
@@ -102,7 +101,7 @@ class RemoteFile:
             while len(data) < end - start:
                 piece = read_range(system, path, start + len(data), end)
                 if not piece:
-                    raise EOFError(f"the server sent nothing from byte {start + len(data):,} of {self._length:,} on")
+                    raise EOFError(f"the server sent nothing from byte {start + len(data):,} of {self.size:,} on")
                 data += piece
             return data
 

@@ -19,12 +19,11 @@ from builder.base.storage import state_of
 from builder.base.urls import is_url
 from builder.source.captions import merge_recaption, read_annotation, text_document
 from builder.source.endings import stem_of
-from builder.source.files import ByteFile, LocalFile, read_whole
+from builder.source.files import ByteFile, LocalFile, merge_ranges, read_whole
 from builder.source.glance import glance, shape_info
 from builder.source.images import judge, probe
 from builder.source.layout import Archive
 from builder.source.places import cannot_read
-from builder.source.ranges import merge_ranges
 from builder.source.scan import open_archive
 
 CHUNK_BYTES = 2 << 20

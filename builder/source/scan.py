@@ -18,7 +18,7 @@ from builder.base.names import is_utf8
 from builder.base.options import MAX_ANNOTATION_BYTES
 from builder.base.records import WHOLE, Damage, Member, TarScan
 from builder.base.urls import NO_OPTIONS, StorageOptions, is_url
-from builder.source.captions import DIGESTS, excess
+from builder.source.captions import excess, joined_value
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.endings import (
     ANNOTATION_ENDINGS,
@@ -211,14 +211,6 @@ def _fields(request: ScanRequest, members: tuple[Member, ...], file: ByteFile | 
             except (ValueError, RecursionError):
                 value = None  # the sample becomes a counted reject when its document is read
         yield joined_value(request.field, value)
-
-
-def joined_value(field: str, value: object) -> str:
-    """A field's value for joining: text unchanged, digests in lower case, whole numbers as digits; "" for nothing."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    text = value.strip() if isinstance(value, str) and is_utf8(value) else ""
-    return text.lower() if field.lower() in DIGESTS else text
 
 
 def _read(archive: Archive, member: Member, file: ByteFile | None) -> bytes:

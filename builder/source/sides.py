@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from builder.base.errors import LayoutError
 from builder.base.names import DATA, META, WORK
@@ -51,20 +52,22 @@ class Looking:
     def __init__(self, place: Place, storage: StorageOptions) -> None:
         self.place, self._storage = place, storage
         self.candidates: list[Item] = []  # files that look like listings but have another name than data.json
-        self._counts: dict[str, int] = {}
-        self._examples: dict[str, str] = {}
+        self._unread: dict[str, Unread] = {}  # by kind
         self._folders_left = _FAR_FOLDERS
         self._heads_left = _HEADS
 
     def unread(self) -> tuple[Unread, ...]:
         """The counts, by kind."""
-        return tuple(Unread(kind, count, self._examples[kind]) for kind, count in sorted(self._counts.items()))
+        return tuple(self._unread[kind] for kind in sorted(self._unread))
 
     def note(self, kind: str, path: str) -> None:
         """Count a file or folder that is not read."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
         shown = path[len(self.place.root) :].lstrip("/") if path.startswith(self.place.root) else path
-        self._examples.setdefault(kind, os.fsencode(shown).decode("utf-8", "backslashreplace"))
+        self._add(Unread(kind, 1, os.fsencode(shown).decode("utf-8", "backslashreplace")))
+
+    def _add(self, more: Unread) -> None:
+        known = self._unread.get(more.kind)
+        self._unread[more.kind] = replace(known, count=known.count + more.count) if known else more
 
     def archives(self, root: str, endings: tuple[str, ...], items: Sequence[Item] | None = None) -> tuple[Archive, ...]:
         """Tars of a side, also in subfolders, and folders of files with one of these ``endings``, by name. A folder
@@ -107,10 +110,11 @@ class Looking:
     def _folder(self, item: Item, endings: tuple[str, ...], prefix: str, *, top: bool = False) -> list[Archive]:
         """The archives that a folder is or contains; counted as unread if none."""
         far = self.place.remote
+        unread = ARCHIVE if far else FOLDER
         if far:
             self._folders_left -= 1
         if prefix.count("/") >= _DEEPEST or (far and self._folders_left < 0):
-            self.note(ARCHIVE if far else FOLDER, item.path)
+            self.note(unread, item.path)
             return []
         inside = self.place.entries(item.path, _PEEK)
         if _is_ours(inside):
@@ -122,7 +126,7 @@ class Looking:
                 each.name.lower().endswith((".json", ".txt")) for each in inside
             )
             if far or (top and not pairs):
-                self.note(ARCHIVE if far else FOLDER, item.path)
+                self.note(unread, item.path)
                 return []
             return [whole]
         if top and any(each.is_folder and each.name == "raw" for each in inside):
@@ -138,8 +142,7 @@ class Looking:
             return [whole]  # nested folders of files: one walk reads all
         for each in below.unread():
             if found or each.kind in TROUBLE:
-                self._counts[each.kind] = self._counts.get(each.kind, 0) + each.count
-                self._examples.setdefault(each.kind, each.example)
+                self._add(each)
         if not found and not any(each.kind in TROUBLE for each in below.unread()):
             self.note(FOLDER, item.path)
         return found
@@ -197,9 +200,9 @@ class Looking:
     def refuse_unreadable(self, path: str) -> None:
         """Raise LayoutError if a source has archives, but only of kinds that are not read."""
         for kind in (ARCHIVE, SPLIT_PART, UNFINISHED):
-            example = self._examples.get(kind, "")
-            if example and not is_tar(example):
-                found = f"{self._counts[kind]:,} × {kind}, such as {example}"
+            unread = self._unread.get(kind)
+            if unread and not is_tar(unread.example):
+                found = f"{unread.count:,} × {kind}, such as {unread.example}"
                 raise LayoutError(path, found, f"{WAYS_OUT[kind]} {EXPECTED}")
 
 

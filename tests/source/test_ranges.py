@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.source.ranges import Read, merge_ranges
+from builder.source.files import Read, merge_ranges
 
 wanted = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 40)), max_size=20)
 
