@@ -220,15 +220,11 @@ def take_text(column: Texts, positions: np.ndarray) -> pa.ChunkedArray:
     if isinstance(column, OtherEnding):
         return pa.chunked_array(map(column.of, take_text(column.paths, positions).chunks), pa.string())
     chunks = [chunk for chunk in chunks_of(column) if len(chunk)]
-    if not len(positions) or _in_a_row(
-        positions
-    ):  # consecutive, as in a listing in the archives' order: nothing is copied
-        return pa.chunked_array(chunks_of(column), type=column.type).slice(
-            int(positions[0]) if len(positions) else 0, len(positions)
-        )
-    if len(chunks) < 2:
-        taken = chunks[0].take(number_array(positions)) if chunks else column.slice(0, 0)
-        return pa.chunked_array([taken] if isinstance(taken, pa.Array) else taken.chunks, type=column.type)
+    if not len(positions) or _in_a_row(positions):  # as in a listing in the archives' order: nothing is copied
+        first = int(positions[0]) if len(positions) else 0
+        return pa.chunked_array(chunks, type=column.type).slice(first, len(positions))
+    if len(chunks) == 1:
+        return pa.chunked_array([chunks[0].take(number_array(positions))], type=column.type)
     starts = np.cumsum([0, *map(len, chunks)])
     owners = np.searchsorted(starts, positions, side="right") - 1
     sizes = np.empty(len(positions), dtype=np.int64)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from builder.base import schema
-from builder.base.errors import WriteError, refuse_denied
+from builder.base.errors import AccessError, WriteError
 from builder.base.paths import path_of
 from builder.base.urls import StorageOptions, is_url
 from builder.store.output import NewFile, OutputFile, make_folder, write_whole
@@ -71,8 +71,7 @@ class LocalFolder:
         except FileNotFoundError:
             return None
         except PermissionError as error:
-            refuse_denied(self.path(name), error)
-            raise
+            raise AccessError(self.path(name), error.strerror) from error
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         return [self.read(name) for name in names]
@@ -84,8 +83,7 @@ class LocalFolder:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except PermissionError as error:
-            refuse_denied(self.path(name), error)
-            raise
+            raise AccessError(self.path(name), error.strerror) from error
 
     def local(self, name: str) -> str:
         return self.path(name)

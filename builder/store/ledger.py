@@ -78,6 +78,28 @@ class Passed:
     digests: tuple[str, ...]
 
 
+def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The differences between two jobs, in words: the first five, and how many more there are."""
+    found = list(_differences(before, now, ""))
+    return found[:5] + ([f"and {len(found) - 5} more"] if len(found) > 5 else [])
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif key == "columns" and old is None:
+            yield "an earlier version began it, which listed the columns in another order"
+        elif old != new:
+            yield f"{prefix}{key} was {_brief(old)}, is {_brief(new)}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 _IGNORED = ".gitignore"
 _IGNORES = f"/{schema.WORK}/\n".encode()
 
@@ -108,7 +130,7 @@ class Ledger:
         """The bytes of a bookkeeping file; None if it does not exist."""
         return self.folder.read(f"{schema.WORK}/{name}")
 
-    def begin(self, job: dict[str, Any], describe: Describe | None = None) -> None:
+    def begin(self, job: dict[str, Any], describe: Describe = describe_differences) -> None:
         """Write down what the job is. Raises JobMismatchError if another job was begun here; ``describe`` names the
         differences. Raises OutputError if data/ is there without a job. A job that left nothing is replaced: its
         listing could not be read, say, and the user has mended the source."""
@@ -118,12 +140,11 @@ class Ledger:
                 f"{shlex.quote(self.out)} holds {schema.DATA}/, but not {schema.WORK}/, which says what was done. So "
                 f"nothing can go on there. Choose another OUT, or remove {shlex.quote(join(self.out, schema.DATA))}."
             )
-        describe = describe or describe_differences
         differences = [] if noted is None else describe(noted, json.loads(json.dumps(job)))
-        if differences and not self._came_to_nothing():
+        if differences and (self.read(PLAN) is not None or not self._made_nothing()):
             raise JobMismatchError(self.out, differences)
         if noted is None or differences:
-            self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
+            self.adopt(job)
 
     def keep_apart(self) -> None:
         """Make git and ``hf upload`` ignore the bookkeeping, unless OUT already has a .gitignore."""
@@ -136,7 +157,7 @@ class Ledger:
 
     def discard(self) -> None:
         """Remove the folder of a job that made nothing, unless another process holds a lock in it."""
-        if isinstance(self.folder, LocalFolder) and self._made_nothing():
+        if self._made_nothing():
             shutil.rmtree(self.path(), ignore_errors=True)
             if self.folder.read(_IGNORED) == _IGNORES:
                 self.folder.remove(_IGNORED)
@@ -144,12 +165,11 @@ class Ledger:
                 with suppress(OSError):  # missing, or somebody has put a file into it
                     os.rmdir(os.path.join(self.out, name))
 
-    def _came_to_nothing(self) -> bool:
-        """Whether the job left nothing and no process holds a lock on it. False behind a URL, where there are no
-        locks."""
-        return isinstance(self.folder, LocalFolder) and self.read(PLAN) is None and self._made_nothing()
-
     def _made_nothing(self) -> bool:
+        """Whether nothing is left of the job but its plan, and no other process holds a lock on it. False behind a URL,
+        where there are no locks."""
+        if not isinstance(self.folder, LocalFolder):
+            return False
         kept = (schema.DATA, *(f"{schema.WORK}/{name}" for name in ("receipts", "passed", "scans", "pushed")))
         return not any(map(self.folder.sizes, kept)) and self._overlapping(0, sys.maxsize) is None
 
@@ -335,28 +355,6 @@ class Ledger:
             finally:
                 _close(handle)
         return None
-
-
-def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The differences between two jobs, in words: the first five, and how many more there are."""
-    found = list(_differences(before, now, ""))
-    return found[:5] + ([f"and {len(found) - 5} more"] if len(found) > 5 else [])
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> Iterator[str]:
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key}.")
-        elif key == "columns" and old is None:
-            yield "an earlier version began it, which listed the columns in another order"
-        elif old != new:
-            yield f"{prefix}{key} was {_brief(old)}, is {_brief(new)}"
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _open(path: str) -> int:
