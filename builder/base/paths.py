@@ -38,8 +38,9 @@ def path_of(place: StrPath) -> str:
     if is_url(text):
         return text
     if (scheme := _ONE_SLASH.match(text)) and not os.path.lexists(f"{scheme[1]}:"):
-        meant = f"{scheme[1]}://{text[scheme.end() :].lstrip('/')}"
-        raise SourceError(f"{text} looks like a URL without its two slashes. Give {meant}, or ./{text} for a folder")
+        meant, folder = f"{scheme[1]}://{text[scheme.end() :].lstrip('/')}", shlex.quote(f"./{text}")
+        problem = f"{shlex.quote(text)} looks like a URL without its two slashes"
+        raise SourceError(f"{problem}. Give {shlex.quote(meant)}, or {folder} for a folder")
     return os.path.expanduser(text)
 
 

@@ -169,7 +169,7 @@ def persist(url: str, attempt: Callable[[], Answer], pause: float | None = None)
         except FileNotFoundError as error:
             if type(error.__cause__).__name__ == "RepositoryNotFoundError":  # of huggingface_hub
                 raise SourceError(
-                    f"{url}: the Hub shows no such repository; it may be private{_how_to_give_access(url)}"
+                    f"{url}: the Hub shows no such repository. It may be private{_how_to_give_access(url)}"
                 ) from error
             if not _network_failed(error):
                 raise
@@ -278,7 +278,7 @@ def read_range(system: Any, path: str, start: int, end: int) -> bytes:
         data: bytes = system.cat_file(path, start=start, end=end)
         if len(data) > end - start:
             raise NotImplementedError(
-                "the server answers a request for a range with the whole file; use one with ranges"
+                "the server answers a request for a range with the whole file. Use a server that supports ranges"
             )
         return data
     # In file systems that are not async (hf:// is one), cat_file opens the file with a cache that reads 5 MiB ahead.

@@ -85,9 +85,9 @@ class StorageOptions:
         try:
             value = json.loads(self.text)
         except ValueError as error:
-            raise OptionError("storage_options", "…", f"not JSON: {error}") from None
+            raise OptionError("storage_options", None, f"the text is not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise OptionError("storage_options", "…", 'give a JSON object, such as {"endpoint_url": "http://…"}')
+            raise OptionError("storage_options", None, 'give a JSON object, such as {"endpoint_url": "http://…"}')
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | StorageOptions | None) -> StorageOptions:
@@ -117,9 +117,7 @@ NO_OPTIONS = StorageOptions()
 def refuse_url(place: str, command: str) -> None:
     """Raises SourceError for a URL. For commands that work only on this machine's disks."""
     if is_url(place):
-        raise SourceError(
-            f"{place}: laion6m {command} works on folders of this machine. Download it, or copy it here, first."
-        )
+        raise SourceError(f"{place}: laion6m {command} works on folders of this machine. Download the dataset first.")
 
 
 def masked(text: str) -> str:

@@ -196,7 +196,7 @@ def _load(front: str, where: str) -> dict[str, Any]:
     else:
         if isinstance(values, dict | None):
             return values or {}
-        problem = "it is no mapping of keys to values"
+        problem = "it has no keys with values"
     raise OutputError(f"the YAML at the top of {where} cannot be read: {problem}. Mend it, or remove the file")
 
 

@@ -32,8 +32,8 @@ def check_claims(path: str, metadata: pq.FileMetaData, size: int) -> None:
     """
     counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows or metadata.num_rows > size + FREE_NULLS:
-        claim = f"{metadata.num_rows:,} rows, {sum(counts):,} of them in row groups, in {size:,} bytes"
-        raise DamagedFileError(path, "footer", f"claims {claim}")
+        claim = f"it claims {metadata.num_rows:,} rows, its row groups {sum(counts):,}; the file has {size:,} bytes"
+        raise DamagedFileError(path, "footer", claim)
 
 
 def footer_digest(file: ByteFile) -> tuple[int, str]:
@@ -52,17 +52,17 @@ def _place(file: ByteFile) -> tuple[int, int, int]:
     """(file size, start of the footer (inclusive), its end (exclusive)), all in bytes. Raises DamagedFileError."""
     size = file.size
     if size is None:
-        raise DamagedFileError(file.name, "end", "Parquet is read from its end, and where that is cannot be known here")
+        raise DamagedFileError(file.name, "end", "its place cannot be known. Parquet is read from its end")
     if size < 12:
         raise DamagedFileError(file.name, "end", f"{size} bytes are too few for a Parquet file")
     tail = file.read_at(size - 8, 8)
     if tail[4:] == ENCRYPTED_MAGIC:
         raise DamagedFileError(file.name, "end", "the footer is encrypted (PARE)")
     if tail[4:] != MAGIC:
-        raise DamagedFileError(file.name, "end", "no PAR1 there: the file is cut short, or no Parquet")
+        raise DamagedFileError(file.name, "end", "no PAR1 there: the file is cut short, or is not Parquet")
     length = int.from_bytes(tail[:4], "little")
     if length > size - 12:
-        raise DamagedFileError(file.name, "end", f"a footer of {length} bytes in a file of {size}")
+        raise DamagedFileError(file.name, "end", f"a footer of {length} bytes does not fit in a file of {size}")
     return size, size - 8 - length, size - 8
 
 

@@ -90,7 +90,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> It
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{prefix}{key}.")
         elif key == "columns" and old is None:
-            yield "an earlier version began it, which listed the columns in another order"
+            yield "an earlier version began it, with the columns in another order"
         elif old != new:
             yield f"{prefix}{key} was {_brief(old)}, is {_brief(new)}"
 
@@ -136,9 +136,10 @@ class Ledger:
         listing could not be read, say, and the user has mended the source."""
         noted = self.job
         if noted is None and self.folder.sizes(schema.DATA):
+            rest = shlex.quote(join(self.out, schema.DATA))
             raise OutputError(
-                f"{shlex.quote(self.out)} holds {schema.DATA}/, but not {schema.WORK}/, which says what was done. So "
-                f"nothing can go on there. Choose another OUT, or remove {shlex.quote(join(self.out, schema.DATA))}."
+                f"{shlex.quote(self.out)} holds {schema.DATA}/, but not {schema.WORK}/, the record of finished work. "
+                f"Without it the work cannot go on. Choose another OUT, or remove {rest}."
             )
         differences = [] if noted is None else describe(noted, json.loads(json.dumps(job)))
         if differences and (self.read(PLAN) is not None or not self._made_nothing()):

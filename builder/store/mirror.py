@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class Mirror:
         try:
             mirror.fetch(schema.MANIFEST)
         except FileNotFoundError:
-            words = f"{url} is not a converted folder: it has no {schema.MANIFEST}"
+            words = f"{shlex.quote(url)} is not a converted folder: it has no {schema.MANIFEST}"
             raise SourceError(f"{words}. Give the folder that laion6m convert made.") from None
         sizes = {
             f"{side}/{entry.name}": entry.size

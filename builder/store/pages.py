@@ -76,7 +76,7 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
     except ValueError as error:  # names that are not UTF-8
         raise DamagedFileError(file.name, "schema", str(error)) from error
     if len(found) != 1:
-        raise DamagedFileError(file.name, "schema", f"{len(found)} columns are called {column!r}, not one")
+        raise DamagedFileError(file.name, "schema", f"{len(found)} columns are called {column}, not one")
     leaf = leaves[found[0]]
     if leaf.physical_type != "BYTE_ARRAY" or leaf.max_repetition_level or leaf.max_definition_level > 255:
         return None
@@ -85,9 +85,9 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
     except ThriftError as error:
         raise DamagedFileError(file.name, "footer", str(error)) from error
     if rows != metadata.num_rows:
-        raise DamagedFileError(file.name, "footer", f"{rows} rows where its metadata had {metadata.num_rows}")
+        raise DamagedFileError(file.name, "footer", f"it has {rows} rows; it had {metadata.num_rows} before")
     if not 0 <= rows <= size // 4 + FREE_NULLS:
-        raise DamagedFileError(file.name, "footer", f"{rows} rows in a file of {size} bytes")
+        raise DamagedFileError(file.name, "footer", f"it claims {rows} rows; the file has {size} bytes")
     chunks = []
     for number, group in enumerate(groups):
         try:
@@ -99,12 +99,12 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
         chunks.append(chunk)
     for before, after in pairwise(sorted((chunk.start, chunk.end) for chunk in chunks)):
         if after[0] < before[1]:  # thousands of row groups that share one chunk would take forever
-            raise DamagedFileError(file.name, f"byte {after[0]}", f"chunks of {column!r} overlap")
+            raise DamagedFileError(file.name, f"byte {after[0]}", f"chunks of {column} overlap")
     walk = _Walk(file, leaf.max_definition_level, rows)
     if not all(walk.chunk(chunk) for chunk in chunks):
         return None
     if walk.row != rows:
-        raise DamagedFileError(file.name, "footer", f"{rows} rows, but {walk.row} in its row groups")
+        raise DamagedFileError(file.name, "footer", f"it claims {rows} rows; its row groups have {walk.row}")
     return ValueRanges(walk.offsets, walk.lengths)
 
 
@@ -129,15 +129,15 @@ def _chunk(group: Struct, number: int, index: int, column: str, file_size: int) 
     fields: Struct = need(columns[index], 3, STRUCT)
     path = need(fields, 3, LIST)
     if path.kind != BINARY or b".".join(path.values) != column.encode() or need(fields, 1, I32) != _BYTE_ARRAY:
-        raise ThriftError(-1, f"column {index} is not {column!r}, as in the schema")
+        raise ThriftError(-1, f"column {index} is not {column}, as in the schema")
     values, size, start = need(fields, 5, I64), need(fields, 7, I64), need(fields, 9, I64)
     dictionary = get(fields, 11)
     if type(dictionary) is int and 0 < dictionary < start:  # some writers write 0 for none
         start = dictionary
     if values != rows:
-        raise ThriftError(-1, f"{rows} rows, but {values} values of {column!r}")
+        raise ThriftError(-1, f"{rows} rows, but {values} values of {column}")
     if size < 0 or (size and not len(MAGIC) <= start <= file_size - size):
-        raise ThriftError(-1, f"{column!r} lies at byte {start} with {size} bytes, outside the file")
+        raise ThriftError(-1, f"{column} lies at byte {start} with {size} bytes, outside the file")
     return _Chunk(number, start if size else 0, start + size if size else 0, values, need(fields, 4, I32) != 0)
 
 
@@ -181,7 +181,7 @@ class _Walk:
     def _data_page(self, kind: int, header: Struct, body: int, end: int, compressed: bool) -> bool:
         page = header.get(_V1_HEADER if kind == _DATA_PAGE else _V2_HEADER)
         if page is None or page.kind != STRUCT:
-            self._fail("a data page without the header of one")
+            self._fail("the header of a data page is missing")
         fields: Struct = page.data
         if kind == _DATA_PAGE_V2:
             compressed = compressed and get(fields, 7) is not False
@@ -191,10 +191,10 @@ class _Walk:
         if compressed or encoding != _PLAIN or (self._max_level and level_encoding != _RLE):
             return False
         if self._count(header, 2, "uncompressed size") != end - body:
-            self._fail("a page that is not compressed and has two sizes")
+            self._fail("an uncompressed page states two sizes")
         values = self._count(fields, 1, "number of values")
         if values > self._left:
-            self._fail(f"{values} values where its column chunk has {self._left} left")
+            self._fail(f"it claims {values} values; its column chunk has {self._left} left")
         if kind == _DATA_PAGE_V2:
             body += self._count(fields, 6, "length of repetition levels")
             size = self._count(fields, 5, "length of definition levels")
@@ -250,7 +250,7 @@ class _Walk:
             length = _uint32(data, place)[0]
             at += 4
             if length > end - at:
-                self._fail(f"value {len(offsets)} of {length} bytes where the page has {end - at} left")
+                self._fail(f"value {len(offsets)} has {length} bytes; the page has {end - at} left")
             offsets.append(at)
             lengths.append(length)
             at += length
@@ -283,7 +283,7 @@ class _Walk:
     def _count(self, fields: Struct, number: int, what: str) -> int:
         value = get(fields, number)
         if type(value) is not int or value < 0:
-            self._fail(f"a page header with {value!r} as its {what}")
+            self._fail(f"its header gives no {what}" if value is None else f"its header gives a wrong {what}")
         return value
 
     def _fail(self, problem: str) -> NoReturn:
@@ -323,7 +323,7 @@ def decode_levels(data: bytes, max_level: int, count: int) -> NDArray[np.bool_]:
             at += 1
             present[done : done + length] = highest == max_level
         if highest > max_level:
-            raise ValueError(f"definition level {highest} where {max_level} is the highest")
+            raise ValueError(f"definition level {highest}, but the highest is {max_level}")
         if length == 0:
             raise ValueError(f"definition levels end after {done} of {count}")
         done += length

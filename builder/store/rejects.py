@@ -47,7 +47,7 @@ def read_rejects(path: str) -> pa.Table:
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DamagedFileError(path, "rejects", str(error)) from error
     if not table.schema.remove_metadata().equals(REJECT_ROW):
-        raise DamagedFileError(path, "schema", "its columns are not those of rejects")
+        raise DamagedFileError(path, "schema", "its columns are not those of the table of rejects")
     return table
 
 

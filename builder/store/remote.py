@@ -35,11 +35,13 @@ class RemoteFolder:
         """Raises OutputError for a URL that cannot be written to."""
         chain = Chain.of(url)
         if len(chain.links) > 1 or chain.scheme in _READ_ONLY:
-            raise OutputError(f"{url} can only be read. Give a folder, s3://… or another store that can be written to.")
+            raise OutputError(
+                f"{url} can only be read. Give a folder, or a store that can be written to, such as s3://…"
+            )
         if chain.scheme in _HALF_WRITTEN:
             raise OutputError(
-                f"{url}: behind {chain.scheme}:// files are seen while they are half written, so this tool does not "
-                "write there. Convert into a folder of this machine, and copy that."
+                f"{url}: others see a file of {chain.scheme}:// while it is half written. So this tool does not write "
+                "there. Convert into a folder of this machine, then copy it."
             )
         self.root = url.rstrip("/")
         self._storage = Storage(options)
@@ -159,4 +161,4 @@ class RemoteOutputFile:
         self._storage.system(self.path)[0].invalidate_cache()
         there = self._storage.look(self.path).size
         if there != self.position:
-            raise OSError(f"{there} bytes are there, {self.position} were sent")
+            raise OSError(f"{self.position:,} bytes were sent, but the store has {there or 0:,}")

@@ -145,7 +145,7 @@ def _read_value(
     if kind == BINARY:
         size, start = _read_varint(data, offset)
         if size > len(data) - start:
-            raise ThriftError(offset, f"a string of {size} bytes where {len(data) - start} are left")
+            raise ThriftError(offset, f"a string of {size} bytes, but {len(data) - start} are left")
         return bytes(data[start : start + size]), start + size
     if kind == STRUCT:
         return _read_struct(data, offset, depth - 1, budget)
@@ -171,7 +171,7 @@ def _read_items(data: bytes | memoryview, offset: int, depth: int, budget: Itera
     if count == 15:
         count, offset = _read_varint(data, offset)
     if count > len(data) - offset:  # every item takes a byte or more
-        raise ThriftError(start, f"a list of {count} items where {len(data) - offset} bytes are left")
+        raise ThriftError(start, f"a list of {count} items, but {len(data) - offset} bytes are left")
     values = []
     for _ in range(count):
         next(budget)

@@ -238,7 +238,7 @@ def test_a_repository_that_is_not_shown_may_be_private() -> None:
     def attempt() -> None:
         raise FileNotFoundError("datasets/a/b (repository not found)") from RepositoryNotFoundError()
 
-    with pytest.raises(SourceError, match=r"no such repository; it may be private.*HF_TOKEN"):
+    with pytest.raises(SourceError, match=r"no such repository. It may be private.*HF_TOKEN"):
         persist("hf://datasets/a/b/meta/index.arrow", attempt)
 
 

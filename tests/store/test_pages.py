@@ -422,7 +422,7 @@ def test_levels_come_out_of_any_mixture_of_runs(drawn, padding, rest):
         (b"\x01" * 9, "end after 0 of 9"),
         (b"\x03\xff", "end after 8 of 9"),
         (b"\xff" * 9, "end after 0 of 9"),
-        (b"\x12\x02", "level 2 where 1"),
+        (b"\x12\x02", "level 2, but the highest is 1"),
     ],
 )
 def test_levels_that_make_no_sense_are_refused(data, problem):
@@ -452,9 +452,9 @@ def plain_file() -> tuple[bytes, int]:
 @pytest.mark.parametrize(
     ("first", "second", "problem"),
     [
-        (0xFFFFFFFF, 5, "value 0 of 4294967295 bytes"),
-        (0x80000003, 5, "value 0 of 2147483651 bytes"),
-        (3, 6, "value 1 of 6 bytes where the page has 5 left"),
+        (0xFFFFFFFF, 5, "value 0 has 4294967295 bytes"),
+        (0x80000003, 5, "value 0 has 2147483651 bytes"),
+        (3, 6, "value 1 has 6 bytes; the page has 5 left"),
         (3, 4, "1 bytes after the last of 2 values"),
         (12, 5, "value 1 has no length"),
         (10, 5, "value 1 has no length"),
@@ -509,12 +509,12 @@ def many_groups(footer) -> None:
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (lambda f: rows_of(f, 10**9), "footer: 1000000000 rows in a file of"),
+        (lambda f: rows_of(f, 10**9), "footer: it claims 1000000000 rows; the file has"),
         (lambda f: rows_of(f, 4_000_000), "row group 0: 4000000 values, but 2 in its pages"),
-        (lambda f: rows_of(f, 1), "2 values where its column chunk has 1 left"),
-        (lambda f: f.update({3: i64(3)}), "footer: 3 rows, but 2 in its row groups"),
+        (lambda f: rows_of(f, 1), "it claims 2 values; its column chunk has 1 left"),
+        (lambda f: f.update({3: i64(3)}), "footer: it claims 3 rows; its row groups have 2"),
         (lambda f: f.update({3: i64(1)}), "row group 0: more rows than the 1 of the file"),
-        (lambda f: f.update({3: i64(-1)}), "footer: -1 rows"),
+        (lambda f: f.update({3: i64(-1)}), "footer: it claims -1 rows"),
         (lambda f: get(f, 4, 0).update({3: i64(3)}), "row group 0: 3 rows, but 2 values"),
         (lambda f: get(f, 4, 0, 1, 0, 3).update({7: i64(10**12)}), "outside the file"),
         (lambda f: get(f, 4, 0, 1, 0, 3).update({7: i64(-5)}), "outside the file"),
@@ -523,9 +523,9 @@ def many_groups(footer) -> None:
         (lambda f: get(f, 4, 0, 1, 0, 3).update({9: i64(0)}), "outside the file"),
         (lambda f: get(f, 4, 0, 1, 0, 3).update({9: i64(6)}), "row group 0, page at byte 6"),
         (lambda f: get(f, 4, 0).update({1: list_of(STRUCT, [])}), "row group 0: 0 columns"),
-        (lambda f: get(f, 4, 0, 1, 0, 3).update({3: list_of(BINARY, [b"other"])}), "column 0 is not 'value'"),
-        (lambda f: get(f, 4, 0, 1, 0, 3).update({1: i32(1)}), "column 0 is not 'value'"),
-        (many_groups, "chunks of 'value' overlap"),
+        (lambda f: get(f, 4, 0, 1, 0, 3).update({3: list_of(BINARY, [b"other"])}), "column 0 is not value, as in"),
+        (lambda f: get(f, 4, 0, 1, 0, 3).update({1: i32(1)}), "column 0 is not value, as in"),
+        (many_groups, "chunks of value overlap"),
     ],
 )
 def test_footers_that_lie_are_refused(edit, problem):
@@ -540,15 +540,15 @@ def test_footers_that_lie_are_refused(edit, problem):
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (lambda h: h.pop(1), "None as its type"),
-        (lambda h: h.pop(5), "a data page without the header of one"),
-        (lambda h: h.update({5: i32(1)}), "a data page without the header of one"),
-        (lambda h: h.update({3: i32(-1)}), "-1 as its size"),
+        (lambda h: h.pop(1), "its header gives no type"),
+        (lambda h: h.pop(5), "the header of a data page is missing"),
+        (lambda h: h.update({5: i32(1)}), "the header of a data page is missing"),
+        (lambda h: h.update({3: i32(-1)}), "its header gives a wrong size"),
         (lambda h: h.update({3: i32(2**31 - 1)}), "more than its column chunk has"),
         (lambda h: h.update({2: i32(1)}), "two sizes"),
-        (lambda h: get(h, 5).update({1: i32(2**31 - 1)}), "2147483647 values where"),
+        (lambda h: get(h, 5).update({1: i32(2**31 - 1)}), "it claims 2147483647 values; its column chunk has"),
         (lambda h: get(h, 5).update({1: i32(1)}), "bytes after the last of 1 values"),
-        (lambda h: get(h, 5).update({1: Value(BINARY, b"")}), "as its number of values"),
+        (lambda h: get(h, 5).update({1: Value(BINARY, b"")}), "its header gives a wrong number of values"),
         (lambda h: h.update({9: list_of(STRUCT, [{}] * 5000)}), "more than 1000 values"),
     ],
 )
@@ -571,7 +571,7 @@ def test_page_headers_that_lie_are_refused(edit, problem):
     ("levels", "problem"),
     [
         (b"", "end after 0 of 3"),
-        (varint(3 << 1) + b"\x03", "level 3 where 2"),
+        (varint(3 << 1) + b"\x03", "level 3, but the highest is 2"),
         (varint(3 << 1) + b"\x02" + bytes(5000), "levels of 5002 bytes for 3 values"),
         (varint(3 << 1) + b"\x00", "bytes after the last of 0 values"),  # all null, and yet there are values
         (None, "more than the page has"),
@@ -607,7 +607,7 @@ def test_a_file_cut_after_its_footer_was_read_is_refused():
 def test_metadata_of_another_file_is_refused():
     data, _ = plain_file()
     other = pq.read_metadata(io.BytesIO(written(pa.table({"value": [b"a"] * 3}))))
-    with pytest.raises(DamagedFileError, match="2 rows where its metadata had 3"):
+    with pytest.raises(DamagedFileError, match="it has 2 rows; it had 3 before"):
         value_ranges(MemoryFile(data), other, "value")
 
 
@@ -630,7 +630,7 @@ def test_chunks_in_another_file_and_encrypted_ones_give_none(field):
 
 def test_a_column_that_is_not_there_is_an_error():
     data, _ = plain_file()
-    with pytest.raises(DamagedFileError, match=r"0 columns are called 'image\.bytes', not one"):
+    with pytest.raises(DamagedFileError, match=r"0 columns are called image\.bytes, not one"):
         ranges_of(data, "image.bytes")
 
 
@@ -701,8 +701,8 @@ def test_the_digest_reads_the_tail_only_and_in_pieces():
         (b"PAR1PAR1", "8 bytes are too few"),
         (b"PAR1" + bytes(100), "no PAR1 there"),
         (b"PAR1" + bytes(100) + b"\x08\0\0\0PARE", "encrypted"),
-        (b"PAR1" + bytes(100) + b"\xff\xff\xff\xffPAR1", "a footer of 4294967295 bytes in a file of 112"),
-        (b"PAR1" + bytes(3) + b"\x04\0\0\0PAR1", "a footer of 4 bytes in a file of 15"),
+        (b"PAR1" + bytes(100) + b"\xff\xff\xff\xffPAR1", "a footer of 4294967295 bytes does not fit in a file of 112"),
+        (b"PAR1" + bytes(3) + b"\x04\0\0\0PAR1", "a footer of 4 bytes does not fit in a file of 15"),
     ],
 )
 def test_what_is_no_parquet_is_named(data, problem):

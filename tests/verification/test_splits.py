@@ -182,7 +182,7 @@ def test_the_work_of_an_old_run_is_not_carried_on(old: Path, source: Source) -> 
     document = json.loads(job.read_text())
     del document["columns"]
     job.write_text(json.dumps(document))
-    with pytest.raises(JobMismatchError, match="an earlier version began it, which listed the columns in another"):
+    with pytest.raises(JobMismatchError, match="an earlier version began it, with the columns in another"):
         convert(str(source.path), str(old), num_proc=1, quiet=True)
 
 
