@@ -175,10 +175,10 @@ class Slice:
         """The numbers of the tars taken, out of ``count``. Empty if the slice begins behind the last."""
         return range(min(self.start, count), count if self.end == -1 else min(self.end, count))
 
-    def require(self, count: int) -> None:
-        """Raises OptionError if the slice begins behind the last of ``count`` raw tars."""
+    def require(self, count: int, what: str = "raw tars") -> None:
+        """Raises OptionError if the slice begins behind the last of ``count``."""
         if self.start and self.start >= count:
-            there = f"{count:,} raw tars, numbered 0 to {count - 1}" if count else "no raw tars"
+            there = f"{count:,} {what}, numbered 0 to {count - 1}" if count else f"no {what}"
             raise OptionError("start", self.start, f"there are {there}")
 
 
