@@ -11,7 +11,7 @@ from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.errors import OptionError, SourceError
 from builder.base.names import SELECTION
-from builder.base.paths import require_folder
+from builder.base.paths import StrPath, require_folder
 from builder.base.urls import refuse_url
 from builder.base.words import counted
 from builder.curate.arrays import add_arrays
@@ -23,13 +23,11 @@ from builder.read.columns import check_name
 from builder.read.opening import open_dataset
 from builder.read.reader import Reader
 
-Paths = str | os.PathLike[str]
-
 
 def add_column(
-    path: Paths,
+    path: StrPath,
     name: str,
-    source: Paths | Sequence[Paths] | None = None,
+    source: StrPath | Sequence[StrPath] | None = None,
     *,
     field: str | None = None,
     on: str | None = None,
@@ -132,7 +130,7 @@ def _nothing(reader: Reader, table: Table, places: Sequence[str]) -> SourceError
     )
 
 
-def dataset_folder(path: Paths, command: str) -> str:
+def dataset_folder(path: StrPath, command: str) -> str:
     """The folder that ``command`` can add a column to. Raises SourceError."""
     refuse_url(os.fspath(path), command)
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))

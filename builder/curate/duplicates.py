@@ -12,7 +12,8 @@ import os
 import shlex
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,22 +24,12 @@ from builder.base.errors import InterruptedRunError, OptionError, OutputError
 from builder.base.words import counted
 from builder.curate.add_column import dataset_folder
 from builder.curate.columns import begin_job, write_column
-from builder.curate.fingerprint_rows import DIGEST, Part, Table, parts_of, read_parts, write_part
-from builder.curate.fingerprints import FINGERPRINT, UNREAD
-from builder.curate.near import (
-    MOST_DISTANCE,
-    WAVES,
-    joined_doubts,
-    look,
-    looks,
-    next_looks,
-    same_bits,
-    search,
-    searches,
-)
-from builder.curate.pairs import Pairs, equal_rows, groups_of, joined, joined_groups, leaders, mirrored_from
+from builder.curate.fingerprint_rows import Part, Table, digests_of, parts_of, read_parts, write_part
+from builder.curate.fingerprints import UNREAD
+from builder.curate.near import MOST_DISTANCE, same_pictures
+from builder.curate.pairs import equal_rows, groups_of, joined, leaders, mirrored_from
 from builder.curate.split import DUPLICATE_OF, MADE, PHASH
-from builder.engines.contract import Engine, EngineChoice
+from builder.engines.contract import Engine, EngineChoice, Work
 from builder.engines.local import make_engine
 from builder.engines.progress import Progress
 from builder.read.columns import Values, columns_of, index_digest, open_any
@@ -66,15 +57,9 @@ class DuplicatesSummary:
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        return {
-            "rows": self.rows,
-            "fingerprinted": self.fingerprinted,
-            "exact": self.exact,
-            "groups": self.groups,
-            "duplicates": self.duplicates,
-            "mirrored": self.mirrored,
-            "seconds": round(self.seconds, 3),
-        }
+        facts = {**asdict(self), "seconds": round(self.seconds, 3)}
+        del facts["out"]
+        return facts
 
 
 def duplicates(
@@ -105,13 +90,18 @@ def duplicates(
     choice = EngineChoice(engine, num_proc, address)
     folder = dataset_folder(path, "duplicates")
     _refuse_other_columns(folder)
-    with Ledger(_work(folder)).locked(0, 1):
+    work = os.path.join(folder, schema.WORK, "duplicates")
+    with Ledger(work).locked(0, 1):
         index = Index(os.path.join(folder, schema.INDEX), folder)
         with make_engine(choice) as crew:
-            job = _Job(folder, index, crew, quiet)
-            prints, digests = job.fingerprints()
+            prints, digests = _fingerprints(folder, work, index, crew, quiet)
             exact = equal_rows(digests["high"], digests["low"])
-            near = job.near(prints, exact, distance)
+
+            def run(stage: str, unit: str, task: Work[Any, Any], tasks: Sequence[Any], count: int) -> list[Any]:
+                with Progress(stage, count, unit=unit, quiet=quiet) as progress:
+                    return list(crew.run(task, tasks, progress.update))
+
+            near = same_pictures(folder, prints, exact, distance, os.path.join(work, "compared.npy"), run)
         pairs = joined([exact, *near])
         pixels = index.column("width").astype(np.int64) * index.column("height")
         kept = leaders([groups_of(len(index), pairs)], pixels)
@@ -146,78 +136,26 @@ def describe_duplicates(summary: DuplicatesSummary) -> str:
     return "\n".join(lines)
 
 
-class _Job:
-    """The stages that run on an engine."""
-
-    def __init__(self, folder: str, index: Index, crew: Engine, quiet: bool) -> None:
-        self._folder, self._index, self._crew, self._quiet = folder, index, crew, quiet
-        self._work = _work(folder)
-
-    def fingerprints(self) -> tuple[Table, Table]:
-        """FINGERPRINT and DIGEST of every row. Raises InterruptedRunError; finished parts stay."""
-        known = digests_of(self._index)
-        parts_folder = os.path.join(self._work, "parts")
-        job = {"version": _VERSION, "index": index_digest(self._folder)}
-        begin_job(os.path.join(self._work, "job.json"), job, lambda _: shutil.rmtree(parts_folder, ignore_errors=True))
-        parts = parts_of(self._folder, self._work, len(self._index), known is None)
-        make_folder(parts_folder)
-        pending = [part for part in parts if not part.is_done()]
-        sizes = self._index.column("size")
-        size = sum(int(sizes[part.first : part.end].sum()) for part in pending)
-        done = len(self._index) - sum(part.end - part.first for part in pending)
-        progress = Progress("fingerprinting", len(self._index), size, done=done, quiet=self._quiet)
-        try:
-            for _ in self._crew.run(write_part, pending, progress.update):
+def _fingerprints(folder: str, work: str, index: Index, crew: Engine, quiet: bool) -> tuple[Table, Table]:
+    """FINGERPRINT and DIGEST of every row. Raises InterruptedRunError; finished parts stay in ``work``."""
+    known = digests_of(index)
+    kept = os.path.join(work, "parts")
+    job = {"version": _VERSION, "index": index_digest(folder)}
+    begin_job(os.path.join(work, "job.json"), job, lambda _: shutil.rmtree(kept, ignore_errors=True))
+    parts = parts_of(folder, kept, len(index), known is None)
+    make_folder(kept)
+    pending = [part for part in parts if not part.is_done()]
+    sizes = index.column("size")
+    size = sum(int(sizes[part.first : part.end].sum()) for part in pending)
+    done = len(index) - sum(part.end - part.first for part in pending)
+    try:
+        with Progress("fingerprinting", len(index), size, done=done, quiet=quiet) as progress:
+            for _ in crew.run(write_part, pending, progress.update):
                 pass
-        except KeyboardInterrupt:
-            raise InterruptedRunError(sum(map(Part.is_done, parts)), len(parts)) from None
-        finally:
-            progress.finish()
-        prints, made = read_parts(parts)
-        return prints, made if known is None else known
-
-    def near(self, prints: Table, exact: Pairs, distance: int) -> list[Pairs]:
-        """Pairs of rows that show the same picture, besides those with the same bytes."""
-        first = np.ones(len(prints), dtype=np.bool_)
-        first[exact.second] = False
-        rows, equal = same_bits(prints, first)
-        path = os.path.join(self._work, "compared.npy")
-        table = np.zeros(len(rows), dtype=[("row", "<i8"), ("print", FINGERPRINT)])
-        table["row"], table["print"] = rows, prints[rows]
-        np.save(path, table)
-        del table
-        tasks = searches(path, len(rows), distance)
-        found = self._run("comparing", "rounds", search, tasks, sum(task.end - task.first for task in tasks))
-        os.unlink(path)
-        near = [equal, *(sure for sure, _ in found)]
-        groups = groups_of(len(prints), joined([exact, *near]))
-        doubts = joined_doubts([some for _, some in found])
-        for _ in range(WAVES):
-            pairs, doubts = next_looks(doubts, groups)
-            if not len(pairs):
-                break
-            same = joined(self._run("looking twice", "pairs", look, looks(self._folder, pairs), len(pairs)))
-            groups = joined_groups(groups, same)
-            near.append(same)
-        return near
-
-    def _run(self, stage: str, unit: str, work: Any, tasks: list[Any], count: int) -> list[Any]:
-        with Progress(stage, count, unit=unit, quiet=self._quiet) as progress:
-            return list(self._crew.run(work, tasks, progress.update))
-
-
-def digests_of(index: Index) -> Table | None:
-    """DIGEST of every row from the index; None if the index was made without reading the images."""
-    parts = [np.zeros(0, DIGEST)]
-    for chunk in index.table(["digest"]).column(0).chunks:
-        if chunk.null_count:
-            return None
-        parts.append(np.frombuffer(chunk.buffers()[1], DIGEST, len(chunk), chunk.offset * DIGEST.itemsize))
-    return np.concatenate(parts)
-
-
-def _work(folder: str) -> str:
-    return os.path.join(folder, schema.WORK, "duplicates")
+    except KeyboardInterrupt:
+        raise InterruptedRunError(sum(map(Part.is_done, parts)), len(parts)) from None
+    prints, made = read_parts(parts)
+    return prints, made if known is None else known
 
 
 def _refuse_other_columns(folder: str) -> None:

@@ -17,6 +17,7 @@ import xxhash
 from builder.base.records import SampleProblem
 from builder.curate.fingerprints import FINGERPRINT, SIDE, UNREAD, fingerprint
 from builder.engines.contract import Report
+from builder.read.index import Index
 from builder.read.opening import open_dataset
 from builder.read.view import Rows
 from builder.source.images import thumbnail
@@ -57,11 +58,10 @@ class Part:
 
 
 def parts_of(folder: str, work: str, rows: int, digests: bool) -> list[Part]:
-    """A dataset's rows in parts. The parts do not depend on the number of processes."""
-    starts = range(0, rows, PART_ROWS)
+    """A dataset's rows in parts, whose files lie in ``work``. The parts do not depend on the number of processes."""
     return [
-        Part(folder, os.path.join(work, "parts", f"{first // PART_ROWS:05d}.bin"), first, end, digests)
-        for first, end in ((start, min(rows, start + PART_ROWS)) for start in starts)
+        Part(folder, os.path.join(work, f"{number:05d}.bin"), first, min(rows, first + PART_ROWS), digests)
+        for number, first in enumerate(range(0, rows, PART_ROWS))
     ]
 
 
@@ -103,6 +103,16 @@ def read_parts(parts: list[Part]) -> tuple[Table, Table]:
             prints.append(np.frombuffer(file.read((part.end - part.first) * FINGERPRINT.itemsize), dtype=FINGERPRINT))
             digests.append(np.frombuffer(file.read(), dtype=DIGEST))
     return np.concatenate(prints), np.concatenate(digests)
+
+
+def digests_of(index: Index) -> Table | None:
+    """DIGEST of every row from the index; None if the index was made without reading the images."""
+    parts = [np.zeros(0, DIGEST)]
+    for chunk in index.table(["digest"]).column(0).chunks:
+        if chunk.null_count:
+            return None
+        parts.append(np.frombuffer(chunk.buffers()[1], DIGEST, len(chunk), chunk.offset * DIGEST.itemsize))
+    return np.concatenate(parts)
 
 
 def _fingerprints(images: list[bytes]) -> Table:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from builder.base.arrays import bools_of, chunks_of, numbers_of, take_text
 from builder.base.errors import OptionError
+from builder.curate.split import PHASH
 from builder.read.view import Rows
 
 Numbers = npt.NDArray[Any]
@@ -20,17 +21,6 @@ Positions = npt.NDArray[np.int64]
 
 SCAN_ROWS = 1 << 16
 """Captions read at once: one batch of the index, about 30 MB."""
-
-MEASURES = {
-    "width": ("Width", "px"),
-    "height": ("Height", "px"),
-    "megapixels": ("Megapixels", "MP"),
-    "ratio": ("Width ÷ height", ""),
-    "size": ("File size", "bytes"),
-    "caption_length": ("Caption length", "characters"),
-    "caption_words": ("Caption length", "words"),
-}
-"""Name → label, unit."""
 
 _BARS = 24  # about this many; steps are 1, 2, 2.5 or 5 times a power of ten
 _TAILS = (1.0, 99.0)  # percentiles: values beyond them go into the first and last bar
@@ -58,29 +48,18 @@ class Histogram:
         return asdict(self)
 
 
-_NO_MEASURES = ("phash",)  # a number only by its type
-
-
 def measures(dataset: Rows) -> dict[str, tuple[str, str]]:
-    """All that ``measure`` accepts: name → label, unit. MEASURES, then the added columns of numbers."""
-    return {**MEASURES, **{name: (name, "") for name in dataset.added_columns() if _holds_numbers(dataset, name)}}
+    """All that ``measure`` accepts: name → label, unit. Those that every dataset has, then the added columns of
+    numbers."""
+    added = {name: (name, "") for name in dataset.added_columns() if _holds_numbers(dataset, name)}
+    return {**{name: (label, unit) for name, (label, unit, _) in _MEASURES.items()}, **added}
 
 
 def measure(dataset: Rows, name: str) -> Numbers:
     """One number for each row of ``dataset``, in its order; NaN if a row has none. Raises OptionError if ``measures``
     lacks the name."""
-    widths, heights = dataset.widths, dataset.heights
-    known: dict[str, Callable[[], Numbers]] = {
-        "width": widths,
-        "height": heights,
-        "megapixels": lambda: widths() * heights().astype(np.float64) / 1e6,
-        "ratio": lambda: widths() / np.maximum(heights(), 1),
-        "size": lambda: numbers_of(dataset.columns("size").column(0)),
-        "caption_length": lambda: _of_captions(dataset, _characters),
-        "caption_words": lambda: _of_captions(dataset, _words),
-    }
-    if name in known:
-        return known[name]()
+    if name in _MEASURES:
+        return _MEASURES[name][2](dataset)
     if name not in measures(dataset):
         raise OptionError("measure", name, f"one of {', '.join(measures(dataset))}")
     return np.concatenate([np.zeros(0, dtype=np.float64), *map(_with_gaps, dataset.column(name).chunks)])
@@ -99,7 +78,7 @@ def _with_gaps(array: pa.Array) -> Numbers:
 def _holds_numbers(dataset: Rows, name: str) -> bool:
     kind = getattr(dataset.reader.column(name), "type", None)  # columns of arrays have no type
     numeric = kind is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
-    return bool(numeric) and name not in _NO_MEASURES
+    return bool(numeric) and name != PHASH  # a number only by its type
 
 
 def captions(
@@ -152,6 +131,18 @@ def _words(array: pa.StringArray) -> Numbers:
     before = np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(starts, dtype=np.int32)])
     counted: Numbers = before[offsets[1:] - offsets[0]] - before[begins]
     return counted
+
+
+_MEASURES: dict[str, tuple[str, str, Callable[[Rows], Numbers]]] = {
+    "width": ("Width", "px", lambda rows: rows.widths()),
+    "height": ("Height", "px", lambda rows: rows.heights()),
+    "megapixels": ("Megapixels", "MP", lambda rows: rows.widths() * rows.heights().astype(np.float64) / 1e6),
+    "ratio": ("Width ÷ height", "", lambda rows: rows.widths() / np.maximum(rows.heights(), 1)),
+    "size": ("File size", "bytes", lambda rows: numbers_of(rows.columns("size").column(0))),
+    "caption_length": ("Caption length", "characters", lambda rows: _of_captions(rows, _characters)),
+    "caption_words": ("Caption length", "words", lambda rows: _of_captions(rows, _words)),
+}
+"""Name → label, unit, how to get the numbers."""
 
 
 def histogram(name: str, values: Numbers, label: str = "", unit: str = "") -> Histogram:

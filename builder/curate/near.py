@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from builder.base.records import SampleProblem
 from builder.base.words import counted
 from builder.curate.fingerprint_rows import Table
-from builder.curate.fingerprints import FULL, MIRROR, PLAIN, Words, popcount
+from builder.curate.fingerprints import FINGERPRINT, FULL, MIRROR, PLAIN, Words, popcount
 from builder.curate.pairs import (
     Bools,
     Numbers,
@@ -23,13 +24,14 @@ from builder.curate.pairs import (
     changes,
     equal_rows,
     gathered,
+    groups_of,
     joined,
     joined_groups,
     pairs_by_round,
     plan_rounds,
 )
 from builder.curate.pixels import LOOK, alike
-from builder.engines.contract import Report
+from builder.engines.contract import Report, Work
 from builder.read.opening import open_dataset
 from builder.source.images import thumbnail
 
@@ -37,7 +39,7 @@ MOST_DISTANCE = 16  # of 64 bits; unrelated pictures differ in 13 or more
 _CHUNK = 16  # rounds per task
 _MOST_DOUBTS = 1 << 20  # pairs in memory before repeated ones are dropped
 _LOOKS = 64  # pairs per task
-WAVES = 8  # of looks, one look per group; all pairs of a thousand similar pictures are 500,000 looks
+_WAVES = 8  # of looks, one look per group; all pairs of a thousand similar pictures are 500,000 looks
 _SURE, _DOUBT = 4.0, 6.4  # times the distance, of 256 bits
 _LESS_SURE, _LESS_DOUBT = 40, 72  # limits: the nearest two photographs differ in 80 bits, crops in 30 to 57
 _COLOUR = 3  # halved levels; a larger colour difference of a quarter needs a second look
@@ -53,7 +55,7 @@ class Prints:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class _Search:
     """Rounds ``first`` to ``end`` (exclusive) over the fingerprints in ``path``."""
 
     path: str
@@ -68,7 +70,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class _Look:
     """Pairs of rows of ``folder`` whose pixels must be compared."""
 
     folder: str
@@ -88,6 +90,42 @@ class Doubts:
     bits: Numbers
 
 
+def same_pictures(
+    folder: str,
+    prints: Table,
+    exact: Pairs,
+    distance: int,
+    path: str,
+    run: Callable[[str, str, Work[Any, Any], Sequence[Any], int], list[Any]],
+) -> list[Pairs]:
+    """Pairs of rows of ``folder`` that show the same picture, besides those with the same bytes (``exact``). ``path``:
+    of a file for the searches to read. ``run``: does work on tasks, given its name, what it counts, and how many."""
+    first = np.ones(len(prints), dtype=np.bool_)
+    first[exact.second] = False
+    rows, equal = same_bits(prints, first)
+    table = np.zeros(len(rows), dtype=[("row", "<i8"), ("print", FINGERPRINT)])
+    table["row"], table["print"] = rows, prints[rows]
+    np.save(path, table)
+    del table
+    rounds = plan_rounds(len(rows), distance, int(MIRROR[0])).count
+    tasks = [_Search(path, distance, start, min(rounds, start + _CHUNK)) for start in range(0, rounds, _CHUNK)]
+    found = run("comparing", "rounds", _search, tasks, rounds)
+    os.unlink(path)
+    near = [equal, *(sure for sure, _ in found)]
+    groups = groups_of(len(prints), joined([exact, *near]))
+    doubts = joined_doubts([some for _, some in found])
+    for _ in range(_WAVES):
+        pairs, doubts = next_looks(doubts, groups)
+        if not len(pairs):
+            break
+        numbers = np.arange(len(pairs))
+        looks = [_Look(folder, pairs.where(numbers[start : start + _LOOKS])) for start in numbers[::_LOOKS]]
+        same = joined(run("looking twice", "pairs", _look, looks, len(pairs)))
+        groups = joined_groups(groups, same)
+        near.append(same)
+    return near
+
+
 def same_bits(prints: Table, candidates: Bools) -> tuple[Numbers, Pairs]:
     """Find rows with the same 256 bits and colours, among the candidates with enough content. Returns the first row of
     each kind, and its pairs with the others. Rows that are not FULL stand for themselves: for these only pixels are
@@ -99,13 +137,7 @@ def same_bits(prints: Table, candidates: Bools) -> tuple[Numbers, Pairs]:
     return np.delete(rows, equal.second), equal.of(rows)
 
 
-def searches(path: str, count: int, distance: int) -> list[Search]:
-    """The rounds that find near pairs among ``count`` fingerprints, as tasks."""
-    rounds = plan_rounds(count, distance, int(MIRROR[0])).count
-    return [Search(path, distance, first, min(rounds, first + _CHUNK)) for first in range(0, rounds, _CHUNK)]
-
-
-def search(task: Search, report: Report) -> tuple[Pairs, Doubts]:
+def _search(task: _Search, report: Report) -> tuple[Pairs, Doubts]:
     """Do some rounds. The file holds the rows (int64), and FINGERPRINT of each."""
     return find_near(np.load(task.path, mmap_mode="r"), task.distance, range(task.first, task.end), report)
 
@@ -183,13 +215,7 @@ def next_looks(doubts: Doubts, groups: Numbers) -> tuple[Pairs, Doubts]:
     return doubts.pairs.where(order[nearest]), Doubts(doubts.pairs.where(rest), doubts.bits[rest])
 
 
-def looks(folder: str, pairs: Pairs) -> list[Look]:
-    """The pairs as tasks."""
-    numbers = np.arange(len(pairs))
-    return [Look(folder, pairs.where(numbers[first : first + _LOOKS])) for first in range(0, len(pairs), _LOOKS)]
-
-
-def look(task: Look, report: Report) -> Pairs:
+def _look(task: _Look, report: Report) -> Pairs:
     """The third test: decode both images of each pair and compare their pixels. Returns the pairs that are equal."""
     rows = open_dataset(task.folder)
     pictures: dict[int, Any] = {}

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from builder.base.errors import OptionError, SourceError
+from builder.base.paths import StrPath
 from builder.base.records import Step
 from builder.base.words import counted
 from builder.curate.lists import read_list
 from builder.curate.selection import check_free, save_all
 from builder.read.opening import open_dataset
 from builder.read.view import Rows, View
-
-Paths = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +59,12 @@ class SelectSummary:
 
 
 def select(
-    dataset: Paths,
-    out: Paths,
+    dataset: StrPath,
+    out: StrPath,
     *,
     where: str | None = None,
-    keys: Paths | None = None,
-    without: Paths | None = None,
+    keys: StrPath | None = None,
+    without: StrPath | None = None,
     unique: bool = False,
     sample: int | None = None,
     split: Mapping[str, float] | None = None,
@@ -106,8 +105,8 @@ def choose(
     rows: Rows,
     *,
     where: str | None = None,
-    keys: Paths | None = None,
-    without: Paths | None = None,
+    keys: StrPath | None = None,
+    without: StrPath | None = None,
     unique: bool = False,
     sample: int | None = None,
     seed: int = 0,
@@ -128,7 +127,7 @@ def choose(
     return rows, tuple(lists)
 
 
-def by_list(rows: Rows, option: str, file: Paths, *, quiet: bool = True) -> tuple[View, ListCount]:
+def by_list(rows: Rows, option: str, file: StrPath, *, quiet: bool = True) -> tuple[View, ListCount]:
     """The rows that a file names (``option`` "keys") or does not name ("without"). Raises SourceError, also if ``keys``
     leaves no row."""
     listed = read_list(rows.reader, file, quiet=quiet)

@@ -204,17 +204,12 @@ def _unpacked(path: str, selection: Selection) -> npt.NDArray[np.int64]:
         values = numbers_of(table.column(0))
         if table.column_names == ["bits"]:
             bits = np.unpackbits(values.astype(np.uint8, copy=False), bitorder="little", count=selection.of)
-            numbers = np.flatnonzero(bits.view(np.bool_))
-        else:
-            numbers = values.astype(np.int64)
+            values = np.flatnonzero(bits.view(np.bool_))
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from error
     except (pa.ArrowException, ValueError, IndexError) as error:
         raise DamagedFileError(path, "rows", str(error)) from None
+    numbers = values.astype(np.int64, copy=False)
     if len(numbers) != selection.rows or (len(numbers) and not 0 <= numbers.min() <= numbers.max() < selection.of):
         raise DamagedFileError(path, "rows", f"not {selection.rows:,} of {counted(selection.of, 'row')}")
-    return numbers.astype(np.int64, copy=False)
-
-
-META_FILES = (SELECTION, ROWS)
-"""All files of a selection."""
+    return numbers

@@ -10,7 +10,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -27,7 +26,7 @@ from builder.base.words import counted
 from builder.curate.documents import documents
 from builder.read.columns import Values
 from builder.read.reader import Reader
-from builder.read.view import Rows
+from builder.read.view import Rows, View
 
 INDEX_COLUMNS = ("key", "path", "caption", "width", "height", "size", "position", "digest", "annotation_path")
 """Columns of the index that SQL sees, besides ``annotation``."""
@@ -60,17 +59,9 @@ class SqlError(Laion6mError, ValueError):
         return f"where {condition!r:.200}: {words}"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """``rows``: row numbers in the Reader that meet the condition, int64, in the order of the searched rows. ``steps``:
-    for each condition joined by AND at the top level, how many rows were left."""
-
-    rows: npt.NDArray[np.int64]
-    steps: tuple[Step, ...]
-
-
-def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Found:
-    """The rows of a Reader or View for which a SQL condition is true. ``timeout``: seconds until the query is stopped.
+def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> View:
+    """The rows for which a SQL condition is true, in their order. One step for each condition that AND joins at the top
+    level says how many rows were left. ``timeout``: seconds until the query is stopped.
     Raises SqlError, MissingExtraError, DamagedFileError, KeyboardInterrupt (Ctrl-C stops the query)."""
     if not is_utf8(condition):
         raise SqlError(ascii(condition), "not UTF-8 text")
@@ -98,7 +89,7 @@ def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Fo
     found = np.concatenate([np.zeros(0, np.int64), *chosen])
     left = [sum(np.count_nonzero(level >= number) for level in passed) for number in range(1, len(parts) + 1)]
     steps = tuple(Step(part, int(count)) for part, count in zip(parts, left, strict=True))
-    return Found(_in_order(rows, found), steps)
+    return View(rows.reader, _in_order(rows, found), (*rows.steps, *steps))
 
 
 def _empty(reader: Reader) -> pa.Table:
@@ -189,7 +180,7 @@ class _Connection:
         """DuckDB's syntax tree of a query with this condition, without text positions."""
         query = f"SELECT 1 FROM {_TABLE} WHERE {condition}\n".replace("'", "''")
         [(text,)] = self._run(condition, f"SELECT json_serialize_sql('{query}')", lambda result: result.fetchall())
-        tree: dict[str, Any] = _without_places(json.loads(text))
+        tree: dict[str, Any] = json.loads(text, object_hook=_without_places)
         return tree
 
     def _split(self, condition: str, where: Any) -> list[str]:
@@ -302,10 +293,8 @@ def _is_and(tree: Any) -> bool:
     return isinstance(tree, dict) and tree.get("type") == "CONJUNCTION_AND"
 
 
-def _without_places(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {name: _without_places(value) for name, value in tree.items() if not name.startswith("query_location")}
-    return [_without_places(value) for value in tree] if isinstance(tree, list) else tree
+def _without_places(node: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if not name.startswith("query_location")}
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -57,12 +57,7 @@ class Statistics:
     phrases: Phrases
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "image_bytes": self.image_bytes,
-            "histograms": [each.to_json() for each in self.histograms],
-            "phrases": self.phrases.to_json(),
-        }
+        return asdict(self)
 
 
 def statistics(dataset: Rows) -> Statistics:

@@ -172,8 +172,7 @@ class Rows(Sequence[Sample]):
         """
         from builder.curate.sql import find_rows
 
-        found = find_rows(self, condition)
-        return View(self.reader, found.rows, (*self.steps, *found.steps))
+        return find_rows(self, condition)
 
     def sample(self, count: int, *, seed: int = 0) -> View:
         """``count`` rows at random, in their order. A hash of seed and key chooses them, so every conversion of the

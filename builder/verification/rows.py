@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import xxhash
 
 from builder.base.errors import Laion6mError
-from builder.base.names import META, SELECTION
+from builder.base.names import META, ROWS, SELECTION
 from builder.base.records import SampleProblem
-from builder.curate.selection import META_FILES, read_selection
+from builder.curate.selection import read_selection
 from builder.engines.contract import Engine, Report
 from builder.engines.progress import Progress
 from builder.read.opening import open_dataset
@@ -95,7 +95,7 @@ def _key_of(rows: Rows, row: int) -> str:
 def check_selection(out: str, *, decode: bool, crew: Engine, quiet: bool) -> tuple[int, list[Finding], int]:
     """Verify a selection: its own files, the dataset it names, and the image and annotation of every row. Returns
     (number of rows, findings, bytes read). Raises WorkerDiedError."""
-    known = set(map(os.path.basename, META_FILES))
+    known = set(map(os.path.basename, (SELECTION, ROWS)))
     strange = sorted(set(os.listdir(os.path.join(out, META))) - known)
     found = [Finding(f"{META}/{name}", "does not belong to a selection", "Remove it.") for name in strange]
     count, place = 0, SELECTION

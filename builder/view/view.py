@@ -102,7 +102,7 @@ def _open_browser(url: str) -> None:
 
 def _where(dataset: Rows, condition: str) -> Positions:
     """Positions of the rows for which a condition in SQL is true, ascending."""
-    found = find_rows(dataset, condition, timeout=_SQL_SECONDS).rows
+    found = np.asarray(find_rows(dataset, condition, timeout=_SQL_SECONDS).rows)
     if dataset is dataset.reader:
         return found
     chosen = np.zeros(len(dataset.reader), dtype=np.bool_)
