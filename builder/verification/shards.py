@@ -40,8 +40,8 @@ WINDOW = 1 << 20
 """Bytes read and hashed at a time: small enough to stay in the caches for both checksums."""
 
 _TEXT_COLUMNS = ["key", "image.path", "caption", "width", "height", "annotation"]
-_SAME = (("key", "key"), ("path", "path"), ("caption", "caption"), ("width", "width"), ("height", "height"))
-"""(column of the shard's rows, column of the index) that must hold the same."""
+_SAME = ("key", "path", "caption", "width", "height")
+"""Columns that index and shard both have."""
 
 Int64s = npt.NDArray[np.int64]
 
@@ -111,6 +111,7 @@ class _Check:
         self._findings = Findings(task.file.path, MAKE_SHARD, task.first, lambda row: str(keys[row].as_py()))
         self._starts = rows.column("offset").to_numpy()
         self._sizes = rows.column("size").to_numpy()
+        self._all = range(rows.num_rows)
         self._readable = True  # pyarrow may read it: some damaged footers crash the process
 
     def run(self, report: Report) -> list[Finding]:
@@ -120,7 +121,8 @@ class _Check:
         sound = self._compare_ranges(ranges)
         whole = self._compare_images(ranges, sound, report)
         if self._readable and parquet:
-            self._compare_parquet_text()
+            for at, batch in self._row_groups(_TEXT_COLUMNS, "text"):
+                self._compare_text(at, batch)
             if ranges is None:
                 self._find_unreadable_images()
         if not whole and not any(finding.count for finding in self._findings.found):
@@ -129,11 +131,10 @@ class _Check:
 
     def _parquet_ranges(self) -> tuple[Int64s, Int64s] | None:
         """(offsets, lengths) of the image values, by the file itself; None if they cannot be read."""
-        every = range(len(self._sizes))
         try:
             found = self._open_parquet()
         except (DamagedFileError, pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            self._findings.rows(f"its footer is not as recorded, so its rows cannot be read ({told(error)})", every)
+            self._findings.rows(f"its footer is not as recorded, so its rows cannot be read ({told(error)})", self._all)
             self._readable = False
             return None
         try:
@@ -151,21 +152,19 @@ class _Check:
         size, footer = footer_digest(self._file)
         check = self._task.file.check
         if footer != check.get("footer") or size != check.get("size"):
-            raise DamagedFileError(
-                self._task.file.path, "footer", "its checksum or the file's size is not the one in the index"
-            )
+            raise DamagedFileError(self._path, "footer", "its checksum or the file's size is not that in the index")
         with pq.ParquetFile(self._path) as parquet:
             metadata = parquet.metadata
-            check_claims(self._task.file.path, metadata, size)
+            check_claims(self._path, metadata, size)
             self._compare_schema(parquet.schema_arrow)
-        if metadata.num_rows != len(self._sizes):
-            there = f"it has {counted(metadata.num_rows, 'row')}; the index says {len(self._sizes):,}"
-            raise DamagedFileError(self._task.file.path, "footer", there)
+        if metadata.num_rows != len(self._all):
+            there = f"it has {counted(metadata.num_rows, 'row')}; the index says {len(self._all):,}"
+            raise DamagedFileError(self._path, "footer", there)
         return metadata
 
     def _arrow_ranges(self) -> tuple[Int64s, Int64s] | None:
         """The same for an Arrow shard. Compares its text too, while a batch is in memory."""
-        findings, at = self._findings, 0
+        at = 0
         lengths = [np.zeros(0, dtype=np.int64)]
         try:
             with pa.memory_map(self._path) as source, pa.ipc.open_stream(source) as reader:
@@ -173,22 +172,22 @@ class _Check:
                     return None
                 for batch in reader:
                     batch.validate(full=True)
-                    image = batch.column("image")
-                    lengths.append(pc.binary_length(image.field("bytes")).to_numpy(zero_copy_only=False))
-                    if at + batch.num_rows <= len(self._sizes):
-                        self._compare_text({**_columns(batch), "path": image.field("path")}, at, batch.num_rows)
+                    images = batch.column("image").field("bytes")
+                    lengths.append(pc.binary_length(images).to_numpy(zero_copy_only=False))
+                    if at + batch.num_rows <= len(self._all):
+                        self._compare_text(at, batch)
                     at += batch.num_rows
-            if at != len(self._sizes):
-                findings.add(f"it has {counted(at, 'row')}; the index says {len(self._sizes):,}")
+            if at != len(self._all):
+                self._findings.add(f"it has {counted(at, 'row')}; the index says {len(self._all):,}")
                 return None
             return image_offsets(self._path), np.concatenate(lengths).astype(np.int64)
         except (pa.ArrowException, OSError) as error:
             problem = f"it cannot be read to its end ({told(error)})"
             self._readable = False
-            if at < len(self._sizes):
-                findings.rows(problem, range(at, len(self._sizes)))
+            if at < len(self._all):
+                self._findings.rows(problem, self._all[at:])
             else:
-                findings.add(problem)
+                self._findings.add(problem)
             return None
 
     def _tar_ranges(self) -> tuple[Int64s, Int64s]:
@@ -201,9 +200,7 @@ class _Check:
 
     def _compare_schema(self, found: pa.Schema) -> bool:
         if not schema.is_row(found):
-            self._findings.rows(
-                "its columns are not those of a shard, so its rows cannot be read", range(len(self._sizes))
-            )
+            self._findings.rows("its columns are not those of a shard, so its rows cannot be read", self._all)
             self._readable = False
             return False
         if _features(found) != schema.FEATURES:
@@ -213,19 +210,16 @@ class _Check:
     def _compare_ranges(self, ranges: tuple[Int64s, Int64s] | None) -> npt.NDArray[np.bool_]:
         """Which rows can be read. Notes rows whose place in the file differs from the index."""
         if ranges is not None:
-            same = (ranges[0] == self._starts) & (ranges[1] == self._sizes)
-            problem = "the index and the shard differ in the image's place or size"
-            self._findings.rows(problem, np.flatnonzero(~same))
+            other = np.flatnonzero((ranges[0] != self._starts) | (ranges[1] != self._sizes))
+            self._findings.rows("the index and the shard differ in the image's place or size", other)
             return np.asarray(ranges[1] >= 0)
-        sound = np.zeros(len(self._sizes), dtype=np.bool_)
+        sound = np.zeros(len(self._all), dtype=np.bool_)
         at, end = 0, self._file.size or 0
         for row, (start, size) in enumerate(zip(self._starts.tolist(), self._sizes.tolist(), strict=True)):
             if at <= start and size >= 0 and start + size <= end:
                 sound[row], at = True, start + size
-        self._findings.rows(
-            "the index has a place for the image that is outside of the file, or overlaps another image",
-            np.flatnonzero(~sound),
-        )
+        problem = "the index has a place for the image that is outside of the file, or overlaps another image"
+        self._findings.rows(problem, np.flatnonzero(~sound))
         return sound
 
     def _compare_images(
@@ -238,11 +232,6 @@ class _Check:
         pixels = list(zip(*sides, strict=True)) if self._task.decode else None
         images = _Images(chosen.tolist(), starts.tolist(), (starts + sizes).tolist(), digests, pixels)
         return _compare_digest(self._file, self._task.digest, images, self._findings, report)
-
-    def _compare_parquet_text(self) -> None:
-        for at, batch in self._row_groups(_TEXT_COLUMNS, "text"):
-            columns = {**_columns(batch), "path": batch.column("image").field("path")}
-            self._compare_text(columns, at, batch.num_rows)
 
     def _row_groups(self, columns: list[str], what: str) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(first row, rows) of each row group, validated. A row group that cannot be read is a finding about its own
@@ -261,14 +250,17 @@ class _Check:
                     yield from ((at, batch) for batch in table.combine_chunks().to_batches())
                 at += count
 
-    def _compare_text(self, columns: dict[str, pa.Array], at: int, count: int) -> None:
-        for name, indexed in _SAME:
-            mine, theirs = columns[name], self._rows.column(indexed).slice(at, count)
+    def _compare_text(self, at: int, batch: pa.RecordBatch) -> None:
+        """Compare rows of the shard, from row ``at`` on, with the index."""
+        indexed = self._rows.slice(at, batch.num_rows)
+        for name in _SAME:
+            mine = batch.column("image").field("path") if name == "path" else batch.column(name)
+            theirs = indexed.column(name)
             if not mine.equals(theirs):
                 same = pc.fill_null(pc.equal(mine, theirs), False).to_numpy(zero_copy_only=False)
                 self._findings.rows(f"{name} differs from the index", at + np.flatnonzero(~same))
-        sizes = pc.fill_null(pc.binary_length(columns["annotation"]), -1).to_numpy(zero_copy_only=False)
-        same = sizes == self._rows.column("annotation_size").slice(at, count).to_numpy()
+        sizes = pc.fill_null(pc.binary_length(batch.column("annotation")), -1).to_numpy(zero_copy_only=False)
+        same = sizes == indexed.column("annotation_size").to_numpy()
         self._findings.rows("the annotation's length differs from the index", at + np.flatnonzero(~same))
 
     def _narrow_down(self) -> None:
@@ -278,7 +270,7 @@ class _Check:
         rows."""
         if self._readable and not self._compare_captions():
             problem = "an annotation differs (not in its caption), or bytes between rows; it may be any of these rows"
-            self._findings.rows(problem, range(len(self._sizes)))
+            self._findings.rows(problem, self._all)
 
     def _compare_captions(self) -> bool:
         """Whether any annotation has another caption than the index. Adds a finding for those rows."""
@@ -294,7 +286,7 @@ class _Check:
         return bool(wrong)
 
     def _documents(self) -> Iterator[tuple[int, bytes | None]]:
-        """(row, annotation)."""
+        """(row, annotation), of all rows."""
         if self._task.file.kind == "tar":
             yield from enumerate(documents_of(self._file, self._rows))
             return
@@ -368,10 +360,6 @@ def undecodable(image: bytes, size: tuple[int, int]) -> str:
 
 
 _digest = xxhash.xxh3_128_digest
-
-
-def _columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
-    return dict(zip(batch.schema.names, batch.columns, strict=True))
 
 
 def _features(found: pa.Schema) -> object:
