@@ -1,4 +1,4 @@
-"""The viewer's HTTP API: paths → answers. The page uses it, and scripts can too. docs/howto/look.md lists the paths."""
+"""The viewer's HTTP API: paths → answers. For the page and for scripts. docs/howto/look.md lists the paths."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _STATIC = {
         for name in ("app", "dom", "gallery", "detail", "tabs", "plots")
     },
 }
-"""The page's files by name. So a request's path never becomes a path on this machine."""
+"""The page's files. Only these can be requested: a request's path never becomes a path on this machine."""
 
 Route = Callable[..., Answer]
 """Arguments: the Request; then the number or name in the path, if there is one."""
@@ -87,7 +87,7 @@ class Viewer:
             return Answer.error(409, str(error))
         except Laion6mError as error:
             return Answer.error(400, f"error: {error}")
-        except Exception as error:  # noqa: BLE001 - an answer with the error is better than a closed connection
+        except Exception as error:  # noqa: BLE001 - an error in the answer is better than a closed connection
             return Answer.error(500, f"{type(error).__name__}: {error}")
 
     def _answer(self, request: Request) -> Answer:
@@ -197,7 +197,7 @@ class Viewer:
             fields = {name: str(given.get(name, "")) for name in ("search", "where", "filter", "sort")}
             name = str.strip(given["name"])
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-            raise OptionError("selection", request.body[:60], "an object with name, search, where and filter") from None
+            raise OptionError("selection", None, "send a JSON object with name, search, where and filter") from None
         folder = self._facts.get("save")
         return Answer.of(save_selection(self._catalog.dataset, Query.parse(fields), folder, name))
 
@@ -220,7 +220,7 @@ class Viewer:
 
 
 def _annotation(text: str) -> Any:
-    """The document as JSON. As text if it is too long for a tree, or holds values that JSON cannot express."""
+    """The document as JSON. As text if it is too long or too deep for a tree, or is not JSON."""
     if len(text) > _MOST_ANNOTATION:
         return text[:_MOST_ANNOTATION]
     try:

@@ -30,7 +30,7 @@ class Catalog:
         self._lock = threading.Lock()
 
     def warm(self) -> None:
-        """Prepare now what the first search needs. Raises nothing: the search itself will raise the error."""
+        """Load what the first search needs. Raises nothing: the search itself raises the error."""
         import pyarrow.compute  # noqa: F401
 
         with suppress(Laion6mError):

@@ -1,4 +1,4 @@
-"""How a dataset was made: its kind, and the fate of each listed sample. For the page and the report."""
+"""How a dataset was made: its kind, and what became of the listed samples. For the page and the report."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def facts_of(dataset: Rows) -> dict[str, Any]:
     * ``kind``: in words. "" for files of another tool.
     * ``image_bytes``: None if unknown. ``rejects``: 0 if unknown.
     * ``formats``: {format: rows}, for a converted dataset.
-    * ``funnel``: [{name, rows, kind}], from the listing to these rows. ``kind`` is "kept" for rows that are left,
-      "lost" for rows that this step dropped.
+    * ``funnel``: [{name, rows, kind}], from the listing to these rows. ``kind`` is "kept" for rows that are left and
+      "lost" for rows that were dropped.
     * ``made``: options and versions.
     """
     manifest = manifest_of(dataset)
@@ -61,8 +61,8 @@ def manifest_of(dataset: Rows) -> Manifest | None:
 
 
 def rejects_of(dataset: Rows, source: str | None = None) -> Rejects:
-    """The dataset's rejects. ``source``: the folder of tars that the dataset was made from. An index over tars knows it
-    already. Raises SourceError if there is no such folder."""
+    """The dataset's rejects. ``source``: the folder of tars that the dataset was made from. An index over tars names
+    it itself. Raises SourceError if the folder is missing."""
     sources = [path_of(source)] if source else []
     for folder in sources:
         require_folder(folder)

@@ -44,7 +44,7 @@ class Groups:
         """A note on the kind of duplicates, and on how to find more."""
         if self._looked_for:
             return ""
-        return "These are equal byte by byte. Run laion6m duplicates DATASET to find pictures that look the same."
+        return "These images have the same bytes. To find pictures that look the same, run laion6m duplicates DATASET."
 
     def page(self, offset: int, limit: int) -> list[list[int]]:
         """``limit`` groups from number ``offset`` on, the largest first. A group is positions, the row to keep

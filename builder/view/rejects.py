@@ -1,4 +1,4 @@
-"""Rejected samples by reason. Their pictures are shown if the source is here."""
+"""Rejected samples by reason. Their pictures can be shown if the source is on this machine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Rejects:
 
     def page(self, reason: str, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """The number of rejects with a reason ("": all reasons), and ``limit`` of them from ``offset`` on. Each has its
-        ``number`` in the table, and ``picture``: whether its bytes are here."""
+        ``number`` in the table, and ``picture``: whether the source has its bytes here."""
         import pyarrow.compute as pc
 
         table = self.table()

@@ -154,7 +154,7 @@ def _rejects(rejects: Rejects, pictures: _Pictures) -> dict[str, tuple[int, list
 
 @dataclass(slots=True)
 class _Pictures:
-    """Thumbnails as data: URLs, as long as the file has room."""
+    """Thumbnails as data: URLs, until the file is full."""
 
     rows: Rows
     wanted: bool
@@ -171,7 +171,7 @@ class _Pictures:
             note = f"{sample.width} × {sample.height}, {in_words(max(sample.size, 0))} · {sample.key}"
             self.kept[row] = Tile(source, sample.caption, note)
             return self.kept[row]
-        tile = self.kept[row]  # it is written into the file a second time
+        tile = self.kept[row]  # the file will hold it once more
         return tile if self._fits(tile.source) else replace(tile, source="")
 
     def reject(self, rejects: Rejects, each: dict[str, Any]) -> Tile:

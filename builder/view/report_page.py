@@ -56,7 +56,7 @@ def _summary(report: Report) -> str:
 def _made(report: Report) -> str:
     funnel = report.facts["funnel"]
     if not funnel:
-        return '<p class="quiet">Not known: laion6m did not make these files, or they are behind a URL.</p>'
+        return '<p class="quiet">Unknown: laion6m did not make these files, or they are behind a URL.</p>'
     most = max(1, *(step["rows"] for step in funnel))
     bars = [bar(step["rows"] / most, f"{step['rows']:,}", step["kind"]) for step in funnel]
     named = [escape(step["name"]) for step in funnel]
@@ -71,12 +71,12 @@ def _phrases(report: Report) -> str:
     found = report.statistics.phrases
     of = f"Of {counted(found.sampled, 'caption')}, evenly spaced"
     tables = (
-        ("How they begin", f"{of}: the first three words.", found.openings),
-        ("Phrases they share", f"{of}: three to five words that come again.", found.frequent),
-        ("Whole captions that come again", f"{of}.", found.repeated),
+        ("First words", f"{of}: the first three words.", found.openings),
+        ("Repeated phrases", f"{of}: three to five words that occur more than once.", found.frequent),
+        ("Repeated captions", f"{of}: whole captions that occur more than once.", found.repeated),
     )
     made = "".join(_shares(*table) for table in tables if table[2])
-    return f'<div class="columns">{made}</div>' if made else '<p class="quiet">No two captions share their words.</p>'
+    return f'<div class="columns">{made}</div>' if made else '<p class="quiet">No words are repeated.</p>'
 
 
 def _shares(title: str, note: str, phrases: tuple[Phrase, ...]) -> str:

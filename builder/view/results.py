@@ -1,4 +1,4 @@
-"""The rows of a query. A separate thread finds them. The page shows the first ones while it finds more."""
+"""The rows of a query. A thread finds them. The page shows the first rows while the thread finds more."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Result:
             self._changed.notify_all()
 
     def page(self, offset: int, limit: int, wait: float) -> Page:
-        """Up to ``limit`` positions from ``offset`` on. Waits up to ``wait`` seconds until so many are found. Raises
-        the search's error."""
+        """Up to ``limit`` positions from ``offset`` on. Waits up to ``wait`` seconds for them. Raises the search's
+        error."""
         end = time.monotonic() + wait
         with self._changed:
             while not self.done and self._total < offset + limit and (left := end - time.monotonic()) > 0:
@@ -78,7 +78,7 @@ class Result:
         """All positions. Waits until the search is complete. Raises Laion6mError after a minute."""
         page = self.page(0, len(self._catalog) + 1, 60.0)
         if not page.done:
-            raise Laion6mError("the search is still going on; ask again")
+            raise Laion6mError("the search is still running: ask again")
         return page.positions
 
     def _put(self, positions: Positions) -> None:
@@ -103,7 +103,7 @@ class Result:
 
         for some, texts in captions(self._catalog.dataset, candidates, self._catalog.captions()):
             if self.cancelled:
-                raise Laion6mError("the search was given up for newer ones; search again")
+                raise Laion6mError("newer searches ended this one: search again")
             holds = np.ones(len(some), dtype=np.bool_)
             for term in self._query.terms:
                 holds &= bools_of(pc.match_substring(texts, term, ignore_case=True))

@@ -39,10 +39,10 @@ def select_command(path: str, query: Query) -> dict[str, Any]:
 
 
 def save_selection(dataset: Rows, query: Query, folder: str | None, name: str) -> dict[str, Any]:
-    """Write the selection ``folder``/``name``, as ``laion6m select`` would. Raises OptionError if there is no folder to
-    save into or ``name`` is not a folder name, OutputError if it exists already, SqlError, MissingExtraError."""
+    """Write the selection ``folder``/``name``, as ``laion6m select`` would. Raises OptionError if ``folder`` is None or
+    ``name`` is not a folder name, OutputError if it exists already, SqlError, MissingExtraError."""
     if folder is None:
-        raise OptionError("save", "off", "a folder, when the viewer is started: laion6m view DATASET --save FOLDER")
+        raise OptionError("save", None, "start the viewer with a folder to save in: laion6m view DATASET --save FOLDER")
     out = os.path.join(os.path.abspath(os.path.expanduser(folder)), check_split(name))
     where = condition(query)
     rows = dataset.where(where) if where else dataset

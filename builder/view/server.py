@@ -170,10 +170,10 @@ class Handler(BaseHTTPRequestHandler):
         named = self.headers.get_all("Host") or []
         if len(named) != 1 or not self._is_ours(named[0].lower()):
             here = f"127.0.0.1:{self.server.server_port}"
-            return Answer.error(421, f"this server answers to {here} only. Behind ssh, forward the same port number.")
+            return Answer.error(421, f"this server answers only to {here}. Through ssh, forward the same port number.")
         entering = hmac.compare_digest(given.pop("token", "").encode(), self.server.token.encode())
         if not entering and not self._has_cookie():
-            return Answer.error(403, "open the address that laion6m view printed: it holds a token")
+            return Answer.error(403, "open the whole address that laion6m view printed: it holds a token")
         if not path.startswith("/") or len(given) > _MOST_VALUES:
             return Answer.error(400, f"a path begins with / and has at most {_MOST_VALUES} values")
         body = self._body(named[0], length)
@@ -186,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
         return answer
 
     def _is_ours(self, host: str) -> bool:
-        """Whether a Host is ours. The IP address that the connection came in by is ours too: DNS cannot give it to
+        """Whether a Host is ours. The IP address that the connection arrived at is ours too: DNS cannot give it to
         somebody else."""
         address = self.connection.getsockname()[0]
         return (
@@ -208,7 +208,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "POST":
             return Answer.error(400, f"a {self.command} request may have no body") if int(length) else b""
         if self.headers.get("Origin") != f"http://{host}":
-            return Answer.error(403, "only this server's own page may send that")
+            return Answer.error(403, "only this server's own page may send this")
         if self.headers.get_content_type() != "application/json":
             return Answer.error(415, "the body must be JSON")
         if int(length) > MOST_BODY:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from builder.curate.thumbnails import Thumbnail, make_thumbnail
 
 SIDES = (160, 320, 640, 1600)
-"""The allowed longer sides, in pixels. The list is fixed, so nobody can fill the cache with other sizes."""
+"""Allowed lengths of the longer side, in pixels. The list is fixed, so nobody can fill the cache with other sizes."""
 
 _KEPT_BYTES = 48 << 20  # some 5,000 thumbnails of 320 pixels
 _AT_ONCE = 2  # decoders at a time: each holds all pixels of an image whose format has no smaller scale

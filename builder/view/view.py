@@ -1,4 +1,4 @@
-"""view(DATASET): open the dataset, listen, print the address, open the browser, answer until Ctrl-C."""
+"""view(DATASET): open the dataset, listen, print the address, open a browser, answer until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -65,9 +65,8 @@ def open_server(path: str, options: Options) -> Server:
     try:
         return Server(viewer, options.host, options.port)
     except OSError as error:
-        raise OptionError(
-            "host", f"{options.host}:{options.port}", f"{error.strerror}. Give another --host or --port"
-        ) from None
+        place = f"{options.host}:{options.port}"
+        raise OptionError("host", place, f"{error.strerror}. Give another --host or --port") from None
 
 
 def view(path: str, options: Options, *, show: Callable[[Server], None], say: Callable[[str], None]) -> None:
@@ -77,8 +76,8 @@ def view(path: str, options: Options, *, show: Callable[[Server], None], say: Ca
     show(server)
     if options.host not in _LOCAL:
         say(
-            f"Everybody who can reach {options.host} and knows this address sees the dataset. What is sent is not "
-            "encrypted. Without --host, only this machine can."
+            f"Everybody who can reach {options.host} and knows this address can see the dataset. The connection is not "
+            "encrypted. Without --host, only this machine can see it."
         )
     elif "SSH_CONNECTION" in os.environ:
         port = server.server_port

@@ -133,7 +133,7 @@ def test_hits_come_as_one_types_and_say_why(page: Page) -> None:
     assert {mark.text.lower() for mark in page.driver.find_elements(By.TAG_NAME, "mark")} == {"violet", "wide"}
     page.write("search", "nothing-like-that")
     page.until(lambda: page.total() == 0)
-    assert "No row has that" in page.js("document.body.innerText")
+    assert "No row matches" in page.js("document.body.innerText")
     assert page.all("tile") == []
 
 

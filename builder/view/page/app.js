@@ -1,7 +1,7 @@
-// The page: what is asked for lies in the address, so that a link, the back button and a reload show it again.
+// The page. The address holds the query, so a link, the back button and a reload show the same.
 
 import { Detail } from "./detail.js";
-import { $, bytes, count, el, get, post, settled, short } from "./dom.js";
+import { $, bytes, count, counted, el, get, post, settled, short } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { interval } from "./plots.js";
 import { drawDuplicates, drawPlots, drawRejects, drawStatistics, similar } from "./tabs.js";
@@ -13,7 +13,7 @@ let dataset = { measures: [], rows: 0 };
 let state = read(); // of the address
 let asked = 0; // number of the newest query
 
-// Out of the address bar, the history and whatever is copied from it. The cookie is set by now.
+// Remove the token from the address bar and the history. The cookie is set by now.
 history.replaceState(null, "", `${location.pathname}${location.hash}`);
 
 function read() {
@@ -25,7 +25,7 @@ function link(given) {
   return `#${new URLSearchParams(kept)}`;
 }
 
-/** ``replace``: no step of its own in the history, as while one types. */
+/** Change the address and follow it. ``replace``: add no step to the history, as during typing. */
 function go(given, { replace = false } = {}) {
   const address = link({ tab: state.tab, ...given });
   history[replace ? "replaceState" : "pushState"](null, "", address === "#" ? location.pathname : address);
@@ -89,7 +89,7 @@ async function drawTab(name) {
   }
 }
 
-/** Ask for the first rows, again and again while more are being found. */
+/** Request the first rows, again and again while the search finds more. */
 async function run() {
   const mine = (asked += 1);
   drawChips();
@@ -122,9 +122,9 @@ function total(page) {
   $("total").value = count(page.total);
   $("total").dataset.value = page.total;
   const whole = page.total === dataset.rows && page.done;
-  $("total-of").textContent = whole ? "rows" : `${page.done ? "" : "so far "}of ${count(dataset.rows)} rows`;
+  $("total-of").textContent = whole ? (dataset.rows === 1 ? "row" : "rows") : `${page.done ? "" : "so far "}of ${counted(dataset.rows, "row")}`;
   $("nothing").hidden = !(page.done && page.total === 0);
-  $("nothing").textContent = dataset.rows ? "No row has that. Fewer words, or a wider range?" : "This dataset has no rows.";
+  $("nothing").textContent = dataset.rows ? "No row matches. Try fewer words or a wider range." : "This dataset has no rows.";
 }
 
 function problem(words) {
@@ -137,7 +137,7 @@ function problem(words) {
 
 const ranges = () => (state.filter || "").split(";").filter(Boolean);
 
-/** The ranges with one more, in place of another of the same column. */
+/** The ranges with one more. It replaces a range of the same column. */
 function withRange(range) {
   const column = range.split(":")[0];
   return [...ranges().filter((each) => each.split(":")[0] !== column), range].join(";");
@@ -155,7 +155,7 @@ function drawChips() {
 
 const drawFilters = () => drawPlots($("filters"), dataset, query(), (filter) => link({ filter: withRange(filter) }));
 
-// Selection: the command that makes it, and a button that does
+// Selection: the command that makes it, and a button that makes it here
 
 async function drawSave() {
   const given = await get("api/selection", query()).catch((error) => ({ command: error.message }));
@@ -169,13 +169,13 @@ async function drawSave() {
       event.preventDefault();
       try {
         const saved = await post("api/selections", { name: name.value, ...query() });
-        said.textContent = `Saved ${count(saved.rows)} rows as ${saved.out}`;
+        said.textContent = `Saved ${counted(saved.rows, "row")} as ${saved.out}`;
       } catch (error) {
         said.textContent = error.message;
       }
     };
     $("save").append(el("form", { class: "command", onsubmit: send }, el("span", {}, `Save in ${dataset.save}/`), name, el("button", {}, "Save")));
-  } else $("save").append(el("p", { class: "quiet" }, "To save from here, start: laion6m view DATASET --save FOLDER"));
+  } else $("save").append(el("p", { class: "quiet" }, "To save here, start the viewer with: laion6m view DATASET --save FOLDER"));
   $("save").append(said);
 }
 
@@ -187,7 +187,7 @@ function toggle(button, box, draw) {
   });
 }
 
-// What is typed and pressed
+// Keyboard and mouse
 
 const typed = settled(100, () => go({ search: $("search").value }, { replace: true }));
 $("search").addEventListener("input", typed);
@@ -226,7 +226,7 @@ async function start() {
   dataset = await get("api/dataset");
   document.title = `${dataset.name} · laion6m`;
   $("name").textContent = dataset.name;
-  $("about").textContent = [`${count(dataset.rows)} rows`, dataset.image_bytes ? bytes(dataset.image_bytes) : "", dataset.kind].filter(Boolean).join(" · ");
+  $("about").textContent = [counted(dataset.rows, "row"), dataset.image_bytes ? bytes(dataset.image_bytes) : "", dataset.kind].filter(Boolean).join(" · ");
   const choices = [["", "Dataset order"], ["random", "Shuffled"]];
   for (const { name, label, unit } of dataset.measures) {
     const what = unit === "words" || unit === "characters" ? `${label}, ${unit}` : label;

@@ -1,11 +1,12 @@
-// One sample: its picture as it is, its captions, everything that is known of it.
+// One sample: the original picture, its caption, and all its facts.
 
-import { $, bytes, count, el, get, marked, thumbnail } from "./dom.js";
+import { $, bytes, count, counted, el, get, marked, thumbnail } from "./dom.js";
 
 const MOST = 200; // entries of one level of an annotation
 
 export class Detail {
-  /** rowAt(index) → promise of a row; closed() is called when it was closed; shown(row) when one is shown. */
+  /** rowAt(index) → promise of a row. shown(row, replace) is called when a sample is shown, closed(index) when the
+   * detail was closed. */
   constructor({ rowAt, total, terms, shown, closed, similar }) {
     Object.assign(this, { rowAt, total, terms, shown, closed, similar });
     this.box = $("detail");
@@ -17,7 +18,7 @@ export class Detail {
     return !this.box.hidden;
   }
 
-  /** ``index``: its place among the hits; null for a row that was named in the address. */
+  /** Open a sample. ``index``: its place among the hits; null for a ``row`` that the address names. */
   async open(index, row) {
     const brief = row === undefined ? await this.rowAt(index) : { row };
     if (!brief) return;
@@ -29,7 +30,7 @@ export class Detail {
     } catch (error) {
       sample = { row: brief.row, key: `row ${brief.row}`, caption: "", problem: error.message };
     }
-    if (asked !== this.asked) return; // another was asked for meanwhile
+    if (asked !== this.asked) return; // another sample was opened meanwhile
     const before = this.isOpen;
     if (!before) this.back = document.activeElement;
     this.box.replaceChildren(this.draw(sample));
@@ -71,7 +72,7 @@ export class Detail {
     event.stopImmediatePropagation();
   }
 
-  /** Tab stays within. */
+  /** Tab stays inside the detail. */
   trap(event) {
     const stops = [...this.box.querySelectorAll("button:not(:disabled), a[href], summary")];
     const ends = event.shiftKey ? [stops[0], stops.at(-1)] : [stops.at(-1), stops[0]];
@@ -99,14 +100,14 @@ export class Detail {
     fact("Key", sample.key);
     if (sample.width) fact("Size", `${sample.width} × ${sample.height} px, ${bytes(sample.size)}`);
     if (sample.path !== undefined) fact("Path", sample.path);
-    if (sample.place) fact("Lies in", `${sample.place.file}, byte ${count(sample.place.offset)}`);
+    if (sample.place) fact("Stored in", `${sample.place.file}, byte ${count(sample.place.offset)}`);
     if (sample.position >= 0) fact("Listed", `entry ${count(sample.position)}`);
     fact("Digest", sample.digest && el("code", {}, sample.digest));
     for (const [name, value] of Object.entries(sample.columns || {})) fact(name, value === null ? "none" : written(value));
     text.append(facts);
     const alike = text.appendChild(el("div", { class: "alike" }));
     get(`api/rows/${sample.row}/similar`).then((group) => {
-      if (group.length) alike.append(el("h3", {}, "Its duplicate group"), this.similar(group, sample.row));
+      if (group.length) alike.append(el("h3", {}, "Duplicate group"), this.similar(group, sample.row));
     }).catch(() => {});
     if (sample.annotation !== undefined && sample.annotation !== "") {
       text.append(el("h3", {}, "Annotation"), tree(sample.annotation));
@@ -115,7 +116,7 @@ export class Detail {
   }
 }
 
-/** The original; what the browser cannot draw, as a large thumbnail. */
+/** The original picture. If the browser cannot draw it, a large thumbnail. */
 function picture(sample) {
   const image = el("img", { alt: sample.caption || sample.key, src: `images/${sample.row}` });
   image.style.setProperty("--behind", `url("${thumbnail(sample.row)}")`);
@@ -127,7 +128,7 @@ function picture(sample) {
   return el("div", { class: "matte" }, image);
 }
 
-/** A JSON value as a tree that opens and closes. */
+/** A JSON value as a tree. Its branches open and close. */
 function tree(value, depth = 0) {
   if (value === null || typeof value !== "object") return el("span", { class: `value ${typeof value}` }, written(value));
   const entries = Object.entries(value);
@@ -137,7 +138,7 @@ function tree(value, depth = 0) {
     list.append(el("dt", {}, name));
     if (!nested) list.append(el("dd", {}, tree(inner, depth + 1)));
     else {
-      const what = Array.isArray(inner) ? `${inner.length} values` : `${Object.keys(inner).length} fields`;
+      const what = Array.isArray(inner) ? counted(inner.length, "value") : counted(Object.keys(inner).length, "field");
       list.append(el("dd", {}, el("details", { open: depth < 1 }, el("summary", {}, what), depth < 40 ? tree(inner, depth + 1) : "…")));
     }
   }

@@ -1,4 +1,4 @@
-// Elements, answers of the server, and numbers as people read them. Text is always set as text, never as HTML.
+// Make elements, ask the server, format numbers. Text is always set as text, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -24,7 +24,7 @@ function build(element, given, children) {
 
 export const $ = (id) => document.getElementById(id);
 
-/** An answer of the server. Throws an Error in its words. */
+/** The server's answer. If it is an error, throws an Error with its message. */
 export async function get(path, given = {}) {
   const query = new URLSearchParams(Object.entries(given).filter(([, value]) => value !== "" && value !== undefined));
   return answer(await fetch(`${path}?${query}`));
@@ -45,6 +45,9 @@ export const thumbnail = (row, side = 320) => `thumbnails/${row}?side=${side}`;
 
 export const count = (number) => Number(number).toLocaleString("en");
 
+/** 1, "row" → "1 row"; 2000, "row" → "2,000 rows". */
+export const counted = (number, noun) => `${count(number)} ${noun}${Number(number) === 1 ? "" : "s"}`;
+
 export function bytes(number) {
   if (!(number >= 0)) return "unknown";
   for (const unit of ["bytes", "kB", "MB", "GB"]) {
@@ -63,14 +66,14 @@ export function short(number, unit = "") {
   return unit ? `${text} ${unit}` : text;
 }
 
-/** The text in pieces, those that are searched for as <mark>. */
+/** The text in pieces. The pieces that match a term are <mark>. */
 export function marked(text, terms) {
   if (!terms.length) return [text];
   const pattern = terms.map((term) => term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
   return text.split(new RegExp(`(${pattern})`, "iu")).map((part, at) => (at % 2 ? el("mark", {}, part) : part));
 }
 
-/** Calls what it is given once nothing new came for so many milliseconds. */
+/** Calls ``call`` after so many milliseconds without a new call. */
 export function settled(milliseconds, call) {
   let timer = 0;
   return (...values) => {

@@ -1,20 +1,20 @@
-// A grid of as many tiles as there are rows, of which only those in sight exist: six million cost no more than 600.
+// A grid with one tile for each row. Only the tiles in sight exist, so six million rows cost no more than 600.
 
 import { el, marked, thumbnail } from "./dom.js";
 
 const PAGE = 100; // rows of one request
 const KEPT = 60; // pages in memory
-const TALLEST = 4_000_000; // pixels: browsers draw nothing beyond some 16 million
+const TALLEST = 4_000_000; // pixels; browsers draw nothing past some 16 million
 const GAP = 16;
 const TEXT = 74; // pixels below a picture: three lines of caption
 
 export class Gallery {
-  /** load(offset, limit) → promise of {rows, total, done}; open(index, row) is called for a chosen tile. */
+  /** load(offset, limit) → promise of {rows, total, done}. open(index): called when a tile is chosen. link(row) → its
+   * address. */
   constructor(scroller, canvas, { load, open, link }) {
     Object.assign(this, { scroller, canvas, load, open, link });
     this.tiles = new Map();
     this.clear();
-    // A page of captions and pictures is in flight for each place that is passed over, unless one waits a moment.
     scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
     new ResizeObserver(() => this.layout()).observe(scroller);
     canvas.addEventListener("keydown", (event) => this.moved(event));
@@ -28,7 +28,7 @@ export class Gallery {
     this.version = (this.version || 0) + 1;
   }
 
-  /** New rows, the first page of which is known. ``keep``: more of what is shown already. */
+  /** Show new rows, given their first page. ``keep``: the same rows, and more of them were found. */
   show(first, { keep = false } = {}) {
     if (!keep) {
       this.clear();
@@ -61,8 +61,9 @@ export class Gallery {
     this.draw();
   }
 
-  // Above TALLEST the page is shorter than what it shows. Small steps scroll pixel by pixel, ``offset`` pixels away from
-  // where the page really is; a drag of the bar goes to the same share of the whole.
+  // The canvas is at most TALLEST pixels tall. If the grid is taller, ``offset`` is the distance in pixels from the
+  // canvas's scroll position to the grid's. A small step scrolls pixel by pixel and keeps the offset. A drag of the
+  // scroll bar goes to the same share of the grid.
   virtual() {
     return this.scroller.scrollTop + (this.offset || 0);
   }
@@ -94,7 +95,7 @@ export class Gallery {
     this.draw();
   }
 
-  /** Bring a tile into sight; gives it the focus where asked to. */
+  /** Scroll until a tile is in sight. ``focus``: focus it. */
   reveal(index, focus = false) {
     const top = Math.floor(index / this.columns) * this.height;
     const view = this.scroller.clientHeight;
@@ -161,12 +162,13 @@ export class Gallery {
     return this.pages.get(Math.floor(index / PAGE))?.[index % PAGE];
   }
 
-  /** The row at an index, asked for where it is not here. */
+  /** The row at an index. It is requested if it is not here. */
   async rowAt(index) {
     if (!this.row(index)) await this.want(Math.floor(index / PAGE), 0);
     return this.row(index);
   }
 
+  /** Request a page, if it is not here. Waits first: a page that was scrolled past meanwhile is not requested. */
   want(page, wait = 80) {
     const expected = Math.min(PAGE, this.total - page * PAGE);
     if ((this.pages.get(page)?.length || 0) >= expected) return Promise.resolve();
@@ -209,7 +211,7 @@ export class Gallery {
   }
 }
 
-/** The part of a long caption that holds the first hit; from its beginning, if the hit is among its first letters. */
+/** The part of a long caption that holds the first hit. If the hit is among the first ``letters``, the beginning. */
 function excerpt(caption, terms, letters) {
   const at = Math.min(...terms.map((term) => caption.toLowerCase().indexOf(term.toLowerCase())).filter((found) => found >= 0));
   if (!(at > letters) || at === Infinity) return caption.slice(0, 400);

@@ -1,11 +1,11 @@
-// Histograms as SVG. A bar is a link: following it narrows the rows to those in it.
+// Histograms as SVG. Each bar is a link that filters the rows to those in the bar.
 
-import { el, short, svg } from "./dom.js";
+import { count, counted, el, short, svg } from "./dom.js";
 
 const WIDTH = 240;
 const HEIGHT = 84;
 
-/** ``link(filter)`` gives the address for "column:low:high". */
+/** ``link(filter)`` → the address for "column:low:high". */
 export function histogram(plot, link) {
   const figure = el("figure", { class: "plot" });
   const range = (value) => short(value, plot.unit === "bytes" ? "bytes" : "");
@@ -22,8 +22,8 @@ export function histogram(plot, link) {
     const chosen = plot.selected ? plot.selected[at] : number;
     const low = at === 0 ? "" : plot.edges[at];
     const high = at === plot.counts.length - 1 ? "" : plot.edges[at + 1];
-    const words = `${interval(low, high, range)}: ${number.toLocaleString("en")} rows`
-      + (plot.selected ? `, ${chosen.toLocaleString("en")} of them chosen` : "");
+    const words = `${interval(low, high, range)}: ${counted(number, "row")}`
+      + (plot.selected ? `, ${count(chosen)} of them selected` : "");
     const bar = svg("a", { href: link(`${plot.name}:${low}:${high}`), "aria-label": words });
     bar.append(svg("title", {}, words), svg("rect", { class: "reach", x: at * wide, y: 0, width: wide, height: HEIGHT }));
     bar.append(column("all", at * wide, wide, number / most));
@@ -33,7 +33,7 @@ export function histogram(plot, link) {
   figure.append(drawing);
   const ends = el("p", { class: "ends" }, el("span", {}, range(plot.edges[0])), el("span", {}, range(plot.edges.at(-1))));
   const middle = `median ${short(plot.median, plot.unit)} · ${range(plot.minimum)} to ${range(plot.maximum)}`
-    + (plot.missing ? ` · ${plot.missing.toLocaleString("en")} without` : "");
+    + (plot.missing ? ` · ${count(plot.missing)} without` : "");
   figure.append(ends, el("p", { class: "quiet" }, middle));
   return figure;
 }

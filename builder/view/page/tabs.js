@@ -1,12 +1,12 @@
-// What else there is to see besides the samples: rejects, duplicates, statistics.
+// The other tabs: rejects, duplicates, statistics.
 
-import { bytes, count, el, get, thumbnail } from "./dom.js";
+import { bytes, count, counted, el, get, thumbnail } from "./dom.js";
 import { histogram } from "./plots.js";
 
 const STEP = 60; // rejects, or groups, of one request
-const PICTURES = "Some pictures are missing. The viewer reads pictures of rejects only from uncompressed tars. To show them, start it with --source SOURCE.";
+const PICTURES = "Some pictures are missing. To show pictures of rejects, start the viewer with --source SOURCE. It reads them only from uncompressed tars.";
 
-/** The samples that became no row, by reason. */
+/** The samples that did not become rows, by reason. */
 export async function drawRejects(sheet, state) {
   let reason = state.reason || "";
   const list = el("div", { class: "cards" });
@@ -36,8 +36,8 @@ export async function drawRejects(sheet, state) {
 function reject(each, pictured) {
   const card = el("article", { class: "card" });
   if (each.picture) {
-    const image = el("img", { alt: `what the source has as ${each.key}`, src: `rejects/${each.number}`, loading: "lazy" });
-    image.addEventListener("error", () => image.replaceWith(el("a", { class: "broken", href: `rejects/${each.number}` }, "no picture: download its bytes")));
+    const image = el("img", { alt: `${each.key}, as the source has it`, src: `rejects/${each.number}`, loading: "lazy" });
+    image.addEventListener("error", () => image.replaceWith(el("a", { class: "broken", href: `rejects/${each.number}` }, "not a picture: download the bytes")));
     card.append(el("div", { class: "picture" }, image));
   } else if (pictured) card.append(el("div", { class: "picture broken" }, "no picture"));
   card.append(el("div", { class: "words" },
@@ -46,7 +46,7 @@ function reject(each, pictured) {
   return card;
 }
 
-/** Groups of equal pictures, side by side. */
+/** Groups of duplicates, side by side. */
 export async function drawDuplicates(sheet, state, open) {
   const list = el("div", { class: "groups" });
   const about = el("p", { class: "lead" });
@@ -54,19 +54,19 @@ export async function drawDuplicates(sheet, state, open) {
     const page = await get("api/duplicates", { offset, limit: STEP / 3 });
     if (!offset) {
       const what = page.total
-        ? `${count(page.total)} groups, ${count(page.rows)} rows in them. The first of each is the one that select --unique keeps.`
+        ? `${counted(page.total, "group")} with ${counted(page.rows, "row")}. laion6m select --unique keeps the first row of each group.`
         : "There are no duplicates.";
       about.textContent = `${what} ${page.note}`;
     }
     list.append(...page.groups.map((group) => el("article", { class: "group" },
-      el("h3", {}, `${count(group.length)} alike`), similar(group, null, open))));
+      el("h3", {}, counted(group.length, "row")), similar(group, null, open))));
     more(list, offset + page.groups.length, page.total, load);
   };
   sheet.replaceChildren(el("h2", {}, "Duplicates"), about, list);
   await load(0);
 }
 
-/** Pictures of one group in a row. */
+/** The pictures of one group, side by side. */
 export function similar(group, current, open) {
   return el("div", { class: "strip" }, group.map((each) => el("button", {
     type: "button", class: each.kept ? "kept" : "", "aria-current": String(each.row === current),
@@ -75,7 +75,7 @@ export function similar(group, current, open) {
   el("span", {}, `${each.width} × ${each.height}`), el("span", { class: "quiet" }, each.kept ? "kept" : bytes(each.size)))));
 }
 
-/** How it was made, histograms, phrases. */
+/** How the dataset was made, histograms, phrases. */
 export async function drawStatistics(sheet, dataset, link) {
   const plots = el("div", { class: "plots" });
   const words = el("div", { class: "columns" }, el("p", { class: "quiet" }, "Reading captions …"));
@@ -89,16 +89,16 @@ export async function drawStatistics(sheet, dataset, link) {
       bar.style.setProperty("--share", share);
       return el("li", {}, el("a", { href: link({ search: `"${text.slice(0, 200).replaceAll('"', "")}"` }) }, text), bar);
     }))) : null;
-  const of = `Of ${count(found.sampled)} captions, evenly spaced`;
+  const of = `Of ${counted(found.sampled, "caption")}, evenly spaced`;
   words.replaceChildren(...[
-    table("How they begin", `${of}: the first three words.`, found.openings),
-    table("Phrases they share", `${of}: three to five words that come again.`, found.frequent),
-    table("Whole captions that come again", `${of}.`, found.repeated),
+    table("First words", `${of}: the first three words.`, found.openings),
+    table("Repeated phrases", `${of}: three to five words that occur more than once.`, found.frequent),
+    table("Repeated captions", `${of}: whole captions that occur more than once.`, found.repeated),
   ].filter(Boolean));
-  if (!words.children.length) words.append(el("p", { class: "quiet" }, "No two captions share their words."));
+  if (!words.children.length) words.append(el("p", { class: "quiet" }, "No words are repeated."));
 }
 
-/** Histograms of all measures, one request each: the quick ones do not wait for the slow. */
+/** Histograms of all measures. Each is one request, so the quick ones do not wait for the slow ones. */
 export async function drawPlots(box, dataset, query, link) {
   const places = dataset.measures.map(() => el("figure", { class: "plot waiting" }));
   box.replaceChildren(...places);
@@ -112,7 +112,7 @@ export async function drawPlots(box, dataset, query, link) {
 }
 
 function made(dataset) {
-  const line = [`${count(dataset.rows)} rows`];
+  const line = [counted(dataset.rows, "row")];
   if (dataset.image_bytes) line.push(`${bytes(dataset.image_bytes)} of images`);
   if (Object.keys(dataset.formats).length) {
     line.push(Object.entries(dataset.formats).sort((a, b) => b[1] - a[1]).map(([name, number]) => `${name} ${count(number)}`).join(", "));
