@@ -55,7 +55,7 @@ def read_avif(buffer: Buffer, start: int, end: int) -> Avif | None:
             size = _track(buffer, top[b"moov"], end)
         else:
             size = _primary(buffer, top[b"meta"], end)
-    except (KeyError, IndexError, ValueError, ArithmeticError, _TooShortError):
+    except (KeyError, IndexError, ValueError, ArithmeticError):
         return None
     width, height, frames = size
     return Avif(width, height, max(1, frames), complete) if width and height else None
@@ -70,10 +70,6 @@ def is_cut(buffer: Buffer, start: int, end: int) -> bool:
     except ValueError:
         return False
     return last != end
-
-
-class _TooShortError(Exception):
-    pass
 
 
 def _boxes(buffer: Buffer, start: int, end: int) -> Iterator[_Box]:
@@ -106,7 +102,7 @@ def _inside(buffer: Buffer, box: _Box, end: int, skip: int = 0) -> dict[bytes, _
 
 def _whole(box: _Box, end: int) -> _Box:
     if box.end > end:
-        raise _TooShortError
+        raise ValueError("a box that was cut")
     return box
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from struct import Struct
 
+from builder.source.files import is_pointer
+
 Buffer = bytes | bytearray
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -197,7 +199,7 @@ def recognise(buffer: Buffer, start: int, end: int) -> str:
 def other_format(head: bytes) -> str:
     """What bytes are that are no supported image, by the first 512 of them; "" if unknown."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith(b"version https://git-lfs.github.com/spec/"):
+    if is_pointer(head):
         return "a Git LFS pointer (git lfs pull fetches the image)"
     if head[4:8] == b"ftyp":
         brand = head[8:12]

@@ -54,7 +54,8 @@ def recognise(
     top = _top(place)
     names = {item.name: item for item in top}
     has_raw = "raw" in names and names["raw"].is_folder
-    if not has_raw and {DATA, META} <= names.keys() and place.has(MANIFEST):
+    made = not has_raw and {DATA, META} <= names.keys() and names[META].is_folder
+    if made and any(f"{META}/{item.name}" == MANIFEST for item in place.entries(join(path, META))):
         raise LayoutError(path, "a converted folder (it has meta/ and data/)", "Give the folder it was made from.")
     files = recaption_files(recaptions)
     looking = Looking(place, storage)

@@ -24,7 +24,7 @@ from builder.source.captions import has_caption
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.endings import IMAGE_ENDINGS, stem_of
 from builder.source.files import ByteFile
-from builder.source.listing_json import ends_well, json_stretches, paths_or_entries
+from builder.source.listing_json import ends_well, json_stretches
 from builder.source.listing_plain import Plain
 from builder.source.tar_headers import normal_name
 
@@ -144,7 +144,7 @@ def read_listing(files: Iterable[ByteFile], caption_key: str = "auto") -> Listin
 def _paths_or_entries(file: ByteFile) -> Iterator[list[Any] | Plain]:
     """A listing's paths or entries, read in the fastest way for its form."""
     compressed = compression_of(file.read_at(0, 64)) is not None
-    return entries_of(file) if compressed or _is_table(file.name) else paths_or_entries(file)
+    return entries_of(file) if compressed or _is_table(file.name) else json_stretches(file, plain=True)
 
 
 def check_listing(file: ByteFile, most: int) -> None:
@@ -175,7 +175,9 @@ def entries_of(file: ByteFile) -> Iterator[list[Any]]:
         if _is_table(file.name):
             yield from _rows(file, "\t" if ".tsv" in os.path.basename(file.name.lower()) else ",")
         else:
-            yield from json_stretches(file)
+            for entries in json_stretches(file):
+                assert isinstance(entries, list)
+                yield entries
     except DamagedFileError as error:
         raise ListingError(file.name, "the compressed data", str(error.args[-1])) from None
 
@@ -239,8 +241,7 @@ def _parts(entry: Any, caption_key: str, name: str, number: int) -> tuple[str, s
         raise ListingError(name, place, f"{json.dumps(entry)[:80]} is not an object")
     image_key = next((key for key in IMAGE_KEYS if key in entry), None)
     if image_key is None:
-        found = ", ".join(sorted(map(str, entry))[:8]) or "none"
-        raise ListingError(name, place, f'has no "image"; its keys: {found}')
+        raise ListingError(name, place, f'has no "image"; its keys: {_keys(entry)}')
     image, annotation = entry[image_key], entry.get("annotation")
     if not isinstance(image, str):
         raise ListingError(name, place, f'"{image_key}" is {json.dumps(image)[:80]}, not a path')
@@ -252,5 +253,8 @@ def _parts(entry: Any, caption_key: str, name: str, number: int) -> tuple[str, s
         return image, f"{stem_of(image)}.json", text
     if "annotation" in entry:
         raise ListingError(name, place, f'"annotation" is {json.dumps(annotation)[:80]}, not a path')
-    found = ", ".join(sorted(map(str, entry))[:8])
-    raise ListingError(name, place, f'has no "annotation" and no caption; its keys: {found}')
+    raise ListingError(name, place, f'has no "annotation" and no caption; its keys: {_keys(entry)}')
+
+
+def _keys(entry: dict[str, Any]) -> str:
+    return ", ".join(sorted(map(str, entry))[:8]) or "none"

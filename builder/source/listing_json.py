@@ -25,20 +25,11 @@ _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _COMMA_BEHIND = re.compile(_COMMA.pattern.encode())
 
 
-def json_stretches(file: ByteFile) -> Iterator[list[Any]]:
-    """The entries of a JSON list, or of JSON lines (one object a line). Raises ListingError with file and byte."""
-    for entries in _lines(file) if _has_lines(file) else _stretches(file):
-        assert isinstance(entries, list)
-        yield entries
-
-
-def paths_or_entries(file: ByteFile) -> Iterator[list[Any] | Plain]:
-    """The same, but stretches in the plain form (listing_plain.py) come as their paths."""
-    return _lines(file) if _has_lines(file) else _stretches(file, plain=True)
-
-
-def _has_lines(file: ByteFile) -> bool:
-    return file.read_at(0, _HEAD).removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n").startswith(b"{")
+def json_stretches(file: ByteFile, *, plain: bool = False) -> Iterator[list[Any] | Plain]:
+    """The entries of a JSON list, or of JSON lines (one object a line). ``plain``: stretches in the plain form
+    (listing_plain.py) come as their paths. Raises ListingError with file and byte."""
+    head = file.read_at(0, _HEAD).removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")
+    return _lines(file) if head.startswith(b"{") else _stretches(file, plain=plain)
 
 
 def ends_well(file: ByteFile, size: int) -> list[Any] | None:
@@ -46,9 +37,10 @@ def ends_well(file: ByteFile, size: int) -> list[Any] | None:
     should. A string that looks like the end of an entry may cause a false None."""
     _, comma, tail = file.read_at(max(0, size - STRETCH), STRETCH).partition(b"},")
     try:
-        return _parse(b"[" + tail, file.name, 0) if comma else None
+        entries: list[Any] | None = _value(b"[" + tail, file.name, 0) if comma else None
     except ListingError:
         return None
+    return entries
 
 
 def _lines(file: ByteFile) -> Iterator[list[Any] | Plain]:
@@ -80,7 +72,7 @@ def _of_lines(text: bytes, name: str, base: int) -> list[Any]:
     for line in text.split(b"\n"):
         if line.strip():
             try:
-                entries.append(_value(line, name, place))
+                entries.append(_value(line, name, place, "the line is cut off here"))
             except ListingError:
                 if entries or base:
                     raise
@@ -120,7 +112,7 @@ def _stretches(file: ByteFile, *, plain: bool = False) -> Iterator[list[Any] | P
         pending, base = pending[used:], base + used
     if not opened:
         raise ListingError(file.name, "byte 0", "the file is empty; expected a JSON list")
-    yield _parse(b"[" + pending, file.name, base - 1)
+    yield _value(b"[" + pending, file.name, base - 1)
 
 
 def _last_entry(pending: bytes) -> tuple[int, int]:
@@ -175,19 +167,15 @@ def _the_rest_at_once(file: ByteFile, base: int) -> Iterator[list[Any] | Plain]:
     cut had fallen into a string."""
     data = file.read_at(base, _WHOLE)
     ends = not file.read_at(base + len(data), 1)
-    yield _parse(b"[" + data, file.name, base - 1, "the list is cut off here" if ends else _endless())
+    yield _value(b"[" + data, file.name, base - 1, "the list is cut off here" if ends else _endless())
 
 
 def _endless() -> str:
     return f"no entry ends within {_WHOLE:,} bytes"
 
 
-def _parse(text: bytes, name: str, base: int, cut_off: str = "the list is cut off here") -> list[Any]:
-    value: list[Any] = _value(text, name, base, cut_off)
-    return value
-
-
-def _value(text: bytes, name: str, base: int, cut_off: str = "the line is cut off here") -> Any:
+def _value(text: bytes, name: str, base: int, cut_off: str = "the list is cut off here") -> Any:
+    """The JSON value in ``text``, which begins at byte ``base`` of the file. Raises ListingError."""
     try:
         return json.loads(text.decode())
     except UnicodeDecodeError as error:

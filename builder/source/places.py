@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 from builder.base.errors import SourceError
 from builder.base.urls import StorageOptions, is_url, join
@@ -25,32 +24,6 @@ class Item:
     version: int | None = None
 
 
-class Place(Protocol):
-    """A source's location."""
-
-    root: str
-    remote: bool
-
-    def entries(self, path: str, most: int | None = None) -> list[Item]:
-        """The entries of a folder, by name. If there are more than ``most``, any that many. Raises SourceError."""
-
-    def looked_at(self, item: Item) -> Item:
-        """The same item with size and version. Raises SourceError if it is no readable file."""
-
-    def head(self, item: Item, length: int) -> bytes:
-        """Its first bytes; none if it cannot be read."""
-
-    def has(self, name: str) -> bool:
-        """Whether a file of that name exists below the root."""
-
-
-def place_of(path: str, storage: StorageOptions) -> Place:
-    """The place of a path or URL. Raises SourceError if nothing is there."""
-    if is_url(path):
-        return RemotePlace(path.rstrip("/"), storage)
-    return LocalPlace(path)
-
-
 class LocalPlace:
     """A folder on this machine."""
 
@@ -60,6 +33,7 @@ class LocalPlace:
         self.root = root
 
     def entries(self, path: str, most: int | None = None) -> list[Item]:
+        """The entries of a folder, by name. If there are more than ``most``, any that many. Raises SourceError."""
         try:
             with os.scandir(path) as found:
                 entries = list(islice(found, most))
@@ -69,6 +43,7 @@ class LocalPlace:
         return [Item(_text(entry.name), entry.path, _is_folder(entry)) for entry in entries]
 
     def looked_at(self, item: Item) -> Item:
+        """The same item with size and version. Raises SourceError if it is no readable file."""
         if not (item.is_folder or os.path.isfile(item.path)):  # a dangling link, or a pipe that would never answer
             raise SourceError(f"cannot read {shlex.quote(item.path)}: it is a broken link or a special file")
         try:
@@ -78,6 +53,7 @@ class LocalPlace:
         return Item(item.name, item.path, item.is_folder, 0 if item.is_folder else status.st_size, status.st_mtime_ns)
 
     def head(self, item: Item, length: int) -> bytes:
+        """Its first bytes; none if it cannot be read."""
         try:
             if not os.path.isfile(item.path):
                 return b""
@@ -86,12 +62,9 @@ class LocalPlace:
         except OSError:
             return b""
 
-    def has(self, name: str) -> bool:
-        return os.path.exists(os.path.join(self.root, name))
-
 
 class RemotePlace:
-    """A folder behind a URL."""
+    """A folder behind a URL, with the same methods."""
 
     remote = True
 
@@ -127,9 +100,14 @@ class RemotePlace:
         except (SourceError, OSError):
             return b""
 
-    def has(self, name: str) -> bool:
-        folder, _, leaf = name.rpartition("/")
-        return any(item.name == leaf for item in self.entries(join(self.root, folder) if folder else self.root))
+
+Place = LocalPlace | RemotePlace
+"""A source's location."""
+
+
+def place_of(path: str, storage: StorageOptions) -> Place:
+    """The place of a path or URL."""
+    return RemotePlace(path.rstrip("/"), storage) if is_url(path) else LocalPlace(path)
 
 
 def cannot_read(path: str, error: OSError) -> SourceError:

@@ -204,19 +204,17 @@ def _fields(request: ScanRequest, members: tuple[Member, ...], file: ByteFile | 
     for member in members:
         value = None
         if member.name.endswith(".json") and member.state == WHOLE and member.size <= MAX_ANNOTATION_BYTES:
-            document = _read(request.archive, member, file)
+            if file is not None:
+                document = file.read_at(member.offset, member.size)
+            else:
+                folder = request.archive
+                document = read_member(folder.path, member.name.removeprefix(f"{folder.name}/" if folder.name else ""))
             try:
                 fields = None if excess(document) else json.loads(document)
                 value = fields.get(request.field) if isinstance(fields, dict) else None
             except (ValueError, RecursionError):
                 value = None  # the sample becomes a counted reject when its document is read
         yield joined_value(request.field, value)
-
-
-def _read(archive: Archive, member: Member, file: ByteFile | None) -> bytes:
-    if file is not None:
-        return file.read_at(member.offset, member.size)
-    return read_member(archive.path, member.name.removeprefix(f"{archive.name}/") if archive.name else member.name)
 
 
 def read_member(root: str, name: str) -> bytes:
