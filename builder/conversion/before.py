@@ -1,4 +1,4 @@
-"""What is looked at before the work begins: where OUT lies, whether the caption's field is there, room on the disk."""
+"""Checks before the work begins: the place of OUT, the caption's field, room on the disk."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from builder.source.samples import read_samples
 
 _LOOKED_AT = 1000  # annotations
 _ENOUGH = 100
-"""Annotations that must lack the usual fields before a conversion stops without being told which field to look for."""
+"""So many annotations must lack the usual fields before a conversion stops. With a field that the user named, one is
+enough."""
 
 
 def refuse_caption_key(survey: Survey, options: ConvertOptions) -> None:
-    """Raises OptionError where none of the first annotations has the caption's field: all would be rejected."""
+    """Raises OptionError if none of the first annotations has the caption's field. All would be rejected."""
     policy = options.policy
     missing, example = 0, ""
     for batch in survey.plan.rows.slice(0, _LOOKED_AT).combine_chunks().to_batches():
@@ -41,19 +42,19 @@ def refuse_caption_key(survey: Survey, options: ConvertOptions) -> None:
 
 
 def bytes_of(plan: Plan, shards: list[int], names: tuple[str, ...] = ("size", "annotation_size")) -> int:
-    """Bytes of the images and annotations in shards: what these take on disk, about."""
+    """About how much disk space shards take: the bytes of their images and annotations."""
     columns = [numbers_of(plan.rows.column(name)) for name in names]
     rows = [slice(plan.bounds[number], plan.bounds[number + 1]) for number in shards]
     return sum(int(column[some].clip(0).sum()) for column in columns for some in rows)
 
 
 def rows_of(plan: Plan, shards: list[int]) -> int:
-    """How many rows are planned for shards."""
+    """Number of rows planned for shards."""
     return sum(plan.bounds[number + 1] - plan.bounds[number] for number in shards)
 
 
 def free_bytes(out: str) -> int | None:
-    """Room on the file system on which OUT is or will be; None where it cannot be told."""
+    """Free bytes on the file system of OUT, which need not exist yet. None if the system does not say."""
     place = os.path.abspath(out)
     while not os.path.exists(place) and place != os.path.dirname(place):
         place = os.path.dirname(place)
@@ -64,7 +65,7 @@ def free_bytes(out: str) -> int | None:
 
 
 def refuse_full_disk(out: str, needed: int) -> None:
-    """Raises OutputError where ``needed`` bytes do not fit on OUT's file system."""
+    """Raises OutputError if ``needed`` bytes do not fit on OUT's file system."""
     free = free_bytes(out)
     if free is not None and needed > free:
         raise OutputError(
@@ -74,8 +75,8 @@ def refuse_full_disk(out: str, needed: int) -> None:
 
 
 def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
-    """Raises SourceError if OUT lies in a part of the source that is read or has an index in it, links followed, or
-    is the source itself (which ``beside`` allows)."""
+    """Raises SourceError if OUT lies in a part of the source that is read, or that an index is in. Also if it is the
+    source itself, unless ``beside``. Links are followed."""
     parts = [join(source, name) for name in ("raw", "captions", "data.json", schema.META)]
     whole = [] if beside else [source]
     if not is_url(source):
@@ -85,7 +86,7 @@ def refuse_overlap(source: str, out: str, *, beside: bool = False) -> None:
 
 
 def lies_in(out: str, *places: str) -> bool:
-    """Whether OUT is one of the places or lies in one, links followed."""
+    """Whether OUT is one of the places, or lies in one. Links are followed."""
     return any(f"{_real(out)}/".startswith(f"{_real(place)}/") for place in places)
 
 

@@ -43,7 +43,7 @@ _FEW = 100_000
 
 
 def build(kind: Kind, source: str, out: str, options: ConvertOptions, how: RunOptions) -> Summary:
-    """Do a job, or continue where an earlier run stopped. The bytes of OUT depend only on the source and ``options``.
+    """Do a job, or go on where an earlier run stopped. The bytes of OUT depend only on the source and ``options``.
 
     Raises SourceError, OutputError, OptionError, WorkerDiedError, InterruptedRunError.
     """
@@ -54,7 +54,7 @@ def build(kind: Kind, source: str, out: str, options: ConvertOptions, how: RunOp
     with make_engine(how.engine) as crew:  # comes first: connections to a source do not survive a fork
         layout, taken = find(source, options, how)
         if layout.is_remote and options.limit is not None:
-            raise OptionError("limit", options.limit, "needs a source on this machine")
+            raise OptionError("limit", options.limit, "needs a source on this machine. Download a part of this one")
         fresh = isinstance(folder, LocalFolder) and not os.path.lexists(out)
         if isinstance(folder, LocalFolder):
             make_folder(out)
@@ -76,8 +76,8 @@ def build(kind: Kind, source: str, out: str, options: ConvertOptions, how: RunOp
 
 
 def find(source: str, options: ConvertOptions, how: RunOptions) -> tuple[Layout, range]:
-    """What a source is made of, and the raw tars that the run takes. Raises OptionError for a slice behind the last
-    tar; SourceError."""
+    """What a source is made of, and the raw tars that the run takes. Raises SourceError, and OptionError if the slice
+    begins behind the last tar."""
     with Progress("finding", quiet=how.quiet):
         layout = recognise(source, options.recaptions, how.storage, listing=options.listing)
     how.part.require(len(layout.raw))
@@ -85,13 +85,14 @@ def find(source: str, options: ConvertOptions, how: RunOptions) -> tuple[Layout,
 
 
 def shards_of(survey: Survey, part: Slice, taken: range) -> list[int]:
-    """Numbers of the shards that a run makes: those that begin in a tar of its slice."""
+    """Numbers of the shards that a run makes. Each begins in a tar of its slice."""
     return [number for number, owner in enumerate(survey.plan.owners) if part == Slice() or owner in taken]
 
 
 @dataclass
 class Job:
-    """One job; its slice is locked. ``taken``: the raw tars of this run. For a source behind a URL: passes.FarJob."""
+    """One job; its slice is locked. ``taken``: the raw tars of this run. FarJob (passes.py) is the same for a source
+    behind a URL."""
 
     kind: Kind
     layout: Layout
@@ -105,7 +106,7 @@ class Job:
     def __post_init__(self) -> None:
         self.quiet = self.how.quiet
         self.cuts = cuts_of(self.layout, self.options)
-        """The shards, as far as sizes tell. Only compressed tars can lead to others."""
+        """The shards, as the archives' sizes give them. Only compressed tars can lead to others."""
         # Only for conversions. An index is made anew each time, and holds each file's modification time itself.
         self.folders = describe_folders(self.layout, self.crew, quiet=self.quiet) if self.kind.lasting else {}
         self.readings: list[Progress] = []  # of the stages in which this run read images
@@ -196,8 +197,8 @@ class Job:
         return replace(summary, damage=plan.damage, unread=plan.unread, replaced=plan.replaced, notes=notes)
 
     def _refuse_no_rows(self, plan: Survey, receipts: dict[int, Receipt]) -> NoReturn:
-        """Raises SourceError: no sample became a row. Deletes all that the job wrote, so that OUT is free for the next
-        try."""
+        """Raises SourceError: no sample became a row. Deletes all that the job wrote first. OUT is then free for the
+        next try."""
         totals = tally(plan, receipts.values(), planned_rejects=True)
         lost = [plan.plan.rejects, *map(self.ledger.rejects_part, receipts.values())]
         words = no_rows(self.layout.root, totals, examples_of(lost), plan)
@@ -238,7 +239,7 @@ class Job:
     def summary(
         self, totals: Totals, examples: dict[str, str], owners: Sequence[int], did: int, missing: int
     ) -> Summary:
-        """What is known without a plan. ``owners``: the raw tar with which each shard begins."""
+        """The summary without what only a plan knows. ``owners``: for each shard, the raw tar where it begins."""
         unread = self.layout.unread
         return Summary(
             out=self.ledger.out,

@@ -57,8 +57,8 @@ def add_up(receipts: Iterable[Receipt], lost: Mapping[str, int] = MappingProxyTy
 
 
 def finish_dataset(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], options: ConvertOptions) -> None:
-    """Write meta/ and README.md for a complete set of shards. Each call writes the same bytes. The owner's text in an
-    existing README.md stays. Raises OutputError if that text cannot be told apart."""
+    """Write meta/ and README.md for a complete set of shards. Each call writes the same bytes. If README.md is there,
+    its owner's text stays. Raises OutputError if that text cannot be told from ours."""
     totals = tally(survey, receipts.values(), planned_rejects=True)
     finish_shards(ledger, receipts, options, totals, survey.plan.rejects, describe(survey))
 
@@ -71,7 +71,8 @@ def finish_shards(
     rejects: pa.Table,
     source: dict[str, Any],
 ) -> None:
-    """The same for any complete set of shards. ``rejects``: those that no receipt has. ``source``: for the manifest."""
+    """The same for any complete set of shards. ``rejects``: rejects that no receipt has. ``source``: the source, as the
+    manifest describes it."""
     from builder.store.card import Facts, features_of, write_card  # an index has none
 
     ordered = [receipts[number] for number in sorted(receipts)]
@@ -104,8 +105,8 @@ def finish_shards(
 def write_tables(
     ledger: Ledger, root: str, indexed: list[schema.IndexedFile], receipts: dict[int, Receipt], rejects: pa.Table
 ) -> dict[str, dict[str, Any]]:
-    """Write meta/index.arrow over the ``indexed`` files below ``root``, and meta/rejects.parquet: the parts of all
-    receipts, and ``rejects`` before them. Returns both files' entries in the manifest."""
+    """Write meta/index.arrow, over the ``indexed`` files below ``root``, and meta/rejects.parquet. They hold the parts
+    of all receipts. ``rejects`` come before theirs. Returns both files' entries in the manifest."""
     ordered = [receipts[number] for number in sorted(receipts)]
     rows = sum(receipt.rows for receipt in ordered)
     index = ledger.folder.create(schema.INDEX)
@@ -148,7 +149,7 @@ def totals_json(totals: Totals) -> dict[str, Any]:
 
 
 def examples_of(tables: Iterable[pa.Table]) -> dict[str, str]:
-    """One example for each reason, in words."""
+    """For each reason, one reject in words."""
     examples: dict[str, str] = {}
     for table in tables:
         if not table.num_rows:

@@ -48,11 +48,11 @@ def index(
     quiet: bool = False,
     **named: Unpack[OptionFields],
 ) -> Summary:
-    """Index a source into OUT/meta/, or without OUT into SOURCE/meta/ beside the tars.
+    """Index a source into OUT/meta/. Without OUT: into SOURCE/meta/, beside the tars.
 
-    Rows, rejects and counts are those of :func:`convert` with the same options. ``digest``: read every image and note
-    its xxh3-128. Each call makes the index anew. Options go by name, or as ``options``. Raises SourceError (a
-    compressed tar among others), OutputError.
+    Rows, rejects and counts are those of :func:`convert` with the same options. ``digest``: read every image, and note
+    its xxh3-128. Each call makes the index anew. Give options by name, or as ``options``. Raises SourceError (also for
+    a compressed tar), OutputError.
     """
     source = path_of(source)
     target = source if out is None else path_of(out)
@@ -78,7 +78,7 @@ def index(
 
 
 def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
-    """Note where one shard's samples lie."""
+    """Make one shard's part of the index."""
     kept: list[Sample] = []
     digests: list[bytes] = []
     rejects: list[Reject] = []
@@ -106,7 +106,7 @@ def _point(unit: Unit, report: Report, *, digest: bool) -> Receipt:
 
 
 def _with_times(sample: Sample) -> Sample:
-    """An extracted file needs no offset. The index notes its modification time there instead."""
+    """An extracted file needs no offset. The index holds its modification time (ns) there."""
     image, annotation = sample.image_time, sample.annotation_time
     return sample._replace(
         offset=sample.offset if image is None else image,

@@ -18,15 +18,15 @@ class Outlet(Protocol):
     """Receives finished shards while others are still being made."""
 
     def put(self, receipt: Receipt, shards: int) -> None:
-        """A shard is whole on disk. ``shards``: how many there are in all. Called once for each shard. Shards of
-        earlier runs come first. Called again for a shard that had to be made again."""
+        """A shard is whole on disk. ``shards``: number of shards in all. Called once for each shard, and again if it
+        had to be made again. Shards of earlier runs come first."""
 
     def room(self) -> None:
         """Wait until there is room for another shard."""
 
 
 def same_size(ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
-    """Whether a receipt's shard is there, with the size it was given."""
+    """Whether a receipt's shard is there with the size in the receipt."""
     return sizes.get(name) == receipt.size
 
 
@@ -53,8 +53,8 @@ class Kind:
     ``stands``: see Stands.
     ``accept``: refuses a source that it cannot use.
     ``lasting``: whether unfinished work is kept for the next run.
-    ``shapes``: whether the work skips images of which the scan already knows enough.
-    ``outlet``: receives the finished shards.
+    ``shapes``: whether the work skips images if the scan has seen enough of them.
+    ``outlet``: receives the finished shards, if anything does.
     """
 
     stage: str

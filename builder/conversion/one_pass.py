@@ -1,10 +1,10 @@
 """Read raw tars behind a URL once: scan a stretch of the source, and write its shards while the bytes arrive.
 
-A plan needs the place of every member of every archive. Over a network that is known only when all of it has arrived.
-So the shards are made on a guess: what data.json lists below ``00012/`` lies in ``00012.tar``, its annotations lie in
-the captions tar of the same name or beside it, and no name occurs twice. The scans are kept. The plan is made of them
-in the end, as for any source (plan/plan.py). A shard stands if its rows are those of the plan to the byte
-(``rows_digests``); the others are made again in the usual way.
+A plan needs the place of every member of every archive. Over a network, that is known only at the end. So the shards
+are made on a guess: images that data.json lists below ``00012/`` lie in ``00012.tar``; their annotations lie in the
+captions tar of the same name, or beside the images; no name occurs twice. The scans are kept. At the end the plan is
+made from them, as for any source (plan/plan.py). A shard stands if its rows are exactly those of the plan
+(``rows_digests``). The others are made again in the usual way.
 
 A wrong guess costs a second reading of that stretch. It cannot cost a row.
 """
@@ -45,10 +45,10 @@ EXPECTED = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The work on one stretch: shards ``first`` to ``first + len(cuts)`` of ``shards``, cut out of whole archives.
-    ``raw`` and ``annotations``: the archives, by their numbers in the source, in its order; without ``captions`` the
-    annotations lie in the raw ones. ``expected``: EXPECTED as an Arrow IPC stream, empty where there is nothing to go
-    by. ``names``, ``field``: what else the plan will need of the scans."""
+    """The work on one stretch: shards ``first`` to ``first + len(cuts)`` (exclusive) of ``shards``. It is cut out of
+    whole archives. ``raw``, ``annotations``: the archives by their numbers in the source, in its order. If not
+    ``captions``, the annotations lie in the raw ones. ``expected``: EXPECTED as an Arrow IPC stream, empty if nothing
+    is known. ``names``, ``field``: what else the plan needs of the scans (scan.ScanRequest)."""
 
     out: Folder
     first: int
@@ -70,7 +70,7 @@ class Pass:
 
 
 def run_pass(work: Pass, report: Report) -> Passed:
-    """Read a stretch once. Writes its shards and the scans of its archives, and last a note that all of it is there.
+    """Read a stretch once. Writes its shards and the scans of its archives. Last, it notes that all of this is there.
     Raises SourceError, WriteError."""
     ledger = Ledger(work.out)
     stock = Stock("", "", work.raw, work.annotations if work.captions else work.raw)
@@ -98,8 +98,8 @@ def run_pass(work: Pass, report: Report) -> Passed:
 
 
 def _opened(work: Pass) -> Iterator[tuple[str, int, Archive, ByteFile, str | None]]:
-    """The archives in reading order: each raw one after the captions archives of its name. The next one is opened while
-    one is read, which saves a round trip."""
+    """The archives in reading order: before each raw one, the captions archives of its name. While one is read, the
+    next one is opened: this saves a round trip."""
     order: list[tuple[str, int, Archive]] = []
     captions = dict(work.annotations) if work.captions else {}
     for number, archive in work.raw.items():
@@ -130,7 +130,7 @@ class _Row:
 
 
 class _Making:
-    """Makes the shards of a stretch one after the other, from members as the scan finds them."""
+    """Makes the shards of a stretch one after the other, while the scan finds members."""
 
     def __init__(self, work: Pass, reader: SampleReader, report: Report) -> None:
         expected = from_ipc(work.expected)
@@ -190,7 +190,7 @@ class _Making:
                 self._write()
 
     def flush(self) -> None:
-        """At the end of an archive: write what is ready, and wait for nothing more."""
+        """At the end of an archive: write what is ready. Skip rows whose annotation was not found."""
         self._advance(last=True)
         self._write()
 
@@ -257,13 +257,13 @@ class _Making:
         self._end_shard()
 
     def give_up(self) -> None:
-        """Make no shard of this stretch on a guess; leave it to the plan."""
+        """Make no shard of this stretch on a guess. It is left to the plan."""
         self.abort()
         self._given_up = True
         self.receipts, self.digests = [], []
 
     def abort(self) -> None:
-        """Give up the shard that was begun, and leave no file."""
+        """Give up the unfinished shard, and leave no file."""
         if self._shard is not None:
             self._shard.abort()
             self._shard = None

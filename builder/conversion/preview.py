@@ -1,4 +1,4 @@
-"""convert --dry-run: what a conversion would make, need and take. Writes nothing."""
+"""convert --dry-run: the rows, disk space and time that a conversion would take. Writes nothing."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from builder.source.samples import read_samples
 from builder.store.ledger import Receipt
 
 _READ_BYTES = 64 << 20
-"""Of one tar, to measure how fast it comes: a tenth of a second from a fast disk, a second from a slow one."""
+"""Read to measure the speed: 0.1 s from a fast disk, a second from a slow one."""
 _READ_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """``summary``: as of the conversion itself, with the rows that are expected: samples whose image and annotation are
-    there. Some may turn out bad when they are read. ``needed``, ``free``: bytes; ``free`` is None where it is not
-    known. ``rate``: bytes of images a second that one process reads."""
+    """``summary``: as the conversion would give it. Its rows are expected ones: samples whose image and annotation are
+    there. Some may turn out bad when they are read. ``needed``, ``free``: bytes on OUT's disk; ``free`` is None if it
+    is not known. ``rate``: bytes of images that one process reads in a second."""
 
     source: str
     layout: str
@@ -51,7 +51,7 @@ class Preview:
     processes: int
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of the conversion's own object, and what is known beforehand. ``seconds``: an estimate."""
+        """The keys of the conversion's own object, and four more. ``seconds``: an estimate."""
         more = {"layout": self.layout, "needed_bytes": self.needed, "free_bytes": self.free, "dry_run": True}
         return self.summary.to_json() | more
 
@@ -67,8 +67,8 @@ def preview(
     storage_options: Mapping[str, Any] | None = None,
     quiet: bool = False,
 ) -> Preview:
-    """What ``convert`` with the same arguments would do. Raises what ``convert`` raises; OptionError for a dataset, and
-    for a source behind a URL, which a conversion reads only once."""
+    """What ``convert`` with the same arguments would do. Raises what ``convert`` raises. Raises OptionError for a
+    dataset, and for a source behind a URL: a conversion reads that only once."""
     source, out = path_of(source), path_of(out)
     at = shlex.quote(source)
     if is_dataset(source):
@@ -110,7 +110,7 @@ def preview(
 
 
 def _read_a_little(found: Survey, policy: SamplePolicy) -> tuple[float, Counter[str]]:
-    """Bytes a second of image files, read in one process, and rejects by reason among what was read."""
+    """How many bytes of images one process reads in a second, and the rejects among what it read, by reason."""
     plan = found.plan
     rows = plan.rows.slice(0, _READ_ROWS).combine_chunks()
     ends = np.cumsum(numbers_of(rows.column("size")))
@@ -125,7 +125,7 @@ def _read_a_little(found: Survey, policy: SamplePolicy) -> tuple[float, Counter[
 
 
 def describe_preview(preview: Preview) -> str:
-    """For people."""
+    """A preview in words."""
     totals, summary = preview.summary.totals, preview.summary
     lines = [
         f"{shlex.quote(preview.source)}: {preview.layout} layout, {counted(preview.archives, 'archive')}",
@@ -138,10 +138,10 @@ def describe_preview(preview: Preview) -> str:
         f"room      {in_words(preview.needed)} needed"
         + ("" if preview.free is None else f", {in_words(preview.free)} free"),
         f"time      about {duration(summary.seconds)} with {counted(preview.processes, 'process', 'processes')} "
-        f"(one reads {in_words(round(preview.rate))}/s here)",
+        f"(one process reads {in_words(round(preview.rate))}/s here)",
         *notes_of(summary),
         *damaged(summary.damage, 5),
     ]
     if preview.free is not None and preview.needed > preview.free:
-        lines.append("There is not enough room: the conversion would not begin.")
+        lines.append("There is not enough room: the conversion would not begin. Make room, or choose another OUT.")
     return "\n".join([*lines, "nothing was written. To convert, run the same command without --dry-run."])

@@ -1,4 +1,4 @@
-"""What a person is told at the end of a run."""
+"""What a run tells a person at its end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SECRET = re.compile("key|secret|token|pass|credential|sas|connection_string", r
 
 
 def describe_summary(summary: Summary, storage_options: Mapping[str, Any] | None = None) -> str:
-    """Rows, rejects by reason with an example of each, bytes, rate, and what to do next. ``storage_options``: those of
-    the run. The next commands need them too, if OUT is a URL."""
+    """Rows, bytes, rate, rejects by reason with an example of each, and what to do next. ``storage_options``: of the
+    run. If OUT is a URL, the next commands need them too."""
     totals = summary.totals
     seconds = max(summary.seconds, 1e-9)
     rate = f"{summary.read_images / seconds:,.0f} images/s, {summary.read_bytes / seconds / 1e6:,.0f} MB/s"
@@ -77,7 +77,7 @@ def reading(place: str, storage_options: Mapping[str, Any] | None = None) -> str
 
 
 def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with … for each secret: what is printed may be kept in a log."""
+    """The options with … for each secret, as a log may keep what is printed."""
     return {
         name: _without_secrets(value) if isinstance(value, Mapping) else "…" if _SECRET.search(name) else value
         for name, value in options.items()
@@ -85,8 +85,8 @@ def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def notes_of(summary: Summary) -> list[str]:
-    """Sentences on how the source was read, and on what was not read. Archives and listings stand by themselves, with
-    what to do."""
+    """How the source was read, and what was not read, one line each. An archive or a listing that was not read has a
+    line of its own, with what to do."""
     lines = list(map(printable, summary.notes))
     kinds = sorted(TROUBLE & summary.unread.keys())
     lines += [_unread(kind, summary.unread[kind], summary.examples_unread.get(kind, "")) for kind in kinds]
@@ -110,7 +110,7 @@ def _unread(kind: str, count: int, example: str) -> str:
 
 
 def no_rows(source: str, totals: Totals, examples: dict[str, str], survey: Survey) -> str:
-    """Why a source gives no rows, and what to look at."""
+    """Why a source gives no rows, for an error."""
     parts = [f"{shlex.quote(source)} gives no rows: {counted(totals.listed, 'sample is', 'samples are')} listed"]
     for reason, count in sorted(totals.rejected.items(), key=lambda item: -item[1])[:3]:
         parts.append(f"{count:,} {reason}, such as {printable(examples.get(reason, ''))}")

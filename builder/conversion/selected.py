@@ -1,4 +1,4 @@
-"""convert a selection: rows of a dataset as shards of their own. Bytes are copied by range, no image is decoded."""
+"""Convert a selection: write rows of a dataset as shards of their own. Bytes are copied, no image is decoded."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def convert_selected(
     without: StrPath | None,
 ) -> Summary:
     """Convert a selection or a converted folder into OUT, or go on where an earlier run stopped. Raises OptionError for
-    options that choose samples of a source; otherwise as ``convert`` does."""
+    options that choose samples of a source, and what ``convert`` raises."""
     if how.part != Slice():
         at = shlex.quote(source)
         raise OptionError("start", how.part.start, f"{at} is converted as a whole. To take a part, use laion6m select")
@@ -100,12 +100,12 @@ def convert_selected(
 
 
 def _index_place(out: str) -> str:
-    """Where the index of a source lies while its rows are being chosen and copied."""
+    """The place of a source's index while its rows are chosen and copied."""
     return os.path.join(out, schema.WORK, "index")
 
 
 def _forget_index(out: str) -> None:
-    """Remove it, and the folders that were made for it alone."""
+    """Remove that index, and the folders that were made only for it."""
     shutil.rmtree(_index_place(out), ignore_errors=True)
     for folder in (os.path.join(out, schema.WORK), out):
         with suppress(OSError):  # something else is in it
@@ -115,7 +115,7 @@ def _forget_index(out: str) -> None:
 def _indexed(source: str, out: str, options: ConvertOptions, how: RunOptions) -> tuple[Rows, Summary]:
     """The rows of a source of tars, and what indexing it found. The index is in OUT's bookkeeping until all is done."""
     if is_url(out) or is_url(source):
-        raise OptionError("keys", None, "a list needs a dataset, or a source and an OUT on this machine")
+        raise OptionError("keys", None, "to choose from a source of tars, SOURCE and OUT must be on this machine")
     refuse_overlap(source, out)
     place = _index_place(out)
     crew, plain = how.engine, replace(options, format="parquet", limit=None)
@@ -126,8 +126,8 @@ def _indexed(source: str, out: str, options: ConvertOptions, how: RunOptions) ->
 def convert_rows(
     rows: Rows, out: str, options: ConvertOptions, how: RunOptions, indexed: Summary | None = None
 ) -> Summary:
-    """Write rows as a dataset of their own, with the columns that were added to theirs. The bytes of OUT depend on the
-    rows and ``options`` alone. ``indexed``: what indexing their source found; its rejects become rejects of OUT. Raises
+    """Write rows as a dataset of their own, with the columns that were added to them. The bytes of OUT depend only on
+    the rows and ``options``. ``indexed``: what indexing their source found; its rejects become rejects of OUT. Raises
     OutputError, DamagedFileError, IndexMismatchError, InterruptedRunError."""
     started = time.monotonic()
     if not len(rows):
@@ -180,7 +180,7 @@ def convert_rows(
 
 
 def _positions(rows: Rows, rejects: pa.Table) -> tuple[npt.NDArray[np.int64], pa.Table]:
-    """Places in the new dataset's listing, of rows and rejects together: in the order that they had."""
+    """Number rows and rejects together, in the order that they had: their places in the new dataset's listing."""
     mine = rows.reader._index.column("position")[np.asarray(rows.rows, dtype=np.int64)]
     both = np.concatenate([mine, numbers_of(rejects.column("position"))])
     places = np.empty(len(both), dtype=np.int64)
@@ -190,7 +190,7 @@ def _positions(rows: Rows, rejects: pa.Table) -> tuple[npt.NDArray[np.int64], pa
 
 
 def _units(rows: Rows, positions: npt.NDArray[np.int64], out: Folder, options: ConvertOptions) -> list[_Unit]:
-    """Shards of up to the wanted size, in the order of the rows."""
+    """Shards of at most the wanted size, in the order of the rows."""
     numbers = np.asarray(rows.rows, dtype=np.int64)
     places = rows.reader._index
     images = np.maximum(places.column("size")[numbers], 0)
@@ -213,12 +213,11 @@ def _progress(rows: Rows, pending: list[_Unit], quiet: bool) -> Progress:
 
 
 def _write_shard(unit: _Unit, report: Report) -> Receipt:
-    """Make one shard."""
     return make_shard(unit, _chunks(unit), report)
 
 
 def _chunks(unit: _Unit) -> Iterator[Chunk]:
-    """The rows with their images, some at a time. A row whose dataset has no image for it is a reject."""
+    """The rows with their images, _AT_ONCE in each chunk. A row without an image is a reject."""
     for first in range(0, len(unit.rows), _AT_ONCE):
         samples: list[SourceSample] = []
         rejects: list[Reject] = []
@@ -260,7 +259,7 @@ def _source_sample(sample: Sample, position: int, image: bytes, start: int) -> S
 
 
 def _annotation(sample: Sample) -> bytes:
-    """The document; of a dataset that has captions only, one of the caption."""
+    """The annotation. In a dataset that has captions only, it is made of the caption."""
     try:
         return sample.annotation.encode()
     except NoColumnError:
@@ -268,7 +267,7 @@ def _annotation(sample: Sample) -> bytes:
 
 
 def _info(sample: Sample, image: bytes) -> ImageInfo:
-    """Format and frames by the image's header; its size as the dataset has it."""
+    """Format and frames from the image's header, its size in pixels from the dataset."""
     try:
         info = probe(image)
     except SampleProblem:  # a format that this machine's Pillow does not know

@@ -68,7 +68,7 @@ class Unit(ShardTask):
 def make_receipt(
     number: int, samples: list[Sample], rejects: list[Reject], size: int, digest: str, check: dict[str, Any]
 ) -> Receipt:
-    """The receipt of a finished shard. ``size``, ``digest``, ``check``: of its file."""
+    """The receipt of a finished shard. ``size``, ``digest`` and ``check`` are of its file."""
     return Receipt(
         number=number,
         rows=len(samples),
@@ -94,7 +94,7 @@ class NewShard:
         self._rejects: list[Reject] = []
 
     def take(self, chunk: Chunk, report: Report) -> None:
-        """Write a chunk's samples; count its rejects."""
+        """Write a chunk's samples, and note its rejects."""
         digest, writer = xxhash.xxh3_128_digest, self._writer
         view = memoryview(chunk.buffer)
         done = 0
@@ -131,7 +131,7 @@ def write_shard(unit: Unit, report: Report) -> Receipt:
 
 
 def make_shard(task: ShardTask, chunks: Iterable[Chunk], report: Report) -> Receipt:
-    """Write all chunks into a shard, then its receipt. A file with a final name is whole."""
+    """Write all chunks into a shard, then its receipt. The file gets its final name when it is whole."""
     with whole(NewShard(task.out, task.number, task.shards, task.options)) as shard:
         for chunk in chunks:
             shard.take(chunk, report)
@@ -147,11 +147,9 @@ def index_part(
     annotation_files: list[int],
     annotations: list[bytes | None] | None = None,
 ) -> pa.RecordBatch:
-    """Index rows of samples: file (its number in the index) and place of the image, and of the annotation.
-
-    ``digests``: xxh3-128 of each image; None if the images were not read. ``annotations``: documents that only the
-    index holds.
-    """
+    """Index rows of samples. ``files``, ``annotation_files``: for each, the number in the index of the file that holds
+    its image, and of the one that holds its annotation. ``offsets``: of the images, in bytes. ``digests``: xxh3-128 of
+    each image; None if the images were not read. ``annotations``: documents that only the index holds."""
 
     def numbers(values: list[int], kind: type) -> pa.Array:
         return number_array(np.array(values, dtype=kind))
@@ -192,8 +190,8 @@ def reject_batch(rejects: list[Reject]) -> pa.RecordBatch:
 
 
 def _as_written(samples: list[Sample], written: WrittenShard) -> list[Sample]:
-    """Samples with the places of their annotations in the shard, if each lies there by itself. The BOM is gone
-    there."""
+    """Samples with the places of their annotations in the shard, if each annotation lies there by itself. There it has
+    no BOM."""
     if written.annotation_offsets is None:
         return samples
     places = zip(samples, written.annotation_offsets.tolist(), strict=True)

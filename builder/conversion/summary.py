@@ -1,4 +1,4 @@
-"""What a run did, and what it came upon."""
+"""What a run did, and what it found."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from builder.source.endings import TROUBLE
 class Summary:
     """What a run did.
 
-    ``totals`` are of the slice that was asked for; ``complete``: OUT is whole. ``did``: shards made by this run (the
-    others were there); ``missing``: shards still to do. ``damage``: archive → what is wrong with it. ``unread``: files
-    and folders of the source that are not read, by kind; ``examples_unread``: one of each kind. ``replaced``: members
-    that a later one of the same name took the place of. ``notes``: sentences on how the source was read, and on what a
-    slice made. ``read_images``, ``read_bytes``: by this run.
-    """
+    ``totals``: counts of the slice that was asked for. ``complete``: OUT is whole. ``did``: number of shards that this
+    run made; the others were there. ``missing``: number of shards still to do. ``seconds``: the run's time.
+    ``examples``: one reject in words for each reason. ``damage``: archive → what is wrong with it. ``unread``: number
+    of files and folders of the source that were not read, by kind. ``examples_unread``: one of each kind. ``replaced``:
+    number of members that a later one of the same name replaced. ``notes``: sentences on how the source was read, and
+    on what a slice made. ``read_images``, ``read_bytes``: what this run read."""
 
     out: str
     totals: Totals
@@ -42,7 +42,8 @@ class Summary:
 
     @property
     def trouble(self) -> tuple[str, ...]:
-        """Why the source wants a look although the run is done, in words; none where all of it was sound and read."""
+        """Why somebody should look at the source although the run is done, in words. Empty if all of it was sound and
+        read."""
         found = []
         if self.damage:
             found.append(counted(len(self.damage), "damaged archive"))
@@ -62,8 +63,8 @@ class Summary:
 
 
 def slice_notes(part: Slice, tars: Sequence[str], owners: Sequence[int]) -> tuple[str, ...]:
-    """Which shards a slice made, and which it left to another, in words. ``tars``: names of the raw tars; ``owners``:
-    the tar with which each shard begins."""
+    """Which shards a slice made, and which it left to another, in words. ``tars``: names of the raw tars. ``owners``:
+    for each shard, the number of the tar where it begins."""
     if part == Slice():
         return ()
     taken = part.of(len(tars))
@@ -75,11 +76,11 @@ def slice_notes(part: Slice, tars: Sequence[str], owners: Sequence[int]) -> tupl
     shard = bisect_right(owners, taken.start) - 1
     if taken and owners[shard] < taken.start:
         tar, first = tars[taken.start], tars[owners[shard]]
-        notes.append(f"{tar} lies in shard {shard}, which is left to the slice with {first}: {shared}")
+        notes.append(f"{tar} lies in shard {shard}, which the slice with {first} makes: {shared}")
     if mine:
         end = owners[mine[-1] + 1] if mine[-1] + 1 < len(owners) else len(tars)
         if end > taken.stop:
-            notes.append(f"shard {mine[-1]} holds {tars[end - 1]} too, which is behind the slice: {shared}")
+            notes.append(f"shard {mine[-1]} also holds {tars[end - 1]}, which is behind the slice: {shared}")
     return tuple(notes)
 
 

@@ -1,4 +1,4 @@
-"""What an engine, its work and a task are. All engines run the same unit of work: a picklable call."""
+"""What an engine, its work and a task are. All engines run the same work: a function that can be pickled."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """The user's choice of engine. ``num_proc``: processes, or tasks at a time, 1 or more; None: as many as fit.
-    ``address``: of an existing Ray cluster; None: start our own on this machine.
+    """The user's choice of engine. ``num_proc``: number of processes (of Ray: of tasks at a time), 1 or more; None: as
+    many as there are cores. ``address``: of an existing Ray cluster; None: start one on this machine.
 
-    Raises OptionError, and MissingExtraError if the engine's package is not installed. Both before anything is written.
+    Before anything is written, raises OptionError, and MissingExtraError if the engine's package is not installed.
     """
 
     name: str = "local"
@@ -34,11 +34,11 @@ class EngineChoice:
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
-            raise OptionError("engine", self.name, f"one of {', '.join(ENGINES)}")
+            raise OptionError("engine", self.name, f"give {' or '.join(ENGINES)}")
         if self.num_proc is not None and self.num_proc < 1:
-            raise OptionError("num_proc", self.num_proc, "1 or more")
+            raise OptionError("num_proc", self.num_proc, "give 1 or more")
         if self.address is not None and self.name != "ray":
-            raise OptionError("address", self.address, "goes with --engine ray only")
+            raise OptionError("address", self.address, "give it only with --engine ray")
         if self.name == "ray" and find_spec("ray") is None:
             raise MissingExtraError("--engine ray", "ray", "ray")
 
@@ -47,7 +47,7 @@ class EngineChoice:
 class RunOptions:
     """How a run does its work. None of it changes a byte of what the run writes.
 
-    ``part``: the raw tars that it takes. ``engine``: who does the work. ``storage``: opens file systems behind URLs.
+    ``part``: the raw tars that it takes. ``engine``: what does the work. ``storage``: options that open URLs.
     ``quiet``: show no progress.
     """
 
@@ -58,15 +58,15 @@ class RunOptions:
 
 
 def unheard(count: int, size: int) -> None:
-    """A report that nobody listens to."""
+    """A report that does nothing."""
 
 
 class Engine(Protocol):
-    """Runs picklable work on picklable tasks. Results come when they are ready, in any order. Tasks are taken from the
-    iterable one at a time, when there is room. The first error ends the run and is raised."""
+    """Runs work on tasks; both can be pickled. Results come when they are ready, in any order. Tasks are taken from the
+    iterable one at a time, when there is room. The first error ends the run, and is raised."""
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task], report: Report = unheard) -> Iterator[Result]:
-        """``report`` is called in the calling process, sometimes with (0, 0). Its counts add up to what the work
+        """``report`` is called in the calling process, sometimes with (0, 0). Its counts add up to all that the work
         reported. A task that was started twice counts once."""
 
     def dismiss(self) -> None:

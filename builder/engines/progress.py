@@ -2,8 +2,8 @@
 
     stage → Progress (counts) → a thread, now and then → Snapshot → views: bar, lines or JSON lines; and the log
 
-Counting is one addition. A separate thread shows the counts. So a stage that reports nothing for a while still shows
-that it runs. If the terminal goes away, only the showing ends, not the run.
+Counting is one addition. A thread shows the counts. So a stage that reports nothing for a while still shows that it
+runs. If the terminal goes away, only the showing ends, not the run.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def announce(sentences: Iterable[str], *, quiet: bool) -> None:
 class Progress:
     """One stage of a run. Use it as a context manager, or end it with ``finish``. Thread-safe.
 
-    ``total``: number of ``unit``, None if unknown; then ``size``, the bytes of all the work, gives the share. ``done``:
-    what earlier runs did, where the bar begins. Rates count this run only. ``quiet``: show nothing. ``total`` and
+    ``total``: number of ``unit`` in all; None if unknown. Then ``size``, the bytes in all, gives the share. ``done``:
+    done by earlier runs; the bar begins there. Rates are of this run only. ``quiet``: show nothing. ``total`` and
     ``size`` may be set while it runs.
     """
 

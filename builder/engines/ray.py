@@ -2,8 +2,8 @@
 
     driver: task → message ──▶ node: answer_to(message) ──▶ driver: result, and what the task reported
 
-Messages and answers are those of engines/local.py, so the output has the same bytes. Retries happen here, not in Ray.
-So every reason is known: each is kept, and named if a task is given up. Progress moves when a task returns.
+Messages and answers are those of engines/local.py, so the output has the same bytes. This module starts tasks again,
+not Ray. So it knows why each try ended, and says it if it gives up. Progress moves when a task returns.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from builder.engines.messages import answer_to, describe, pack, unpack
 from builder.engines.progress import say
 
 TRIES = 3
-"""How often a task is started if nodes or workers die under it. Once is an accident. Three times is the task's fault:
-it needs more memory than a node has."""
-_PER_CPU = 2  # tasks sent per CPU, so that a node has its next task at hand
+"""How often a task is started if its node or worker dies. One death is an accident. Three are the task's fault: it
+needs more memory than a node has."""
+_PER_CPU = 2  # tasks sent per CPU, so that the next task of a node is already there
 _TICK = 0.2  # seconds between checks for ready results
 _LOOK = 10.0  # seconds between checks of the cluster's size
 _TIMEOUT = 120.0  # seconds a node may take to answer
@@ -41,7 +41,7 @@ _STORE = 256 << 20  # bytes of our own cluster's object store: messages and answ
 
 @dataclass(slots=True)
 class _Flight:
-    """A task under way. ``reasons``: what ended each earlier try."""
+    """A started task. ``reasons``: what ended each earlier try."""
 
     task: Any
     message: bytes
@@ -105,7 +105,7 @@ class RayEngine(Engine):
             self._ray.init(configure_logging=False, log_to_driver=False, **own)
         except Exception as error:  # errors of Ray and grpc, ConnectionError …
             raise ClusterError(
-                self._address, f"{type(error).__name__}: {error}", "Does it run? Ask it: ray status --address …"
+                self._address, f"{type(error).__name__}: {error}", "Check that the cluster runs: ray status --address …"
             ) from error
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -133,7 +133,7 @@ class RayEngine(Engine):
             if theirs != mine:
                 raise ClusterError(
                     self._address,
-                    f"node {place} has {_said(theirs)}, this process {_said(mine)}: what they write could differ",
+                    f"node {place} has {_said(theirs)}, this process has {_said(mine)}. Their files could differ",
                     "Install the same versions on every node.",
                 )
 
@@ -166,7 +166,7 @@ class RayEngine(Engine):
             report(0, 0)
 
     def _room(self) -> int:
-        """How many tasks may be under way: this many plans lie in memory."""
+        """How many tasks may be started at a time. Their plans are all in memory."""
         if self._num_proc is not None:
             return self._num_proc
         return max(1, int(_PER_CPU * self._ray.cluster_resources().get("CPU", 1)))
@@ -210,11 +210,11 @@ class RayEngine(Engine):
 
 def do(message: bytes, setting: tuple[str, dict[str, str]]) -> tuple[bytes, int, int]:
     """On a node: do the work in a message. Returns the packed answer, and the images and bytes that the work reported.
-    ``setting``: the driver's working folder, where relative paths start, and its versions. Raises RuntimeError on a
-    node with other versions: it may have joined after the start."""
+    ``setting``: the driver's working folder, where relative paths start, and its versions. Raises RuntimeError if the
+    node has other versions: it may have joined after the start."""
     folder, theirs = setting
     if versions() != theirs:
-        raise RuntimeError(f"a node has {_said(versions())}, the driver {_said(theirs)}: what they write could differ")
+        raise RuntimeError(f"a node has {_said(versions())}, the driver has {_said(theirs)}. Their files could differ")
     with suppress(OSError):  # without that folder, URLs and absolute paths still work
         os.chdir(folder)
     done = [0, 0]
@@ -227,7 +227,7 @@ def do(message: bytes, setting: tuple[str, dict[str, str]]) -> tuple[bytes, int,
 
 
 def _knock(address: str | None) -> None:
-    """Try a connection, as Ray takes minutes to report that nobody is there. Raises OSError."""
+    """Try to connect: Ray takes minutes to report that nothing answers. Raises OSError."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

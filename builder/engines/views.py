@@ -24,9 +24,9 @@ _MINUTE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Counts of a stage. ``total``: number of ``unit``; None: unknown, then ``size`` (bytes) gives the share unless it
-    is 0. ``images``, ``bytes``: by this run, in ``seconds``. ``first``: what was done before, in the unit that gives
-    the share."""
+    """Counts of a stage. ``total``: number of ``unit`` in all; None: unknown. Then ``size``, the bytes in all, gives
+    the share, unless it is 0. ``images``, ``bytes``: done by this run, in ``seconds``. ``first``: done by earlier runs,
+    in the unit that gives the share."""
 
     stage: str
     unit: str
@@ -43,7 +43,7 @@ class Snapshot:
 
     @property
     def done(self) -> int:
-        """Done out of ``all``, including earlier runs."""
+        """Done of ``all``, by this run and earlier ones."""
         return self.first + (self.bytes if self.by_bytes else self.images)
 
     @property
@@ -133,7 +133,7 @@ def view_of(style: str) -> list[View]:
 
 
 class Bar(View):
-    """tqdm's bar. tqdm is imported at the first showing, so a quick command does not pay for it."""
+    """tqdm's bar. tqdm is imported at the first showing: a quick command does without."""
 
     first = every = _BAR_EVERY
     shown: ClassVar[Bar | None] = None
@@ -159,7 +159,8 @@ class Bar(View):
             sys.stderr.flush()
 
     def _clear_below(self) -> None:
-        """After a terminal was made narrower, the bar takes several lines. The cursor is in front of the first."""
+        """In a terminal that was made narrower, the bar takes several lines. The cursor is at the start of the
+        first."""
         with suppress(OSError, ValueError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             if columns < self._columns:

@@ -239,14 +239,14 @@ def test_small_tars_that_share_a_shard_belong_to_the_slice_of_the_first(tmp_path
     assert left.did == 0
     assert left.notes == (
         "this slice, tars 1 to 2 of 3, makes no shard of 1",
-        "00001.tar lies in shard 0, which is left to the slice with 00000.tar: "
+        "00001.tar lies in shard 0, which the slice with 00000.tar makes: "
         "tars that fit together share a shard (--max-shard-size)",
     )
     made = run(source.path, out, Slice(0, 1))
     assert made.complete
     assert made.notes == (
         "this slice, tar 0 of 3, makes shard 0 of 1",
-        "shard 0 holds 00002.tar too, which is behind the slice: "
+        "shard 0 also holds 00002.tar, which is behind the slice: "
         "tars that fit together share a shard (--max-shard-size)",
     )
     assert [row.key for row in read_rows(out)] == list(source.rows)

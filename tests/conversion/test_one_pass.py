@@ -210,7 +210,7 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch:
         return real(*arguments)
 
     monkeypatch.setattr(one_pass, "scan_open", scan)
-    with pytest.raises(SourceChangedError, match="what the storage says of it"):
+    with pytest.raises(SourceChangedError, match="what the storage states about it"):
         convert(url, str(tmp_path / "out"), SMALL, num_proc=1, quiet=True)
 
 

@@ -51,9 +51,9 @@ def test_ray_that_is_absent_is_an_error_with_the_way_out(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({"name": "dask"}, "one of local, ray"),
-        ({"num_proc": 0}, "1 or more"),
-        ({"address": "auto"}, "goes with --engine ray"),
+        ({"name": "dask"}, "give local or ray"),
+        ({"num_proc": 0}, "give 1 or more"),
+        ({"address": "auto"}, "give it only with --engine ray"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(choice: dict[str, Any], words: str) -> None:
