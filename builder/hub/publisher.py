@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from builder.base import schema
 from builder.base.errors import HubError
@@ -28,13 +28,10 @@ last one the card states no sizes."""
 
 SOMEBODY_ELSE = "Somebody else may be pushing to the same repository. Wait for them, then run the same command again."
 
+Told = Callable[[str, int], None]
+"""Hears a file's path, and how many of its bytes have been sent so far."""
+
 _PULLS_LOOKED_AT = 10  # the user's newest open pull requests: one may hold these files already
-
-
-class Meter(Protocol):
-    """Hears how many bytes of a file have been sent so far."""
-
-    def at(self, path: str, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +69,13 @@ class Publisher:
     """Pushes to one revision of one repository. ``send`` may be called by several threads, the rest by one."""
 
     def __init__(
-        self, client: HubClient, revision: str, create_pr: bool, digests: Digests, patience: Patience, meter: Meter
+        self, client: HubClient, revision: str, create_pr: bool, digests: Digests, patience: Patience, told: Told
     ) -> None:
         self.client, self.revision = client, revision
         self.pull_request: tuple[str, str] | None = None
         self.changed: dict[str, int] = {}  # path → bytes, of the files that differed
         self._create_pr = create_pr
-        self._digests, self._patience, self._meter = digests, patience, meter
+        self._digests, self._patience, self._told = digests, patience, told
         self.remote = Remote("", {}, True)  # as last seen
         self._cards: dict[str, bytes] = {}  # by blob id
         self._additions: dict[tuple[str, str], CommitOperationAdd] = {}
@@ -93,21 +90,17 @@ class Publisher:
             making = f"making the repository {self.client.repo}"
             self._patience.ride_out(making, lambda: self.client.create(private))
         if named and not missing:
-            self._refuse_no_branch()
+            # The Hub refuses a tag or a commit too, but only after everything has been sent.
+            asking = f"listing the branches of {self.client.repo}"
+            if self.revision not in self._patience.ride_out(asking, self.client.branches):
+                pushing = f"pushing to {self.client.repo}"
+                raise HubError(pushing, f"{self.revision} is not a branch", "Give the name of a branch.")
         if named and missing:
             making = f"making the branch {self.revision} of {self.client.repo}"
             self._patience.ride_out(making, lambda: self.client.create_branch(self.revision))
         if missing:
             self.look()
         return missing == "RepoNotFound"
-
-    def _refuse_no_branch(self) -> None:
-        """The Hub refuses a tag or a commit too, but only after everything has been sent."""
-        asking = f"listing the branches of {self.client.repo}"
-        if self.revision not in self._patience.ride_out(asking, self.client.branches):
-            raise HubError(
-                f"pushing to {self.client.repo}", f"{self.revision} is not a branch", "Give the name of a branch."
-            )
 
     def _missing(self) -> str:
         """Look. Returns what is missing, in the Hub's words: "RepoNotFound", "RevisionNotFound", or ""."""
@@ -161,7 +154,7 @@ class Publisher:
         if self.differing([item]):
             sending = f"sending {item.path} to {self.client.repo}"
             self._patience.ride_out(sending, lambda: self._store(item))
-        self._meter.at(item.path, item.size)
+        self._told(item.path, item.size)
 
     def settle(self, wanted: Wanted, title: str) -> Remote:
         """Commit until the repository holds what is wanted. Returns its last state. Raises HubError."""
@@ -277,7 +270,7 @@ class Publisher:
         with self._lock:
             found = self._additions.get(key)
         if found is None:
-            found = self.client.addition(item.path, item.file, lambda place: self._meter.at(item.path, place))
+            found = self.client.addition(item.path, item.file, lambda place: self._told(item.path, place))
             with self._lock:
                 self._additions[key] = found
         return found

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import builder
@@ -123,8 +124,7 @@ def push(
         )
     if keys is not None or without is not None:
         out = chosen_folder(out, keys, without, num_proc, quiet=quiet)
-    selected = os.path.exists(os.path.join(out, SELECTION))
-    manifest = None if selected else read_manifest(out)
+    manifest = None if os.path.exists(os.path.join(out, SELECTION)) else read_manifest(out)
     repo_id = full_name(repo_id, token)
     if manifest is None:
         parcel = selection_parcel(out, quiet=quiet)
@@ -167,14 +167,14 @@ class Session:
         self.ledger = Ledger(out)
         self.digests = digests_in(out)
         self.meter = Transfer("pushing", quiet=quiet)
-        self._repo, self._revision, self._create_pr = repo, revision, create_pr
+        self.repo, self.revision, self._create_pr = repo, revision, create_pr
         self._there = self._files = 0
         self._made = self._warned = False
         self._saved: list[str] | None = None  # files of --format arrow that are there
         self._lock = threading.Lock()
         client = HubClient(repo, token)
         patience = Patience(self._way_on, self.meter.say)
-        self.publisher = Publisher(client, revision, create_pr, self.digests, patience, self.meter)
+        self.publisher = Publisher(client, revision, create_pr, self.digests, patience, self.meter.at)
 
     def open(self, public: bool) -> None:
         """Make the repository if it is missing."""
@@ -183,11 +183,11 @@ class Session:
 
     def push(self, parcel: Parcel, threads: int) -> Pushed:
         """Bring the repository to the state of ``parcel``, and check it."""
-        card = CardKeeper(self.ledger, self._repo, self._revision, parcel)
+        card = CardKeeper(self.ledger, self.repo, self.revision, parcel)
         fresh = card.wanted(self.publisher.card())
         if fresh != self.publisher.card():
             self.publisher.check_card(fresh)
-        self.send(parcel.items, threads, warn=parcel.facts.images)
+        self._run(parcel.items, partial(self.send, images=parcel.facts.images), threads)
         wanted = Wanted(parcel.items, card.wanted, card.interim, self.keeps)
         title = f"Push {counted(parcel.rows, 'row')} with laion6m {builder.__version__}"
         remote = self.publisher.settle(wanted, title)
@@ -195,7 +195,7 @@ class Session:
         problems = self._problems(parcel, remote, there)
         if problems:
             raise HubError(
-                f"checking {self._repo} after the push",
+                f"checking {self.repo} after the push",
                 f"{problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
                 SOMEBODY_ELSE,
             )
@@ -221,33 +221,28 @@ class Session:
             self._saved = _saved_by(self.publisher.manifest() or b"")
         return path not in self._saved
 
-    def send(self, items: Mapping[str, Item], threads: int, *, warn: bool) -> None:
-        """Send what the Hub lacks, several files at a time. ``warn``: say once whose images they are."""
+    def send(self, item: Item, *, images: bool = True) -> None:
+        """Send a file, unless the Hub has it. ``images``: say once whose images these are."""
+        if images and not self._warned and self.publisher.differing([item]):
+            self._note_licence()
+        self.publisher.send(item)
 
-        def send(item: Item) -> None:
-            if warn and self.publisher.differing([item]):
-                self.note_licence()
-            self.publisher.send(item)
-
-        self._run(items, send, threads)
-
-    def note_licence(self) -> None:
-        """Say once whose images they are."""
+    def _note_licence(self) -> None:
         with self._lock:
             warned, self._warned = self._warned, True
         if not warned:
             remote = self.publisher.remote
             state = f"{'is' if self._made else 'already exists and is'} {'private' if remote.private else 'public'}"
             self.meter.say(
-                f"{self._repo} {state}. The images belong to their owners. Upstream's authors say that they may not "
+                f"{self.repo} {state}. The images belong to their owners. Upstream's authors say that they may not "
                 "redistribute the images. Keep the repository private unless you know that you may publish it."
             )
 
     def _note_name(self) -> None:
         name = self.publisher.remote.name
-        if name not in ("", self._repo):
+        if name not in ("", self.repo):
             self.meter.say(
-                f"{self._repo} is now called {name}. The old name works until another repository takes it. The "
+                f"{self.repo} is now called {name}. The old name works until another repository takes it. The "
                 "records of deleted shards use the old name."
             )
 
@@ -285,7 +280,7 @@ class Session:
         if rows != parcel.rows:
             stated = "no number of rows" if rows is None else counted(rows, "row")
             found.append(f"{schema.CARD} says {stated}, but the dataset has {parcel.rows:,}")
-        if generated_part(card) != generated_part(make_card(parcel.facts, Own(), self._repo)):
+        if generated_part(card) != generated_part(make_card(parcel.facts, Own(), self.repo)):
             found.append(f"{schema.CARD} belongs to another dataset")
         return found
 
@@ -293,7 +288,7 @@ class Session:
         publisher = self.publisher
         pull = publisher.pull_request
         return Pushed(
-            repo=self._repo,
+            repo=self.repo,
             url=publisher.client.url,
             revision=publisher.revision if pull is None else pull[0],
             sha=remote.sha,

@@ -79,7 +79,7 @@ def convert_and_push(
         session = Session(out, push_to, branch, create_pr=False, token=token, quiet=quiet)
         session.open(public)
         interim_card(session.publisher.card(), push_to, "")  # raises now, not at the end, if the card cannot be read
-        stream = _Stream(session, out, options, push_to, branch, delete_pushed)
+        stream = _Stream(session, options, delete_pushed)
         kind = replace(CONVERT, stands=stream.stands, outlet=stream)
         try:
             how = RunOptions(Slice(start, end), EngineChoice(engine, num_proc, address), storage, quiet)
@@ -103,10 +103,8 @@ class _Stream:
     """An Outlet (conversion/kind.py). It starts its threads at the first shard: by then the workers have been
     forked."""
 
-    def __init__(
-        self, session: Session, out: str, options: ConvertOptions, repo: str, revision: str, delete: bool
-    ) -> None:
-        self._session, self._out, self._repo, self._revision, self._delete = session, out, repo, revision, delete
+    def __init__(self, session: Session, options: ConvertOptions, delete: bool) -> None:
+        self._session, self._delete = session, delete
         self._suffix = schema.SUFFIXES[options.format]
         self._limit = BACKLOG_SHARDS * options.max_shard_size
         self._known: dict[int, PushedMark] = {}  # marks compared with the repository
@@ -125,7 +123,7 @@ class _Stream:
         """Whether a receipt's shard exists: here, or on the Hub after it was deleted here."""
         if CONVERT.stands(ledger, receipt, name, sizes):
             return True
-        mark = PushRecords(ledger.folder).mark(receipt.number, self._repo, self._revision)
+        mark = PushRecords(ledger.folder).mark(receipt.number, self._session.repo, self._session.revision)
         if mark is None or mark.digest != receipt.digest:
             return False
         if receipt.number not in self._known:  # deleted by this run or by another slice's
@@ -141,7 +139,7 @@ class _Stream:
                 known.clear()
         self._shards = shards
         path = schema.ShardName(receipt.number, shards, self._suffix).path
-        file = os.path.join(self._out, path)
+        file = os.path.join(self._session.ledger.out, path)
         for earlier in (self._here, self._sent):  # the shard was made again with other rows
             earlier.pop(path, None)
         self._done.discard(path)
@@ -176,24 +174,19 @@ class _Stream:
         """Delete shards that the Hub has, after writing a mark for each. A shard that was made again stays. Raises
         WriteError."""
         for item in items:
-            name = shard_of(item.path)
-            if name is None or self._made_again(item):
-                self._here.pop(item.path, None)
-                continue
-            sha256 = self._session.digests.of(item)
-            mark = PushedMark(name.number, item.path, item.size, item.digest, sha256, self._repo, self._revision)
-            PushRecords(self._session.ledger.folder).write_mark(mark)
-            try:
-                os.unlink(item.file)
-            except OSError as error:
-                raise WriteError(item.file, error.strerror) from error
+            name, session = shard_of(item.path), self._session
+            if name is not None and not self._made_again(item):
+                known = name.number, item.path, item.size, item.digest, session.digests.of(item)
+                PushRecords(session.ledger.folder).write_mark(PushedMark(*known, session.repo, session.revision))
+                try:
+                    os.unlink(item.file)
+                except OSError as error:
+                    raise WriteError(item.file, error.strerror) from error
             self._here.pop(item.path, None)
 
     def _send(self, item: Item) -> None:
         try:
-            if self._session.publisher.differing([item]):
-                self._session.note_licence()
-            self._session.publisher.send(item)
+            self._session.send(item)
         except (HubError, OutputError):
             if self._here.get(item.path) is item and not self._made_again(item):
                 raise
@@ -233,7 +226,7 @@ class _Stream:
         self._sent = {}
 
     def _interim(self, there: bytes | None) -> bytes | None:
-        return interim_card(there, self._repo, self._suffix)
+        return interim_card(there, self._session.repo, self._suffix)
 
     def _keeps(self, path: str) -> bool:
         """Whether a file may stay in the repository: files of others, and this job's other shards."""

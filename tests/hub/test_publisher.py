@@ -167,19 +167,11 @@ def content(items: dict[str, Item], card: bytes = CARD) -> dict[str, bytes]:
     return {"README.md": card} | {path: Path(item.file).read_bytes() for path, item in items.items()}
 
 
-class Sizes:
-    """A meter."""
-
-    def __init__(self) -> None:
-        self.sizes: dict[str, int] = {}
-
-    def at(self, path: str, size: int) -> None:
-        self.sizes[path] = size
-
-
 def publisher(table: Table, folder: Path, revision: str = "main", create_pr: bool = False) -> Publisher:
     digests = Digests(str(folder / "sha256.jsonl"))
-    return Publisher(table, revision, create_pr, digests, Patience(lambda: "Go on.", lambda text: None), Sizes())
+    return Publisher(
+        table, revision, create_pr, digests, Patience(lambda: "Go on.", lambda text: None), lambda path, size: None
+    )
 
 
 def push(table: Table, folder: Path, what: Wanted, **options: Any) -> Publisher:
