@@ -58,4 +58,4 @@ def in_words(rejected: Counter[str], listed: int | None) -> str:
     """One line of text: how many samples are left out, and why."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejected.items()))
     of = "" if listed is None else f"of {listed:,} listed "
-    return f"{rejected.total():,} {of}samples are left out: {reasons}. laion6m convert keeps each with its reason."
+    return f"{rejected.total():,} {of}samples are left out: {reasons}. laion6m convert lists each with its reason."

@@ -28,21 +28,22 @@ class ArrayColumns:
         """``missing_ok``: True, or the columns in which a row may lack its array. Raises OptionError, SourceError,
         DamagedFileError, IndexMismatchError."""
         if isinstance(arrays, str):
-            raise OptionError("arrays", arrays, f"a list of columns: ({arrays!r},)")
+            raise OptionError("arrays", arrays, f'give a list of columns: ["{arrays}"]')
         columns = ([("image_latents", image_latents)] if image_latents is not None else []) + [(n, n) for n in arrays]
         for name in arrays:
             if name in TAKEN:
-                raise OptionError("arrays", name, "samples hold something else by that name; add the column by another")
+                raise OptionError("arrays", name, "samples have this field already. Give the column another name")
         optional = [name for _, name in columns] if missing_ok is True else list(missing_ok or ())
         for name in optional:
             if name not in [column for _, column in columns]:
-                raise OptionError("missing_ok", name, "is not among image_latents and arrays")
+                raise OptionError("missing_ok", name, "name columns that image_latents or arrays give, too")
         self.optional = frozenset(optional)
         self._columns: dict[str, Column] = {}
         for key, name in columns:
             column = rows.reader._column(name)
             if not isinstance(column, Column):
-                raise OptionError("arrays", name, "is a column of values, not of arrays")
+                option = "image_latents" if key == "image_latents" else "arrays"
+                raise OptionError(option, name, "this column holds values. Name a column of arrays")
             self._columns[key] = column
 
     def __bool__(self) -> bool:
@@ -58,7 +59,7 @@ class ArrayColumns:
         for key, column in self._columns.items():
             array: Array | None = column[row]
             if array is None and column.name not in self.optional:
-                raise ValueError(f"the row has no array in the column {column.name}; missing_ok=({column.name!r},)?")
+                raise ValueError(f'no array in the column {column.name}. missing_ok=["{column.name}"] allows that')
             tensors[key] = None if array is None else from_array(array)
         return tensors
 
@@ -85,7 +86,7 @@ def collate_arrays(name: str, arrays: Sequence[Tensor | None]) -> dict[str, Tens
         return {name: torch.stack([blank if array is None else array for array in arrays]), f"{name}_mask": mask}
     if len({shape[1:] for shape in shapes}) > 1 or () in shapes:
         found = " and ".join(map(str, sorted(shapes)))
-        raise OptionError("collate_fn", name, f"a batch has {found}, which differ in more than the first dimension")
+        raise OptionError("collate_fn", name, f"the shapes are {found}. Only the first dimension may differ")
     blank = there[0][:0]
     rows = [blank if array is None else array for array in arrays]
     padded = pad_sequence(rows, batch_first=True)

@@ -41,11 +41,10 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         world_size: int | None = None,
     ) -> None:
         if isinstance(sampler, MixtureSampler):
-            raise OptionError("sampler", "MixtureSampler", "batches by bucket cannot keep to weights")
+            raise OptionError("sampler", "MixtureSampler", "batches by bucket have no weights. Give another sampler")
         if not hasattr(sampler, "dataset") or not hasattr(sampler, "seed"):
-            raise OptionError(
-                "sampler", type(sampler).__name__, "one of a dataset, with a seed: InfiniteSampler, EpochSampler"
-            )
+            allowed = "give a sampler with a dataset and a seed, such as InfiniteSampler or EpochSampler"
+            raise OptionError("sampler", type(sampler).__name__, allowed)
         self._placed = rank is not None or getattr(sampler, "placed", False)
         if rank is None and world_size is None and self._placed:
             rank, world_size = sampler.rank, sampler.world_size
@@ -61,8 +60,8 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         self._sizes = [list(size) for size in buckets.sizes]
         self._order = self._make_order(sampler.seed)
         if not self._endless and self._order.fewest < self.world_size:
-            few = f"an epoch has {self._order.fewest} batches, none for some of the {self.world_size} ranks"
-            raise OptionError("batch_size", batch_size, few)
+            few = f"an epoch has {self._order.fewest} batches, too few for {self.world_size} ranks"
+            raise OptionError("batch_size", batch_size, f"{few}. Give a smaller batch_size")
 
     def _make_order(self, seed: int) -> BatchOrder:
         return BatchOrder(self._buckets, self.batch_size, seed, self.sampler.shuffle, self.drop_last)
@@ -137,7 +136,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
     def load_state_dict(self, state: State) -> None:
         check_state(state, self.state_dict(), self._identity())
         if state["batch_size"] != self.batch_size:
-            raise OptionError("batch_size", self.batch_size, f"the state counts batches of {state['batch_size']}")
+            raise OptionError("batch_size", self.batch_size, f"the saved state is of batches of {state['batch_size']}")
         self._order = self._make_order(state["seed"])
         epoch, position = int(state["epoch"]), int(state["position"])
         if "order" not in state:
@@ -154,8 +153,8 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         ones come in another order."""
         if (epoch or position > self._order.first(1)) and self.drop_last:
             warnings.warn(
-                "this state was saved by an earlier version, which left out what an epoch had over of a bucket: the "
-                "epoch that it is in shows some rows a second time",
+                "This state was saved by an earlier version, which left out the rows that did not fill a batch. So its "
+                "epoch shows some rows a second time.",
                 stacklevel=3,
             )
         return position if self._endless else self._first(epoch) + position
@@ -177,13 +176,11 @@ def bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
     if not parts:
         own: Buckets | None = getattr(dataset, "buckets", None)
         if own is None:
-            raise OptionError("buckets", None, f"give the {type(dataset).__name__} buckets to crop to")
+            raise OptionError("buckets", None, f"the {type(dataset).__name__} crops to no buckets. Give it buckets")
         return own, _part_numbers(dataset, own)
     found = [bucketed(part) for part in parts]
     if any(buckets.sizes != found[0][0].sizes for buckets, _ in found):
-        raise OptionError(
-            "buckets", [buckets.sizes for buckets, _ in found], "give every dataset the same buckets to crop to"
-        )
+        raise OptionError("buckets", [buckets.sizes for buckets, _ in found], "give every dataset the same buckets")
     return found[0][0], np.concatenate([numbers for _, numbers in found])
 
 
@@ -191,5 +188,5 @@ def _part_numbers(part: Any, buckets: Buckets) -> NDArray[np.int16]:
     widths, heights = part.widths(), part.heights()
     if not len(widths) == len(heights) == len(part):
         known = f"{len(widths)} widths and {len(heights)} heights"
-        raise OptionError("dataset", f"{len(part)} rows", f"has {known}; give it widths() and heights() of its rows")
+        raise OptionError("dataset", f"{len(part)} rows", f"it has {known}. Give it one of each for every row")
     return buckets.of_all(widths, heights)

@@ -35,7 +35,7 @@ class Buckets:
         pairs = sorted(distinct, key=lambda size: size[0] / size[1])
         ratios = [width / height for width, height in pairs]
         if len(set(ratios)) < len(ratios):
-            raise OptionError("buckets", sizes, "no two may have the same ratio: an image could go to either")
+            raise OptionError("buckets", sizes, "two of them have the same ratio, so an image fits both. Leave one out")
         self.sizes: tuple[Size, ...] = tuple(pairs)
         self._borders = [float(np.sqrt(left * right)) for left, right in pairwise(ratios)]
 
@@ -45,7 +45,7 @@ class Buckets:
         the shorter side is the largest that fits into ``side × side`` pixels. Ratios go from 1 : ``max_ratio`` to
         ``max_ratio`` : 1. Raises OptionError."""
         if step < 1 or side < step:
-            raise OptionError("step", step, f"1 to side={side}")
+            raise OptionError("step", step, f"1 to {side}, the side")
         by_ratio: dict[float, Size] = {}
         for longer in range(step, int(side * max_ratio) + 1, step):
             shorter = side * side // longer // step * step

@@ -9,6 +9,7 @@ from typing import Any
 
 from builder.base.errors import OptionError
 from builder.mm.order import check_weights
+from builder.mm.skips import problem_of
 
 _TRIED = 500
 """If none of so many rows has a caption, its name is probably misspelt."""
@@ -80,5 +81,5 @@ def make_prompt(template: Mapping[str, Any], caption: str, unconditional: float)
         if template.get("IMG_START_TOKEN_FOR_GENERATION", True):
             prompt += template["IMG_START_TOKEN"]
     except (KeyError, IndexError, ValueError) as error:  # the template is at fault: the caption is only inserted
-        raise OptionError("prompt_template", list(template), f"cannot be used: {error!r}") from error
+        raise OptionError("prompt_template", list(template), f"cannot be used: {problem_of(error)}") from error
     return str(prompt)

@@ -14,4 +14,4 @@ def one_of(name: str, value: object, *allowed: str) -> None:
 def no_text(name: str, value: object, allowed: str) -> None:
     """Raises OptionError if ``value`` is a string. It must be a number."""
     if isinstance(value, str):
-        raise OptionError(name, value, f"{allowed}, not a text")
+        raise OptionError(name, value, f"{allowed}, not text")

@@ -42,12 +42,13 @@ def collate_func_gen_tokens(instances: Sequence[Mapping[str, Any]], pad_index: i
 def _collate(instances: Sequence[Mapping[str, Any]], image_key: str, pad_index: int) -> Batch:
     for instance in instances:
         if image_key not in instance:
-            raise OptionError("collate_fn", image_key, f"is what it puts together; a sample has {', '.join(instance)}")
+            raise OptionError("collate_fn", image_key, f"every sample needs it, but one has only {', '.join(instance)}")
     images = [instance[image_key] for instance in instances]
     shapes = {tuple(image.shape) for image in images if image is not None}
     if len(shapes) > 1:
         found = " and ".join(map(str, sorted(shapes)))
-        raise OptionError("collate_fn", image_key, f"a batch has {found}; with buckets, use AspectRatioBatchSampler")
+        advice = "With buckets, use AspectRatioBatchSampler"
+        raise OptionError("collate_fn", image_key, f"a batch has the shapes {found}. {advice}")
     texts: list[Tensor] = [instance["input_ids"] for instance in instances]
     input_ids = pad_sequence(texts, batch_first=True, padding_value=pad_index)
     lengths = torch.tensor([len(text) for text in texts])
@@ -93,10 +94,10 @@ class CollateConcat:
         is not one of the keys."""
         samples = [sample for sample in data_samples if len(sample) > 0]
         if not samples:
-            raise OptionError("data_samples", data_samples, "a batch needs one sample that is not empty")
+            raise OptionError("data_samples", data_samples, "every sample is empty. A batch needs one that is not")
         key = samples[0]["type"]
         if key not in self.collate_fns:
-            raise OptionError("type", key, f"there are collate functions for {', '.join(self.keys)}")
+            raise OptionError("type", key, f"the collate functions are for {', '.join(self.keys)}")
         return {"data": {key: self.collate_fns[key](samples)["data"]}, "data_samples": None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -255,7 +256,7 @@ class CaptionDataset(SampleLoading, _Base):
                 raise bad from error
             self.skips.note(bad, error)
         if self.buckets is not None:
-            raise OptionError("buckets", self.buckets.sizes, "_retry() cannot tell which sample has that shape")
+            raise OptionError("buckets", self.buckets.sizes, "_retry() does not know the shape of the bad sample")
         self._retries += 1
         try:
             return self[random.choice(range(len(self)))]
@@ -318,4 +319,5 @@ class CaptionDataset(SampleLoading, _Base):
             path = path_in(entry, "image")
             return path.row if isinstance(path, RowPath) else find_image(self._samples(), path).row
         except (KeyError, ValueError, FileNotFoundError) as error:
-            raise OptionError("data_list", entry, f"no row of {self.data_path}: {problem_of(error)}") from error
+            place = shlex.quote(self.data_path)
+            raise OptionError("data_list", entry, f"not a row of {place}: {problem_of(error)}") from error

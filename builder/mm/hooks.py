@@ -61,12 +61,10 @@ def _resumable(loader: Any) -> Any:
     """The loader's sampler or batch sampler that has ``state_after``. Raises OptionError."""
     for sampler in (loader.batch_sampler, loader.sampler):
         if isinstance(sampler, EpochSampler) or isinstance(getattr(sampler, "sampler", None), EpochSampler):
-            raise OptionError(
-                "sampler", "EpochSampler", "an iteration-based loop needs InfiniteSampler to be resumable"
-            )
+            raise OptionError("sampler", "EpochSampler", "to resume an iteration-based loop, give InfiniteSampler")
         if hasattr(sampler, "state_after"):
             return sampler
-    raise OptionError("sampler", type(loader.sampler).__name__, "SamplerStateHook needs one of builder.mm's samplers")
+    raise OptionError("sampler", type(loader.sampler).__name__, "to use SamplerStateHook, give a sampler of builder.mm")
 
 
 class NormalizePixelsHook(Hook):  # type: ignore[misc]

@@ -73,7 +73,7 @@ class Permutation:
 
     def __init__(self, size: int, seed: int) -> None:
         if not 1 <= size <= 1 << 62:
-            raise OptionError("size", size, "1 to 2**62 rows can be put in order")
+            raise OptionError("size", size, "1 to 2**62 rows")
         bits = max(2, (size - 1).bit_length())
         self.size = size
         self._low = bits // 2
@@ -179,7 +179,7 @@ class WindowOrder:
         if self.run < 1:
             raise OptionError("run", self.run, "1 row or more")
         if self.window < self.run or self.window % self.run:
-            raise OptionError("window", self.window, f"a multiple of run={self.run}, the rows that lie side by side")
+            raise OptionError("window", self.window, f"a multiple of run, which is {self.run}")
 
     def take(self, positions: Rows) -> Rows:
         rows = np.empty_like(positions)
@@ -279,9 +279,7 @@ def check_weights(name: str, weights: Sequence[float], value: object) -> None:
     for weight in weights:
         check_number(name, weight, "each weight a positive number")
     if not weights or not all(0 < weight < float("inf") for weight in weights):
-        raise OptionError(
-            name, value, "one or more weights, each a positive number; leave out what is never to be drawn"
-        )
+        raise OptionError(name, value, "one or more positive numbers. Leave out what shall never be drawn")
 
 
 def shares(weights: Sequence[float], slots: int) -> list[int]:
@@ -297,7 +295,7 @@ def shares(weights: Sequence[float], slots: int) -> list[int]:
     for i in by_remainder[: slots - sum(whole)]:
         whole[i] += 1
     if min(whole) == 0:
-        raise OptionError("weights", list(weights), f"none may be under 1/{slots} of their sum")
+        raise OptionError("weights", list(weights), f"each must be at least 1/{slots} of their sum")
     return whole
 
 

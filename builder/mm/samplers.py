@@ -15,6 +15,7 @@ A sampler takes the rows at positions ``start + rank``, ``start + rank + world_s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence, Sized
 from itertools import pairwise
 from numbers import Integral
@@ -231,7 +232,7 @@ class MixtureSampler(InfiniteSampler):
     ) -> None:
         ends = getattr(dataset, "cumulative_sizes", None)
         if ends is None:
-            raise OptionError("dataset", type(dataset).__name__, "a mixture needs a ConcatDataset")
+            raise OptionError("dataset", type(dataset).__name__, "give a ConcatDataset. The weights are for its parts")
         try:
             self.weights = np.asarray(weights).tolist() if hasattr(weights, "__array__") else list(weights)
         except TypeError:
@@ -241,7 +242,7 @@ class MixtureSampler(InfiniteSampler):
 
     def _make_order(self) -> Order:
         if 0 in self._sizes:
-            raise OptionError("dataset", self._sizes, "rows of its parts; one that has none cannot be drawn from")
+            raise OptionError("dataset", self._sizes, "these are the rows of its parts. A part has none: leave it out")
         orders = [
             make_order(size, derive(self.seed, part), self.shuffle, self._window, self._run)
             for part, size in enumerate(self._sizes)
@@ -256,13 +257,13 @@ class MixtureSampler(InfiniteSampler):
 def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int) -> Order:
     """The order that a sampler's options ask for. Raises OptionError."""
     if size < 1:
-        raise OptionError("dataset", f"{size} rows", "there is nothing to put in order")
+        raise OptionError("dataset", f"{size} rows", "a sampler needs at least one")
     if not shuffle:
         return ListedOrder(size)
     if window is None:
         return ShuffledOrder(size, seed)
-    check_number("run", run, "rows that lie side by side, 1 or more", Integral)
-    check_number("window", window, f"rows, a multiple of run={run}", Integral)
+    check_number("run", run, "1 row or more", Integral)
+    check_number("window", window, f"a multiple of run, which is {run}", Integral)
     return WindowOrder(size, seed, int(window), int(run))
 
 
@@ -271,9 +272,10 @@ def check_state(state: State, own: State, identity: State) -> None:
     ``identity``."""
     for name, value in identity.items():
         if name in state and state[name] != value:
-            raise OptionError(name, value, f"the sampler's state was saved with {name}={state[name]!r}")
+            here, saved = ("none" if each is None else json.dumps(each) for each in (value, state[name]))
+            raise OptionError(name, None, f"{here} here, {saved} in the saved state. Make the sampler as it was then")
     missing = [name for name in own if name not in state and name not in identity]
     if missing:
-        raise OptionError("kind", own["kind"], f"the state is another sampler's: it lacks {', '.join(missing)}")
+        raise OptionError("kind", own["kind"], f"the saved state is another sampler's: it lacks {', '.join(missing)}")
     if state["rows"] != own["rows"]:
-        raise OptionError("dataset", f"{own['rows']} rows", f"the sampler's state was saved over {state['rows']} rows")
+        raise OptionError("dataset", f"{own['rows']} rows", f"the saved state is of {state['rows']} rows")

@@ -12,6 +12,7 @@ from builder.base.errors import ListingError
 from builder.base.schema import INDEX
 from builder.read.sample import Sample
 from builder.read.view import Rows
+from builder.source.captions import json_kind
 
 
 class RowPath(str):
@@ -100,7 +101,7 @@ def find_annotation(source: Rows, path: str) -> Sample:
     except KeyError:
         raise FileNotFoundError(f"no sample has the annotation {path}") from None
     if sample.annotation_path.removeprefix("./") != path.removeprefix("./"):
-        raise FileNotFoundError(f"{path} is not the annotation of {sample.path}; take the paths from data_list")
+        raise FileNotFoundError(f"{path} is not the annotation of {sample.path}. Take the paths from data_list")
     return sample
 
 
@@ -138,7 +139,7 @@ def path_in(entry: Mapping[str, Any], name: str) -> str:
     """The path in field ``name`` of a list's entry. Raises KeyError, ValueError."""
     path = entry[name]
     if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"{name} is not a path but {kind_of(path)}")
+        raise ValueError(f"{name} is {json_kind(path)}, not a path")
     return path  # type: ignore[return-value]  # a subclass's pathlib.Path goes through as it did
 
 
@@ -146,10 +147,5 @@ def parse_document(text: str | bytes, annotation_file: str) -> dict[str, Any]:
     """Parse a JSON object. Raises ValueError for anything else."""
     document = json.loads(text)
     if not isinstance(document, dict):
-        raise ValueError(f"{annotation_file} is not a JSON object but {kind_of(document)}")
+        raise ValueError(f"{annotation_file} is {json_kind(document)}, not a JSON object")
     return document
-
-
-def kind_of(value: object) -> str:
-    """A value's type, in words."""
-    return "null" if value is None else f"of type {type(value).__name__}"

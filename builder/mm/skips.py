@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 import warnings
 
 from builder.base.errors import Laion6mError, MissingExtraError, OptionError
@@ -17,7 +18,7 @@ class SampleError(Laion6mError):
     def _words(self) -> str:
         data_path, index, image, problem = self.args
         which = "a sample" if index is None else f"sample {index} ({image})"
-        return f"{data_path}: {which}: {problem}"
+        return f"{shlex.quote(data_path)}: {which}: {problem}"
 
 
 class TooManyBadSamplesError(Laion6mError):
@@ -27,8 +28,8 @@ class TooManyBadSamplesError(Laion6mError):
         data_path, skipped, tried, share = self.args
         counts = ", ".join(f"{problem}: {count}" for problem, count in sorted(skipped.items()))
         return (
-            f"{data_path}: {sum(skipped.values())} of {tried} samples could not be used ({counts}), "
-            f"more than max_skip_ratio={share}. on_error='raise' names the first."
+            f"{shlex.quote(data_path)}: {sum(skipped.values())} of {tried} samples could not be used ({counts}), more "
+            f"than max_skip_ratio={share} allows. To see what is wrong with the first, give on_error='raise'."
         )
 
 
@@ -75,7 +76,7 @@ class Skips:
         """Count a skipped sample. Warns at the first of its kind."""
         kind = str(cause.args[0]) if isinstance(cause, UnusableImageError) else type(cause).__name__
         if kind not in self.counts:
-            warnings.warn(f"skipped {bad}; others of this kind ({kind}) are only counted", stacklevel=5)
+            warnings.warn(f"skipped {bad}. Others of this kind ({kind}) are only counted.", stacklevel=5)
         self.counts[kind] = self.counts.get(kind, 0) + 1
 
     def too_many(self) -> TooManyBadSamplesError:

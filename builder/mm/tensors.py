@@ -65,7 +65,7 @@ def build(config: Any) -> Any:
 def pop_type(options: dict[str, Any]) -> Any:
     """Remove a config dict's ``type`` and return it. The options stay in the dict. Raises OptionError."""
     if "type" not in options:
-        raise OptionError("type", None, f"a dict that is to become an object needs one; this has {', '.join(options)}")
+        raise OptionError("type", None, f"a config dict of an object needs a type; this one has {', '.join(options)}")
     return options.pop("type")
 
 

@@ -96,7 +96,7 @@ def merge_recaption(sidecar: bytes | None, recaption: str) -> bytes:
     except ValueError as error:
         raise _invalid(f"the sidecar is not JSON: {_brief(str(error))}") from None
     if not isinstance(fields, dict):
-        raise _invalid(f"the sidecar is {_kind(fields)}, not a JSON object")
+        raise _invalid(f"the sidecar is {json_kind(fields)}, not a JSON object")
     row = json.loads(recaption)
     if words := contradiction(fields, row):
         raise _invalid(words)
@@ -169,7 +169,7 @@ def excess(document: bytes) -> str:
 
 def _caption_of(value: Any, caption_key: str) -> str:
     if not isinstance(value, dict):
-        raise _invalid(f"{_kind(value)}, not a JSON object")
+        raise _invalid(f"{json_kind(value)}, not a JSON object")
     keys = AUTO_KEYS if caption_key == "auto" else (caption_key,)
     for key in keys:
         if key in value:
@@ -182,7 +182,7 @@ def _caption_of(value: Any, caption_key: str) -> str:
         key, value = "conversations", {"conversations": spoken}
     caption = value[key]
     if not isinstance(caption, str):
-        raise _invalid(f"{key} is {_kind(caption)}, not a string")
+        raise _invalid(f"{key} is {json_kind(caption)}, not a string")
     if not caption.strip():
         raise _invalid(f"{key} is blank")
     return caption
@@ -200,7 +200,8 @@ def _invalid(detail: str) -> SampleProblem:
     return SampleProblem(Reason.CAPTION_INVALID, detail.encode("utf-8", "backslashreplace").decode())
 
 
-def _kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
+    """The type of a value from JSON, in words."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 

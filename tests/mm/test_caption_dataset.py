@@ -453,9 +453,9 @@ def test_an_index_beyond_the_end_is_an_index_error(files: Path, options: Options
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"GENERATION": "{caption}"}, "KeyError.*caption"),
-        ({"INSTRUCTION": "{input} {"}, "ValueError"),
-        ({"INSTRUCTION": "{} {}"}, "IndexError"),
+        ({"GENERATION": "{caption}"}, "no field 'caption'"),
+        ({"INSTRUCTION": "{input} {"}, "Single '{'"),
+        ({"INSTRUCTION": "{} {}"}, "index 0 out of range"),
     ],
 )
 def test_a_template_that_does_not_fit_is_not_taken_for_a_bad_sample(
@@ -465,7 +465,7 @@ def test_a_template_that_does_not_fit_is_not_taken_for_a_bad_sample(
     with pytest.raises(OptionError, match=f"prompt_template.*{problem}"):
         CaptionDataset(str(files), on_error="skip", **options)[0]
     del template["INSTRUCTION"]
-    with pytest.raises(OptionError, match=r"prompt_template.*KeyError.*INSTRUCTION"):
+    with pytest.raises(OptionError, match=r"prompt_template.*no field 'INSTRUCTION'"):
         CaptionDataset(str(files), on_error="skip", **{**options, "prompt_template": template})[0]
 
 
@@ -491,7 +491,7 @@ def test_options_out_of_range_are_refused(option: str, value: Any, files: Path) 
 
 
 def test_a_config_without_a_type_is_refused(files: Path) -> None:
-    with pytest.raises(OptionError, match=r"type: .*this has padding_side"):
+    with pytest.raises(OptionError, match=r"type: .*this one has padding_side"):
         CaptionDataset(str(files), tokenizer={"padding_side": "right"})
 
 
@@ -520,7 +520,7 @@ def test_an_annotation_that_is_no_object_is_a_bad_sample(
     root = make_files(tmp_path / "source", 3)
     dataset = CaptionDataset(str(root), **options)
     (root / "captions" / dataset.data_list[0]["annotation"]).write_text(text)
-    with pytest.raises(SampleError, match=r"sample 0 .*is not a JSON object but"):
+    with pytest.raises(SampleError, match=r"sample 0 .*is .*, not a JSON object"):
         dataset[0]
     dataset.on_error = "skip"
     with pytest.warns(UserWarning, match="skipped"):
@@ -538,7 +538,7 @@ def test_an_entry_whose_path_is_no_string_is_a_bad_sample(
     (tmp_path / "data.json").write_text(json.dumps(entries))
     place = {"image_folder": str(files / "raw"), "cap_folder": str(files / "captions")}
     dataset = CaptionDataset(str(tmp_path / "data.json"), **place, **options)
-    with pytest.raises(SampleError, match=f"sample 0 .*{name} is not a path but"):
+    with pytest.raises(SampleError, match=f"sample 0 .*{name} is .*, not a path"):
         dataset[0]
     dataset.on_error = "skip"
     with pytest.warns(UserWarning, match="skipped"):

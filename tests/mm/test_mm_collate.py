@@ -82,16 +82,16 @@ def test_a_collate_function_that_nobody_knows_is_named() -> None:
 def test_what_cannot_be_collated_is_named() -> None:
     with pytest.raises(OptionError, match="one for each of the 1"):
         CollateConcat([{"type": collate_func_gen}], ["a", "b"])
-    with pytest.raises(OptionError, match=r"pixel_values.*a sample has image_latents, input_ids"):
+    with pytest.raises(OptionError, match=r"pixel_values.*one has only image_latents, input_ids"):
         collate_func_gen([sample("image_latents", 1)])
     one, other = sample("pixel_values", 1), sample("pixel_values", 1)
     other["pixel_values"] = torch.zeros(2, 4)
-    with pytest.raises(OptionError, match=r"a batch has \(2, 3\) and \(2, 4\); .*AspectRatioBatchSampler"):
+    with pytest.raises(OptionError, match=r"a batch has the shapes \(2, 3\) and \(2, 4\). .*AspectRatioBatchSampler"):
         collate_func_gen([one, other])
-    with pytest.raises(OptionError, match=r"type: .*this has pad_index"):
+    with pytest.raises(OptionError, match=r"type: .*this one has pad_index"):
         CollateConcat([{"pad_index": 1}], ["text2image"])
     collate = CollateConcat([{"type": collate_func_gen}], ["text2image"])
-    with pytest.raises(OptionError, match="there are collate functions for text2image"):
+    with pytest.raises(OptionError, match="the collate functions are for text2image"):
         collate([sample("pixel_values", 1, "image2image")])
-    with pytest.raises(OptionError, match="not empty"):
+    with pytest.raises(OptionError, match="every sample is empty"):
         collate([{}])

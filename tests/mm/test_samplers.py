@@ -168,24 +168,24 @@ def test_a_state_of_an_earlier_version_is_taken_as_before(name: str) -> None:
 def test_a_refused_state_says_what_differs() -> None:
     parts = ConcatDataset([Rows(20), Rows(30)])
     state = SAMPLERS["mixture"]().state_after(1, BATCH)
-    with pytest.raises(OptionError, match=r"weights \[2.0, 1.0\]: .*weights=\[1.0, 2.0\]"):
+    with pytest.raises(OptionError, match=r"weights: \[2.0, 1.0\] here, \[1.0, 2.0\] in the saved state"):
         MixtureSampler(parts, [2, 1]).load_state_dict(state)
     state = SAMPLERS["mixture"]().state_after(1, BATCH)
-    with pytest.raises(OptionError, match=r"sizes \[30, 20\]: .*sizes=\[20, 30\]"):
+    with pytest.raises(OptionError, match=r"sizes: \[30, 20\] here, \[20, 30\] in"):
         MixtureSampler(ConcatDataset([Rows(30), Rows(20)]), [1, 2]).load_state_dict(state)
-    with pytest.raises(OptionError, match=r"sizes \[20, 31\]: .*sizes=\[20, 30\]"):
+    with pytest.raises(OptionError, match=r"sizes: \[20, 31\] here, \[20, 30\] in"):
         MixtureSampler(ConcatDataset([Rows(20), Rows(31)]), [1, 2]).load_state_dict(state)
     state = SAMPLERS["window"]().state_after(1, BATCH)
-    with pytest.raises(OptionError, match=r"run 10: .*run=5"):
+    with pytest.raises(OptionError, match=r"run: 10 here, 5 in"):
         InfiniteSampler(Rows(50), window=20, run=10).load_state_dict(state)
-    with pytest.raises(OptionError, match=r"drop_last: .*drop_last=True"):
+    with pytest.raises(OptionError, match=r"drop_last: false here, true in"):
         AspectRatioBatchSampler(InfiniteSampler(Rows(50, BUCKETS)), BATCH, drop_last=False).load_state_dict(
             SAMPLERS["buckets"]().state_after(1, BATCH)
         )
     with pytest.raises(OptionError, match="another sampler's: it lacks batch_size"):
         SAMPLERS["buckets"]().load_state_dict({"seed": 3, "position": 8, "rows": 50})
     other = Rows(50, Buckets([(64, 64), (96, 48)]))
-    with pytest.raises(OptionError, match=r"buckets \[\[64, 64\], \[96, 48\]\]: .*buckets=\[\[48, 96\]"):
+    with pytest.raises(OptionError, match=r"buckets: \[\[64, 64\], \[96, 48\]\] here, \[\[48, 96\]"):
         AspectRatioBatchSampler(InfiniteSampler(other), BATCH).load_state_dict(
             SAMPLERS["buckets"]().state_after(1, BATCH)
         )
@@ -476,7 +476,7 @@ def test_every_rank_gets_the_same_number_of_bucket_batches(world: Any) -> None:
 def test_fewer_bucket_batches_than_ranks_are_refused(world: Any) -> None:
     """An epoch without a batch would be over at once, and look like one that was trained on."""
     assert [len(sampler) for sampler in world("buckets, epochs", 12)] == [1] * 12
-    with pytest.raises(OptionError, match="an epoch has 12 batches, none for some of the 13 ranks"):
+    with pytest.raises(OptionError, match="an epoch has 12 batches, too few for 13 ranks"):
         world("buckets, epochs", 13)
 
 
