@@ -90,7 +90,7 @@ def _probe_avif(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
     if avif is None and is_cut(buffer, start, end):
         raise _cut_early("AVIF", end - start)
     if avif is None:
-        raise SampleProblem(Reason.IMAGE_UNREADABLE, f"AVIF of {end - start} bytes whose boxes do not tell its size")
+        raise SampleProblem(Reason.IMAGE_UNREADABLE, f"AVIF of {end - start} bytes whose boxes do not state its size")
     _refuse_large(avif.width, avif.height)
     return ImageInfo("AVIF", *avif)
 
@@ -217,7 +217,7 @@ def opened(file: BytesIO) -> Iterator[ImageFile]:
     except pillow.DecompressionBombError as error:
         raise SampleProblem(Reason.IMAGE_TOO_LARGE, _words(error)) from error
     except MemoryError as error:  # a header claims a size; none is believed beyond the limits above
-        raise SampleProblem(Reason.IMAGE_TOO_LARGE, "more memory than there is") from error
+        raise SampleProblem(Reason.IMAGE_TOO_LARGE, "it needs more memory than there is") from error
     except pillow.UnidentifiedImageError as error:  # its message holds a memory address, different each time
         head = file.getvalue()[:512]
         named = image_formats.other_format(head)

@@ -96,7 +96,8 @@ class _Columns:
             annotations = [entry["annotation"] for entry in entries]
             "".join(images), "".join(annotations)
         except (KeyError, TypeError, IndexError):
-            images, annotations, inline = self._one_by_one(entries, name, first)
+            parts = [_parts(entry, self._caption_key, name, number) for number, entry in enumerate(entries, first)]
+            images, annotations, inline = (list(column) for column in zip(*parts, strict=True))
         if inline is not None and self.inline is None and any(inline):
             self.inline = TextColumn()
             for done in range(0, self._count, _ROWS):
@@ -109,11 +110,6 @@ class _Columns:
             self.annotations.add(annotations)
         self.images.add(images)
         self._count += len(entries)
-
-    def _one_by_one(self, entries: list[Any], name: str, first: int) -> tuple[list[str], list[str], list[str]]:
-        parts = [_parts(entry, self._caption_key, name, number) for number, entry in enumerate(entries, first)]
-        images, annotations, inline = (list(column) for column in zip(*parts, strict=True))
-        return images, annotations, inline
 
     def done(self) -> Listing:
         inline = None if self.inline is None else self.inline.done()

@@ -171,7 +171,7 @@ def _the_rest_at_once(file: ByteFile, base: int) -> Iterator[list[Any] | Plain]:
 
 
 def _endless() -> str:
-    return f"no entry ends within {_WHOLE:,} bytes"
+    return f"an entry is longer than {_WHOLE:,} bytes"
 
 
 def _value(text: bytes, name: str, base: int, cut_off: str = "the list is cut off here") -> Any:

@@ -70,9 +70,9 @@ class Looking:
         self._unread[more.kind] = replace(known, count=known.count + more.count) if known else more
 
     def archives(self, root: str, endings: tuple[str, ...], items: Sequence[Item] | None = None) -> tuple[Archive, ...]:
-        """Tars of a side, also in subfolders, and folders of files with one of these ``endings``, by name. A folder
-        beside a tar of its name is that tar, extracted; the tar is used. Single files beside tars are extracted too;
-        without tars they are a folder. ``items``: the top entries of a source without raw/; there they are not."""
+        """The archives of a side, by name: tars, also in subfolders, and folders of files with one of these
+        ``endings``. A folder or single files beside a tar of their name came out of it: the tar is used. Without tars,
+        single files are an archive, except in ``items``: the top entries of a source without raw/."""
         top = items is not None
         found = self._archives(self.place.entries(root) if items is None else items, endings, "", root, top=top)
         return tuple(sorted(found, key=lambda archive: os.fsencode(archive.name)))
