@@ -282,10 +282,8 @@ class Handles:
         handle = self.get(number)
         try:
             handle.check()
-        except ChangedFileError:
-            if self._prove is None:
-                raise
-            handle = self._again(number, handle)
+        except ChangedFileError as error:
+            handle = self._again(number, handle, error)
         return handle
 
     def read(self, number: int, offset: int, size: int) -> bytes:
@@ -296,10 +294,8 @@ class Handles:
             raise IndexMismatchError(handle.name, f"bytes {offset:,} to {offset + size:,} of {handle.size:,}")
         try:
             data = handle.read_at(offset, size)
-        except ChangedFileError:
-            if self._prove is None:
-                raise
-            handle = self._again(number, handle)
+        except ChangedFileError as error:
+            handle = self._again(number, handle, error)
             data = handle.read_at(offset, size)
         while len(data) != size:  # network storage may return only a part
             more = handle.read_at(offset + len(data), size - len(data))
@@ -316,8 +312,11 @@ class Handles:
                 raise RemovedShardError(self.path(number), url) from error
             raise
 
-    def _again(self, number: int, changed: Handle) -> Handle:
-        """Reopen a file that has changed. Raises IndexMismatchError unless it holds the same bytes."""
+    def _again(self, number: int, changed: Handle, error: ChangedFileError) -> Handle:
+        """Reopen a file that has changed. Raises IndexMismatchError unless it holds the same bytes, and ``error`` if
+        that cannot be proved."""
+        if self._prove is None:
+            raise error
         with self._lock:
             if self._open.get(number) is changed:
                 del self._open[number]

@@ -129,8 +129,7 @@ class Reader(Rows):
         return self._index.find(key)
 
     def _sample(self, row: int) -> Sample:
-        batch, at = self._index.place(row)
-        return Sample(self, row, batch, at)
+        return Sample(self, row, *self._index.place(row))
 
     def _pickled(self, row: int, image: bytes | None) -> tuple[Any, ...]:
         """Everything that another process needs to rebuild a sample of this reader."""
