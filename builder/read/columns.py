@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -63,9 +64,9 @@ class Array:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"arrays of {self.dtype} cannot be kept; possible are {', '.join(DTYPES)}")
+            raise ValueError(f"a column cannot hold arrays of {self.dtype}. It can hold: {', '.join(DTYPES)}")
         if min(self.shape, default=0) < 0 or len(self.data) != math.prod(self.shape) * DTYPES[self.dtype]:
-            raise ValueError(f"{len(self.data)} bytes are no {self.dtype} array of shape {self.shape}")
+            raise ValueError(f"{len(self.data)} bytes do not make a {self.dtype} array of shape {self.shape}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,10 @@ class ColumnHeader:
         """Parse what ``to_json`` writes. Raises KeyError, TypeError or ValueError for anything else."""
         document = schema.json_object(text)
         if document["version"] != COLUMN_VERSION:
-            raise ValueError(f"version {document['version']}; this tool reads {COLUMN_VERSION}")
+            raise ValueError(f"it has version {document['version']}, this tool reads version {COLUMN_VERSION}")
         files = tuple(IndexedFile(f["path"], f["kind"], int(f["rows"]), dict(f["check"])) for f in document["files"])
-        if sum(file.rows for file in files) != document["rows"]:
-            raise ValueError("its files have another number of rows than it")
+        if (rows := sum(file.rows for file in files)) != document["rows"]:
+            raise ValueError(f"its files have {rows} rows, it has {document['rows']}")
         return ColumnHeader(str(document["name"]), int(document["rows"]), str(document["index"]), files)
 
 
@@ -177,7 +178,8 @@ def open_any(root: str, name: str, storage: Storage | None = None) -> Column | V
         header = ColumnHeader.from_json((reader.schema.metadata or {})[schema.INDEX_METADATA_KEY])
     except FileNotFoundError:
         there = ", ".join(columns_of(root, storage=storage)) or "none"
-        raise SourceError(f"{root} has no column {name} (it has: {there}); laion6m add-column makes one") from None
+        problem = f"{shlex.quote(root)} has no column {name}. It has: {there}. To make one: laion6m add-column"
+        raise SourceError(problem) from None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         refuse_denied(path, error)
         raise DamagedFileError(path, "header", f"not the index of a column: {error}") from None
@@ -187,7 +189,7 @@ def open_any(root: str, name: str, storage: Storage | None = None) -> Column | V
     if not known or reader.num_record_batches != -(-header.rows // INDEX_BATCH_ROWS):
         raise DamagedFileError(path, "schema", "not the index of a column, or cut short")
     if header.index != index_digest(root, storage):
-        raise IndexMismatchError(path, "the dataset was converted or indexed again since")
+        raise IndexMismatchError(path, "the dataset was converted or indexed again since this column was made")
     return (Column if arrays else Values)(path, reader, header, root, storage)
 
 
@@ -241,7 +243,7 @@ def read_checksums(root: str, name: str) -> dict[str, str]:
             text = file.read()
         digests = unseal(text)
         if text != seal(digests):
-            raise ValueError("not written as this tool writes it")
+            raise ValueError("this tool did not write it in this form")
     except (OSError, ValueError) as error:
         refuse_denied(path, error)
         raise DamagedFileError(path, "checksums", str(error)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import warnings
 from collections import Counter
 
@@ -34,7 +35,7 @@ def data_files(folder: str) -> list[str] | None:
     """
     if os.path.exists(os.path.join(folder, "dataset_dict.json")):  # DatasetDict.save_to_disk
         splits = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-        raise SourceError(f"{folder} holds splits, open one of them: {', '.join(splits)}")
+        raise SourceError(f"{shlex.quote(folder)} holds several splits. Open one of them: {', '.join(splits)}")
     saved = _saved_files(folder)  # map and shuffle cache other files beside these
     if saved is not None:
         return saved
@@ -59,7 +60,7 @@ def _saved_files(folder: str) -> list[str] | None:
         refuse_denied(state, error)
         raise DamagedFileError(state, "JSON", error) from None
     if any(os.path.isabs(name) or ".." in name.split("/") for name in names):
-        raise DamagedFileError(state, "_data_files", "a file lies outside of its folder")
+        raise DamagedFileError(state, "_data_files", "it names a file outside of its folder")
     return [os.path.join(folder, *name.split("/")) for name in names]
 
 
@@ -89,7 +90,8 @@ def _of_one_split(folder: str, files: list[str]) -> list[str]:
     if len(splits) < 2 or schema.SPLIT not in splits:
         return files
     others = ", ".join(sorted(name or "files of no split" for name in splits if name != schema.SPLIT))
-    warnings.warn(f"{folder}: of its splits, {schema.SPLIT} is read, not {others}", stacklevel=4)
+    place = shlex.quote(folder)
+    warnings.warn(f"{place}: only its split {schema.SPLIT} is read, not {others}. Open these by name", stacklevel=4)
     return splits[schema.SPLIT]
 
 
@@ -113,8 +115,8 @@ def _warn_of_missing(folder: str, files: list[str]) -> None:
     missing = {names: int(names[1]) - count for names, count in there.items() if count < int(names[1])}
     if missing:
         (first, total), _ = next(iter(missing.items()))
+        gone = counted(sum(missing.values()), "shard is", "shards are")
         warnings.warn(
-            f"{folder}: {counted(sum(missing.values()), 'shard is', 'shards are')} missing with their rows, of "
-            f"{first}-…-of-{total} for one",
+            f"{shlex.quote(folder)}: {gone} missing, and so are their rows: one of {first}-…-of-{total}, for example",
             stacklevel=4,
         )

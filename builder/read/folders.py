@@ -84,7 +84,7 @@ class Folder:
             if len(data) < size:
                 raise DamagedFileError(str(tar), name, f"{len(data)} of {size} bytes are there")
             return data
-        raise FileNotFoundError(f"{path} is neither a file below {self.root} nor in a tar there")
+        raise FileNotFoundError(f"{path} is neither a file below {self.root} nor a member of a tar there")
 
     def _candidates(self, name: str) -> list[Path]:
         if self._tars is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -89,7 +90,8 @@ def index_files(
                     captions.setdefault(found.columns.caption, file)
             if None in captions and len(captions) > 1:
                 others = ", ".join(str(name) for name in captions if name)
-                warnings.warn(f"{captions[None]}: it has no captions, as others do in {others}", stacklevel=3)
+                place = shlex.quote(captions[None])
+                warnings.warn(f"{place} has no captions. Other files have them, in {others}", stacklevel=3)
             new = OutputFile(os.path.join(scratch, "index"), path)
             write_index(new, folder, indexed, lambda: (from_ipc(part.read_bytes()) for part in parts))
     return path
@@ -136,8 +138,8 @@ def _find_parquet(file: LocalFile, named: tuple[str | None, str | None], warned:
         if ranges is None:
             if not warned:  # warn once, before the slow work
                 warnings.warn(
-                    f"{path}: the images are {reason}, so all are decoded now, and whole row "
-                    "groups for each later; not if written with compression='none', use_dictionary=False (pyarrow)",
+                    f"{shlex.quote(path)}: the images are {reason}. So all are decoded now, and a whole row group for "
+                    "each later. To avoid this, write with compression='none', use_dictionary=False (pyarrow)",
                     stacklevel=5,
                 )
             places = decode_all(parquet, columns.leaf, probe_sizes=not columns.sized)
@@ -154,7 +156,7 @@ def _find_arrow(file: LocalFile, named: tuple[str | None, str | None]) -> _Found
     with pa.memory_map(path) as source:
         whole = source.read_buffer()
         if whole.size >= 6 and whole[:6].to_pybytes() == b"ARROW1":
-            raise SourceError(f"{path} is an Arrow IPC file; read are IPC streams, as datasets writes them, or Parquet")
+            raise SourceError(f"{shlex.quote(path)} is an Arrow IPC file. Give an Arrow IPC stream, or Parquet")
         with pa.ipc.open_stream(whole) as stream:
             table = pa.Table.from_batches(map(checked, stream), stream.schema)
         columns = recognise_columns(path, table.schema, *named)
@@ -173,7 +175,7 @@ def _counted(path: str, batches: Iterable[pa.RecordBatch], images: int) -> Itera
             break
         yield batch
     if rows != images:
-        raise DamagedFileError(path, "columns", f"{images} images, but other columns have {rows} values or more")
+        raise DamagedFileError(path, "columns", f"it has {images} images, but {rows} values or more in other columns")
 
 
 def _index_rows(found: _Found, number: int, first: int) -> Iterator[pa.RecordBatch]:

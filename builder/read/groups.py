@@ -46,7 +46,7 @@ class GroupColumns:
         """
         path = self._files.path(file)
         if row < 0:
-            raise IndexMismatchError(path, f"row {row} is not in it")
+            raise IndexMismatchError(path, f"it has no row {row}")
         if (file, column) in self._lacking:
             raise _no_column(path, column)
         with self._lock:
@@ -62,7 +62,7 @@ class GroupColumns:
                 self._kept.move_to_end(key)
         within = row - starts[group]
         if not 0 <= within < len(values):
-            raise IndexMismatchError(path, f"row {row} is not in it")
+            raise IndexMismatchError(path, f"it has no row {row}")
         value = values[within]
         return value.as_buffer().to_pybytes() if value.is_valid else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import stat
 import time
 from collections import OrderedDict
@@ -291,7 +292,7 @@ class Handles:
         changed."""
         handle = self._open.get(number) or self.get(number)
         if offset < 0 or size < 0 or offset + size > handle.size:
-            raise IndexMismatchError(handle.name, f"bytes {offset:,} to {offset + size:,} of {handle.size:,}")
+            raise IndexMismatchError(handle.name, f"bytes {offset:,} to {offset + size:,} of its {handle.size:,}")
         try:
             data = handle.read_at(offset, size)
         except ChangedFileError as error:
@@ -336,7 +337,7 @@ class Handles:
 
     def _inside(self, path: str) -> str:
         if ".." in path.split("/"):  # a stranger's index must not make us read other files
-            raise DamagedFileError(self.root, "index", f"it names {path!r}, which leads out of it")
+            raise DamagedFileError(self.root, "index", f"it names {shlex.quote(path)}, outside of its folder")
         return join(self.root, path)
 
     def _pushed_to(self, number: int) -> str | None:
@@ -372,7 +373,7 @@ def describe_difference(handle: Handle, check: dict[str, Any]) -> str | None:
         fetched = "; it is a Git LFS pointer, not the file: run git lfs pull" if pointer else ""
         return f"{handle.size:,} bytes, {size:,} when it was indexed{fetched}"
     if footer is not None and footer != parquet_footer_digest(handle):
-        return "its footer is another one"
+        return "it has another footer"
     if mtime is not None and handle.mtime_ns is not None and mtime != whole_time(handle.mtime_ns):
         return "it was modified since it was indexed"
     return None

@@ -6,6 +6,7 @@ Only this module of builder/read imports huggingface_hub.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -89,7 +90,7 @@ def _cached(url: str) -> str:
     place = HubPlace.of(url)
     try:
         if place is None:
-            raise SourceError(f"{url}: it is in no repository, so the Hub's cache does not hold it")
+            raise SourceError(f"{url} is in no repository, so the Hub's cache cannot have it. Unset HF_HUB_OFFLINE")
         folder = snapshot_download(
             place.repo,
             repo_type=_KINDS[place.kind],
@@ -99,8 +100,8 @@ def _cached(url: str) -> str:
         )
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise SourceError(
-            f"{url}: the Hub's cache ({constants.HF_HUB_CACHE}) has nothing of it, and HF_HUB_OFFLINE is set. "
-            f"Unset it, or download the dataset first: hf download {place.repo if place else ''} --repo-type dataset"
+            f"{url}: HF_HUB_OFFLINE is set, and the Hub's cache ({constants.HF_HUB_CACHE}) does not have it. Unset "
+            f"HF_HUB_OFFLINE, or download it first: hf download {place.repo if place else ''} --repo-type dataset"
         ) from error
     return f"{folder}{place.path}"
 
@@ -125,7 +126,7 @@ class HubFile:
         self._address: str | None = None
         found = _ask(url, place, options, self._resolve)
         if found.size is None:
-            raise SourceError(f"{url}: the Hub does not say how long it is")
+            raise SourceError(f"{url}: the Hub does not tell the size of the file")
         self.size: int = found.size
         self._etag = found.etag  # of its content: the same in every commit that has the file unchanged
 
@@ -204,9 +205,9 @@ def _words(place: HubPlace, options: Mapping[str, Any], error: Exception) -> str
         )
     if isinstance(error, RevisionNotFoundError):
         there = _revisions(place, options)
-        return f"the repository has no branch, tag or commit {place.revision!r}{there}"
+        return f"the repository has no branch, tag or commit {shlex.quote(place.revision)}{there}"
     if isinstance(error, HFValidationError):
-        return f"{place.repo!r} is no name of a repository: give hf://datasets/USER/NAME"
+        return f"{shlex.quote(place.repo)} cannot be a repository. Give hf://datasets/USER/NAME"
     return "the repository has no such file"
 
 
@@ -216,4 +217,4 @@ def _revisions(place: HubPlace, options: Mapping[str, Any]) -> str:
         refs = api.list_repo_refs(place.repo, repo_type=_KINDS[place.kind])
     except Exception:  # noqa: BLE001 - this only adds a detail
         return ""
-    return f"; it has {', '.join(ref.name for ref in [*refs.branches, *refs.tags][:8])}"
+    return f". It has: {', '.join(ref.name for ref in [*refs.branches, *refs.tags][:8])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def recognise_columns(
 ) -> ImageColumns:
     """Find the columns by name and type. Columns that are given are used as they are. Raises SourceError, OptionError,
     and what ``first_value`` raises."""
-    table = settled(table, path, image_column)
+    table, place = settled(table, path, image_column), shlex.quote(path)
 
     def named(fits: Callable[[pa.DataType], bool], *names: str) -> str | None:
         found = (name for name in names if len(table.get_all_field_indices(name)) == 1)
@@ -71,9 +72,9 @@ def recognise_columns(
     if image_column is not None:
         images = [field for field in images if field.name == image_column]
         if not images:
-            raise OptionError("image_column", image_column, f"{path} has no such column of images{_columns(table)}")
+            raise OptionError("image_column", image_column, f"{place} has no such column of images{_columns(table)}")
     if not images:
-        raise SourceError(f"{path} has no column of images{_columns(table)}")
+        raise SourceError(f"{place} has no column of images{_columns(table)}")
     image = images[0]
     nested = _is_image(image)
     has_path = nested and image.type.get_field_index("path") >= 0 and is_text(image.type.field("path").type)
@@ -89,7 +90,7 @@ def recognise_columns(
 
 
 def _columns(table: pa.Schema) -> str:
-    return f"; its columns: {', '.join(table.names)}"
+    return f". Its columns: {', '.join(table.names)}"
 
 
 def _image_fields(table: pa.Schema) -> list[pa.Field]:
@@ -129,15 +130,15 @@ def warn_of_guesses(path: str, image_column: str | None, caption_column: str | N
     alike = [each.name for each in images if _likelihood(each, kinds) == _likelihood(images[0], kinds)]
     if image_column is None and len(alike) > 1:
         warnings.warn(
-            f"{path}: of the columns {', '.join(alike)} the first is taken for the images. "
-            "Say which is meant: open_dataset(PATH, image_column=NAME)",
+            f"{shlex.quote(path)}: each of the columns {', '.join(alike)} may be the images. The first is used. To use "
+            "another: open_dataset(PATH, image_column=NAME)",
             stacklevel=3,
         )
     texts = _texts(table) if images else []
     if texts and _caption_column(path, table, caption_column) is None:
         warnings.warn(
-            f"{path}: no column is known as a caption ({', '.join(CAPTION_NAMES)}), so captions are empty. There is "
-            f"text in {', '.join(texts)}. If that is it: open_dataset(PATH, caption_column=NAME)",
+            f"{shlex.quote(path)}: no column is known as a caption ({', '.join(CAPTION_NAMES)}), so captions are "
+            f"empty. There is text in {', '.join(texts)}. To use it: open_dataset(PATH, caption_column=NAME)",
             stacklevel=3,
         )
 
@@ -155,7 +156,8 @@ def _caption_column(path: str, table: pa.Schema, wanted: str | None) -> str | No
     if wanted is not None:
         if wanted not in texts:
             there = ", ".join(_texts(table)) or "no column"
-            raise OptionError("caption_column", wanted, f"{path} has no such column of text; there is text in {there}")
+            problem = f"{shlex.quote(path)} has no such column of text. There is text in {there}"
+            raise OptionError("caption_column", wanted, problem)
         return wanted
     known = (*CAPTION_NAMES, *(f"json.{name}" for name in CAPTION_NAMES))
     return next((name for name in known if name in texts), None)
@@ -170,7 +172,7 @@ def _texts(table: pa.Schema) -> list[str]:
         if is_text(kind):
             found.append(name)
         elif (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type):
-            found.append(f"{name} (lists of text, which cannot be captions as they are)")
+            found.append(f"{name} (lists of text, which cannot be captions)")
     return found
 
 
@@ -206,18 +208,18 @@ class Places:
 def arrow_ranges(path: str, whole: pa.Buffer, column: pa.ChunkedArray, *, nested: bool) -> ValueRanges:
     """Where each value lies in a mapped stream: the address of its buffer minus the address of the map. Raises
     SourceError if a buffer lies outside the map, as decompressed buffers do."""
-    found = [NO_RANGES]
+    found, place = [NO_RANGES], shlex.quote(path)
     for chunk in column.chunks:
         values = chunk.field("bytes") if nested else chunk
         if values.type not in (pa.binary(), pa.large_binary(), pa.string(), pa.large_string()):
-            raise SourceError(f"{path}: images stored as {values.type} cannot be pointed at; write them as Parquet")
+            raise SourceError(f"{place} has images of type {values.type}. No index can point into it. Write Parquet")
         _, ends, data = values.buffers()
         if not len(values):
             continue
         size = data.size if data else 0
         first = data.address - whole.address if size else 0
         if not 0 <= first <= first + size <= whole.size:
-            raise SourceError(f"{path}: its buffers are compressed, so no image can be pointed at; write it as Parquet")
+            raise SourceError(f"{place} has compressed buffers, which no index can point into. Write it as Parquet")
         width = np.int32 if values.type in (pa.binary(), pa.string()) else np.int64
         edges = np.frombuffer(ends, dtype=width)[values.offset : values.offset + len(values) + 1].astype(np.int64)
         present = numbers_of(pc.and_(chunk.is_valid(), values.is_valid()).cast(pa.uint8())).astype(np.bool_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from bisect import bisect_right
 from collections.abc import Sequence
 from os import SEEK_END, lseek
@@ -40,7 +41,7 @@ class IndexBatch:
             data = array.buffers()[1]
             width = 4 if code == "i" else 8
             if array.null_count or data is None or data.size < self.rows * width:
-                raise DamagedFileError(path, f"column {name}", "is shorter than the index")
+                raise DamagedFileError(path, f"column {name}", "it is shorter than the index")
             return memoryview(data)[: self.rows * width].cast(code)
 
         self.file = numbers("file", "i")
@@ -60,7 +61,7 @@ class IndexBatch:
         for name in ("key", "path", "annotation_path", "caption", "annotation"):
             _, ends, data = batch.column(name).buffers()
             if ends is None or ends.size < (self.rows + 1) * 4:
-                raise DamagedFileError(path, f"column {name}", "is shorter than the index")
+                raise DamagedFileError(path, f"column {name}", "it is shorter than the index")
             self.texts[name] = (memoryview(ends)[: (self.rows + 1) * 4].cast("i"), memoryview(data or b""))
 
     def text(self, name: str, at: int) -> str:
@@ -92,7 +93,7 @@ class Index:
             self.header = schema.IndexHeader.from_json((table.metadata or {})[schema.INDEX_METADATA_KEY])
         except SourceError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                raise SourceError(f"{path} is not there") from None
+                raise SourceError(f"{shlex.quote(path)} is not there") from None
             raise
         except (pa.ArrowException, OSError) as error:
             if too_many_open(error):
@@ -100,7 +101,8 @@ class Index:
             refuse_pointer(path, self.file.read_at(0, 64))
             raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DamagedFileError(path, "metadata", f"not an index of this tool: {error!r}") from None
+            problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise DamagedFileError(path, "metadata", f"not an index of this tool: {problem}") from None
         self._check(table)
         self._fd, self._size = self.file.fileno(), self.file.size
         self.root = source or _join(root, self.header.root)
@@ -143,7 +145,7 @@ class Index:
             raise DamagedFileError(self.path, f"batch {number}", str(error)) from None
         expected = min(schema.INDEX_BATCH_ROWS, len(self) - number * schema.INDEX_BATCH_ROWS)
         if batch.num_rows != expected:
-            raise DamagedFileError(self.path, f"batch {number}", f"{batch.num_rows} rows where {expected} belong")
+            raise DamagedFileError(self.path, f"batch {number}", f"it has {batch.num_rows} rows, not {expected}")
         return batch
 
     def find(self, key: str) -> int | None:
@@ -157,7 +159,7 @@ class Index:
             while at >= 0 and batch.find_hash[at] == wanted:
                 row = int(batch.find_row[at])
                 if not 0 <= row < len(self):
-                    raise DamagedFileError(self.path, "column find_row", f"{row} is no row")
+                    raise DamagedFileError(self.path, "column find_row", f"it names row {row} of {len(self)}")
                 there, place = self.place(row)
                 if there.text("key", place) == key:
                     return row
@@ -171,7 +173,7 @@ class Index:
         """A whole column of numbers, as a copy of 4 or 8 bytes for each row. Raises DamagedFileError."""
         table = self.table([name])
         if table.column(0).null_count:
-            raise DamagedFileError(self.path, f"column {name}", "has nulls")
+            raise DamagedFileError(self.path, f"column {name}", "it has nulls")
         return numbers_of(table.column(0))
 
     def table(self, names: Sequence[str]) -> pa.Table:
@@ -187,18 +189,18 @@ class Index:
     def _check(self, table: pa.Schema) -> None:
         if self.header.version != schema.INDEX_VERSION:
             raise DamagedFileError(
-                self.path, "version", f"{self.header.version}; this tool reads {schema.INDEX_VERSION}"
+                self.path, "version", f"it is {self.header.version}, this tool reads {schema.INDEX_VERSION}"
             )
         if not table.remove_metadata().equals(schema.INDEX_TABLE):
             raise DamagedFileError(self.path, "schema", "its columns are not those of an index")
         for file in self.header.files:
             known = all(type(value) is _CHECKS.get(name, type(value)) for name, value in file.check.items())
             if file.kind not in _KINDS or not known or (file.kind == "rowgroups" and "column" not in file.check):
-                raise DamagedFileError(self.path, "metadata", f"what it says of {file.path!r:.80} cannot be")
+                raise DamagedFileError(self.path, "metadata", f"impossible facts about {file.path:.80}")
         batches = -(-self.header.rows // schema.INDEX_BATCH_ROWS)
         if self.header.rows < 0 or batches != self._reader.num_record_batches:
             raise DamagedFileError(
-                self.path, "batches", f"{self._reader.num_record_batches} for {self.header.rows} rows"
+                self.path, "batches", f"it has {self._reader.num_record_batches} for {self.header.rows} rows"
             )
 
 

@@ -44,7 +44,7 @@ class LocalCache:
     def __init__(self, folder: str, most: int) -> None:
         """``most``: the most bytes of all files together. Raises OptionError if the folder cannot be written."""
         if most < 1:
-            raise OptionError("cache_bytes", most, "1 or more")
+            raise OptionError("cache_bytes", most, "it must be 1 or more")
         self.folder, self.most = folder, most
         self._unseen = most  # bytes written since the last check; full at first, so the first write checks
         self._full = False
@@ -89,7 +89,7 @@ class LocalCache:
                 os.unlink(temporary)
             if not self._full:
                 self._full = True
-                warnings.warn(f"{shlex.quote(self.folder)} takes no more images: {error.strerror}", stacklevel=2)
+                warnings.warn(f"{shlex.quote(self.folder)} keeps no more images: {error.strerror}", stacklevel=2)
 
     def _path(self, key: str) -> str:
         name = xxhash.xxh3_128_hexdigest(key.encode("utf-8", "surrogateescape"))

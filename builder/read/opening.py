@@ -65,7 +65,7 @@ def open_dataset(
     Raises SourceError, DamagedFileError, IndexMismatchError, OptionError.
     """
     if missing not in get_args(Missing):
-        raise OptionError("missing", missing, f"one of {', '.join(get_args(Missing))}")
+        raise OptionError("missing", missing, f"give one of {', '.join(get_args(Missing))}")
     if not isinstance(path, str | os.PathLike):
         folder, files = _named_files(path)
     elif is_url(folder := path_of(path)):
@@ -95,7 +95,7 @@ def open_dataset(
             _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
             return open_selection(folder, moved, storage_options, missing, cache_dir, cache_bytes)
         if cache_dir is not None:
-            raise OptionError("cache_dir", path_of(cache_dir), f"is for URLs; {folder} is on this machine")
+            raise OptionError("cache_dir", path_of(cache_dir), f"only for URLs, and {folder} is on this machine")
         index = os.path.join(folder, *schema.INDEX.split("/"))
         if os.path.exists(index):
             _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
@@ -124,7 +124,7 @@ def _cache(folder: StrPath | None, most: int | str | None) -> LocalCache | None:
     """Raises OptionError."""
     if folder is None:
         if most is not None:
-            raise OptionError("cache_bytes", most, "give a cache_dir, too")
+            raise OptionError("cache_bytes", most, "give a cache_dir too")
         return None
     return LocalCache(
         os.path.abspath(path_of(folder)), DEFAULT_BYTES if most is None else parse_size(most, "cache_bytes")
@@ -139,14 +139,14 @@ def _named_files(paths: Sequence[StrPath]) -> tuple[str, list[str]]:
     files = []
     for path in map(path_of, paths):
         if is_url(path):
-            raise SourceError(f"{path}: a list may name files of this machine only. Open the URL of a folder instead.")
+            raise SourceError(f"{path}: a list may only name files of this machine. Open the URL of a folder instead.")
         place = os.path.realpath(path)
         if not os.path.exists(place):
             raise SourceError(not_there(path))
         if os.path.isdir(place):
-            raise SourceError(f"{shlex.quote(path)} is a folder; a list may name files. Open each folder by itself.")
+            raise SourceError(f"{shlex.quote(path)} is a folder, and a list names files. Open each folder by itself.")
         if not place.endswith(endings):
-            raise SourceError(f"{shlex.quote(path)} is not a folder, and no {' or '.join(endings)} file")
+            raise SourceError(f"{shlex.quote(path)} is neither a folder nor a {' or '.join(endings)} file")
         files.append(place)
     return os.path.commonpath([os.path.dirname(file) for file in files]), files
 
@@ -155,7 +155,7 @@ def _refuse_columns(folder: str, **named: str | None) -> None:
     """Refuse column options for a dataset with an index: the index has fixed the columns. Raises OptionError."""
     for option, column in named.items():
         if column is not None:
-            raise OptionError(option, column, f"the rows of {folder} are those of its {schema.INDEX}")
+            raise OptionError(option, column, f"leave it out: the index of {shlex.quote(folder)} names the columns")
 
 
 def warn_of_missing(reader: Reader, stacklevel: int) -> None:
@@ -166,12 +166,12 @@ def warn_of_missing(reader: Reader, stacklevel: int) -> None:
     folder, files = reader.folder, reader.shards
     first = os.path.join(reader._files.root, files[missing[0]].path)
     text = f"{shlex.quote(folder)} lacks {len(missing):,} of its {counted(len(files), 'file')}, "
-    text += f"{shlex.quote(first)} for one. "
+    text += f"such as {shlex.quote(first)}. "
     marks = PushRecords(folder).marks()
     if away := [marks[files[number].path].url for number in missing if files[number].path in marks]:
         text += f"{counted(len(away), 'file was', 'files were')} removed once {away[0]} had them: "
         text += f"open_dataset({away[0]!r}) reads all rows. "
-    text += "To read one of their rows is an error. "
+    text += "Reading one of their rows is an error. "
     if len(away) < len(missing):
         text += f"laion6m info {shlex.quote(folder)} names the files to fetch. "
     warnings.warn(f'{text}To leave these rows out: open_dataset(…, missing="drop")', stacklevel=stacklevel)

@@ -150,8 +150,8 @@ class Reader(Rows):
         if image is None:
             path = batch.text("path", at)
             # datasets caches an imagefolder in this form.
-            named = f", only the name of a file, {path}" if path.startswith("/") or "://" in path else ""
-            raise DamagedFileError(file.path, f"row {batch.position[at]}", f"has no image in it{named}")
+            named = f", only the path of a file: {path}" if path.startswith("/") or "://" in path else ""
+            raise DamagedFileError(file.path, f"row {batch.position[at]}", f"it has no image{named}")
         return image
 
     def _annotation(self, row: int, batch: IndexBatch, at: int) -> bytes:

@@ -95,7 +95,7 @@ class RemoteFile:
             raise SourceError(f"{url}: not found") from None
         found = entry_of(info)
         if found.size is None:
-            raise SourceError(f"{url}: the server does not say how long it is")
+            raise SourceError(f"{url}: the server does not tell the size of the file")
         self.size: int = found.size
         self._version, self._tag = found.version, str(info.get("ETag") or info.get("etag") or "")
 
@@ -134,11 +134,11 @@ class RemoteFile:
         data = read_range(*self._storage.system(self.name), start, end)
         now = entry_of(self._info())
         if (now.size, now.version) != (self.size, self._version):
-            raise ChangedFileError(self.name, f"it is another one now, of {now.size:,} bytes")
+            raise ChangedFileError(self.name, f"it is another file now, of {now.size:,} bytes")
         return data
 
 
-_CHANGED = {412: "it is another one now", 416: "it is shorter now"}
+_CHANGED = {412: "it is another file now", 416: "it is shorter now"}
 
 
 class S3File(RemoteFile):
@@ -184,7 +184,7 @@ class HttpFile(RemoteFile):
                 answer.raise_for_status()
                 tag, total = answer.headers.get("ETag", ""), answer.headers.get("Content-Range", "").rpartition("/")[2]
                 if (tag and self._tag and tag != self._tag) or (total.isdigit() and int(total) != self.size):
-                    raise ChangedFileError(self.name, "it is another one now")
+                    raise ChangedFileError(self.name, _CHANGED[412])
                 data: bytes = await answer.read()
                 return data
 
@@ -230,7 +230,7 @@ def _absence(url: str, storage: RemoteStorage) -> str:
         if url.startswith(_BUCKETS) and not system.exists(top):
             return f"there is no bucket {top}"
         if not url.startswith("http") and not system.exists(path):
-            return "there is nothing of that name"
+            return "it does not exist"
     return f"it has no {schema.INDEX}. Download the folder to read it without one."
 
 

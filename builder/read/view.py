@@ -131,7 +131,7 @@ class Rows(Sequence[Sample]):
         Only rows in another order than the dataset's are copied. Raises KeyError."""
         for name in names:
             if name not in COLUMNS:
-                raise KeyError(f"{name!r} is no column; there are {', '.join(COLUMNS)}")
+                raise KeyError(f"there is no column {name}, but {', '.join(COLUMNS)}")
         return self._table(names or COLUMNS)
 
     def _table(self, names: Sequence[str]) -> pa.Table:
@@ -154,7 +154,7 @@ class Rows(Sequence[Sample]):
         reader = self.reader
         if name not in reader.added_columns():
             there = ", ".join((*COLUMNS, "digest", *reader.added_columns()))
-            raise KeyError(f"{name!r} is no column; there are {there}")
+            raise KeyError(f"there is no column {name}, but {there}")
         column = reader._column(name)
         if isinstance(column, Column):
             return column if self is reader else ArraysOf(column, self.rows)
@@ -325,10 +325,10 @@ def chosen_rows(wanted: Any, rows: int) -> int | list[int]:
 def row_number(wanted: Any, rows: int) -> int:
     """One row number. Errors as for :func:`chosen_rows`."""
     if isinstance(wanted, bool | np.bool_):  # bool is an int: a mask would give rows 0 and 1 many times
-        raise TypeError(f"{wanted} is no row number; for the rows of a mask: ds[np.flatnonzero(mask)]")
+        raise TypeError("a bool is not a row number. For the rows of a mask: ds[np.flatnonzero(mask)]")
     number = operator.index(wanted)
     if number < 0:
         number += rows
     if not 0 <= number < rows:
-        raise IndexError(f"row {wanted} of {rows:,}")
+        raise IndexError(f"there is no row {wanted}, only {counted(rows, 'row')}")
     return number

@@ -190,7 +190,7 @@ def test_nothing_open_travels(tmp_path: Path) -> None:
         ({}, None),
         ({"size": 99}, "100 bytes, 99 when it was indexed"),
         ({"size": 100, "mtime_ns": 12}, "modified since it was indexed"),
-        ({"size": 100, "footer": "00"}, "its footer is another one"),  # and it is no Parquet file at all
+        ({"size": 100, "footer": "00"}, "it has another footer"),  # and it is no Parquet file at all
     ],
 )
 def test_a_file_is_compared_with_what_the_index_noted(check: dict[str, Any], words: str | None, tmp_path: Path) -> None:

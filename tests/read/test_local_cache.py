@@ -184,12 +184,12 @@ def test_old_and_new_bytes_never_mix_even_if_size_and_footer_stay(
 def test_what_makes_no_sense_is_refused(converted: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for options, words in (
-        ({"cache_dir": tmp_path / "c"}, "is for URLs"),
+        ({"cache_dir": tmp_path / "c"}, "only for URLs"),
         ({"cache_bytes": 5}, "give a cache_dir"),
         ({"cache_dir": tmp_path / "c", "cache_bytes": 0}, "1 or more"),
         ({"cache_dir": tmp_path / "file"}, "cannot be written"),
     ):
-        place = converted if words == "is for URLs" else "http://127.0.0.1:9/x"
+        place = converted if words == "only for URLs" else "http://127.0.0.1:9/x"
         with pytest.raises(OptionError, match=words):
             open_dataset(place, **options)  # type: ignore[arg-type]
 
@@ -201,7 +201,7 @@ def test_a_disk_that_is_full_is_said_once_and_read_past(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.warns(UserWarning, match="takes no more images: No space left"):
+    with pytest.warns(UserWarning, match="keeps no more images: No space left"):
         cache.put("a", b"x")
     cache.put("b", b"x")
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"] == []

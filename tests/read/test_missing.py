@@ -162,11 +162,11 @@ def test_files_of_several_folders_can_be_named(whole: Path, tmp_path: Path, monk
     ("paths", "words"),
     [
         ([], "give at least one file"),
-        (["data"], "is a folder; a list may name files"),
+        (["data"], "is a folder, and a list names files"),
         (["nothing.parquet"], "is not there"),
-        (["meta/manifest.json"], r"no \.parquet or \.arrow file"),
-        (["hf://datasets/a/b/c.parquet"], "files of this machine only"),
-        ("meta/manifest.json", r"no \.parquet or \.arrow file"),
+        (["meta/manifest.json"], r"neither a folder nor a \.parquet or \.arrow file"),
+        (["hf://datasets/a/b/c.parquet"], "only name files of this machine"),
+        ("meta/manifest.json", r"neither a folder nor a \.parquet or \.arrow file"),
     ],
 )
 def test_what_is_no_list_of_files_is_said_to_be_none(

@@ -171,7 +171,7 @@ BATCH = rows(3)
         (header(rows="three"), [BATCH], "not an index of this tool"),
         (b'{"version": 1, "root": "", "rows": 1e999, "files": []}', [BATCH], "not an index of this tool"),
         (b"[" * 100_000, [BATCH], "not an index of this tool"),
-        (header(version=2), [BATCH], "version: 2; this tool reads 1"),
+        (header(version=2), [BATCH], "version: it is 2, this tool reads 1"),
         (header(files=FILES, rows=10**9), [BATCH], "1 for 1000000000 rows"),  # a billion rows claimed
         (header(files=FILES, rows=-3), [BATCH], "for -3 rows"),
         (header(files=FILES, rows=0), [BATCH], "1 for 0 rows"),

@@ -183,7 +183,7 @@ def test_an_s3_bucket_reads_like_a_folder_also_after_pickling_and_fork(converted
         child.start()
         child.join(60)
         assert child.exitcode == 0
-        for place, words in (("bucket/nothing", "there is nothing of that name"), ("buckets/a", "no bucket buckets")):
+        for place, words in (("bucket/nothing", "it does not exist"), ("buckets/a", "no bucket buckets")):
             with pytest.raises(SourceError, match=f"s3://{place}: {words}|s3://{place}: there is {words}"):
                 open_dataset(f"s3://{place}", storage_options=options)
 
@@ -202,8 +202,8 @@ def test_a_new_version_in_the_bucket_never_gives_its_images(converted: Path) -> 
         place = f"versions/dataset/data/{shard.name}"
         data = shard.read_bytes()
         for change, words in (
-            (lambda: system.pipe_file(place, bytes(255 - byte for byte in data)), "it is another one now"),
-            (lambda: system.pipe_file(place, data[:100]), "it is (another one|shorter) now"),
+            (lambda: system.pipe_file(place, bytes(255 - byte for byte in data)), "it is another file now"),
+            (lambda: system.pipe_file(place, data[:100]), "it is (another file|shorter) now"),
             (lambda: system.rm_file(place), "it is gone"),
         ):
             change()
@@ -249,7 +249,7 @@ def test_another_store_is_asked_again_after_each_answer(converted: Path) -> None
     [shard] = (converted / "data").iterdir()
     system.pipe_file(f"/versions/data/{shard.name}", bytes(255 - byte for byte in shard.read_bytes()))
     for touch in (lambda: far[3].image, lambda: far[[5, 1]]):
-        with pytest.raises(IndexMismatchError, match="it is another one now"):
+        with pytest.raises(IndexMismatchError, match="it is another file now"):
             touch()
     system.rm("/versions", recursive=True)
     with pytest.raises(IndexMismatchError, match="it is gone"):
