@@ -1,8 +1,8 @@
 """The command ``laion6m``: which commands there are, how one is run, what its exit code is.
 
-A command is a module of this wing with ``EXAMPLE``, ``declare(parser)`` and ``run(arguments)``, and a line in
-:data:`COMMANDS`. Its module is imported only if the command is run or asked for help. So no command pays for the
-others.
+A command is a module of this wing, and a line in :data:`COMMANDS`. The module has ``EXAMPLE``: command lines that work,
+for the help. ``declare(parser)`` adds the command's arguments. ``run(arguments)`` runs it and returns the exit code.
+The module is imported only if the command is run or asked for help. So no command pays for the others.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from types import FrameType
-from typing import Any, NoReturn, Protocol, cast
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
 
 from builder import __version__
 from builder.base.errors import InterruptedRunError, Laion6mError, OptionError
@@ -50,22 +50,9 @@ _INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look (many rejects, damaged or unread parts)."
 
 
-class Command(Protocol):
-    """What a command's module contains."""
-
-    EXAMPLE: str
-    """A command line that works, shown in the help."""
-
-    def declare(self, parser: Parser) -> None:
-        """Add the command's arguments."""
-
-    def run(self, arguments: argparse.Namespace) -> int:
-        """Run the command; returns the exit code."""
-
-
-def load(name: str) -> Command:
+def load(name: str) -> ModuleType:
     """A command's module."""
-    return cast("Command", import_module(f"builder.cli.{name.replace('-', '_')}"))
+    return import_module(f"builder.cli.{name.replace('-', '_')}")
 
 
 def make_parser(name: str, parser: Parser | None = None) -> Parser:
@@ -82,7 +69,7 @@ def make_parser(name: str, parser: Parser | None = None) -> Parser:
     return parser
 
 
-def read(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+def read(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     """The command that ``argv`` names, and its arguments. Raises SystemExit: 2 for a usage error, 0 for --help."""
     for word in argv:
         if not is_utf8(word) or "\0" in word:  # the shell has another encoding; Arrow and JSON cannot hold it
@@ -113,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_progress("none" if arguments.quiet else arguments.progress)
         if arguments.log is not None:
             start_log(arguments.log, argv)
-        return command.run(arguments)
+        return int(command.run(arguments))
     except OptionError as error:
         return fail(_as_typed(error, argv), USAGE)
     except InterruptedRunError as error:

@@ -201,8 +201,8 @@ def _batches(path: str) -> Iterator[pa.RecordBatch]:
 
 def _with_url(batch: pa.RecordBatch) -> pa.RecordBatch:
     urls = utf8_array([_url(document.as_py()) for document in batch.column("annotation")])
-    columns = {**{name: batch.column(name) for name in _KEPT}, "url": urls}
-    return pa.RecordBatch.from_arrays([columns[name] for name in _COLUMNS], schema=TABLE)
+    columns = [urls if name == "url" else batch.column(name) for name in _COLUMNS]
+    return pa.RecordBatch.from_arrays(columns, schema=TABLE)
 
 
 def _url(document: str) -> bytes | None:

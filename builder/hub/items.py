@@ -100,10 +100,7 @@ class Digests:
         return remote.sha256 == sha256 if remote.sha256 else remote.blob == git_blob(item)
 
     def _remember(self, key: str, sha256: str) -> None:
-        with (
-            self._lock,
-            suppress(OSError, WriteError),
-        ):  # not written: the file is read again next time
+        with self._lock, suppress(OSError, WriteError):  # not written: the file is read again next time
             self._known[key] = sha256
             make_folder(os.path.dirname(self._path))
             with open(self._path, "ab") as file:

@@ -33,7 +33,7 @@ class CardKeeper:
         self._manifest = ledger.folder.read(schema.MANIFEST) or b""
         self._place = os.path.relpath(parcel.card, ledger.out).replace(os.sep, "/")
         self._last = self._records.card(self._place, repo, revision)
-        self._here: Own | None = None  # no file
+        self._here: Own | None = None
         try:
             with open(parcel.card, "rb") as file:
                 self._here = own_part(file.read(), parcel.card)

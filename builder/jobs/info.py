@@ -6,7 +6,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.base import schema
@@ -32,7 +32,7 @@ class Info:
     kind: str
     facts: dict[str, Any]
     lines: tuple[str, ...]
-    next: tuple[str, ...] = field(default=())
+    next: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""

@@ -105,8 +105,8 @@ def made(path: str, manifest: Manifest, url: str = "", storage_options: Mapping[
     lines += _named(home, "missing", missing, ("file is", "files are"), "not here")
     lines += _named(home, "cut", cut, ("file has", "files have"), "another size than the manifest says")
     at = shlex.quote(home)
-    following = [f"laion6m verify {at}{with_storage(home, storage_options)}"]
-    following.append(reading(homes[0]) if homes else reading(home, storage_options))
+    open_it = reading(homes[0]) if homes else reading(home, storage_options)
+    following = [f"laion6m verify {at}{with_storage(home, storage_options)}", open_it]
     sharded = manifest.kind in schema.SUFFIXES
     if (missing or cut) and sharded:
         following += [
@@ -125,9 +125,7 @@ def unfinished(path: str) -> Info:
     ledger = Ledger(path)
     receipts = ledger.receipts().values()
     planned, rows = _planned(ledger), sum(receipt.rows for receipt in receipts)
-    rejected: Counter[str] = Counter()
-    for receipt in receipts:
-        rejected.update(receipt.rejected)
+    rejected = sum((Counter(receipt.rejected) for receipt in receipts), Counter[str]())
     job = ledger.job or {}
     facts = {
         "shards_done": len(receipts),
