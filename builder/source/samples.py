@@ -136,9 +136,8 @@ class SampleReader:
 
     def read(self, rows: pa.RecordBatch) -> Iterator[Chunk]:
         """Rows (PLAN_ROW) in order, each once, as a sample or as a reject."""
-        names = [name for name in PlannedRow._fields if name in rows.schema.names]
-        if self._with_images:
-            names = [name for name in names if name != "shape"]  # the images are probed
+        given = set(rows.schema.names) - ({"shape"} if self._with_images else set())  # images that are read are probed
+        names = [name for name in PlannedRow._fields if name in given]
         columns = (rows.column(name).to_pylist() for name in names)
         for chunk in self._cut(map(PlannedRow, *columns)):
             yield self._read(chunk)

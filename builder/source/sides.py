@@ -120,7 +120,8 @@ class Looking:
         if _is_ours(inside):
             self.note(FOLDER, item.path)
             return []
-        whole = self._as_folder(item, prefix)
+        version = 0 if far else self.place.looked_at(item).version or 0
+        whole = Archive(prefix + item.name, item.path, True, 0, version, self._storage)
         if any(_wanted(each, endings) for each in inside):
             pairs = any(_wanted(each, IMAGE_ENDINGS) for each in inside) and any(
                 each.name.lower().endswith((".json", ".txt")) for each in inside
@@ -147,10 +148,6 @@ class Looking:
             self.note(FOLDER, item.path)
         return found
 
-    def _as_folder(self, item: Item, prefix: str) -> Archive:
-        version = 0 if self.place.remote else self.place.looked_at(item).version or 0
-        return Archive(prefix + item.name, item.path, True, 0, version, self._storage)
-
     def note_file(self, item: Item) -> None:
         """Count a file by its name; if the name tells nothing, by its first bytes."""
         kind = kind_of(item.name)
@@ -170,10 +167,9 @@ class Looking:
         """Count a folder that is no part of a source. Archives in it are counted one by one."""
         ours = not self.place.remote and _is_ours(self.place.entries(item.path, _PEEK))
         files = [] if ours else files_below(self.place, item.path, 3, 200)
-        kinds = [(kind_of(each.name), each.path) for each in files]
-        troubles = [(kind, path) for kind, path in kinds if kind in TROUBLE]
-        for kind, path in troubles:
-            self.note(kind, path)
+        troubles = [each for each in files if kind_of(each.name) in TROUBLE]
+        for each in troubles:
+            self.note(kind_of(each.name), each.path)
         if not troubles:
             self.note(FOLDER, item.path)
 
