@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qsl, unquote
 
 MOST_CONNECTIONS = 200
 """The most connections at a time. Each has a thread. A browser opens six."""
@@ -141,11 +141,6 @@ def hosts(host: str, port: int) -> frozenset[str]:
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
 
 
-def _values(query: str) -> dict[str, str]:
-    """The values after the "?" of an address. On duplicate names the last wins."""
-    return {name: values[-1] for name, values in parse_qs(query).items()} if query else {}
-
-
 class Handler(BaseHTTPRequestHandler):
     """One connection: first the checks, then the application."""
 
@@ -166,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         if length != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # an unread body must not be parsed as the next request
         path, _, query = self.path.partition("?")
-        given = _values(query)
+        given = dict(parse_qsl(query))
         named = self.headers.get_all("Host") or []
         if len(named) != 1 or not self._is_ours(named[0].lower()):
             here = f"127.0.0.1:{self.server.server_port}"
