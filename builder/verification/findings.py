@@ -11,16 +11,18 @@ from builder.base.words import printable
 MOST_NAMED = 20
 """Rows that one finding names. It counts the others: a whole damaged shard would fill screens."""
 
-MAKE_SHARD = (
-    "Restore the file from a copy. Or remove it and run the same laion6m convert again: it makes only this shard."
-)
-UNDECODABLE = (
-    "If verify does not report its checksum too, the source has the image like that. Then leave it out of the listing "
-    "and convert again. Or let training skip it."
-)
-MAKE_META = "Run the same laion6m convert (or index) again. It makes meta/ anew and keeps finished shards."
-INDEX_AGAIN = "Restore the source's files, or run laion6m index again."
-OTHER_SOURCE = "Give the source that OUT was made from, unchanged. Or convert this source into another OUT."
+
+class Remedy:
+    """What to do about a problem."""
+
+    SHARD = "Restore it from a copy. Or remove it and run the same laion6m convert again: it makes only this shard."
+    IMAGE = (
+        "If verify does not report its checksum too, the source has the image like that. Then leave it out of the "
+        "listing and convert again. Or let training skip it."
+    )
+    META = "Run the same laion6m convert (or index) again. It makes meta/ anew and keeps finished shards."
+    INDEX = "Restore the source's files, or run laion6m index again."
+    SOURCE = "Give the source that OUT was made from, unchanged. Or convert this source into another OUT."
 
 
 @dataclass(frozen=True, slots=True)

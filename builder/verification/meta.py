@@ -23,7 +23,7 @@ from builder.store.manifest import Manifest
 from builder.store.pushed import PushedMark, PushRecords
 from builder.store.rejects import read_rejects
 from builder.store.seals import file_digest
-from builder.verification.findings import MAKE_META, Finding, Findings, told
+from builder.verification.findings import Finding, Findings, Remedy, told
 from builder.verification.index_rows import key_of, opened_index, rows_not_utf8
 
 Int64s = npt.NDArray[np.int64]
@@ -37,11 +37,11 @@ _READ = ("position", "size", "file", "annotation_file", "find_hash", "find_row")
 
 @dataclass(slots=True)
 class Accounts:
-    """Columns of the index: 8 bytes for each row and column. ``usable``: the other checks may look up rows in the
-    index."""
+    """What the index says: its files, and columns of 8 bytes for each row. ``usable``: the other checks may look up
+    rows in the index."""
 
     usable: bool = False
-    header: schema.IndexHeader | None = None
+    files: tuple[schema.IndexedFile, ...] = ()
     positions: Int64s = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     sizes: Int64s = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
@@ -55,7 +55,7 @@ class FileCheck:
     name: str
     digest: str
     touched: str = ""
-    remedy: str = MAKE_META
+    remedy: str = Remedy.META
 
 
 def is_shard(name: str) -> bool:
@@ -120,7 +120,7 @@ def check_presence(out: str, manifest: Manifest, problems: list[Finding]) -> tup
     marks = PushRecords(out).marks()
     for name, facts in manifest.files.items():
         path = os.path.join(out, *name.split("/"))
-        remedy = _ABSENT if is_shard(name) else MAKE_META
+        remedy = _ABSENT if is_shard(name) else Remedy.META
         mark = marks.get(name)
         if os.path.isfile(path):
             present.add(name)
@@ -152,7 +152,7 @@ def check_manifest(out: str, manifest: Manifest) -> list[Finding]:
     anybody can write one.
     """
     _check_shape(os.path.join(out, schema.MANIFEST), manifest)
-    findings = Findings(schema.MANIFEST, MAKE_META)
+    findings = Findings(schema.MANIFEST, Remedy.META)
     with open(os.path.join(out, schema.MANIFEST), "rb") as handle:
         if handle.read() != manifest.to_json():
             findings.add("it was edited, or another tool wrote it")
@@ -175,10 +175,11 @@ def check_index(out: str, manifest: Manifest, problems: list[Finding]) -> Accoun
     ``problems``."""
     path = os.path.join(out, schema.INDEX)
     accounts = Accounts()
-    findings = Findings(schema.INDEX, MAKE_META, 0, lambda row: key_of(out, row))
+    findings = Findings(schema.INDEX, Remedy.META, 0, lambda row: key_of(out, row))
     totals = manifest.totals
     try:
-        accounts.header = header = Index(path, out).header
+        header = Index(path, out).header
+        accounts.files = header.files
         columns, key_hashes = _read_index(path, header.rows)
     except DamagedFileError as error:
         findings.add(told(error))
@@ -225,9 +226,9 @@ def check_rejects(out: str, manifest: Manifest, accounts: Accounts, problems: li
     except DamagedFileError as error:
         if isinstance(error.__cause__, OSError):
             refuse_denied(path, error.__cause__)
-        problems.append(Finding(schema.REJECTS, f"cannot be read: {error.args[2]}", MAKE_META))
+        problems.append(Finding(schema.REJECTS, f"cannot be read: {error.args[2]}", Remedy.META))
         return None
-    findings = Findings(schema.REJECTS, MAKE_META)
+    findings = Findings(schema.REJECTS, Remedy.META)
     noted = manifest.totals["rejected"]
     counts = rejects.column("reason").value_counts().to_pylist()
     reasons = {str(item["values"]): item["counts"] for item in counts}
@@ -266,7 +267,7 @@ def _check_shape(path: str, manifest: Manifest) -> None:
 def _check_positions(out: str, rows: Int64s, rejects: Int64s, *, some: bool) -> list[Finding]:
     """Check that each position occurs once. ``some``: rows and rejects are only some entries of the listing (--limit);
     else they are all of it."""
-    findings = Findings(schema.INDEX, MAKE_META, 0, lambda row: key_of(out, row))
+    findings = Findings(schema.INDEX, Remedy.META, 0, lambda row: key_of(out, row))
     if some:
         both = np.concatenate([rows, rejects])
         ranks = np.where(both < 0, -1, np.unique(both, return_inverse=True)[1])

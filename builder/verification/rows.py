@@ -19,7 +19,7 @@ from builder.read.sample import Sample
 from builder.read.view import Rows
 from builder.source.captions import read_annotation
 from builder.source.images import probe
-from builder.verification.findings import UNDECODABLE, Finding, Findings, in_file_order
+from builder.verification.findings import Finding, Findings, Remedy, in_file_order
 from builder.verification.shards import undecodable
 
 _SELECT_AGAIN = "Select again, or restore the folder and its dataset from copies."
@@ -67,7 +67,7 @@ def check_rows(task: RowsCheck, report: Report) -> list[Finding]:
             findings.rows(f"would be rejected now ({problem.reason}: {problem.detail})", [row])
         else:
             if task.decode and (why := undecodable(image, (sample.width, sample.height))):
-                findings.rows(why, [row], UNDECODABLE)
+                findings.rows(why, [row], Remedy.IMAGE)
         report(1, len(image))
     return findings.found
 

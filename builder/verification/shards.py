@@ -32,7 +32,7 @@ from builder.source.images import decode
 from builder.store.arrow import image_offsets
 from builder.store.footers import check_claims, footer_digest
 from builder.store.pages import value_ranges
-from builder.verification.findings import MAKE_SHARD, UNDECODABLE, Finding, Findings, told
+from builder.verification.findings import Finding, Findings, Remedy, told
 from builder.verification.index_rows import index_rows
 from builder.verification.members import documents_of, misplaced_members
 
@@ -49,13 +49,12 @@ Int64s = npt.NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class ShardCheck:
     """A shard to verify. ``file``: from the index. ``digest``: xxh3-128 of the file, hex, from the manifest. ``first``:
-    its first row in the index. ``indexed``: False if the index cannot be used."""
+    its first row in the index."""
 
     out: str
     file: schema.IndexedFile
     digest: str
     first: int
-    indexed: bool
     decode: bool
     caption_key: str
 
@@ -68,7 +67,7 @@ class ShardCheck:
 def check_shard(task: ShardCheck, report: Report) -> list[Finding]:
     """Everything wrong with one shard. Damage of any kind is a finding, not an error."""
     path = os.path.join(task.out, *task.file.path.split("/"))
-    plain = Findings(task.file.path, MAKE_SHARD)
+    plain = Findings(task.file.path, Remedy.SHARD)
     try:
         file = LocalFile(path)
     except OSError as error:
@@ -77,12 +76,9 @@ def check_shard(task: ShardCheck, report: Report) -> list[Finding]:
         return plain.found
     with closing(file):
         try:
-            rows = index_rows(task.out, task.first, task.file.rows) if task.indexed else None
-        except DamagedFileError as error:
+            rows = index_rows(task.out, task.first, task.file.rows)
+        except DamagedFileError as error:  # it was changed a moment ago
             plain.add(f"the index cannot be read for its rows ({error})")
-            rows = None
-        if rows is None:
-            _compare_digest(file, task.digest, _Images(), plain, report)
             return plain.found
         return _Check(task, path, file, rows).run(report)
 
@@ -108,7 +104,7 @@ class _Check:
     def __init__(self, task: ShardCheck, path: str, file: LocalFile, rows: pa.RecordBatch) -> None:
         self._task, self._path, self._file, self._rows = task, path, file, rows
         keys = rows.column("key")
-        self._findings = Findings(task.file.path, MAKE_SHARD, task.first, lambda row: str(keys[row].as_py()))
+        self._findings = Findings(task.file.path, Remedy.SHARD, task.first, lambda row: str(keys[row].as_py()))
         self._starts = rows.column("offset").to_numpy()
         self._sizes = rows.column("size").to_numpy()
         self._all = range(rows.num_rows)
@@ -315,11 +311,11 @@ class _Images(NamedTuple):
     """Images to check while a file is read. ``rows``: their numbers in the shard. ``starts``, ``ends``: in bytes.
     ``digests`` and ``pixels`` (width, height; None: do not decode) are of all rows of the shard."""
 
-    rows: Sequence[int] = ()
-    starts: Sequence[int] = ()
-    ends: Sequence[int] = ()
-    digests: Sequence[bytes | None] = ()
-    pixels: Sequence[tuple[int, int]] | None = None
+    rows: list[int]
+    starts: list[int]
+    ends: list[int]
+    digests: list[bytes | None]
+    pixels: list[tuple[int, int]] | None
 
 
 def _compare_digest(file: LocalFile, digest: str, images: _Images, findings: Findings, report: Report) -> bool:
@@ -339,7 +335,7 @@ def _compare_digest(file: LocalFile, digest: str, images: _Images, findings: Fin
                 findings.rows("the image's checksum is not the recorded one", [row])
             if images.pixels is not None:
                 if problem := undecodable(bytes(image), images.pixels[row]):
-                    findings.rows(problem, [row], UNDECODABLE)
+                    findings.rows(problem, [row], Remedy.IMAGE)
                 report(1, len(image))
         if images.pixels is None:
             report(last - first, end - begin)

@@ -29,7 +29,7 @@ from builder.source.layouts import recognise
 from builder.source.samples import Sample, Stock, read_samples
 from builder.store.ledger import describe_differences
 from builder.store.manifest import Manifest
-from builder.verification.findings import OTHER_SOURCE, Finding, Findings
+from builder.verification.findings import Finding, Findings, Remedy
 from builder.verification.index_rows import index_rows
 
 Int64s = npt.NDArray[np.int64]
@@ -184,7 +184,7 @@ class _Comparison:
         self._first = task.first
         self._columns: dict[str, list[Any]] = {name: rows.column(name).to_pylist() for name in _COMPARED}
         keys = self._columns["key"]
-        self.findings = Findings(f"source ({task.name})", OTHER_SOURCE, task.first, lambda row: str(keys[row]))
+        self.findings = Findings(f"source ({task.name})", Remedy.SOURCE, task.first, lambda row: str(keys[row]))
         self._left = {position: row for row, position in enumerate(self._columns["position"])}
         self._wrong_rejects: list[str] = []
         self._rejects = dict(task.rejects)
@@ -242,7 +242,7 @@ def _reject_findings(problem: str, named: list[str], count: int) -> list[Finding
     if not count:
         return []
     more = f" and {count - len(named):,} more" if count > len(named) else ""
-    return [Finding(schema.REJECTS, f"{problem}: {', '.join(named)}{more}", OTHER_SOURCE)]
+    return [Finding(schema.REJECTS, f"{problem}: {', '.join(named)}{more}", Remedy.SOURCE)]
 
 
 def _find(name: str, source: str, way_out: str) -> str:

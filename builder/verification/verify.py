@@ -34,7 +34,7 @@ from builder.store.manifest import Manifest, read_manifest, require_made
 from builder.store.mirror import Mirror
 from builder.store.pushed import PushedMark
 from builder.verification.card import check_card
-from builder.verification.findings import INDEX_AGAIN, MAKE_META, OTHER_SOURCE, Finding, Findings, in_file_order
+from builder.verification.findings import MOST_NAMED, Finding, Remedy, in_file_order
 from builder.verification.index_rows import key_of
 from builder.verification.meta import (
     Accounts,
@@ -166,7 +166,7 @@ def _verify_folder(
         manifest = read_manifest(out)
         first = check_manifest(out, manifest)
     except DamagedFileError as error:
-        problem = Finding(schema.MANIFEST, error.args[2], MAKE_META)
+        problem = Finding(schema.MANIFEST, error.args[2], Remedy.META)
         return Verification(False, 0, (str(problem),), source is not None, decode)
     with make_engine(engine) as crew:
         run = _Run(out, manifest, decode, quiet, mirror, crew, first)
@@ -190,16 +190,15 @@ def _verify_folder(
     )
 
 
-def check_far_shard(mirror: Mirror, task: ShardCheck, report: Report) -> list[Finding]:
+def check_far(mirror: Mirror, check: Work[Any, list[Finding]], task: Any, report: Report) -> list[Finding]:
     """Download a shard, check it and delete it."""
-    name = task.file.path
     try:
-        mirror.fetch(name)
-        return check_shard(task, report)
+        mirror.fetch(task.name)
+        return check(task, report)
     except (FileNotFoundError, SourceError) as error:
-        return [Finding(name, f"cannot be read: {error}")]
+        return [Finding(task.name, f"cannot be read: {error}")]
     finally:
-        mirror.release(name, 0)
+        mirror.release(task.name, 0)
 
 
 def describe_verification(result: Verification) -> str:
@@ -254,8 +253,7 @@ class _Run:
 
     @property
     def away_rows(self) -> int:
-        files = self.accounts.header.files if self.accounts.header is not None else ()
-        return sum(file.rows for file in files if file.path in self.away)
+        return sum(file.rows for file in self.accounts.files if file.path in self.away)
 
     def add(self, place: str, problem: str, remedy: str = "") -> None:
         """Add a problem that affects no row."""
@@ -278,9 +276,7 @@ class _Run:
         if schema.REJECTS in present - damaged:
             self.rejects = check_rejects(out, manifest, self.accounts, self.findings)
         if manifest.kind in schema.SUFFIXES:
-            size = sum(manifest.files[name]["size"] for name in present if is_shard(name))
-            work = check_shard if self.mirror is None else partial(check_far_shard, self.mirror)
-            self._work("verifying", work, self._shard_checks(present), manifest.totals["rows"], size)
+            self._check_shards(present)
         elif self.accounts.usable:
             self._check_rows()
         if manifest.kind == "parquet" and not self.findings:  # a damaged footer cannot tell
@@ -296,17 +292,17 @@ class _Run:
         except (SourceError, DamagedFileError) as error:
             if isinstance(error.__cause__, PermissionError):
                 raise  # a missing permission is no difference
-            self.add(place, f"it cannot be compared: {error}", OTHER_SOURCE)
+            self.add(place, f"it cannot be compared: {error}", Remedy.SOURCE)
             return
         if differences:
-            self.add(place, f"it is not the one OUT was made from: {'; '.join(differences)}", OTHER_SOURCE)
+            self.add(place, f"it is not the one OUT was made from: {'; '.join(differences)}", Remedy.SOURCE)
         if not self.accounts.usable or self.rejects is None:
-            self.add(place, "its rows were not compared: the index or the rejects of OUT are damaged", MAKE_META)
+            self.add(place, "its rows were not compared: the index or the rejects of OUT are damaged", Remedy.META)
             return
         self.findings += compare_planned_rejects(again, self.rejects)
         kept = match_rows(again, self.accounts.positions)
         if kept is None:
-            self.add(place, "it has other samples, or another order", OTHER_SOURCE)
+            self.add(place, "it has other samples, or another order", Remedy.SOURCE)
             return
         tasks = source_checks(again, options, self.out, kept, self.rejects, self.away)
         self._work("comparing", check_source, tasks, self.manifest.totals["rows"], int(self.accounts.sizes.sum()))
@@ -321,35 +317,37 @@ class _Run:
         self.findings += found
         return found
 
-    def _shard_checks(self, present: set[str]) -> Iterator[ShardCheck]:
-        files = self.manifest.files
-        if self.accounts.header is None or not self.accounts.usable:
-            for name in sorted(filter(is_shard, present)):
-                file = schema.IndexedFile(name, self.manifest.kind, 0, {})
-                yield ShardCheck(self.out, file, files[name]["xxh3_128"], 0, False, False, "")
-            return
-        first = 0
-        for file in self.accounts.header.files:
-            if file.path in present:
-                digest = files[file.path]["xxh3_128"]
-                yield ShardCheck(self.out, file, digest, first, True, self.decode, self.caption_key)
-            elif file.path not in self.away:
-                self._lost(file, first)
-            first += file.rows
+    def _check_shards(self, present: set[str]) -> None:
+        files = {name: facts for name, facts in self.manifest.files.items() if is_shard(name) and name in present}
+        tasks: Iterator[Any] = self._shard_checks(files)
+        work: Work[Any, list[Finding]] = check_shard
+        if not self.accounts.usable:  # then only the checksum of the whole file can be compared
+            tasks = (FileCheck(self.out, name, files[name]["xxh3_128"], remedy=Remedy.SHARD) for name in sorted(files))
+            work = check_file
+        if self.mirror is not None:
+            work = partial(check_far, self.mirror, work)
+        size = sum(facts["size"] for facts in files.values())
+        self._work("verifying", work, tasks, self.manifest.totals["rows"], size)
 
-    def _lost(self, file: schema.IndexedFile, first: int) -> None:
-        findings = Findings(file.path, "", first, lambda row: key_of(self.out, first + row))
-        findings.rows("these rows are lost with it", range(file.rows))
-        self.findings += findings.found
+    def _shard_checks(self, files: Mapping[str, Mapping[str, Any]]) -> Iterator[ShardCheck]:
+        first = 0
+        for file in self.accounts.files:
+            if file.path in files:
+                digest = files[file.path]["xxh3_128"]
+                yield ShardCheck(self.out, file, digest, first, self.decode, self.caption_key)
+            elif file.rows and file.path not in self.away:
+                named = tuple((row, key_of(self.out, row)) for row in range(first, first + file.rows)[:MOST_NAMED])
+                self.findings.append(Finding(file.path, "these rows are lost with it", "", named, file.rows))
+            first += file.rows
 
     def _check_rows(self) -> None:
         """An index over tars: no shard has a checksum, so each row is read."""
         try:
             rows = open_dataset(self.out, missing="ignore")
         except Laion6mError as error:
-            self.add(schema.INDEX, str(error), INDEX_AGAIN)
+            self.add(schema.INDEX, str(error), Remedy.INDEX)
             return
-        tasks = rows_checks(self.out, rows, self.decode, self.caption_key, INDEX_AGAIN)
+        tasks = rows_checks(self.out, rows, self.decode, self.caption_key, Remedy.INDEX)
         self._work("verifying", check_rows, tasks, len(rows), int(self.accounts.sizes.sum()))
 
 
