@@ -94,12 +94,10 @@ class Storage:
             system = _systems.get(key)
             if system is None:
                 system = _systems[key] = fsspec.core.url_to_fs("::".join(chain.links), **self._arguments(chain))[0]
-        except ImportError as error:
+        except (ImportError, ValueError, TypeError) as error:  # an unknown scheme, or options that it does not know
             store = _STORES.get(chain.scheme, chain.scheme)
-            if store not in _PACKAGES:
-                raise SourceError(f"{url}: {say(error)}") from error
-            raise MissingExtraError(f"{chain.scheme}://", _PACKAGES[store], store) from error
-        except (ValueError, TypeError) as error:  # an unknown scheme, or options that it does not know
+            if isinstance(error, ImportError) and store in _PACKAGES:
+                raise MissingExtraError(f"{chain.scheme}://", _PACKAGES[store], store) from error
             raise SourceError(f"{url}: {say(error)}") from error
         except FileNotFoundError as error:  # the archive that should hold the file
             raise SourceError(f"{url}: not found: {say(error)}") from error
@@ -168,9 +166,8 @@ def persist(url: str, attempt: Callable[[], Answer], pause: float | None = None)
             raise
         except FileNotFoundError as error:
             if type(error.__cause__).__name__ == "RepositoryNotFoundError":  # of huggingface_hub
-                raise SourceError(
-                    f"{url}: the Hub shows no such repository. It may be private{_how_to_give_access(url)}"
-                ) from error
+                words = "the Hub shows no such repository. It may be private"
+                raise SourceError(f"{url}: {words}{_how_to_give_access(url)}") from error
             if not _network_failed(error):
                 raise
             problem = error.__cause__ if isinstance(error.__cause__, Exception) else error

@@ -24,7 +24,6 @@ from builder.curate.columns import (
     ColumnSummary,
     begin_job,
     column_shards,
-    footer_check,
     publish_index,
     refuse_made,
     work_path,
@@ -35,6 +34,7 @@ from builder.engines.progress import Progress
 from builder.read.columns import COLUMN_ROW, Array, ColumnHeader, index_digest
 from builder.read.index import Index
 from builder.source.files import LocalFile
+from builder.store.footers import footer_check
 from builder.store.ledger import Ledger, describe_differences
 from builder.store.output import ArrowSink, OutputFile, publish, whole, write_file
 from builder.store.pages import value_ranges
@@ -130,7 +130,7 @@ def _write_shard(unit: _Unit, report: Report) -> None:
     ranges = value_ranges(LocalFile(temporary), pq.read_metadata(temporary), f"{shard.column}.data")
     if ranges is None:
         raise DamagedFileError(temporary, "pages", "the arrays do not lie in the file as they are")
-    check = json.dumps(footer_check(temporary)).encode()
+    check = json.dumps(footer_check(LocalFile(temporary))).encode()
     publish(temporary, shard.final)
     columns = [ranges.offsets, ranges.lengths, [dtype for dtype, _ in kinds], [shape for _, shape in kinds]]
     part = pa.table(columns, schema=COLUMN_ROW.with_metadata({b"check": check, b"digest": digest.encode()}))

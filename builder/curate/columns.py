@@ -30,7 +30,7 @@ from builder.read.columns import (
 )
 from builder.read.index import Index
 from builder.source.files import LocalFile
-from builder.store.footers import footer_digest
+from builder.store.footers import footer_check
 from builder.store.ledger import Ledger
 from builder.store.output import ArrowSink, OutputFile, make_folder, publish, whole, write_file
 from builder.store.seals import seal
@@ -131,7 +131,7 @@ def write_column(folder: str, name: str, values: pa.Array | pa.ChunkedArray, *, 
                 rows = table.slice(shard.first, shard.end - shard.first)
                 pq.write_table(rows, ArrowSink(file), compression="zstd", write_page_index=True)
                 digests[shard.path] = file.close()
-            files.append(shard.made(footer_check(temporary)))
+            files.append(shard.made(footer_check(LocalFile(temporary))))
             publish(temporary, shard.final)
         header = ColumnHeader(name, len(column), digest, tuple(files))
         publish_index(folder, header, pa.schema([(name, column.type)]), [table.select([name])], digests)
@@ -161,12 +161,6 @@ def plain_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column if column.type == kind else column.cast(kind)
     except pa.ArrowException as error:
         raise OptionError("column", name, f"{column.type} values do not become {kind}: {error}") from None
-
-
-def footer_check(path: str) -> dict[str, Any]:
-    """What tells a column's Parquet file from another one."""
-    size, footer = footer_digest(LocalFile(path))
-    return {"size": size, "footer": footer}
 
 
 def publish_index(

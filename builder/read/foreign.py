@@ -42,7 +42,7 @@ from builder.read.image_columns import (
 )
 from builder.source.endings import stem_of
 from builder.source.files import LocalFile, refuse_pointer, whole_time
-from builder.store.footers import check_claims, footer_digest
+from builder.store.footers import check_claims, footer_check
 from builder.store.index import write_index
 from builder.store.output import OutputFile
 from builder.store.pages import UnexpectedPageError, value_ranges
@@ -103,8 +103,7 @@ def _identify(path: str) -> dict[str, Any]:
     refuse_pointer(path, file.read_at(0, 64))
     if path.endswith(".arrow"):  # it has no footer to identify it
         return {"size": file.size, "mtime_ns": whole_time(file.mtime_ns)}
-    size, footer = footer_digest(file)
-    return {"size": size, "footer": footer}
+    return footer_check(file)
 
 
 def _write_part(

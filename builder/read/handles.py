@@ -381,7 +381,7 @@ def describe_difference(handle: Handle, check: dict[str, Any]) -> str | None:
 
 def parquet_footer_digest(handle: Handle) -> str | None:
     """xxh3-128 (hex) of a Parquet file's footer with its length and magic. None if there is no whole footer. Unlike
-    ``footer_digest`` it makes one request, not two."""
+    ``footer_check`` it makes one request, not two."""
     tail = handle.read_at(max(0, handle.size - _TAIL), min(_TAIL, handle.size))
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] != b"PAR1" or length > handle.size - 4:

@@ -5,7 +5,7 @@ Source: parquet-format, README.md and parquet.thrift (FileMetaData, RowGroup, Co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -36,8 +36,9 @@ def check_claims(path: str, metadata: pq.FileMetaData, size: int) -> None:
         raise DamagedFileError(path, "footer", claim)
 
 
-def footer_digest(file: ByteFile) -> tuple[int, str]:
-    """(file size in bytes, xxh3-128 in hex of the footer with its length and magic). They tell one shard from another.
+def footer_check(file: ByteFile) -> dict[str, Any]:
+    """What tells a Parquet file from another one: ``size`` in bytes, and ``footer``, the xxh3-128 in hex of its footer
+    with length and magic.
 
     Reads only the end of the file. Raises DamagedFileError if it is not the end of a Parquet file.
     """
@@ -45,7 +46,7 @@ def footer_digest(file: ByteFile) -> tuple[int, str]:
     digest = xxhash.xxh3_128()
     for offset in range(start, size, 1 << 20):
         digest.update(file.read_at(offset, min(1 << 20, size - offset)))
-    return size, digest.hexdigest()
+    return {"size": size, "footer": digest.hexdigest()}
 
 
 def _place(file: ByteFile) -> tuple[int, int, int]:

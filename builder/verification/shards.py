@@ -30,7 +30,7 @@ from builder.source.captions import read_annotation
 from builder.source.files import LocalFile
 from builder.source.images import decode
 from builder.store.arrow import image_offsets
-from builder.store.footers import check_claims, footer_digest
+from builder.store.footers import check_claims, footer_check
 from builder.store.pages import value_ranges
 from builder.verification.findings import Finding, Findings, Remedy, told
 from builder.verification.index_rows import index_rows
@@ -145,13 +145,12 @@ class _Check:
 
     def _open_parquet(self) -> pq.FileMetaData:
         """Raises DamagedFileError if the footer is not the recorded one, and what pyarrow raises."""
-        size, footer = footer_digest(self._file)
-        check = self._task.file.check
-        if footer != check.get("footer") or size != check.get("size"):
+        found, noted = footer_check(self._file), self._task.file.check
+        if found != {name: noted.get(name) for name in found}:
             raise DamagedFileError(self._path, "footer", "its checksum or the file's size is not that in the index")
         with pq.ParquetFile(self._path) as parquet:
             metadata = parquet.metadata
-            check_claims(self._path, metadata, size)
+            check_claims(self._path, metadata, found["size"])
             self._compare_schema(parquet.schema_arrow)
         if metadata.num_rows != len(self._all):
             there = f"it has {counted(metadata.num_rows, 'row')}; the index says {len(self._all):,}"

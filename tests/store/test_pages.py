@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from builder.base.errors import DamagedFileError
 from builder.source.files import LocalFile
-from builder.store.footers import footer_digest
+from builder.store.footers import footer_check
 from builder.store.pages import UnexpectedPageError, decode_levels, value_ranges
 from builder.store.thrift import (
     BINARY,
@@ -677,7 +677,7 @@ def test_the_digest_is_of_the_footer_with_length_and_magic(tmp_path):
     path.write_bytes(data)
     footer = data[-8 - int.from_bytes(data[-8:-4], "little") :]
     file = LocalFile(str(path))
-    assert footer_digest(file) == (len(data), xxhash.xxh3_128(footer).hexdigest())
+    assert footer_check(file) == {"size": len(data), "footer": xxhash.xxh3_128(footer).hexdigest()}
     file.close()
 
 
@@ -687,9 +687,9 @@ def test_the_digest_reads_the_tail_only_and_in_pieces():
     footer[5] = list_of(STRUCT, [{1: Value(BINARY, b"key"), 2: Value(BINARY, b"v" * (3 << 20))}])
     data = assembled(data[:4] + bytes(10 << 20), footer)
     file = MemoryFile(data)
-    size, digest = footer_digest(file)
+    check = footer_check(file)
     length = int.from_bytes(data[-8:-4], "little") + 8
-    assert (size, digest) == (len(data), xxhash.xxh3_128(data[-length:]).hexdigest())
+    assert check == {"size": len(data), "footer": xxhash.xxh3_128(data[-length:]).hexdigest()}
     assert sum(file.reads) == length + 8
     assert max(file.reads) <= 1 << 20
 
@@ -707,13 +707,13 @@ def test_the_digest_reads_the_tail_only_and_in_pieces():
 )
 def test_what_is_no_parquet_is_named(data, problem):
     with pytest.raises(DamagedFileError, match=problem):
-        footer_digest(MemoryFile(data))
+        footer_check(MemoryFile(data))
 
 
 def test_a_stream_without_a_length_is_refused():
     data, _ = plain_file()
     stream = MemoryFile(data)
     stream.size = None
-    for read in (footer_digest, lambda file: value_ranges(file, pq.read_metadata(io.BytesIO(data)), "value")):
+    for read in (footer_check, lambda file: value_ranges(file, pq.read_metadata(io.BytesIO(data)), "value")):
         with pytest.raises(DamagedFileError, match="cannot be known"):
             read(stream)

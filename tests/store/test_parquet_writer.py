@@ -22,7 +22,7 @@ from builder.base import schema
 from builder.base.errors import WriteError
 from builder.source.files import LocalFile
 from builder.store import parquet
-from builder.store.footers import footer_digest
+from builder.store.footers import footer_check
 from builder.store.output import OutputFile
 from builder.store.pages import value_ranges
 from builder.store.parquet import ParquetShardWriter
@@ -185,10 +185,10 @@ def check_layout(path: Path, written: WrittenShard, group_bytes: int, page_bytes
     assert ranges is not None, "image bytes do not lie in the file as they are"
     assert ranges.offsets.tolist() == written.offsets.tolist()
     assert ranges.lengths.tolist() == [len(each["image"]["bytes"]) for each in pq.read_table(path).to_pylist()]
-    size, footer = footer_digest(file)
+    check = footer_check(file)
     file.close()
-    assert written.check == {"size": size, "footer": footer}
-    assert written.size == size == path.stat().st_size
+    assert written.check == check
+    assert written.size == check["size"] == path.stat().st_size
     assert written.digest == xxhash.xxh3_128_hexdigest(path.read_bytes())
     assert metadata.num_rows == len(written.offsets)
     position = 4
