@@ -70,33 +70,30 @@ def value_ranges(file: ByteFile, metadata: pq.FileMetaData, column: str) -> Valu
     if a page does: other writers may lay out pages in their own way.
     """
     size, footer = read_footer(file)
+    place = "schema"
     try:
         leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
-        found = [i for i, leaf in enumerate(leaves) if leaf.path == column]
-    except ValueError as error:  # names that are not UTF-8
-        raise DamagedFileError(file.name, "schema", str(error)) from error
-    if len(found) != 1:
-        raise DamagedFileError(file.name, "schema", f"{len(found)} columns are called {column}, not one")
-    leaf = leaves[found[0]]
-    if leaf.physical_type != "BYTE_ARRAY" or leaf.max_repetition_level or leaf.max_definition_level > 255:
-        return None
-    try:
-        rows, groups = need(footer, 3, I64), structs(footer, 4)
-    except ThriftError as error:
-        raise DamagedFileError(file.name, "footer", str(error)) from error
-    if rows != metadata.num_rows:
-        raise DamagedFileError(file.name, "footer", f"it has {rows} rows; it had {metadata.num_rows} before")
-    if not 0 <= rows <= size // 4 + FREE_NULLS:
-        raise DamagedFileError(file.name, "footer", f"it claims {rows} rows; the file has {size} bytes")
-    chunks = []
-    for number, group in enumerate(groups):
-        try:
-            chunk = _chunk(group, number, found[0], column, size)
-        except ThriftError as error:
-            raise DamagedFileError(file.name, f"row group {number}", str(error)) from error
-        if chunk is None:
+        found = [i for i, leaf in enumerate(leaves) if leaf.path == column]  # a name may be no UTF-8
+        if len(found) != 1:
+            raise DamagedFileError(file.name, place, f"{len(found)} columns are called {column}, not one")
+        leaf = leaves[found[0]]
+        if leaf.physical_type != "BYTE_ARRAY" or leaf.max_repetition_level or leaf.max_definition_level > 255:
             return None
-        chunks.append(chunk)
+        place = "footer"
+        rows, groups = need(footer, 3, I64), structs(footer, 4)
+        if rows != metadata.num_rows:
+            raise DamagedFileError(file.name, place, f"it has {rows} rows; it had {metadata.num_rows} before")
+        if not 0 <= rows <= size // 4 + FREE_NULLS:
+            raise DamagedFileError(file.name, place, f"it claims {rows} rows; the file has {size} bytes")
+        chunks = []
+        for number, group in enumerate(groups):
+            place = f"row group {number}"
+            chunk = _chunk(group, number, found[0], column, size)
+            if chunk is None:
+                return None
+            chunks.append(chunk)
+    except ValueError as error:  # ThriftError is one
+        raise DamagedFileError(file.name, place, str(error)) from error
     for before, after in pairwise(sorted((chunk.start, chunk.end) for chunk in chunks)):
         if after[0] < before[1]:  # thousands of row groups that share one chunk would take forever
             raise DamagedFileError(file.name, f"byte {after[0]}", f"chunks of {column} overlap")

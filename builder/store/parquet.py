@@ -27,7 +27,6 @@ from builder.store.thrift import (
     I32,
     STRUCT,
     Struct,
-    Value,
     get,
     i16,
     i32,
@@ -195,13 +194,7 @@ class ParquetShardWriter(ShardWriter):
                 encoded = write_struct(page)
                 chunk[4], chunk[5] = i64(self._file.position), i32(len(encoded))
                 self._file.write([encoded])
-                group_fields: dict[int, Value] = dict(sorted(chunk.items()))
-                chunk.clear()
-                chunk.update(group_fields)
-        footer = dict(_template())
-        footer[3] = i64(self._rows)
-        footer[4] = list_of(STRUCT, self._groups)
-        return write_struct(dict(sorted(footer.items())))
+        return write_struct({**_template(), 3: i64(self._rows), 4: list_of(STRUCT, self._groups)})
 
 
 def page_header(size: int, count: int) -> bytes:
