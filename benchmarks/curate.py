@@ -71,7 +71,7 @@ def images_of(source: Path, most: int) -> list[bytes]:
 def fingerprints(source: Path, arguments: argparse.Namespace, results: Results) -> None:
     from PIL import Image
 
-    from builder.curate.fingerprint_rows import _fingerprints
+    from builder.curate.fingerprints import _fingerprints
 
     images = images_of(source, 1000)
     pixels = sum(width * height for width, height in (Image.open(io.BytesIO(image)).size for image in images))

@@ -20,20 +20,20 @@ import numpy as np
 
 from builder.base import schema
 from builder.base.arrays import number_array
-from builder.base.errors import InterruptedRunError, OptionError, OutputError
+from builder.base.errors import InterruptedRunError, OptionError, OutputError, SourceError
 from builder.base.words import counted
 from builder.curate.add_column import dataset_folder
 from builder.curate.columns import begin_job, write_column
-from builder.curate.fingerprint_rows import Part, Table, digests_of, parts_of, read_parts, write_part
-from builder.curate.fingerprints import UNREAD
+from builder.curate.fingerprints import UNREAD, Part, Table, digests_of, parts_of, read_parts, write_part
 from builder.curate.near import MOST_DISTANCE, same_pictures
 from builder.curate.pairs import equal_rows, groups_of, joined, leaders, mirrored_from
-from builder.curate.split import DUPLICATE_OF, MADE, PHASH
+from builder.curate.split import DUPLICATE_OF, MADE, PHASH, found_by_duplicates
 from builder.engines.contract import Engine, EngineChoice, Work
 from builder.engines.local import make_engine
 from builder.engines.progress import Progress
-from builder.read.columns import Values, columns_of, index_digest, open_any
+from builder.read.columns import index_digest
 from builder.read.index import Index
+from builder.read.opening import open_dataset
 from builder.store.ledger import Ledger
 from builder.store.output import make_folder
 
@@ -160,11 +160,10 @@ def _fingerprints(folder: str, work: str, index: Index, crew: Engine, quiet: boo
 
 def _refuse_other_columns(folder: str) -> None:
     """Raise OutputError if a column of the user has one of the names: it would be overwritten."""
-    for name, kind in MADE.items():
-        if name in columns_of(folder):
-            column = open_any(folder, name)
-            if not isinstance(column, Values) or column.column.type != kind:
-                at = shlex.quote(os.path.join(folder, "columns", name))
-                raise OutputError(
-                    f"{at} is a column of another kind, which duplicates did not make: rename or remove it"
-                )
+    reader = open_dataset(folder).reader
+    try:
+        for name in MADE:
+            if name in reader.added_columns():
+                found_by_duplicates(reader, name)
+    except SourceError as error:
+        raise OutputError(str(error)) from None

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from builder.base.records import SampleProblem
 from builder.base.words import counted
-from builder.curate.fingerprint_rows import Table
-from builder.curate.fingerprints import FINGERPRINT, FULL, MIRROR, PLAIN, Words, popcount
+from builder.curate.fingerprints import FINGERPRINT, FULL, MIRROR, PLAIN, Table, Words
 from builder.curate.pairs import (
     Bools,
     Numbers,
@@ -29,6 +28,7 @@ from builder.curate.pairs import (
     joined_groups,
     pairs_by_round,
     plan_rounds,
+    popcount,
 )
 from builder.curate.pixels import LOOK, alike
 from builder.engines.contract import Report, Work

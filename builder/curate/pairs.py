@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from builder.curate.fingerprints import popcount
-
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -234,3 +232,12 @@ def mirrored_from(kept: Numbers, pairs: Pairs) -> Bools:
     )
     sides = groups_of(2 * count, doubled)
     return np.asarray(sides[:count] != sides[kept])
+
+
+def _popcount_by_table(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    quarters = np.ascontiguousarray(values).view(np.uint16).reshape(*values.shape, 4)
+    return np.asarray(_COUNTS[quarters].sum(axis=-1, dtype=np.uint8))
+
+
+_COUNTS = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(1, np.uint8)
+popcount = getattr(np, "bitwise_count", _popcount_by_table)  # numpy 1 lacks it

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -241,39 +242,29 @@ class _Connection:
         self._connection.register(_TABLE, empty)
         self._run(condition, f"SELECT 1 FROM {_TABLE} WHERE (\n{condition}\n)", lambda result: result.fetchall())
 
-    def _interrupt(self, ended: threading.Event) -> None:
-        """Stop the running query. Asks repeatedly: a query that has not started yet misses the call."""
-        while not ended.is_set():
-            self._connection.interrupt()
-            ended.wait(_AGAIN)
-
     def _run(self, condition: str, query: str, fetch: Callable[[Any], Any], timeout: float | None = None) -> Any:
         """Run a query and fetch its rows in a thread. This one waits for it, and for Ctrl-C, which not every
         DuckDB notices."""
-        outcome: list[Any] = []
-        ended = threading.Event()  # an interrupted Thread.join wrongly takes the thread for ended
+        answer: futures.Future[Any] = futures.Future()
 
         def work() -> None:
             try:
-                outcome.append(fetch(self._connection.execute(query)))
+                answer.set_result(fetch(self._connection.execute(query)))
             except Exception as error:  # noqa: BLE001 - the waiting thread raises it
-                outcome.append(error)
-            ended.set()
+                answer.set_exception(error)
 
         threading.Thread(target=work, daemon=True).start()
         try:
-            late = not ended.wait(timeout)
-        except BaseException:
-            self._interrupt(ended)
-            raise
-        if late:
-            self._interrupt(ended)
-            raise SqlError(condition, f"ended after {timeout:g} seconds")
-        if isinstance(outcome[0], self._duckdb.Error):
-            raise SqlError(condition, _one_line(str(outcome[0])))
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
+            if not futures.wait([answer], timeout).done:
+                raise SqlError(condition, f"ended after {timeout:g} seconds")
+        finally:
+            while not answer.done():  # again and again: a query that has not started yet misses the call
+                self._connection.interrupt()
+                futures.wait([answer], _AGAIN)
+        try:
+            return answer.result()
+        except self._duckdb.Error as error:
+            raise SqlError(condition, _one_line(str(error))) from None
 
 
 def _one_line(words: str) -> str:

@@ -71,7 +71,9 @@ def read_table(file: str, name: str | None, on: str | None, joins: Sequence[str]
     ending = _ending(file)
     read = _read_parquet if ending in _PARQUET else _read_csv if ending in _TEXT else _read_lines
     try:
-        return read(file, partial(_columns, file, name, on, joins))
+        return read(file, partial(_columns, name, on, joins))
+    except SourceError as error:
+        raise SourceError(f"{shlex.quote(file)}: {error}") from None
     except OSError as error:
         raise SourceError(f"{shlex.quote(file)}: {error.strerror or error}") from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -79,37 +81,35 @@ def read_table(file: str, name: str | None, on: str | None, joins: Sequence[str]
 
 
 def _ending(file: str) -> str:
-    for ending in sorted(KNOWN, key=len, reverse=True):
+    for ending in KNOWN:
         if file.lower().endswith(ending):
             return ending
     raise SourceError(f"{shlex.quote(file)}: not a table that can be read; its name may end in {', '.join(KNOWN)}")
 
 
-def _columns(
-    file: str, name: str | None, on: str | None, joins: Sequence[str], names: Iterable[str]
-) -> tuple[str, str | None]:
+def _columns(name: str | None, on: str | None, joins: Sequence[str], names: Iterable[str]) -> tuple[str, str | None]:
     """The column of names and the column of values. Raises SourceError."""
     there = list(names)
     by = on or next((each for each in joins if each in there), None)
     if by is None or by not in there:
         wanted = by or " or ".join(joins)
-        raise SourceError(f"{shlex.quote(file)} has no column {wanted}; it has {', '.join(there) or 'none'}")
+        raise SourceError(f"no column {wanted}; it has {', '.join(there) or 'none'}")
     if name is None:
         return by, None
     others = [each for each in there if each not in (by, *(joins if name not in joins else ()))]
     if name in there:
         return by, name
     if len(others) != 1:
-        raise SourceError(f"{shlex.quote(file)} has no column {name}; it has {', '.join(there)}")
+        raise SourceError(f"no column {name}; it has {', '.join(there)}")
     return by, others[0]
 
 
-def _table(file: str, by: str, value: str | None, table: pa.Table, invalid: int = 0) -> Table:
+def _table(by: str, value: str | None, table: pa.Table, invalid: int = 0) -> Table:
     names = table.column(by)
     if pa.types.is_dictionary(names.type):
         names = names.cast(names.type.value_type)
     if not (pa.types.is_integer(names.type) or pa.types.is_string(names.type) or pa.types.is_large_string(names.type)):
-        raise SourceError(f"{shlex.quote(file)}: its column {by} holds {names.type} values, not strings")
+        raise SourceError(f"its column {by} holds {names.type} values, not strings")
     names = names.cast(pa.string())
     if by == "sha256":
         names = pc.utf8_lower(names)
@@ -120,11 +120,11 @@ def _table(file: str, by: str, value: str | None, table: pa.Table, invalid: int 
 def _read_parquet(file: str, pick: Pick) -> Table:
     with pq.ParquetFile(file) as parquet:
         by, value = pick(parquet.schema_arrow.names)
-        return _table(file, by, value, parquet.read(columns=[by, value] if value else [by]))
+        return _table(by, value, parquet.read(columns=[by, value] if value else [by]))
 
 
 def _read_csv(file: str, pick: Pick) -> Table:
-    parse = pacsv.ParseOptions(delimiter="\t" if ".tsv" in _ending(file) else ",", newlines_in_values=True)
+    parse = pacsv.ParseOptions(delimiter="\t" if _ending(file).startswith(".tsv") else ",", newlines_in_values=True)
     with pacsv.open_csv(file, parse_options=parse) as reader:
         by, value = pick(reader.schema.names)
     wanted = [by, value] if value else [by]
@@ -139,7 +139,7 @@ def _read_csv(file: str, pick: Pick) -> Table:
     if value:
         place = table.column_names.index(value)
         table = table.set_column(place, value, typed_texts(table.column(value)))
-    return _table(file, by, value, table)
+    return _table(by, value, table)
 
 
 def _read_lines(file: str, pick: Pick) -> Table:
@@ -152,14 +152,14 @@ def _read_lines(file: str, pick: Pick) -> Table:
             by, value = pick(entry)
         of = entry.get(by)
         if not isinstance(of, str | int) or isinstance(of, bool):
-            raise SourceError(f"{shlex.quote(file)}, {place}: {by} is {of!r:.40}, not a string")
+            raise SourceError(f"{place}: {by} is {json.dumps(of):.40}, not a string")
         names.append(str(of))
         values.append(entry.get(value) if value else None)
     if by is None:
-        raise SourceError(f"{shlex.quote(file)} holds no objects")
+        raise SourceError("it holds no objects")
     column, invalid = typed(values, value) if value else (pa.chunked_array([pa.nulls(len(values))]), 0)
     table = pa.Table.from_arrays([pa.chunked_array([pa.array(names, pa.string())]), column], names=[by, value or ""])
-    return _table(file, by, value, table, invalid)
+    return _table(by, value, table, invalid)
 
 
 def _entries(file: str) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -170,17 +170,16 @@ def _entries(file: str) -> Iterable[tuple[str, dict[str, Any]]]:
             text = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
             if not text:
                 continue
-            place = f"line {number}"
             try:
                 entry = json.loads(text if number > 1 or text[:1] != b"[" else text + lines.read())
             except (ValueError, RecursionError) as error:
-                raise SourceError(f"{shlex.quote(file)}, {place}: not JSON: {error}") from None
+                raise SourceError(f"line {number}: not JSON: {error}") from None
             listed = isinstance(entry, list) and number == 1
             for at, each in enumerate(entry if listed else [entry], 1):
+                place = f"entry {at}" if listed else f"line {number}"
                 if not isinstance(each, dict):
-                    where = f"entry {at}" if listed else place
-                    raise SourceError(f"{shlex.quote(file)}, {where}: not an object, {each!r:.40}")
-                yield f"entry {at}" if listed else place, each
+                    raise SourceError(f"{place}: not an object: {json.dumps(each):.40}")
+                yield place, each
 
 
 def tables_in(folder: str) -> list[str]:
@@ -195,17 +194,16 @@ def typed(values: Sequence[Any], name: str) -> tuple[pa.ChunkedArray, int]:
     strings become text. Any other value becomes null. Returns the column and the number of those nulls. Raises
     SourceError if nothing fits any type."""
     kinds = Counter(map(_kind, values))
-    texts = kinds["text"]
-    numeric = sum(_kind(value) == "text" and bool(_NUMBER.fullmatch(value.strip())) for value in values) if texts else 0
-    numbers = kinds["number"]
-    present = len(values) - kinds["none"]
-    sizes = {"list": kinds["list"], "boolean": kinds["boolean"], "number": numbers, "text": texts}
-    if numeric and (numeric == texts or numbers):
+    sizes = {kind: kinds[kind] for kind in ("list", "boolean", "number", "text")}
+    texts = (value for value in values if isinstance(value, str)) if sizes["text"] else ()
+    numeric = sum(bool(_NUMBER.fullmatch(text.strip())) for text in texts)
+    if numeric and (numeric == sizes["text"] or sizes["number"]):
         sizes["number"] += numeric
         sizes["text"] -= numeric
     best = max(sizes, key=lambda kind: sizes[kind])
     if not sizes[best]:
-        what = "nothing but nulls" if not present else "neither numbers, booleans, strings nor lists of strings"
+        only_nulls = kinds["none"] == len(values)
+        what = "nothing but nulls" if only_nulls else "neither numbers, booleans, strings nor lists of strings"
         raise SourceError(f"{name} holds {what}")
     if best == "number":
         column = _numbers([_number(value) for value in values])

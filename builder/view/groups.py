@@ -8,7 +8,7 @@ import threading
 import numpy as np
 
 from builder.base.arrays import bools_of
-from builder.curate.fingerprint_rows import digests_of
+from builder.curate.fingerprints import digests_of
 from builder.curate.measures import Positions
 from builder.curate.split import DUPLICATE_OF, group_hashes
 from builder.read.view import Rows

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from builder.base.errors import InterruptedRunError, OptionError, OutputError, SourceError
 from builder.curate import duplicates as module
-from builder.curate import fingerprint_rows
+from builder.curate import fingerprints
 from builder.curate.columns import write_column
 from builder.curate.duplicates import DuplicatesSummary, describe_duplicates, duplicates
 from builder.curate.fingerprints import UNREAD
@@ -113,14 +113,14 @@ def test_an_interrupted_run_goes_on_where_it_was(out: Path, monkeypatch: pytest.
     run(out)
     expected = kept_in(out)
     shutil.rmtree(out / ".laion6m" / "duplicates")
-    monkeypatch.setattr(fingerprint_rows, "PART_ROWS", 10)
+    monkeypatch.setattr(fingerprints, "PART_ROWS", 10)
     read: list[int] = []
 
-    def stopped(part: fingerprint_rows.Part, report: Any) -> Any:
+    def stopped(part: fingerprints.Part, report: Any) -> Any:
         if len(read) == 2:
             raise KeyboardInterrupt
         read.append(part.first)
-        return fingerprint_rows.write_part(part, report)
+        return fingerprints.write_part(part, report)
 
     monkeypatch.setattr(module, "write_part", stopped)
     with pytest.raises(InterruptedRunError, match="2 of 5"):
@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on_where_it_was(out: Path, monkeypatch: pytest.
     monkeypatch.setattr(
         module,
         "write_part",
-        lambda part, report: (read.append(part.first), fingerprint_rows.write_part(part, report))[1],
+        lambda part, report: (read.append(part.first), fingerprints.write_part(part, report))[1],
     )
     run(out)
     assert read == [0, 10, 10, 20, 30, 40], "the first part stayed; the one that was cut was made again"
@@ -194,7 +194,7 @@ def test_what_does_not_decode_has_no_phash_and_is_counted(tmp_path: Path) -> Non
     assert open_dataset(out).column("phash").is_null().to_pylist() == [True, True, False]
     assert kept_in(out) == {"a": None, "b": "a", "c": None}
     assert "2 images do not decode" in describe_duplicates(summary)
-    prints = fingerprint_rows._fingerprints(list(images.values()))
+    prints = fingerprints._fingerprints(list(images.values()))
     assert prints["state"].tolist()[:2] == [UNREAD, UNREAD]
 
 
@@ -213,7 +213,7 @@ def test_a_distance_is_a_number_of_bits(out: Path, distance: Any) -> None:
 
 def test_somebody_elses_column_is_not_written_over(out: Path) -> None:
     write_column(str(out), "phash", pa.array(["mine"] * len(open_dataset(out))))
-    with pytest.raises(OutputError, match="another kind"):
+    with pytest.raises(OutputError, match="did not make"):
         run(out)
     assert open_dataset(out)[0]["phash"] == "mine"
 

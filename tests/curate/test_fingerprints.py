@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builder.curate import fingerprints
+from builder.curate import fingerprints, pairs
 from builder.curate.fingerprints import (
     FULL,
     MIRROR,
@@ -17,8 +17,8 @@ from builder.curate.fingerprints import (
     SIDE,
     SPARSE,
     fingerprint,
-    popcount,
 )
+from builder.curate.pairs import popcount
 from builder.source.images import thumbnail
 from tests.curate import pictures
 
@@ -112,7 +112,7 @@ def test_the_bits_are_these() -> None:
 
 def test_bits_are_counted_with_any_numpy() -> None:
     values = np.array([0, 1, 2**64 - 1, 0xF0F0, 1 << 63], dtype=np.uint64)
-    for count in (popcount, fingerprints._popcount_by_table):
+    for count in (popcount, pairs._popcount_by_table):
         assert count(values).tolist() == [0, 1, 64, 8, 1]
         assert count(values[:4].reshape(2, 2)).tolist() == [[0, 1], [64, 8]]
 

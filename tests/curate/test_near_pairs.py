@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.curate import pairs
-from builder.curate.fingerprints import MIRROR, popcount
-from builder.curate.pairs import Pairs, Rounds, joined, pairs_by_round, plan_rounds
+from builder.curate.fingerprints import MIRROR
+from builder.curate.pairs import Pairs, Rounds, joined, pairs_by_round, plan_rounds, popcount
 
 TURN = int(MIRROR[0])
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -23,7 +23,7 @@ from builder.base.errors import ClusterError, MissingExtraError, OptionError, Wo
 from builder.base.options import ConvertOptions
 from builder.base.storage import Storage
 from builder.conversion.index import index
-from builder.curate import fingerprint_rows
+from builder.curate import fingerprints
 from builder.curate.duplicates import duplicates
 from builder.engines import contract
 from builder.engines import ray as ray_engine
@@ -219,7 +219,7 @@ def test_duplicates_writes_there_the_columns_that_it_writes_here_also_when_some_
     make_large_source(tmp_path / "src", tars=2)
     convert(str(tmp_path / "src"), str(tmp_path / "local"), SMALL, num_proc=1, quiet=True)
     shutil.copytree(tmp_path / "local", tmp_path / "out")
-    monkeypatch.setattr(fingerprint_rows, "PART_ROWS", 16)
+    monkeypatch.setattr(fingerprints, "PART_ROWS", 16)
     here = duplicates(tmp_path / "local", num_proc=1, quiet=True)
     there = {"engine": "ray", "address": cluster.address, "quiet": True}
     duplicates(tmp_path / "out", **there)

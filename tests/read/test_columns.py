@@ -30,7 +30,6 @@ from builder.base.errors import (
 from builder.base.options import ConvertOptions
 from builder.conversion.convert import convert
 from builder.conversion.index import index
-from builder.curate import array_files
 from builder.curate import arrays as job
 from builder.curate import columns as curate_columns
 from builder.curate.add_column import add_column
@@ -246,7 +245,7 @@ def test_a_file_that_holds_no_array_is_named(name: str, content: bytes, tmp_path
         pytest.importorskip("torch", reason="the training side needs torch")
     (tmp_path / f"a.jpg.{name}").write_bytes(content)
     with pytest.raises(SourceError, match=rf"(?s)a\.jpg\.{name} holds no single array: .*Make it again"):
-        array_files.Finder(str(tmp_path))("a.jpg")
+        job.Finder(str(tmp_path))("a.jpg")
 
 
 def test_a_header_that_claims_more_than_the_file_holds_is_damage_and_asks_for_no_memory(
@@ -264,7 +263,7 @@ def test_pt_files_without_torch_name_the_extra(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "builder.mm.tensors", raising=False)
     with pytest.raises(MissingExtraError, match=r"a\.jpg\.pt needs torch.*laion6m\[mm\]"):
-        array_files.Finder(str(tmp_path))("a.jpg")
+        job.Finder(str(tmp_path))("a.jpg")
 
 
 def test_a_job_that_made_nothing_gives_its_name_to_the_next(dataset: str, tmp_path: Path) -> None:
@@ -298,7 +297,7 @@ def test_a_column_that_another_run_is_at_is_left_alone(
 )
 def test_any_layout_of_numpy_becomes_plain(array: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
-    found = array_files.Finder(str(tmp_path))("a")
+    found = job.Finder(str(tmp_path))("a")
     assert found.shape == array.shape
     again = np.frombuffer(found.data, np.dtype(found.dtype)).reshape(found.shape)
     assert again.tolist() == array.tolist()
