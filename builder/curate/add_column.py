@@ -11,7 +11,7 @@ from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.errors import OptionError, SourceError
 from builder.base.names import SELECTION
-from builder.base.paths import StrPath, require_folder
+from builder.base.paths import StrPath, paths_of, require_folder
 from builder.base.urls import refuse_url
 from builder.base.words import counted
 from builder.curate.arrays import add_arrays
@@ -47,10 +47,10 @@ def add_column(
     JobMismatchError, LockedError, MissingExtraError (.pt files need torch), InterruptedRunError.
     """
     started = time.monotonic()
-    sources = [] if source is None else [source] if isinstance(source, str | os.PathLike) else list(source)
+    sources = paths_of(source or ())
     for each in sources:
-        refuse_url(os.fspath(each), "add-column")
-    places = [os.path.abspath(os.path.expanduser(os.fspath(each))) for each in sources]
+        refuse_url(each, "add-column")
+    places = [os.path.abspath(each) for each in sources]
     if (field is None) == (not places):
         raise OptionError("field", field, "give a folder or files with --from, or a field of the annotations")
     if on is not None and on not in JOINS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import struct
 import time
@@ -238,18 +239,13 @@ def _loaded(load: Callable[[str], Array], path: str) -> Array:
             raise ValueError(f"a shape of {array.shape}; lengths are whole numbers of up to {_LONGEST:,}")
         if len(array.data) > _LONGEST:
             raise ValueError(f"{len(array.data):,} bytes; {_LONGEST:,} are the most that a row can have")
-    except DamagedFileError as error:
-        raise _no_array(path, error) from error
-    except (Laion6mError, MemoryError):
-        raise
     except Exception as error:  # numpy, torch and pickle can raise anything for a damaged file
-        raise _no_array(path, error) from error
+        if isinstance(error, Laion6mError | MemoryError) and not isinstance(error, DamagedFileError):
+            raise
+        at, why = shlex.quote(path), str(error) or type(error).__name__
+        next_step = "Write it again, then run the same command to go on."
+        raise SourceError(f"{at} cannot be read as one array: {why}. {next_step}") from error
     return array
-
-
-def _no_array(path: str, error: Exception) -> SourceError:
-    why = str(error) or type(error).__name__
-    return SourceError(f"{path} holds no single array: {why}. Make it again, then run the same command to go on.")
 
 
 def _load_pt(path: str) -> Array:

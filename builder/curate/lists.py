@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from builder.base.arrays import numbers_of, utf8_array
+from builder.base.arrays import numbers_of, string_array, utf8_array
 from builder.base.errors import SourceError
 from builder.curate.documents import field_values
 from builder.curate.split import PHASH, found_by_duplicates
@@ -22,9 +22,15 @@ from builder.curate.tables import JOINS, KNOWN, read_table
 from builder.engines.progress import Progress
 from builder.read.reader import Reader
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
-_HASH = re.compile(r"[0-9a-f]{16}", re.IGNORECASE)
+_HASH = re.compile(r"[0-9a-f]{16}\Z", re.IGNORECASE)
+_LIKE = {
+    "key": re.compile(""),
+    "path": re.compile(""),
+    "url": re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE),
+    "sha256": re.compile(r"[0-9a-f]{64}", re.IGNORECASE),
+    PHASH: _HASH,
+}
+"""What a line of a list may be → how such a line begins. Tried in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +46,13 @@ class Joined:
 
 
 def join(reader: Reader, on: str, names: pa.ChunkedArray, *, quiet: bool = True) -> Joined:
-    """Look up ``names`` (strings) among the rows' keys, paths, urls or sha256. Raises SourceError, DamagedFileError."""
-    return look_up(names_of(reader, on, quiet=quiet), names)
-
-
-def look_up(rows: pa.ChunkedArray, names: pa.ChunkedArray) -> Joined:
-    """The same for any two columns of one type."""
-    found = pc.index_in(rows, value_set=names, skip_nulls=True)
+    """Look up ``names`` (strings) among the rows' keys, paths, urls, sha256 or phash. Raises SourceError,
+    DamagedFileError."""
+    wanted = names
+    if on == PHASH:
+        hashes = [None if name is None else _hash(name) for name in names.to_pylist()]
+        wanted = pa.chunked_array([pa.array(hashes, pa.uint64())])
+    found = pc.index_in(names_of(reader, on, quiet=quiet), value_set=wanted, skip_nulls=True)
     places = numbers_of(pc.fill_null(found, -1)).astype(np.int64)
     distinct = pc.count_distinct(names, mode="only_valid").as_py()
     hit = len(np.unique(places[places >= 0]))
@@ -54,8 +60,10 @@ def look_up(rows: pa.ChunkedArray, names: pa.ChunkedArray) -> Joined:
 
 
 def names_of(reader: Reader, on: str, *, quiet: bool = True) -> pa.ChunkedArray:
-    """The rows' names: ``key`` and ``path`` from the index, ``url`` and ``sha256`` from the annotations. If no
-    annotation has a sha256, the image files' bytes are hashed, so all are read."""
+    """The rows' names: ``key`` and ``path`` from the index, ``url`` and ``sha256`` from the annotations, ``phash`` from
+    that column. If no annotation has a sha256, the image files' bytes are hashed, so all are read."""
+    if on == PHASH:
+        return found_by_duplicates(reader, PHASH)
     if on in ("key", "path"):
         return reader._index.table([on]).column(0)
     names = [value if isinstance(value, str) else "" for value in field_values(reader, on, quiet=quiet)]
@@ -96,12 +104,9 @@ def read_list(reader: Reader, file: str | os.PathLike[str], *, quiet: bool = Tru
     path = os.path.abspath(os.path.expanduser(os.fspath(file)))
     if path.lower().endswith(KNOWN):
         table = read_table(path, None, None, (*JOINS, PHASH))
-        if table.on == PHASH:
-            hashes = [_hash(name.as_py()) for name in table.names if name.is_valid]
-            return _by_hash(reader, [each for each in hashes if each is not None], len(table.names))
         joined = join(reader, table.on, table.names, quiet=quiet)
         return Listed(joined.places >= 0, joined.names, joined.found)
-    return _by_lines(reader, _lines(path), path, quiet)
+    return _by_lines(reader, _lines(path), quiet)
 
 
 def _lines(path: str) -> list[str]:
@@ -115,23 +120,20 @@ def _lines(path: str) -> list[str]:
     return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
-def _by_lines(reader: Reader, lines: list[str], path: str, quiet: bool) -> Listed:
+def _by_lines(reader: Reader, lines: list[str], quiet: bool) -> Listed:
     """Look up every line as a key and as a path. The rest is looked up as what it looks like."""
     rows = np.zeros(len(reader), dtype=np.bool_)
     left = lines
-    for on, like in (("key", None), ("path", None), ("url", _URL), ("sha256", _SHA256)):
-        tried = [line for line in left if like is None or like.match(line)]
+    for on, like in _LIKE.items():
+        tried = [line for line in left if like.match(line)]
+        if on == PHASH and PHASH not in reader.added_columns() and len(left) < len(lines):
+            break  # the list has other names, so these are names that the dataset lacks
         if tried:
-            wanted = pa.chunked_array([pa.array([line.lower() if on == "sha256" else line for line in tried])])
-            places = join(reader, on, wanted, quiet=quiet).places
+            wanted = string_array([line.lower() if on == "sha256" else line for line in tried])
+            places = join(reader, on, pa.chunked_array([wanted]), quiet=quiet).places
             rows |= places >= 0
             hit = {tried[place] for place in np.unique(places[places >= 0])}
             left = [line for line in left if line not in hit]
-    hashes = [line for line in left if _HASH.fullmatch(line)]
-    if hashes and (PHASH in reader.added_columns() or len(left) == len(lines)):
-        found = _by_hash(reader, [int(line, 16) for line in hashes], len(hashes))
-        rows |= found.rows
-        return Listed(rows, len(lines), len(lines) - len(left) + found.found)
     return Listed(rows, len(lines), len(lines) - len(left))
 
 
@@ -140,9 +142,3 @@ def _hash(text: str) -> int | None:
     if _HASH.fullmatch(text):
         return int(text, 16)
     return int(text) if re.fullmatch(r"\d{1,20}", text) and int(text) < 1 << 64 else None
-
-
-def _by_hash(reader: Reader, hashes: list[int], given: int) -> Listed:
-    wanted = pa.chunked_array([pa.array(sorted(set(hashes)), pa.uint64())])
-    joined = look_up(found_by_duplicates(reader, PHASH), wanted)
-    return Listed(joined.places >= 0, given, joined.found)

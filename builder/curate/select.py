@@ -85,9 +85,11 @@ def select(
         raise OptionError("select", None, "say which rows: where, keys, without, unique, sample or split")
     check_free(folder)
     rows = open_dataset(dataset, storage_options=storage_options)
-    chosen, lists = choose(
-        rows, where=where, keys=keys, without=without, unique=unique, sample=sample, seed=seed, quiet=quiet
-    )
+    chosen, lists = choose(rows if where is None else rows.where(where), keys, without, quiet=quiet)
+    if unique:
+        chosen = chosen.unique()
+    if sample is not None:
+        chosen = chosen.sample(sample, seed=seed)
     splits = chosen.split(split, seed=seed) if split else {}
     save_all(splits or {"": chosen}, folder)
     return SelectSummary(
@@ -102,28 +104,14 @@ def select(
 
 
 def choose(
-    rows: Rows,
-    *,
-    where: str | None = None,
-    keys: StrPath | None = None,
-    without: StrPath | None = None,
-    unique: bool = False,
-    sample: int | None = None,
-    seed: int = 0,
-    quiet: bool = True,
+    rows: Rows, keys: StrPath | None, without: StrPath | None, *, quiet: bool = True
 ) -> tuple[Rows, tuple[ListCount, ...]]:
-    """The rows that :func:`select` would write, before the split."""
+    """Keep rows that the file ``keys`` names, drop those that ``without`` names. Raises SourceError."""
     lists = []
-    if where is not None:
-        rows = rows.where(where)
     for option, file in (("keys", keys), ("without", without)):
         if file is not None:
             rows, count = by_list(rows, option, file, quiet=quiet)
             lists.append(count)
-    if unique:
-        rows = rows.unique()
-    if sample is not None:
-        rows = rows.sample(sample, seed=seed)
     return rows, tuple(lists)
 
 

@@ -244,7 +244,7 @@ def test_a_file_that_holds_no_array_is_named(name: str, content: bytes, tmp_path
     if name == "pt":
         pytest.importorskip("torch", reason="the training side needs torch")
     (tmp_path / f"a.jpg.{name}").write_bytes(content)
-    with pytest.raises(SourceError, match=rf"(?s)a\.jpg\.{name} holds no single array: .*Make it again"):
+    with pytest.raises(SourceError, match=rf"(?s)a\.jpg\.{name} cannot be read as one array: .*Write it again"):
         job.Finder(str(tmp_path))("a.jpg")
 
 
