@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+import builder
 from builder.base.names import CARD as CARD
 from builder.base.names import DATA as DATA
 from builder.base.names import INDEX as INDEX
@@ -25,6 +26,12 @@ _T = TypeVar("_T")
 SPLIT = "train"
 SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "webdataset": ".tar"}
 """``--format`` → the suffix of its shards' names."""
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide the bytes of the output, for the manifest."""
+    return {"laion6m": builder.__version__, "pyarrow": pa.__version__}
+
 
 ROW = pa.schema(
     [

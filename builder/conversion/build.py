@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-import pyarrow as pa
-
 import builder
 from builder.base import schema
 from builder.base.arrays import to_ipc
@@ -275,5 +273,5 @@ def is_dataset(source: str) -> bool:
 
 def job_of(source: dict[str, Any], options: ConvertOptions) -> dict[str, Any]:
     """The facts that must be equal before a run may continue another's work."""
-    versions = {"laion6m": builder.__version__.rsplit(".", 1)[0], "pyarrow": pa.__version__}
+    versions = schema.versions() | {"laion6m": builder.__version__.rsplit(".", 1)[0]}
     return {"source": source, "options": options.to_json(), "versions": versions, "columns": schema.ROW.names}

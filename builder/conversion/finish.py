@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-import builder
 from builder.base import schema
 from builder.base.arrays import numbers_of
 from builder.base.errors import OutputError
@@ -27,9 +26,6 @@ from builder.store.index import write_index
 from builder.store.ledger import Ledger, Receipt
 from builder.store.manifest import Manifest
 from builder.store.rejects import write_rejects
-
-VERSIONS = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
-"""What may change the bytes of the output. The manifest names them."""
 
 
 def tally(survey: Survey, receipts: Iterable[Receipt], planned_rejects: bool) -> Totals:
@@ -85,7 +81,7 @@ def finish_shards(
     text = sum(int(numbers_of(ledger.index_part(r).column("annotation_size")).sum()) for r in ordered)
     size = sum(receipt.size for receipt in ordered)
     given = options.to_json()
-    on_card = Facts(facts, given, VERSIONS, totals.image_bytes + 2 * text, size, features_of(given))
+    on_card = Facts(facts, given, schema.versions(), totals.image_bytes + 2 * text, size, features_of(given))
     card = write_card(on_card)
     files[schema.CARD] = {"size": len(card), "xxh3_128": xxhash.xxh3_128_hexdigest(card)}  # without the owner's text
     if existing := _card_that_is_there(ledger):  # keep what its owner wrote, or a push brought here
@@ -97,7 +93,7 @@ def finish_shards(
     for receipt in ordered:
         formats.update(receipt.formats)
     facts |= {"formats": dict(sorted(formats.items())), "animated": sum(receipt.animated for receipt in ordered)}
-    manifest = Manifest(options.format, VERSIONS, given, source, facts, files)
+    manifest = Manifest(options.format, schema.versions(), given, source, facts, files)
     write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
     ledger.clear_temporary()
 

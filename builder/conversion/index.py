@@ -19,7 +19,7 @@ from builder.base.records import Reject
 from builder.base.urls import is_url
 from builder.conversion.before import refuse_overlap
 from builder.conversion.build import build
-from builder.conversion.finish import VERSIONS, describe, tally, totals_json, write_tables
+from builder.conversion.finish import describe, tally, totals_json, write_tables
 from builder.conversion.kind import Kind
 from builder.conversion.shard import Unit, index_part, make_receipt, reject_batch
 from builder.conversion.summary import Summary
@@ -130,7 +130,7 @@ def _finish(ledger: Ledger, survey: Survey, receipts: dict[int, Receipt], option
     root = inside if out == source or out.startswith(source + os.sep) else source
     files = [_indexed(archive, layout.root) for archive in (*layout.raw, *layout.captions)]
     entries = write_tables(ledger, root, files, receipts, survey.plan.rejects)
-    manifest = Manifest("index", VERSIONS, options.to_json(), describe(survey), totals_json(totals), entries)
+    manifest = Manifest("index", schema.versions(), options.to_json(), describe(survey), totals_json(totals), entries)
     write(ledger.folder, schema.MANIFEST, [manifest.to_json()])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +64,8 @@ def stretches(cuts: tuple[Cut, ...]) -> list[Stretch]:
 class FarJob(Job):
     """A job on a source behind a URL. Its raw tars are read once, in stretches."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.passed: dict[int, Passed] = {}  # stretches that were read, by this run or another
+    passed: dict[int, Passed] = field(default_factory=dict)
+    """Stretches that were read, by this run or another."""
 
     def run(self) -> Summary:
         with self.ledger.guarded():
@@ -91,23 +91,19 @@ class FarJob(Job):
         """Read the stretches that begin with a raw tar of this slice and were not read before. Raises SourceError,
         ListingError, WriteError."""
         mine = [stretch for stretch in stretches(self.cuts) if stretch.archives.start in self.taken]
+        before = [self.passed[stretch.first] for stretch in mine if stretch.first in self.passed]
         pending = [stretch for stretch in mine if stretch.first not in self.passed]
         size = sum(self.layout.raw[number].size for number in self.taken)
         with Progress(self.kind.stage, None, size, quiet=self.quiet) as progress:
             self.readings.append(progress)
             try:
-                for stretch in mine:
-                    if stretch.first in self.passed:
-                        self._hand_on_all(self.passed[stretch.first])
-                for passed in self.crew.run(run_pass, self._work(pending) if pending else (), progress.update):
+                tasks = self._work(pending) if pending else ()
+                for passed in chain(before, self.crew.run(run_pass, tasks, progress.update)):
                     self.passed[passed.first] = passed
-                    self._hand_on_all(passed)
+                    for receipt in passed.receipts:
+                        self.hand_on(receipt, len(self.cuts))
             except KeyboardInterrupt:
                 raise InterruptedRunError(len(self.put), len(self.cuts)) from None
-
-    def _hand_on_all(self, passed: Passed) -> None:
-        for receipt in passed.receipts:
-            self.hand_on(receipt, len(self.cuts))
 
     def _partial(self, did: int) -> Summary:
         """The summary of one slice, while other slices are still unread. Which samples are missing or duplicates is not
@@ -130,7 +126,7 @@ class FarJob(Job):
 
     def _work(self, pending: list[Stretch]) -> Iterator[Pass]:
         layout = self.layout
-        names, field = scans_wanted(layout, self.options)
+        names, json_field = scans_wanted(layout, self.options)
         nothing = pa.nulls(0, pa.string())
         listing = listed(layout, self.options.policy.caption_key) if layout.listing else Listing(nothing, nothing)
         rows_of, ids = _by_folder(listing), column_ids(listing.images, 1 << 16)
@@ -156,18 +152,18 @@ class FarJob(Job):
                 expected=to_ipc(_expected(listing, np.sort(rows[~duplicate[rows]]), keeps)),
                 options=self.options,
                 names=names,
-                field=field,
+                field=json_field,
             )
 
     def _survey(self) -> Survey:
         """Scan the archives that belong to no stretch (captions tars with other names), and plan with all scans."""
         layout, ledger = self.layout, self.ledger
-        names, field = scans_wanted(layout, self.options)
+        names, json_field = scans_wanted(layout, self.options)
         sides = (("raw", layout.raw), ("captions", layout.captions))
         missing = []
         for side, archives in sides:
             kept = ledger.scans(side)
-            requests = enumerate(ScanRequest(archive, names, field) for archive in archives)
+            requests = enumerate(ScanRequest(archive, names, json_field) for archive in archives)
             missing += [KeptScan(ledger.folder, side, number, each) for number, each in requests if number not in kept]
         for _ in self.crew.run(keep_scan, missing):
             pass

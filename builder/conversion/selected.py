@@ -250,11 +250,6 @@ def _source_sample(sample: Sample, position: int, image: bytes, start: int) -> S
         annotation=annotation,
         bom=False,
         info=_info(sample, image),
-        archive=0,
-        offset=0,
-        annotation_archive=0,
-        annotation_offset=0,
-        annotation_size=len(annotation),
     )
 
 

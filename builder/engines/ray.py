@@ -20,11 +20,9 @@ from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
-import builder
 from builder.base.errors import ClusterError, MissingExtraError, WorkerDiedError
 from builder.base.options import default_num_proc
+from builder.base.schema import versions
 from builder.engines.contract import Engine, Report, Result, Task, Work, unheard
 from builder.engines.messages import answer_to, describe, pack, unpack
 from builder.engines.progress import say
@@ -231,11 +229,6 @@ def _knock(address: str | None) -> None:
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def versions() -> dict[str, str]:
-    """The versions that decide the output's bytes."""
-    return {"laion6m": builder.__version__, "pyarrow": pa.__version__}
 
 
 def _said(found: dict[str, str]) -> str:

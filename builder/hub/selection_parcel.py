@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-import builder
 from builder.base import schema
 from builder.base.names import ROWS, SELECTION
 from builder.base.options import ConvertOptions
@@ -52,9 +51,8 @@ def selection_parcel(out: str, *, quiet: bool) -> Parcel:
     items[SELECTION] = local_item(SELECTION, portable, digest)
     items[ROWS] = local_item(ROWS, os.path.join(out, ROWS), selection.digest, checked=True)
     totals = {"rows": len(rows), "listed": len(rows), "rejected": {}, "unlisted": 0, "shards": shards, "image_bytes": 0}
-    versions = {"laion6m": builder.__version__, "pyarrow": pa.__version__}
     chosen = tuple(f"{step.condition} → {step.rows:,}" for step in selection.steps)
-    facts = captions_facts(items, totals, ConvertOptions().to_json(), versions, (f"{selection.of:,}", *chosen))
+    facts = captions_facts(items, totals, ConvertOptions().to_json(), schema.versions(), (f"{selection.of:,}", *chosen))
     return Parcel(items, facts, os.path.join(work, schema.CARD))
 
 

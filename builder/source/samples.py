@@ -42,7 +42,8 @@ _NOT_READ: tuple[int, int | None] = (0, None)
 
 class Sample(NamedTuple):
     """A listed sample that is a row. Its image is ``buffer[start:end]`` of its chunk. ``image_time`` and
-    ``annotation_time``: modification times of extracted files in ns, taken when they were read; None in a tar."""
+    ``annotation_time``: modification times of extracted files in ns, taken when they were read; None in a tar. A sample
+    that lies in no archive has places of 0."""
 
     position: int
     key: str
@@ -54,11 +55,11 @@ class Sample(NamedTuple):
     annotation: bytes
     bom: bool
     info: ImageInfo
-    archive: int
-    offset: int
-    annotation_archive: int
-    annotation_offset: int
-    annotation_size: int
+    archive: int = 0
+    offset: int = 0
+    annotation_archive: int = 0
+    annotation_offset: int = 0
+    annotation_size: int = 0
     image_time: int | None = None
     annotation_time: int | None = None
     made: bool = False  # the annotation is in no file: it was merged, or made from a .txt

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import builder
 from builder import convert, verify
 from builder.base.errors import ClusterError, MissingExtraError, OptionError, WorkerDiedError, WriteError
 from builder.base.options import ConvertOptions
@@ -346,7 +347,7 @@ def test_what_ray_prints_goes_to_stderr(cluster: Cluster, capsys: pytest.Capture
 
 
 def test_a_node_with_other_versions_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_engine.builder, "__version__", "0.0.0")
+    monkeypatch.setattr(builder, "__version__", "0.0.0")
     with pytest.raises(ClusterError, match=r"has laion6m .*, this process laion6m 0\.0\.0"):
         make_engine(EngineChoice("ray", address=cluster.address))
 
@@ -354,7 +355,7 @@ def test_a_node_with_other_versions_is_refused(cluster: Cluster, monkeypatch: py
 def test_a_node_that_joins_later_with_other_versions_is_refused_too(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine.builder, "__version__", "0.0.0")
+    monkeypatch.setattr(builder, "__version__", "0.0.0")
     monkeypatch.setattr(ray_engine.RayEngine, "_compare_versions", lambda self: None)
     crew = make_engine(EngineChoice("ray", address=cluster.address))
     with pytest.raises(ClusterError, match=r"a node has laion6m .*, the driver laion6m 0\.0\.0"), crew:
