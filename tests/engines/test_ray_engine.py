@@ -348,7 +348,7 @@ def test_what_ray_prints_goes_to_stderr(cluster: Cluster, capsys: pytest.Capture
 
 def test_a_node_with_other_versions_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "__version__", "0.0.0")
-    with pytest.raises(ClusterError, match=r"has laion6m .*, this process laion6m 0\.0\.0"):
+    with pytest.raises(ClusterError, match=r"has laion6m .*, this process has laion6m 0\.0\.0"):
         make_engine(EngineChoice("ray", address=cluster.address))
 
 
@@ -358,7 +358,7 @@ def test_a_node_that_joins_later_with_other_versions_is_refused_too(
     monkeypatch.setattr(builder, "__version__", "0.0.0")
     monkeypatch.setattr(ray_engine.RayEngine, "_compare_versions", lambda self: None)
     crew = make_engine(EngineChoice("ray", address=cluster.address))
-    with pytest.raises(ClusterError, match=r"a node has laion6m .*, the driver laion6m 0\.0\.0"), crew:
+    with pytest.raises(ClusterError, match=r"a node has laion6m .*, the driver has laion6m 0\.0\.0"), crew:
         list(crew.run(counted, [1], lambda images, size: None))
 
 
