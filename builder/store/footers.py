@@ -100,9 +100,7 @@ def missed_by_splits(file: ByteFile) -> tuple[int, int]:
         for group in structs(footer, 4):
             rows = need(group, 3, I64)
             columns = [need(chunk, 3, STRUCT) for chunk in structs(group, 1)]
-            starts = [
-                get(columns[0], number) for number in (9, 11)
-            ]  # of the data and of the dictionary, which may be missing
+            starts = [get(columns[0], number) for number in (9, 11)]  # data; dictionary, which may be missing
             length = get(group, 6) or sum(need(column, 7, I64) for column in columns)
             middle = min(start for start in starts if start is not None) + length // 2
             total += rows

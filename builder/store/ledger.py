@@ -153,7 +153,7 @@ class Ledger:
             write(self.folder, _IGNORED, [_IGNORES])
 
     def adopt(self, job: dict[str, Any]) -> None:
-        """Write the job down again. It is the same job, but files of its source have other times."""
+        """Write the job down. It replaces the one that was written before, unchecked."""
         self._write("job.json", json.dumps(job, indent=1, sort_keys=True).encode())
 
     def discard(self) -> None:
