@@ -114,7 +114,7 @@ def _lines(path: str) -> list[str]:
         with open(path, encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
     except OSError as error:
-        raise SourceError(f"{shlex.quote(path)}: {error.strerror}") from error
+        raise SourceError(f"cannot read {shlex.quote(path)}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SourceError(f"{shlex.quote(path)}: not UTF-8 text: {error}") from None
     return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))

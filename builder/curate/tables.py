@@ -75,7 +75,8 @@ def read_table(file: str, name: str | None, on: str | None, joins: Sequence[str]
     except SourceError as error:
         raise SourceError(f"{shlex.quote(file)}: {error}") from None
     except OSError as error:
-        raise SourceError(f"{shlex.quote(file)}: {error.strerror or error}") from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise SourceError(f"cannot read {shlex.quote(file)}: {reason}") from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{shlex.quote(file)}: {error}") from None
 

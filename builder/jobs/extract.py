@@ -30,7 +30,7 @@ from builder.base.options import Slice, default_num_proc
 from builder.base.paths import StrPath, path_of
 from builder.base.records import CUT, WHOLE
 from builder.base.urls import NO_OPTIONS, refuse_url
-from builder.base.words import counted, duration
+from builder.base.words import counted, duration, size
 from builder.engines.contract import Engine, EngineChoice, Report
 from builder.engines.local import make_engine
 from builder.jobs.extract_files import (
@@ -155,7 +155,7 @@ def describe_extraction(result: Extraction) -> str:
     seconds = max(result.seconds, 1e-9)
     images, captions = counted(result.images, "image"), counted(result.captions, "caption")
     lines = [
-        f"{images} and {captions}, {result.bytes / 1e6:,.1f} MB, in {duration(result.seconds)} "
+        f"{images} and {captions}, {size(result.bytes)}, in {duration(result.seconds)} "
         f"({result.files / seconds:,.0f} files/s, {result.bytes / seconds / 1e6:,.0f} MB/s)"
     ]
     lines += result.notes

@@ -73,7 +73,7 @@ def _selection(path: str) -> Info:
     selection = read_selection(path)
     try:
         dataset = dataset_of(path, selection)
-        lines = [f"{path} is a selection of {dataset}"]
+        lines = [f"{shlex.quote(path)} is a selection of {shlex.quote(dataset)}"]
     except SourceError as error:  # info reports it
         dataset = ""
         lines = [str(error)]

@@ -77,7 +77,7 @@ def made(path: str, manifest: Manifest, url: str = "", storage_options: Mapping[
     } | ({"note": note} if note else {})
     what = "an index over tars" if manifest.kind == "index" else f"a dataset in {manifest.kind.capitalize()} shards"
     lines = [
-        f"{home} is {what}, made by laion6m {manifest.versions.get('laion6m', '?')}",
+        f"{shlex.quote(home)} is {what}, made by laion6m {manifest.versions.get('laion6m', '?')}",
         f"rows      {totals['rows']:>13,} of {totals['listed']:,} listed, {in_words(totals['image_bytes'])} of images",
     ]
     if shards:
@@ -136,9 +136,10 @@ def unfinished(path: str) -> Info:
         "options": job.get("options", {}),
         "source": {"layout": job.get("source", {}).get("layout")},
     }
-    of = "an unknown number of" if planned is None else f"{planned:,}"
+    shards = "an unknown number of shards" if planned is None else counted(planned, "shard")
+    done = f"{len(receipts):,} of {shards} done, with {counted(rows, 'row')}"
     lines = [
-        f"{path} is an unfinished conversion: {len(receipts):,} of {of} shards are done, with {counted(rows, 'row')}",
+        f"{shlex.quote(path)} is an unfinished conversion: {done}",
         *(f"  {reason:<17}{count:>10,} rejected so far" for reason, count in sorted(rejected.items())),
     ]
     following = f"laion6m convert SOURCE {shlex.quote(path)}   (with the same options it goes on from there)"

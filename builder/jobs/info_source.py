@@ -68,7 +68,7 @@ def source_info(path: str, layout: Layout) -> Info:
     if layout.kind == "img2dataset":
         following = [f"laion6m convert {at} OUT --recaptions FILE.parquet"]
     if problems:
-        following = [f"laion6m convert {at} OUT   (once that is mended)"]
+        following = [f"laion6m convert {at} OUT   (after you have mended that)"]
     if os.path.exists(os.path.join(path, schema.INDEX)):
         following = [reading(path)]
     return Info(path, "source", facts, tuple(lines), tuple(following))
@@ -87,7 +87,7 @@ def _sides(path: str, layout: Layout) -> tuple[dict[str, Any], list[str]]:
     raw, captions = layout.raw, layout.captions
     facts = {"layout": layout.kind, "raw": _side_facts(raw), "captions": _side_facts(captions)}
     lines = [
-        f"{path} is a source in the {layout.kind} layout",
+        f"{shlex.quote(path)} is a source in the {layout.kind} layout",
         f"raw       {_side_line(raw)}",
         f"captions  {_side_line(captions) if captions else 'beside the images'}",
     ]

@@ -59,7 +59,7 @@ def test_what_is_wrong_with_a_listing_is_said_with_its_place(tmp_path: Path, tex
     (said,) = found.facts["problems"]
     assert said.startswith(f"{made.path}/data.json: {problem}")
     assert f"problem   {said}" in describe_info(found)
-    assert found.next == (f"laion6m convert {made.path} OUT   (once that is mended)",)
+    assert found.next == (f"laion6m convert {made.path} OUT   (after you have mended that)",)
     json.dumps(found.to_json())
 
 
