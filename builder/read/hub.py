@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -34,7 +35,7 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 from builder.base import schema
 from builder.base.errors import ChangedFileError, SourceError
 from builder.base.storage import persist
-from builder.read.remote import complete
+from builder.read.remote import RemoteFile, RemoteStorage, complete
 from builder.read.threads import ForkLock
 
 Answer = TypeVar("Answer")
@@ -80,7 +81,8 @@ def pinned(url: str, options: Mapping[str, Any]) -> str:
         return url
     api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
     kind, revision = _KINDS[place.kind], place.revision
-    found = _ask(url, place, options, lambda: api.repo_info(place.repo, repo_type=kind, revision=revision))
+    look = partial(api.repo_info, place.repo, repo_type=kind, revision=revision)
+    found = persist(url, lambda: _ask(url, place, options, look))
     return replace(place, revision=found.sha or place.revision).url
 
 
@@ -106,45 +108,34 @@ def _cached(url: str) -> str:
     return f"{folder}{place.path}"
 
 
-class HubFile:
-    """One file of a repository at a commit. The address of its bytes is looked up once, and again when it has expired.
-    Thread-safe: each read is a separate request. Connections are reused."""
+class HubFile(RemoteFile):
+    """One file of a repository at a commit, which does not change. The address of its bytes is looked up once, and
+    again when it has expired. Thread-safe: each read is a separate request. Connections are reused."""
 
-    mtime_ns = None
-
-    def __init__(self, url: str, place: HubPlace, options: Mapping[str, Any]) -> None:
+    def __init__(self, storage: RemoteStorage, url: str, place: HubPlace) -> None:
         """``url``: as it was given. Raises SourceError."""
-        self.name, self._place, self._options = url, place, options
+        self._place, self._options = place, storage.options.for_scheme("hf")
         self._url = hf_hub_url(
             place.repo,
             place.path.lstrip("/"),
             repo_type=_KINDS[place.kind],
             revision=place.revision,
-            endpoint=options.get("endpoint"),
+            endpoint=self._options.get("endpoint"),
         )
         self._lock = ForkLock()
         self._address: str | None = None
-        found = _ask(url, place, options, self._resolve)
-        if found.size is None:
-            raise SourceError(f"{url}: the Hub does not tell the size of the file")
-        self.size: int = found.size
-        self._etag = found.etag  # of its content: the same in every commit that has the file unchanged
+        super().__init__(storage, url)
 
     @property
     def state(self) -> tuple[object, ...]:
-        return self.size, self._etag
+        return self.size, self._tag  # of its content: the same in every commit that has the file unchanged
 
-    def check(self) -> None:
-        """Does nothing: a commit does not change."""
+    def _info(self) -> Mapping[str, Any]:
+        found = _ask(self.name, self._place, self._options, self._resolve)
+        return {"name": self.name, "size": found.size, "ETag": found.etag}
 
-    def close(self) -> None:
-        """Does nothing: connections are shared and stay open."""
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Raises SourceError. Raises ChangedFileError if the file is gone."""
-        if not length:
-            return b""
-        return _ask(self.name, self._place, self._options, lambda: self._range(offset, length), opened=True)
+    def _range(self, start: int, end: int) -> bytes:
+        return _ask(self.name, self._place, self._options, lambda: self._part(start, end), opened=True)
 
     def _resolve(self) -> HfFileMetadata:
         """Look up the address of the file's bytes."""
@@ -153,12 +144,12 @@ class HubFile:
             self._address = found.location
         return found
 
-    def _range(self, offset: int, length: int) -> bytes:
+    def _part(self, start: int, end: int) -> bytes:
         for last in (False, True):
             if self._address is None:
                 self._resolve()
             address = self._address or self._url
-            headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+            headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
             if urlsplit(address).netloc == urlsplit(self._url).netloc:  # object stores get no token
                 headers |= build_hf_headers(token=self._options.get("token"))
             answer = get_session().get(address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
@@ -166,29 +157,25 @@ class HubFile:
                 break
             self._address = None
         if answer.status_code == 416:
-            raise ChangedFileError(self.name, f"it has no bytes {offset:,} to {offset + length:,}")
+            raise ChangedFileError(self.name, f"it has no bytes {start:,} to {end:,}")
         if answer.status_code == 200:
             raise NotImplementedError("the server answers a request for a range with the whole file")
         answer.raise_for_status()
-        return complete(answer.content, length)
+        return complete(answer.content, end - start)
 
 
 def _ask(
     url: str, place: HubPlace, options: Mapping[str, Any], what: Callable[[], Answer], *, opened: bool = False
 ) -> Answer:
-    """Ask the Hub, and ask again if the network fails. If the repository, revision or file is missing: raises
-    SourceError, or ChangedFileError if the file was ``opened`` before."""
-
-    def asked() -> Answer:
-        try:
-            return what()
-        except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
-            said = _words(place, options, error)
-            if opened:
-                raise ChangedFileError(url, said) from error
-            raise SourceError(f"{url}: {said}") from None
-
-    return persist(url, asked)
+    """Ask the Hub once. If the repository, revision or file is missing: raises SourceError, or ChangedFileError if the
+    file was ``opened`` before."""
+    try:
+        return what()
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
+        said = _words(place, options, error)
+        if opened:
+            raise ChangedFileError(url, said) from error
+        raise SourceError(f"{url}: {said}") from None
 
 
 def _words(place: HubPlace, options: Mapping[str, Any], error: Exception) -> str:

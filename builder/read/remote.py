@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 
 from builder.base import schema
-from builder.base.errors import ChangedFileError, SourceError
+from builder.base.errors import ChangedFileError, Laion6mError, SourceError
 from builder.base.paths import cache_folder
 from builder.base.storage import Storage, entry_of, persist, read_range, status_of
 from builder.base.urls import StorageOptions, join, say
@@ -40,7 +40,7 @@ class RemoteStorage(Storage):
             from builder.read.hub import HubFile, HubPlace
 
             if place := HubPlace.of(path):
-                return HubFile(path, place, self.options.for_scheme(scheme))
+                return HubFile(self, path, place)
         kind = {"s3": S3File, "s3a": S3File, "http": HttpFile, "https": HttpFile}.get(scheme, RemoteFile)
         return kind(self, path)
 
@@ -117,6 +117,8 @@ class RemoteFile:
         def attempt() -> bytes:
             try:
                 return self._range(offset, offset + length)
+            except Laion6mError:
+                raise
             except Exception as error:  # storages' libraries share no base class for errors
                 if status_of(error) in (404, 410, 412, 416) or isinstance(error, FileNotFoundError):
                     raise ChangedFileError(self.name, _CHANGED.get(status_of(error) or 404, "it is gone")) from error
