@@ -113,10 +113,10 @@ def test_what_is_not_there_is_said_in_its_own_words(
         said,
         (
             "there is no repository user/misspelt in datasets, or this token may not read it",
-            "has no branch, tag or commit 'no-such-branch'; it has main",
-            "'a b/c' is no name of a repository",
+            "has no branch, tag or commit no-such-branch. It has: main",
+            "'a b/c' cannot be a repository",
             "there is no repository user/laion6m in models",
-            "no/such/folder: there is nothing of that name",
+            "no/such/folder: it does not exist",
         ),
         strict=True,
     ):
