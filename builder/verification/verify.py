@@ -125,69 +125,31 @@ def verify(
 
     Raises SourceError if OUT is no converted folder. Raises OptionError for ``source`` with a URL or a selection.
     """
-    started = time.monotonic()
     out, source = path_of(out), path_or_none(source)
+    choice = EngineChoice(engine, num_proc, address)
     if is_url(out):
         if source is not None:
             raise OptionError("source", source, "works only for a dataset on this machine: download the dataset")
         with tempfile.TemporaryDirectory(prefix="laion6m-") as folder:
             mirror = Mirror.of(out, folder, StorageOptions.of(storage_options))
-            return _verify_folder(folder, mirror, decode, EngineChoice(engine, num_proc, address), quiet)
+            with make_engine(choice) as crew:
+                return _Run(folder, decode, quiet, crew, mirror).verify()
     refuse_url(source or "", "verify")
     require_folder(out)
     if os.path.exists(os.path.join(out, SELECTION)):
         if source is not None:
-            raise OptionError(
-                "source", source, f"{shlex.quote(out)} is a selection. Give the dataset it was selected from"
-            )
-        with make_engine(EngineChoice(engine, num_proc, address)) as crew:
+            allowed = f"{shlex.quote(out)} is a selection. Give the dataset it was selected from"
+            raise OptionError("source", source, allowed)
+        started = time.monotonic()
+        with make_engine(choice) as crew:
             rows, wrong, size = check_selection(out, decode=decode, crew=crew, quiet=quiet)
         took = time.monotonic() - started
         return Verification(not wrong, rows, tuple(map(str, wrong)), decoded=decode, bytes=size, seconds=took)
     require_made(out)
     if source is not None:
         recognise(source)  # fail before anything is read, if it is no source
-    recaptions = paths_of(recaptions)
-    return _verify_folder(out, None, decode, EngineChoice(engine, num_proc, address), quiet, source, recaptions)
-
-
-def _verify_folder(
-    out: str,
-    mirror: Mirror | None,
-    decode: bool,
-    engine: EngineChoice,
-    quiet: bool,
-    source: str | None = None,
-    recaptions: tuple[str, ...] = (),
-) -> Verification:
-    """``mirror``: downloads the shards of ``out`` if the folder is behind a URL."""
-    started = time.monotonic()
-    try:
-        manifest = read_manifest(out)
-        first = check_manifest(out, manifest)
-    except DamagedFileError as error:
-        problem = Finding(schema.MANIFEST, error.args[2], Remedy.META)
-        return Verification(False, 0, (str(problem),), source is not None, decode)
-    with make_engine(engine) as crew:
-        run = _Run(out, manifest, decode, quiet, mirror, crew, first)
-        try:
-            run.check()
-            if source is not None:
-                run.check_against(source, recaptions)
-        except WorkerDiedError as error:
-            run.add(out, f"verify could not finish: {error}")
-    problems = tuple(map(str, run.findings))
-    return Verification(
-        ok=not problems,
-        rows=manifest.totals["rows"],
-        problems=problems,
-        against_source=source is not None,
-        decoded=decode,
-        bytes=run.bytes,
-        seconds=time.monotonic() - started,
-        notes=tuple(run.notes),
-        away=run.away_rows,
-    )
+    with make_engine(choice) as crew:
+        return _Run(out, decode, quiet, crew, source=source, recaptions=paths_of(recaptions)).verify()
 
 
 def check_far(mirror: Mirror, check: Work[Any, list[Finding]], task: Any, report: Report) -> list[Finding]:
@@ -223,7 +185,7 @@ def _shown(result: Verification) -> str:
         shown.append(f"every image{here} decodes")
     rows = counted(result.rows, "row is", "rows are") + " sound"
     if result.away:
-        rows = f"{result.rows - result.away:,} of {counted(result.rows, 'row')} here, and sound"
+        rows = f"{result.rows - result.away:,} of {counted(result.rows, 'row')} are here, and sound"
     if 0 < result.away == result.rows:
         rows, shown[1:2] = f"none of {counted(result.rows, 'row')} is here, the rest is sound", []
     return f"{rows}: {', '.join(shown)}"
@@ -231,29 +193,56 @@ def _shown(result: Verification) -> str:
 
 @dataclass(slots=True)
 class _Run:
-    """One verification, and its findings so far. ``away``: shards removed here after the Hub had them."""
+    """The verification of a folder, and its findings so far. ``mirror``: downloads the shards of ``out`` if the folder
+    is behind a URL. ``away``: shards removed here after the Hub had them."""
 
     out: str
-    manifest: Manifest
     decode: bool
     quiet: bool
-    mirror: Mirror | None
     crew: Engine
-    findings: list[Finding]
+    mirror: Mirror | None = None
+    source: str | None = None
+    recaptions: tuple[str, ...] = ()
+    manifest: Manifest = field(init=False)
+    findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     away: set[str] = field(default_factory=set)
     bytes: int = 0
     accounts: Accounts = field(default_factory=Accounts)
     rejects: pa.Table | None = None
 
+    def verify(self) -> Verification:
+        """Check everything."""
+        started = time.monotonic()
+        against = self.source is not None
+        try:
+            self.manifest = read_manifest(self.out)
+            self.findings += check_manifest(self.out, self.manifest)
+        except DamagedFileError as error:
+            problem = Finding(schema.MANIFEST, error.args[2], Remedy.META)
+            return Verification(False, 0, (str(problem),), against, self.decode)
+        try:
+            self.check()
+            if self.source is not None:
+                self.check_against(self.source)
+        except WorkerDiedError as error:
+            self.add(self.out, f"verify could not finish: {error}")
+        return Verification(
+            ok=not self.findings,
+            rows=self.manifest.totals["rows"],
+            problems=tuple(map(str, self.findings)),
+            against_source=against,
+            decoded=self.decode,
+            bytes=self.bytes,
+            seconds=time.monotonic() - started,
+            notes=tuple(self.notes),
+            away=sum(file.rows for file in self.accounts.files if file.path in self.away),
+        )
+
     @property
     def caption_key(self) -> str:
         policy = self.manifest.options.get("policy")
         return str(policy.get("caption_key", "auto")) if isinstance(policy, dict) else "auto"
-
-    @property
-    def away_rows(self) -> int:
-        return sum(file.rows for file in self.accounts.files if file.path in self.away)
 
     def add(self, place: str, problem: str, remedy: str = "") -> None:
         """Add a problem that affects no row."""
@@ -283,11 +272,11 @@ class _Run:
             note = splits_note(out, sorted(filter(is_shard, present)))
             self.notes += [note] if note else []
 
-    def check_against(self, source: str, recaptions: tuple[str, ...]) -> None:
+    def check_against(self, source: str) -> None:
         """Compare OUT with its source."""
         place = f"source {source}"
         try:
-            options = options_of(self.manifest, source, recaptions)
+            options = options_of(self.manifest, source, self.recaptions)
             again, differences = survey_again(self.manifest, source, options, self.crew, quiet=self.quiet)
         except (SourceError, DamagedFileError) as error:
             if isinstance(error.__cause__, PermissionError):

@@ -235,7 +235,7 @@ def test_shards_that_are_here_are_verified_beside_those_that_are_not(
     back.write_bytes(whole[f"data/{back.name}"])
     result = verify(str(out), source=str(source), decode=True, num_proc=1, quiet=True)
     assert (result.problems, result.away) == ((), 21)
-    assert describe_verification(result).startswith("3 of 24 rows here, and sound: ")
+    assert describe_verification(result).startswith("3 of 24 rows are here, and sound: ")
     assert "7 of 8 shards are not here" in result.notes[0]
     other = wide_source(tmp_path / "other", SHARDS)
     with tarfile.open(other / "raw" / "00005.tar") as tar:
