@@ -215,7 +215,7 @@ def receipts(folder: str, samples: int) -> float:
         found = ledger.receipts()
         sizes = ledger.folder.sizes(schema.DATA)
         names = {number: str(schema.ShardName(number, shards)) for number in found}
-        there = [CONVERT.stands(ledger, receipt, names[number], sizes) for number, receipt in found.items()]
+        there = [CONVERT.outlet.stands(ledger, receipt, names[number], sizes) for number, receipt in found.items()]
     assert all(there)
     assert len(there) == shards
     return clock.seconds

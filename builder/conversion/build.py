@@ -18,7 +18,7 @@ from builder.base.records import Totals
 from builder.base.urls import is_url, join
 from builder.conversion.before import bytes_of, refuse_caption_key, refuse_full_disk, rows_of
 from builder.conversion.finish import examples_of, tally
-from builder.conversion.kind import Kind, standing
+from builder.conversion.kind import Kind
 from builder.conversion.report import no_rows
 from builder.conversion.shard import Unit
 from builder.conversion.summary import Summary, slice_notes
@@ -157,7 +157,7 @@ class Job:
         mine = shards_of(plan, self.how.part, self.taken)
         receipts = self.receipts(plan)
         pending = [number for number in mine if number not in receipts]
-        if kind.lasting and kind.outlet is None and isinstance(ledger.folder, LocalFolder):
+        if kind.lasting and not kind.outlet.removes and isinstance(ledger.folder, LocalFolder):
             refuse_full_disk(ledger.out, bytes_of(plan.plan, pending))
         images, left = rows_of(plan.plan, mine), rows_of(plan.plan, pending)
         with Progress(kind.stage, images, done=images - left, quiet=self.quiet) as progress:
@@ -217,10 +217,10 @@ class Job:
         return self.standing(self.ledger.receipts().values(), plan.plan.shards)
 
     def standing(self, receipts: Iterable[Receipt], shards: int) -> dict[int, Receipt]:
-        return standing(self.ledger, receipts, shards, self.options, self.kind.stands)
+        return self.kind.outlet.standing(self.ledger, receipts, shards, self.options)
 
     def hand_on(self, receipt: Receipt, shards: int) -> None:
-        if self.kind.outlet is not None and receipt.number not in self.put:
+        if receipt.number not in self.put:
             self.put.add(receipt.number)
             self.kind.outlet.put(receipt, shards)
 
@@ -228,8 +228,7 @@ class Job:
         """The work on these shards, as there is room for them."""
         first_annotations = len(self.layout.raw) if self.layout.captions else 0
         for number in numbers:
-            if self.kind.outlet is not None:
-                self.kind.outlet.room()
+            self.kind.outlet.room()
             rows, stock = shard_rows(plan, number)
             task = (self.ledger.folder, number, plan.plan.shards, self.options)
             yield Unit(*task, to_ipc(rows), stock, first_annotations)

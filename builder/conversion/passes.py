@@ -136,8 +136,7 @@ class FarJob(Job):
         for number, archive in enumerate(layout.captions):
             captions.setdefault(without_ending(archive.name), []).append(number)
         for stretch in pending:
-            if self.kind.outlet is not None:
-                self.kind.outlet.room()
+            self.kind.outlet.room()
             raw = {number: layout.raw[number] for number in stretch.archives}
             stems = [without_ending(archive.name) for archive in raw.values()]
             rows = np.concatenate([np.zeros(0, np.int64), *(rows_of[stem] for stem in stems if stem in rows_of)])

@@ -30,7 +30,7 @@ from builder.conversion.before import lies_in, refuse_overlap
 from builder.conversion.build import is_dataset, job_of
 from builder.conversion.finish import add_up, examples_of, finish_shards
 from builder.conversion.index import index
-from builder.conversion.kind import standing
+from builder.conversion.kind import Outlet
 from builder.conversion.shard import ShardTask, make_shard
 from builder.conversion.summary import Summary
 from builder.curate.columns import write_column
@@ -149,7 +149,7 @@ def convert_rows(
             lost = pq.read_table(os.path.join(_index_place(out), schema.REJECTS)).cast(schema.REJECT_ROW)
         positions, rejects = _positions(rows, lost)
         units = _units(rows, positions, folder, options)
-        receipts = standing(ledger, ledger.receipts().values(), len(units), options)
+        receipts = Outlet().standing(ledger, ledger.receipts().values(), len(units), options)
         pending = [unit for unit in units if unit.number not in receipts]
         try:
             with _progress(rows, pending, how.quiet) as progress, make_engine(how.engine) as crew:

@@ -19,6 +19,7 @@ from builder.base.words import counted
 from builder.conversion.before import refuse_overlap
 from builder.conversion.build import build
 from builder.conversion.convert import CONVERT
+from builder.conversion.kind import Outlet
 from builder.conversion.summary import Summary
 from builder.engines.contract import EngineChoice, RunOptions
 from builder.hub.client import quiet_client
@@ -80,7 +81,7 @@ def convert_and_push(
         session.open(public)
         interim_card(session.publisher.card(), push_to, "")  # raises now, not at the end, if the card cannot be read
         stream = _Stream(session, options, delete_pushed)
-        kind = replace(CONVERT, stands=stream.stands, outlet=stream)
+        kind = replace(CONVERT, outlet=stream)
         try:
             how = RunOptions(Slice(start, end), EngineChoice(engine, num_proc, address), storage, quiet)
             summary = build(kind, source, out, options, how)
@@ -99,9 +100,10 @@ def convert_and_push(
     return summary, pushed
 
 
-class _Stream:
-    """An Outlet (conversion/kind.py). It starts its threads at the first shard: by then the workers have been
-    forked."""
+class _Stream(Outlet):
+    """It starts its threads at the first shard: by then the workers have been forked."""
+
+    removes = True
 
     def __init__(self, session: Session, options: ConvertOptions, delete: bool) -> None:
         self._session, self._delete = session, delete
@@ -121,7 +123,7 @@ class _Stream:
 
     def stands(self, ledger: Ledger, receipt: Receipt, name: str, sizes: Mapping[str, int]) -> bool:
         """Whether a receipt's shard exists: here, or on the Hub after it was deleted here."""
-        if CONVERT.stands(ledger, receipt, name, sizes):
+        if super().stands(ledger, receipt, name, sizes):
             return True
         mark = PushRecords(ledger.folder).mark(receipt.number, self._session.repo, self._session.revision)
         if mark is None or mark.digest != receipt.digest:
