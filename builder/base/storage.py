@@ -275,7 +275,7 @@ def read_range(system: Any, path: str, start: int, end: int) -> bytes:
         data: bytes = system.cat_file(path, start=start, end=end)
         if len(data) > end - start:
             raise NotImplementedError(
-                "the server answers a request for a range with the whole file. Use a server that supports ranges"
+                "the server ignores ranges and sends the whole file. Use one that supports ranges"
             )
         return data
     # In file systems that are not async (hf:// is one), cat_file opens the file with a cache that reads 5 MiB ahead.

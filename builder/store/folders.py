@@ -85,8 +85,7 @@ class LocalFolder:
         except PermissionError as error:
             raise AccessError(self.path(name), error.strerror) from error
 
-    def local(self, name: str) -> str:
-        return self.path(name)
+    local = path
 
     def remove(self, name: str) -> None:
         path = self.path(name)

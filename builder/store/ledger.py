@@ -268,7 +268,7 @@ class Ledger:
             return pa.ipc.open_stream(data).read_all()
         except (pa.ArrowException, OSError) as error:
             refuse_denied(path, error)
-            noted = self.path("receipts", f"{receipt.number:05d}.json")
+            noted = shlex.quote(self.path("receipts", f"{receipt.number:05d}.json"))
             raise DamagedFileError(path, what, f"{error}; remove {noted} to do its shard again") from None
 
     def clear(self) -> None:
