@@ -69,8 +69,9 @@ def tables_of(rows: Iterable[tuple[TextRow, bytes]]) -> Iterator[pa.Table]:
         images.append(image)
         size += len(image) + len(text.annotation)
         if size >= TABLE_BYTES:
-            yield pa.Table.from_arrays(row_columns(texts, binary_array(images)), schema=schema.ROW)
-            texts, images, size = [], [], 0
+            table = pa.Table.from_arrays(row_columns(texts, binary_array(images)), schema=schema.ROW)
+            texts, images, size = [], [], 0  # their memory is free before the table is used
+            yield table
     if texts:
         yield pa.Table.from_arrays(row_columns(texts, binary_array(images)), schema=schema.ROW)
 
