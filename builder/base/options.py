@@ -49,7 +49,7 @@ def check_number(name: str, value: Any, allowed: str, kind: type = Real, least: 
     A bool is none; nor is text, which a config or a shell may give in place of a number."""
     if isinstance(value, bool) or not isinstance(value, kind):
         what = "a whole number" if kind is Integral else "a number"
-        raise OptionError(name, value, f"{allowed}; it must be {what}")
+        raise OptionError(name, value, f"not {what}. {allowed[:1].upper()}{allowed[1:]}")
     if least is not None and value < least:  # type: ignore[operator]  # a number of any kind
         raise OptionError(name, value, allowed)
 

@@ -19,7 +19,7 @@ def declare(parser: Parser) -> None:
         type=whole,
         default=10,
         metavar="D",
-        help="most bits, of 64, in which two fingerprints may differ: 0 to 16; fewer is stricter (default: 10)",
+        help="how many of 64 bits may differ between two fingerprints: 0 to 16; fewer is stricter (default: 10)",
     )
     add_workers(parser)
 
@@ -28,4 +28,4 @@ def run(arguments: argparse.Namespace) -> int:
     from builder.curate.duplicates import describe_duplicates, duplicates
 
     summary = duplicates(arguments.out, distance=arguments.distance, **how(arguments))
-    return show(arguments, summary.to_json(), describe_duplicates(summary))
+    return show(arguments, summary.to_json(), describe_duplicates(summary, arguments.out))

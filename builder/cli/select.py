@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     chosen = named(arguments, "where", "keys", "without", "unique", "sample", "seed")
     summary = select(arguments.dataset, arguments.out, split=dict(arguments.split), **chosen)
-    return show(arguments, summary.to_json(), describe_selection(summary))
+    return show(arguments, summary.to_json(), describe_selection(summary, arguments.out))
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -52,9 +52,11 @@ def add_column(
         refuse_url(each, "add-column")
     places = [os.path.abspath(each) for each in sources]
     if (field is None) == (not places):
-        raise OptionError("field", field, "give a folder or files with --from, or a field of the annotations")
+        raise OptionError(
+            "field", field, "give either files or a folder (--from), or a field of the annotations (--field)"
+        )
     if on is not None and on not in JOINS:
-        raise OptionError("on", on, " or ".join(JOINS))
+        raise OptionError("on", on, f"give one of {', '.join(JOINS)}")
     check_name(name)
     folder = dataset_folder(path, "add-column")
     refuse_made(folder, name)
@@ -70,7 +72,7 @@ def add_column(
         values = field_values(reader, field, quiet=quiet)
         missing = values.count(None)
         if missing == len(values):
-            raise SourceError(f"no annotation of {shlex.quote(folder)} has a field {field}")
+            raise SourceError(f"no annotation of {shlex.quote(folder)} has the field {field}")
         column, invalid = typed(values, f"the field {field}")
         by, stray, repeated = "row", 0, 0
     else:
@@ -104,15 +106,13 @@ def describe_column(summary: ColumnSummary) -> str:
     """The summary in words."""
     if summary.matched is None:
         size = counted(summary.bytes, "byte")
-        return (
-            f"{counted(summary.rows, 'row')} of {summary.name} in {counted(summary.shards, 'shard')}, {size} of arrays"
-        )
+        return f"{summary.name}: {counted(summary.rows, 'row')} in {counted(summary.shards, 'shard')}, {size} of arrays"
     lines = [f"{summary.name}: {summary.type}, {summary.matched:,} of {counted(summary.rows, 'row')} with a value"]
     for count, words, more in (
-        (summary.missing, ("row has", "rows have"), "none (null)"),
+        (summary.missing, ("row has", "rows have"), "no value (null)"),
         (summary.stray, ("value belongs", "values belong"), f"to no row ({summary.on} not found)"),
-        (summary.repeated, ("value comes", "values come"), f"a second time ({summary.on} repeated); the first counts"),
-        (summary.invalid, ("value is", "values are"), "not of that type (null)"),
+        (summary.repeated, ("value repeats", "values repeat"), f"the {summary.on} of an earlier one, which counts"),
+        (summary.invalid, ("value has", "values have"), "another type (null)"),
     ):
         if count:
             lines.append(f"  {counted(count, *words)} {more}")
@@ -122,11 +122,12 @@ def describe_column(summary: ColumnSummary) -> str:
 def _nothing(reader: Reader, table: Table, places: Sequence[str]) -> SourceError:
     names = names_of(reader, table.on) if table.on in ("key", "path") else None
     theirs = next((name.as_py() for name in table.names if name.is_valid), None)
-    ours = f"; the dataset has {names[0].as_py()!r} for one" if names is not None and len(names) else ""
+    ours = f", the dataset has {names[0].as_py()}" if names is not None and len(names) else ""
+    values = counted(len(table.names), "value")
     where = shlex.quote(places[0]) + (f" and {len(places) - 1:,} more" if len(places) > 1 else "")
     return SourceError(
-        f"none of {counted(len(table.names), 'value')} of {where} belongs to a row of {shlex.quote(reader.folder)}: "
-        f"no row has the {table.on} {theirs!r}, for one{ours}. --on says what to join by: {', '.join(JOINS)}"
+        f"none of {values} in {where} belongs to a row of {shlex.quote(reader.folder)}. They are joined by {table.on}: "
+        f"the files have {theirs}{ours}, for example. To join by another column: --on {', '.join(JOINS)}"
     )
 
 
@@ -138,9 +139,9 @@ def dataset_folder(path: StrPath, command: str) -> str:
         from builder.curate.selection import dataset_of, read_selection
 
         at = shlex.quote(dataset_of(folder, read_selection(folder)))
-        raise SourceError(f"{shlex.quote(folder)} is a selection: add the column to its dataset, {at}")
+        raise SourceError(f"{shlex.quote(folder)} is a selection. Columns belong to its dataset: give {at}")
     require_folder(folder)
     if not os.path.exists(os.path.join(folder, schema.INDEX)):
         at = shlex.quote(folder)
-        raise SourceError(f"{at} has no {schema.INDEX}: convert it, or make one with laion6m index {at}")
+        raise SourceError(f"{at} has no {schema.INDEX}. Convert it, or make an index: laion6m index {at}")
     return folder

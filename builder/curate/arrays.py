@@ -127,7 +127,7 @@ def add_arrays(
             files.append(unit.shard.made(json.loads(notes[b"check"])))
         if rows and missing == rows:
             images = counted(missing, "image")
-            raise SourceError(f"{folder} has no .pt, .npy or .safetensors file for any of {images}")
+            raise SourceError(f"{shlex.quote(folder)} has no .pt, .npy or .safetensors file for any of {images}")
         header = ColumnHeader(name, rows, job["index"], tuple(files))
         publish_index(root, header, COLUMN_ROW, map(_Unit.read_receipt, units), digests)
         shutil.rmtree(work_path(root, name))
@@ -149,7 +149,7 @@ def _write_shard(unit: _Unit, report: Report) -> None:
         digest = file.close()
     ranges = value_ranges(LocalFile(temporary), pq.read_metadata(temporary), f"{shard.column}.data")
     if ranges is None:
-        raise DamagedFileError(temporary, "pages", "the arrays do not lie in the file as they are")
+        raise DamagedFileError(temporary, "pages", "the arrays are not stored unchanged in the file")
     check = json.dumps(footer_check(LocalFile(temporary))).encode()
     publish(temporary, shard.final)
     columns = [ranges.offsets, ranges.lengths, [dtype for dtype, _ in kinds], [shape for _, shape in kinds]]
@@ -227,8 +227,8 @@ class Finder:
         if self._missing_ok:
             return None
         raise SourceError(
-            f"{self._folder} has no {image}.pt, .npy or .safetensors; a column needs one for every row. If some rows "
-            "are to have none: --missing-ok"
+            f"{shlex.quote(self._folder)} has no {image}.pt, .npy or .safetensors. Every row needs an array. To allow "
+            "rows without one, add --missing-ok"
         )
 
 
@@ -236,9 +236,9 @@ def _loaded(load: Callable[[str], Array], path: str) -> Array:
     try:
         array = load(path)
         if not all(type(length) is int and length <= _LONGEST for length in array.shape):  # to Python True is an int
-            raise ValueError(f"a shape of {array.shape}; lengths are whole numbers of up to {_LONGEST:,}")
+            raise ValueError(f"its shape is {list(array.shape)}. Lengths are whole numbers, {_LONGEST:,} at most")
         if len(array.data) > _LONGEST:
-            raise ValueError(f"{len(array.data):,} bytes; {_LONGEST:,} are the most that a row can have")
+            raise ValueError(f"it has {len(array.data):,} bytes. A row can have {_LONGEST:,} at most")
     except Exception as error:  # numpy, torch and pickle can raise anything for a damaged file
         if isinstance(error, Laion6mError | MemoryError) and not isinstance(error, DamagedFileError):
             raise
@@ -265,10 +265,10 @@ def _load_npy(path: str) -> Array:
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
         if version not in _NPY_HEADERS:
-            raise ValueError(f"it is of .npy version {version}, which only structured arrays need")
+            raise ValueError(f"it has .npy version {version[0]}, which is only for structured arrays")
         shape, fortran, dtype = _NPY_HEADERS[version](file)
         if min(shape, default=0) < 0:
-            raise ValueError(f"a shape of {shape}")
+            raise ValueError(f"its shape is {list(shape)}")
         claimed, left = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
         if claimed > left:
             raise ValueError(f"its header claims {claimed:,} bytes, {left:,} follow")
@@ -288,11 +288,11 @@ def _load_safetensors(path: str) -> Array:
         raise ValueError("it is cut short")
     header = json.loads(data[8 : 8 + length])
     if not isinstance(header, dict):
-        raise ValueError("its header is no object")
+        raise ValueError("its header is no JSON object")
     entries = [entry for key, entry in header.items() if key != "__metadata__"]
     if len(entries) != 1:
         raise ValueError(f"expected one tensor, found {len(entries)}")
     dtype, shape, (start, end) = (entries[0][key] for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(shape, list):
-        raise ValueError(f"a shape of {shape!r}")
+        raise ValueError(f"its shape is {json.dumps(shape)}")
     return Array(data[8 + length :][start:end], _SAFETENSORS.get(dtype, f"safetensors' {dtype}"), tuple(shape))

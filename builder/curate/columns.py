@@ -115,7 +115,7 @@ def write_column(folder: str, name: str, values: pa.Array | pa.ChunkedArray, *, 
     column = plain_column(name, column)
     index = Index(os.path.join(folder, schema.INDEX), folder)
     if len(column) != len(index):
-        raise OptionError("column", name, f"one value for each of {len(index):,} rows; these are {len(column):,}")
+        raise OptionError("column", name, f"give one value for each of {len(index):,} rows, not {len(column):,}")
     digest = index_digest(folder)
     table = pa.Table.from_arrays([index.table(["key"]).column(0), column], names=["key", name])
     with Ledger(work_path(folder, name)).locked(0, 1):
@@ -155,12 +155,12 @@ def plain_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         kind = pa.list_(pa.string()) if is_text else kind
     if not is_column_type(kind):
         raise OptionError(
-            "column", name, f"values are {kind}; a column holds numbers, booleans, strings or their lists"
+            "column", name, f"values of type {kind} cannot be kept. Give numbers, booleans, strings or lists of strings"
         )
     try:
         return column if column.type == kind else column.cast(kind)
     except pa.ArrowException as error:
-        raise OptionError("column", name, f"{column.type} values do not become {kind}: {error}") from None
+        raise OptionError("column", name, f"values of type {column.type} cannot become {kind}: {error}") from None
 
 
 def publish_index(
@@ -216,6 +216,6 @@ def refuse_made(root: str, name: str) -> None:
     for there in columns_of(root):
         if there.lower() == name.lower():
             raise OutputError(
-                f"{shlex.quote(root)} has a column {there} already: choose another name, or remove "
+                f"{shlex.quote(root)} has a column {there} already. Choose another name, or remove "
                 f"{shlex.quote(column_index(root, there))}"
             )

@@ -21,6 +21,7 @@ import numpy as np
 from builder.base import schema
 from builder.base.arrays import number_array
 from builder.base.errors import InterruptedRunError, OptionError, OutputError, SourceError
+from builder.base.paths import StrPath
 from builder.base.words import counted
 from builder.curate.add_column import dataset_folder
 from builder.curate.columns import begin_job, write_column
@@ -63,7 +64,7 @@ class DuplicatesSummary:
 
 
 def duplicates(
-    path: str | os.PathLike[str],
+    path: StrPath,
     *,
     distance: int = 10,
     num_proc: int | None = None,
@@ -86,7 +87,7 @@ def duplicates(
     """
     started = time.monotonic()
     if isinstance(distance, bool) or not isinstance(distance, int) or not 0 <= distance <= MOST_DISTANCE:
-        raise OptionError("distance", distance, f"a whole number of bits, 0 to {MOST_DISTANCE}")
+        raise OptionError("distance", distance, f"give a whole number of bits, 0 to {MOST_DISTANCE}")
     choice = EngineChoice(engine, num_proc, address)
     folder = dataset_folder(path, "duplicates")
     _refuse_other_columns(folder)
@@ -122,17 +123,17 @@ def duplicates(
     )
 
 
-def describe_duplicates(summary: DuplicatesSummary) -> str:
-    """The summary in words."""
+def describe_duplicates(summary: DuplicatesSummary, given: StrPath) -> str:
+    """The summary in words. ``given``: the dataset's path as the user gave it."""
     lines = [
         f"{counted(summary.duplicates, 'duplicate')} among {counted(summary.rows, 'row')}, in "
         f"{counted(summary.groups, 'group')}: {summary.exact:,} by their bytes, {summary.mirrored:,} mirrored"
     ]
     if unread := summary.rows - summary.fingerprinted:
         images = counted(unread, "image does", "images do")
-        lines.append(f"{images} not decode: {PHASH} is null there (laion6m verify --decode names them)")
+        lines.append(f"{images} not decode and have no {PHASH} (laion6m verify --decode names them)")
     lines.append(f"columns {PHASH} and {DUPLICATE_OF} are written; no row was deleted")
-    lines.append(f"next: laion6m select {shlex.quote(summary.out)} UNIQUE --unique")
+    lines.append(f"next: laion6m select {shlex.quote(os.fspath(given))} UNIQUE --unique")
     return "\n".join(lines)
 
 

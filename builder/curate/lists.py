@@ -70,7 +70,7 @@ def names_of(reader: Reader, on: str, *, quiet: bool = True) -> pa.ChunkedArray:
     if on == "sha256":
         names = list(map(str.lower, names)) if any(names) else _digests(reader, quiet)
     elif not any(names):
-        raise SourceError(f"no annotation of {shlex.quote(reader.folder)} has a field {on}")
+        raise SourceError(f"no annotation of {shlex.quote(reader.folder)} has the field {on}")
     chunks = [
         utf8_array([name.encode(errors="replace") or None for name in names[first : first + (1 << 20)]])
         for first in range(0, len(names), 1 << 20)

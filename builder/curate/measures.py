@@ -61,7 +61,7 @@ def measure(dataset: Rows, name: str) -> Numbers:
     if name in _MEASURES:
         return _MEASURES[name][2](dataset)
     if name not in measures(dataset):
-        raise OptionError("measure", name, f"one of {', '.join(measures(dataset))}")
+        raise OptionError("measure", name, f"give one of {', '.join(measures(dataset))}")
     return np.concatenate([np.zeros(0, dtype=np.float64), *map(_with_gaps, dataset.column(name).chunks)])
 
 

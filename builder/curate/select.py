@@ -129,17 +129,19 @@ def by_list(rows: Rows, option: str, file: StrPath, *, quiet: bool = True) -> tu
     return view, ListCount(option, name, listed.names, listed.found)
 
 
-def describe_selection(summary: SelectSummary) -> str:
-    """The summary in words: rows left by each step, what the lists found, the splits, the next steps."""
+def describe_selection(summary: SelectSummary, given: StrPath) -> str:
+    """The summary in words: rows left by each step, what the lists found, the splits, the next step. ``given``: OUT as
+    the user gave it."""
+    out = os.fspath(given)
     width = len(f"{summary.of:,}")
     lines = [counted(summary.of, "row", width=width)]
     lines += [f"{step.rows:>{width},} {step.condition}" for step in summary.funnel]
     for each in summary.lists:
         lines.append(f"{each.found:,} of {counted(each.names, 'name')} in {each.file} found in the dataset")
-    lines += [f"{rows:>{width},} in {os.path.join(summary.out, name)}" for name, rows in summary.splits.items()]
+    lines += [f"{rows:>{width},} in {shlex.quote(os.path.join(out, name))}" for name, rows in summary.splits.items()]
     left = summary.rows - sum(summary.splits.values())
     if summary.splits and left:
         lines.append(f"{left:>{width},} in no split")
-    place = os.path.join(summary.out, next(iter(summary.splits), "")).rstrip(os.sep)
+    place = os.path.join(out, next(iter(summary.splits), "")).rstrip(os.sep)
     lines.append(f"next: laion6m verify {shlex.quote(place)}")
     return "\n".join(lines)

@@ -23,7 +23,6 @@ from builder.base.names import ROWS, SELECTION
 from builder.base.paths import StrPath
 from builder.base.records import Step
 from builder.base.urls import is_url
-from builder.base.words import counted
 from builder.read.columns import index_digest
 from builder.read.opening import Missing, open_dataset, without_missing
 from builder.read.reader import Reader
@@ -57,8 +56,8 @@ class Selection:
     def from_json(text: bytes) -> Selection:
         """Parse selection.json. Raises KeyError, TypeError, ValueError."""
         document = unseal(text)
-        if document.pop("version") != VERSION:
-            raise ValueError(f"a version that this tool does not read; it reads {VERSION}")
+        if (version := document.pop("version")) != VERSION:
+            raise ValueError(f"its version is {version}; this tool reads {VERSION}")
         steps = tuple(Step(str(step["condition"]), int(step["rows"])) for step in document.pop("steps"))
         return Selection(**document, steps=steps)
 
@@ -123,7 +122,7 @@ def read_selection(folder: str) -> Selection:
         with open(path, "rb") as file:
             return Selection.from_json(file.read())
     except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from error
+        raise SourceError(f"{shlex.quote(path)}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(path, "selection", str(error)) from None
 
@@ -148,7 +147,7 @@ def open_selection(
     found = identity_of(reader)
     if found != selection.identity or len(reader) != selection.of:
         raise IndexMismatchError(
-            reader.folder, f"{shlex.quote(folder)} was selected from it as it was before; select again"
+            reader.folder, f"{shlex.quote(folder)} selects rows of an earlier version; select again"
         )
     view = View(reader, _unpacked(os.path.join(folder, ROWS), selection), selection.steps)
     return without_missing(view) if missing == "drop" else view
@@ -172,14 +171,15 @@ def dataset_of(folder: str, selection: Selection) -> str:
     if is_url(selection.dataset):
         return selection.dataset
     if not selection.dataset:
-        raise SourceError(f"{folder} does not say where its dataset is: it had not been pushed when the selection was")
+        at = shlex.quote(folder)
+        raise SourceError(f"{at} does not name its dataset: it was pushed before the dataset was. Push it again.")
     near = os.path.normpath(os.path.join(os.path.realpath(folder), *selection.dataset.split("/")))
     for place in (near, selection.beside):
         if os.path.isdir(place):
             return place
     raise SourceError(
-        f"{shlex.quote(folder)} is a selection of {shlex.quote(near)}, which is not there. Put the dataset back, or "
-        "select again from where it is now."
+        f"{shlex.quote(folder)} is a selection of {shlex.quote(near)}, which is missing. Put the dataset back, or "
+        "select again from its new place."
     )
 
 
@@ -198,7 +198,7 @@ def _packed(rows: Rows, of: int) -> memoryview:
 def _unpacked(path: str, selection: Selection) -> npt.NDArray[np.int64]:
     try:
         if file_digest(path) != selection.digest:
-            raise DamagedFileError(path, "checksum", f"not the one that {SELECTION} notes")
+            raise DamagedFileError(path, "checksum", f"not the one in {SELECTION}")
         with open(path, "rb") as file:
             table = pa.ipc.open_stream(file.read()).read_all()
         values = numbers_of(table.column(0))
@@ -206,10 +206,10 @@ def _unpacked(path: str, selection: Selection) -> npt.NDArray[np.int64]:
             bits = np.unpackbits(values.astype(np.uint8, copy=False), bitorder="little", count=selection.of)
             values = np.flatnonzero(bits.view(np.bool_))
     except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from error
+        raise SourceError(f"{shlex.quote(path)}: {error.strerror}") from error
     except (pa.ArrowException, ValueError, IndexError) as error:
         raise DamagedFileError(path, "rows", str(error)) from None
     numbers = values.astype(np.int64, copy=False)
     if len(numbers) != selection.rows or (len(numbers) and not 0 <= numbers.min() <= numbers.max() < selection.of):
-        raise DamagedFileError(path, "rows", f"not {selection.rows:,} of {counted(selection.of, 'row')}")
+        raise DamagedFileError(path, "rows", f"not {selection.rows:,} row numbers below {selection.of:,}")
     return numbers

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import xxhash
 
 from builder.base.arrays import bools_of
 from builder.base.errors import OptionError, SourceError
+from builder.base.options import check_number
 from builder.base.records import Step
 from builder.curate.pairs import leaders
 from builder.read.columns import Values
@@ -35,9 +37,10 @@ def sample(rows: Rows, count: int, seed: int = 0) -> View:
     """``count`` rows at random, in their order: those with the lowest hashes of seed and key. So a larger sample of the
     same seed contains the smaller one. Raises OptionError."""
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(rows):
-        raise OptionError("sample", count, f"1 to {len(rows):,}, as many as there are rows")
+        raise OptionError("sample", count, f"give 1 to {len(rows):,}, the number of rows")
     numbers = np.asarray(rows.rows, dtype=np.int64)
-    hashes = _mixed(_key_hashes(rows.reader)[numbers], f"sample {_whole(seed)}")
+    check_number("seed", seed, "give one such as 0 or 42", Integral)
+    hashes = _mixed(_key_hashes(rows.reader)[numbers], f"sample {seed}")
     last = np.partition(hashes, count - 1)[count - 1]
     chosen = hashes < last
     chosen[np.flatnonzero(hashes == last)[: count - int(chosen.sum())]] = True  # of rows with the same key, the first
@@ -52,12 +55,13 @@ def split(rows: Rows, shares: Mapping[str, float], seed: int = 0) -> dict[str, V
     for name, share in shares.items():
         check_split(name)
         if isinstance(share, bool) or not isinstance(share, float | int) or not 0 < share <= 1:
-            raise OptionError("split", f"{name}={share}", "a share is over 0 and at most 1")
+            raise OptionError("split", f"{name}={share}", "a share is more than 0 and at most 1")
     total = math.fsum(shares.values())
     if not shares or total > 1 + 1e-9:
-        raise OptionError("split", dict(shares), f"shares of 1 in all, at most; these are {total:g}")
+        raise OptionError("split", dict(shares), f"give one share or more, at most 1 in all; these add up to {total:g}")
     numbers = np.asarray(rows.rows, dtype=np.int64)
-    hashes = _mixed(group_hashes(rows.reader)[numbers], f"split {_whole(seed)}")
+    check_number("seed", seed, "give one such as 0 or 42", Integral)
+    hashes = _mixed(group_hashes(rows.reader)[numbers], f"split {seed}")
     places = (hashes >> np.uint64(11)) / float(1 << 53)
     parts, start = {}, 0.0
     for name in sorted(shares):
@@ -85,7 +89,7 @@ def found_by_duplicates(reader: Reader, name: str) -> pa.ChunkedArray:
     """A column of MADE. Raises SourceError if ``laion6m duplicates`` did not make it."""
     at = shlex.quote(reader.folder)
     if name not in reader.added_columns():
-        raise SourceError(f"{at} has no column {name}: run laion6m duplicates first")
+        raise SourceError(f"{at} has no column {name}. Run laion6m duplicates first")
     values = reader._column(name)
     if not isinstance(values, Values) or values.column.type != MADE[name]:
         raise SourceError(
@@ -130,11 +134,5 @@ def _mixed(hashes: Hashes, purpose: str) -> Hashes:
 def check_split(name: str) -> str:
     """Returns ``name``. Raises OptionError if it cannot be a split's name: it becomes a folder."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
-        raise OptionError("split", name, "up to 100 letters, digits, and _ . - (not first)")
+        raise OptionError("split", name, "a name has up to 100 letters, digits, _ . - (. and - not first)")
     return name
-
-
-def _whole(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise OptionError("seed", seed, "a whole number")
-    return seed

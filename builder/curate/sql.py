@@ -23,7 +23,7 @@ from builder.base.errors import Laion6mError, MissingExtraError
 from builder.base.names import is_utf8
 from builder.base.records import Step
 from builder.base.schema import INDEX_BATCH_ROWS, INDEX_TABLE
-from builder.base.words import counted
+from builder.base.words import counted, printable
 from builder.curate.documents import documents
 from builder.read.columns import Values
 from builder.read.reader import Reader
@@ -48,7 +48,7 @@ _SANDBOX = {
 }
 _NEEDED = ("enable_external_access", "lock_configuration")
 _TABLE, _ROW, _CHOSEN = "dataset", "row number", "is chosen"  # no added column's name can contain a space
-_ONE = "expected one condition, as it stands after WHERE, and nothing else"
+_ONE = "give one condition, as it stands after WHERE in SQL, and nothing else"
 _AGAIN = 0.1  # seconds
 
 
@@ -57,7 +57,9 @@ class SqlError(Laion6mError, ValueError):
 
     def _words(self) -> str:
         condition, words = self.args
-        return f"where {condition!r:.200}: {words}"
+        text = printable(" ".join(condition.split()))
+        shown = text if len(text) <= 200 else f"{text[:200]}…"
+        return f'where "{shown}": {words}'
 
 
 def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> View:
@@ -65,7 +67,7 @@ def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Vi
     level says how many rows were left. ``timeout``: seconds until the query is stopped.
     Raises SqlError, MissingExtraError, DamagedFileError, KeyboardInterrupt (Ctrl-C stops the query)."""
     if not is_utf8(condition):
-        raise SqlError(ascii(condition), "not UTF-8 text")
+        raise SqlError(condition, "not UTF-8 text")
     connection = _Connection()
     try:
         try:

@@ -55,13 +55,13 @@ def read_tables(files: Sequence[str], name: str, on: str | None = None) -> Table
     only one other column, its values are there, whatever its name. Raises SourceError, OptionError."""
     parts = [read_table(file, name, on, JOINS) for file in files]
     if len({part.on for part in parts}) > 1:
-        named = ", ".join(f"{file}: {part.on}" for file, part in zip(files, parts, strict=True))
-        raise OptionError("on", on, f"the files are joined by different columns ({named}); say which")
+        named = ", ".join(f"{shlex.quote(file)}: {part.on}" for file, part in zip(files, parts, strict=True))
+        raise OptionError("on", on, f"the files would be joined by different columns ({named}). Give one that all have")
     try:
         both = [pa.Table.from_arrays([part.names, part.values], names=["names", "values"]) for part in parts]
         table = pa.concat_tables(both, promote_options="permissive")
     except pa.ArrowException:
-        kinds = ", ".join(f"{file}: {part.values.type}" for file, part in zip(files, parts, strict=True))
+        kinds = ", ".join(f"{shlex.quote(file)}: {part.values.type}" for file, part in zip(files, parts, strict=True))
         raise SourceError(f"the files hold values of different types ({kinds})") from None
     return Table(parts[0].on, table.column("names"), table.column("values"), sum(part.invalid for part in parts))
 
@@ -85,7 +85,7 @@ def _ending(file: str) -> str:
     for ending in KNOWN:
         if file.lower().endswith(ending):
             return ending
-    raise SourceError(f"{shlex.quote(file)}: not a table that can be read; its name may end in {', '.join(KNOWN)}")
+    raise SourceError(f"{shlex.quote(file)}: not a table. The name of a table ends in {', '.join(KNOWN)}")
 
 
 def _columns(name: str | None, on: str | None, joins: Sequence[str], names: Iterable[str]) -> tuple[str, str | None]:
@@ -157,7 +157,7 @@ def _read_lines(file: str, pick: Pick) -> Table:
         names.append(str(of))
         values.append(entry.get(value) if value else None)
     if by is None:
-        raise SourceError("it holds no objects")
+        raise SourceError("no JSON objects in it")
     column, invalid = typed(values, value) if value else (pa.chunked_array([pa.nulls(len(values))]), 0)
     table = pa.Table.from_arrays([pa.chunked_array([pa.array(names, pa.string())]), column], names=[by, value or ""])
     return _table(by, value, table, invalid)
@@ -204,7 +204,7 @@ def typed(values: Sequence[Any], name: str) -> tuple[pa.ChunkedArray, int]:
     best = max(sizes, key=lambda kind: sizes[kind])
     if not sizes[best]:
         only_nulls = kinds["none"] == len(values)
-        what = "nothing but nulls" if only_nulls else "neither numbers, booleans, strings nor lists of strings"
+        what = "only nulls" if only_nulls else "no numbers, booleans, strings or lists of strings"
         raise SourceError(f"{name} holds {what}")
     if best == "number":
         column = _numbers([_number(value) for value in values])

@@ -86,7 +86,7 @@ def test_a_policy_out_of_range_is_refused_by_name(options: dict[str, Any], name:
 
 
 def test_a_text_for_a_number_is_refused_with_what_is_taken() -> None:
-    wanted = 'max_aspect_ratio "2": give 1 or more, or 0 for no limit; it must be a number'
+    wanted = 'max_aspect_ratio "2": not a number. Give 1 or more, or 0 for no limit'
     with pytest.raises(OptionError, match=wanted):
         SamplePolicy(max_aspect_ratio="2")  # type: ignore[arg-type]
 

@@ -149,10 +149,10 @@ WRONG: list[tuple[str, bytes, str]] = [
     ("t.jsonl", b'{"key": "x", "n": 1}\n[1]\n', "line 2"),
     ("t.jsonl", b'{"key": 1.5, "n": 1}\n', "not a string"),
     ("t.jsonl", b'{"name": "x", "n": 1}\n', "key or path or url or sha256"),
-    ("t.jsonl", b"", "no objects"),
+    ("t.jsonl", b"", "no JSON objects"),
     ("t.jsonl", b'{"key": "x", "a": 1, "b": 2}\n', "no column n; it has key, a, b"),
-    ("t.jsonl", b'{"key": "x", "n": {"a": 1}}\n', "neither numbers"),
-    ("t.jsonl", b'{"key": "x", "n": null}\n', "nothing but nulls"),
+    ("t.jsonl", b'{"key": "x", "n": {"a": 1}}\n', "no numbers"),
+    ("t.jsonl", b'{"key": "x", "n": null}\n', "only nulls"),
     ("t.jsonl", b'{"key": "x", "n": 1}\n', "none of 1 value"),
     ("t.csv", b"key,n\nx\n", "t.csv"),
     ("t.csv", b"", "t.csv"),
@@ -310,7 +310,7 @@ def test_a_mapped_column_that_lies_about_its_buffers_is_an_error(tmp_path: Path)
 def test_a_selection_says_where_its_columns_are_added(tmp_path: Path) -> None:
     out = make(tmp_path)
     open_dataset(out)[:5].save(tmp_path / "sub")
-    with pytest.raises(SourceError, match="add the column to its dataset"):
+    with pytest.raises(SourceError, match="Columns belong to its dataset"):
         add_column(tmp_path / "sub", "n", field="url", quiet=True)
     add_column(out, "n", field="url", quiet=True)
     assert len(open_dataset(tmp_path / "sub").column("n")) == 5

@@ -78,7 +78,7 @@ def test_copies_are_found_and_the_first_of_the_largest_is_kept(out: Path) -> Non
         assert kept == (None if kind in ("original", "alone") else f"{number}-original"), name
     hashes = open_dataset(out).column("phash")
     assert (hashes.type, hashes.null_count) == (pa.uint64(), 0)
-    assert "6 mirrored" in describe_duplicates(summary)
+    assert "6 mirrored" in describe_duplicates(summary, out)
 
 
 def test_the_larger_is_kept_though_it_comes_later(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_what_does_not_decode_has_no_phash_and_is_counted(tmp_path: Path) -> Non
     assert (summary.rows, summary.fingerprinted, summary.exact) == (3, 1, 1)
     assert open_dataset(out).column("phash").is_null().to_pylist() == [True, True, False]
     assert kept_in(out) == {"a": None, "b": "a", "c": None}
-    assert "2 images do not decode" in describe_duplicates(summary)
+    assert "2 images do not decode" in describe_duplicates(summary, out)
     prints = fingerprints._fingerprints(list(images.values()))
     assert prints["state"].tolist()[:2] == [UNREAD, UNREAD]
 
