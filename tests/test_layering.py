@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,11 @@ def _without_functions(node: ast.AST) -> Iterator[ast.AST]:
             yield from _without_functions(child)
 
 
-ALL = [found for path in sources() for found in imports_of(path)]
+@cache
+def all_imports() -> list[Import]:
+    return [found for path in sources() for found in imports_of(path)]
+
+
 MODULES = {module_name(path) for path in sources()}
 
 
@@ -152,11 +157,11 @@ def floor(module: str) -> int:
 
 def test_the_walk_sees_what_it_should() -> None:
     """A table of rules over an empty list would pass too."""
-    seen = {(found.module, home(found.name)) for found in ALL}
+    seen = {(found.module, home(found.name)) for found in all_imports()}
     assert ("builder.source.scan", "builder.source.tars") in seen
     assert ("builder.conversion.finish", "builder.store.card") in seen
-    assert any(found.lazy and found.name.startswith("PIL") for found in ALL)
-    assert len(ALL) > 200
+    assert any(found.lazy and found.name.startswith("PIL") for found in all_imports())
+    assert len(all_imports()) > 200
 
 
 def test_every_module_lies_in_a_wing() -> None:
@@ -171,7 +176,7 @@ def test_no_wing_is_called_as_a_public_function_is() -> None:
 
 def test_imports_point_downwards() -> None:
     wrong = []
-    for found in ALL:
+    for found in all_imports():
         target = home(found.name)
         if PACKAGE in (target, found.module) or target in (None, found.module):
             continue
@@ -186,7 +191,7 @@ def test_imports_point_downwards() -> None:
 
 def test_modules_of_one_floor_do_not_import_each_other_in_circles() -> None:
     graph: dict[str, set[str]] = {module: set() for module in MODULES}
-    for found in ALL:
+    for found in all_imports():
         target = home(found.name)
         if target and target not in (PACKAGE, found.module) and not found.lazy:
             graph[found.module].add(target)
@@ -200,7 +205,7 @@ def test_modules_of_one_floor_do_not_import_each_other_in_circles() -> None:
 def test_a_foreign_package_comes_in_through_its_door_only(package: str) -> None:
     wrong = [
         str(found)
-        for found in ALL
+        for found in all_imports()
         if found.name.split(".")[0] == package
         and not any(found.path.relative_to(ROOT).match(door) for door in DOORS[package])
     ]
@@ -215,7 +220,7 @@ def test_what_most_runs_never_need_is_imported_when_it_is_needed() -> None:
     }  # which builder/hf/rows.py imports, beside datasets
     wrong = [
         str(found)
-        for found in ALL
+        for found in all_imports()
         if found.name.split(".")[0] in AT_FIRST_USE
         and not found.lazy
         and str(found.path.relative_to(ROOT)) not in allowed

@@ -524,7 +524,10 @@ def moments(count: int) -> list[float]:
     return [(number + rng.random()) / count for number in range(count)]
 
 
-@pytest.mark.parametrize("share", moments(6))
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(share, marks=pytest.mark.slow if number % 3 else ()) for number, share in enumerate(moments(6))],
+)
 def test_a_run_killed_at_any_moment_is_finished_by_the_next(
     share: float, source: Path, whole: dict[str, str], seconds: float, tmp_path: Path
 ) -> None:

@@ -447,6 +447,7 @@ def test_a_mixture_needs_parts() -> None:
             MixtureSampler(ConcatDataset([Rows(5), Rows(5)]), weights)
 
 
+@pytest.mark.slow
 def test_every_part_of_a_mixture_shows_each_row_once_an_epoch_whatever_the_others_do() -> None:
     sampler = MixtureSampler(ConcatDataset([Rows(700), Rows(90_000)]), [1, 3], seed=3)
     sampler.load_state_dict(sampler.state_after(100 * 65536 // BATCH, BATCH))

@@ -86,7 +86,7 @@ def test_the_collate_function_of_concatenations_is_made_by_name(common: Options)
     assert make(**page)([dataset[0], dataset[1]])["data"]["text2image"]["pixel_values"].shape == (2, 3, 64, 64)
 
 
-@pytest.mark.parametrize("word", ["SamplerStateHook      #", "window=16384"])
+@pytest.mark.parametrize("word", ["SamplerStateHook      #", pytest.param("window=16384", marks=pytest.mark.slow)])
 def test_a_sampler_shows_every_row_once(word: str, common: Options) -> None:
     dataset = CaptionDataset(**common)
     sampler = sampler_of(values(block(word))["sampler"], dataset)

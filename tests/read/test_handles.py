@@ -319,7 +319,7 @@ def test_what_was_just_read_is_not_cold_and_what_left_the_page_cache_is(tmp_path
     handle.read_at(0, 1 << 20)
     assert not handle.is_cold(1000, 100_000)
     fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
+    os.fdatasync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
     try:
