@@ -77,8 +77,7 @@ class Pushed:
 
     def to_json(self) -> dict[str, Any]:
         """The contract of ``--json``."""
-        facts = {**asdict(self), "problems": list(self.problems), "seconds": round(self.seconds, 3)}
-        return {"ok": self.ok, **facts}
+        return {"ok": self.ok, **asdict(self), "problems": list(self.problems), "seconds": round(self.seconds, 3)}
 
 
 def push(

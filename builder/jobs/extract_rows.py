@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from builder.base import schema
 from builder.base.arrays import number_array
@@ -35,14 +36,14 @@ _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Rows to write. ``first``: the number of the first among all rows. ``repeated``: rows whose annotation a later row
-    writes."""
+    """Rows to write. ``first``: the number of the first among all rows. ``repeated``: of each row, whether a later row
+    writes its annotation."""
 
     place: Place
     form: str
     rows: Rows
     first: int
-    repeated: frozenset[int]
+    repeated: npt.NDArray[np.bool_]
 
     @property
     def name(self) -> str:
@@ -60,17 +61,10 @@ def extract_rows(whole: Rows, form: str, run: Run) -> Tally:
         numbers = numbers[(files >= taken.start) & (files < taken.stop)]
     rows = View(whole.reader, numbers)
     paths = rows.columns("annotation_path").column(0)
-    last = IdLookup(
-        np.concatenate([path_ids([]), *(path_ids(chunk.to_pylist()) for chunk in paths.chunks)])
-    ).effective()
+    last = IdLookup(*(path_ids(chunk.to_pylist()) for chunk in paths.chunks)).effective()
     sizes = np.maximum(index.column("size")[numbers], 0) + index.column("annotation_size")[numbers]
-    repeated = np.flatnonzero(~last)
-    tasks = [
-        _Piece(
-            run.place, form, rows[lo:hi], lo, frozenset((repeated[(repeated >= lo) & (repeated < hi)] - lo).tolist())
-        )
-        for lo, hi in run.cut(sizes + 2 * PER_FILE, int(sizes.sum()))
-    ]
+    cuts = run.cut(sizes + 2 * PER_FILE, int(sizes.sum()))
+    tasks = [_Piece(run.place, form, rows[lo:hi], lo, ~last[lo:hi]) for lo, hi in cuts]
     tally, listing = Tally([0, 0, 0]), partial(_listing_files, whole, form)
     run.write(_write_piece, tasks, tally, _names_of(rows, form), listing, len(rows), int(sizes.sum()))
     return tally
@@ -113,7 +107,7 @@ def _write_piece(task: _Piece, report: Report) -> Tally:
     with task.place.tree() as tree:
         for number, sample in enumerate(task.rows):
             for name, kind in _files_of(task.form, sample.key, sample.path, sample.annotation_path):
-                if kind == IMAGE or task.form != "card" or number not in task.repeated:
+                if kind == IMAGE or task.form != "card" or not task.repeated[number]:
                     write(tree, name, _content(sample, task.form, kind), kind, tally)
             report(1, max(0, sample.size))
     return tally
