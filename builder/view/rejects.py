@@ -55,11 +55,8 @@ class Rejects:
         numbers = number_array(np.arange(len(table)))
         if reason:
             numbers = numbers.filter(pc.equal(table.column("reason"), reason))
-        shown = numbers.slice(offset, limit).to_pylist()
-        found = [self.row(number) for number in shown]
-        for number, each in zip(shown, found, strict=True):
-            each |= {"number": number, "picture": self._locate(each) is not None}
-        return len(numbers), found
+        shown = [{**self.row(number), "number": number} for number in numbers.slice(offset, limit).to_pylist()]
+        return len(numbers), [{**each, "picture": self._locate(each) is not None} for each in shown]
 
     def row(self, number: int) -> dict[str, Any]:
         """One reject by its number in the table. Raises IndexError."""
