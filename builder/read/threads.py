@@ -24,11 +24,25 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 
 def in_threads(work: Callable[[list[Item]], None], items: list[Item], threads: int) -> None:
-    """Call ``work`` on consecutive parts of ``items``, in up to ``threads`` threads. Threads and errors are those of
-    :func:`one_by_one`."""
-    count = max(1, min(threads, len(items) // _WORTH))
+    """Call ``work`` on consecutive parts of ``items``, in up to ``threads`` threads. This thread is one of them. When
+    all are done, the first error is raised.
+
+    Unlike :func:`one_by_one`, no thread takes another's part and none is cancelled. Cancelling makes the pool start
+    more threads, and the memory of each costs a few MB in every loader process.
+    """
+    count = min(threads, len(items) // _WORTH)
+    if count < 2:
+        work(items)
+        return
     edges = [len(items) * part // count for part in range(count + 1)]
-    one_by_one(work, [items[start:end] for start, end in pairwise(edges)], count)
+    stretches = [items[start:end] for start, end in pairwise(edges)]
+    futures = [_pool(os.getpid()).submit(work, stretch) for stretch in stretches[1:]]
+    try:
+        work(stretches[0])
+    finally:
+        wait(futures)
+    for future in futures:
+        future.result()
 
 
 def one_by_one(work: Callable[[Item], object], items: Sequence[Item], threads: int) -> None:
