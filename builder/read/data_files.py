@@ -107,11 +107,8 @@ def _split_of(path: str) -> str:
 
 
 def _warn_of_missing(folder: str, files: list[str]) -> None:
-    there: Counter[tuple[str, str]] = Counter()
-    for path in files:
-        where, name = os.path.split(path)
-        if match := _SPLIT_FILE.match(name):
-            there[os.path.join(where, match[1]), match[2]] += 1
+    places = ((os.path.dirname(path), _SPLIT_FILE.match(os.path.basename(path))) for path in files)
+    there = Counter((os.path.join(where, match[1]), match[2]) for where, match in places if match)
     missing = {names: int(names[1]) - count for names, count in there.items() if count < int(names[1])}
     if missing:
         (first, total), _ = next(iter(missing.items()))

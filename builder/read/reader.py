@@ -17,8 +17,7 @@ import xxhash
 from builder.base import schema
 from builder.base.errors import DamagedFileError
 from builder.base.words import counted
-from builder.read.ahead import ReadAhead
-from builder.read.batches import Wanted, keep_freed_memory, read_together
+from builder.read.batches import ReadAhead, Wanted, keep_freed_memory, read_together
 from builder.read.columns import Column, Values, columns_of, open_any
 from builder.read.groups import GroupColumns
 from builder.read.handles import Handle, LocalHandle, Storage
@@ -35,9 +34,8 @@ _BLOCK = 1 << 20
 
 
 def _unpickled(state: _State, row: int, image: bytes | None) -> Sample:
-    sample = _at_hand(state)._sample(row)
-    sample._image = image
-    return sample
+    reader = _at_hand(state)
+    return Sample(reader, row, *reader._index.place(row), image)
 
 
 _READERS: WeakValueDictionary[tuple[object, ...], Reader] = WeakValueDictionary()

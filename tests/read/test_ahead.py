@@ -14,9 +14,8 @@ import pytest
 from builder import open_dataset
 from builder.base.schema import IndexedFile
 from builder.conversion.convert import convert
-from builder.read import ahead, view
-from builder.read.ahead import NEAR, PIECE, Piece, ReadAhead, pieces_of
-from builder.read.batches import Wanted
+from builder.read import batches, view
+from builder.read.batches import NEAR, PIECE, Piece, ReadAhead, Wanted, pieces_of
 from builder.read.handles import Handles, LocalHandle
 from builder.read.reader import Reader
 from builder.read.view import View
@@ -70,7 +69,7 @@ def places(rows: Any) -> list[Wanted]:
 
 
 def test_announced_rows_are_read_in_other_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "NEAR", 0)
+    monkeypatch.setattr(batches, "NEAR", 0)
     disk = Disk(tmp_path, monkeypatch)
     ReadAhead(disk.files).announce(range(20), places)
     assert disk.wait(20) == [(row * 100, 10) for row in range(20)]
@@ -97,7 +96,7 @@ def test_a_file_that_is_not_there_stops_nothing(tmp_path: Path, monkeypatch: pyt
 def test_if_reading_cannot_keep_up_the_oldest_pieces_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "_MOST", 5)
+    monkeypatch.setattr(batches, "_WAITING", 5)
     disk = Disk(tmp_path, monkeypatch)
     ReadAhead(disk.files).add([(0, offset, 1) for offset in range(100)])
     assert disk.wait(5) == [(offset, 1) for offset in range(95, 100)]
@@ -106,7 +105,7 @@ def test_if_reading_cannot_keep_up_the_oldest_pieces_are_dropped(
 def test_a_forked_process_reads_with_threads_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(tmp_path, monkeypatch)
     reading = ReadAhead(disk.files)
-    reading._threads, reading._process = ahead.THREADS, os.getpid() - 1  # as a child finds it
+    reading._threads, reading._process = batches.THREADS, os.getpid() - 1  # as a child finds it
     reading.add([(0, 50, 10)])
     assert disk.wait(1) == [(50, 10)]
 
