@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from io import BufferedReader, BytesIO, RawIOBase
+from typing import IO, TYPE_CHECKING, Any
 
 from builder.base.errors import too_many_open
 from builder.base.options import SamplePolicy
@@ -63,7 +63,7 @@ _DETAIL_LENGTH = 200  # characters of a message kept in a report
 def probe(buffer: bytes | bytearray, start: int = 0, end: int | None = None) -> ImageInfo:
     """Format, stored size, frames and presence of the end marker of ``buffer[start:end]``. Decodes nothing.
 
-    ``0 <= start <= end <= len(buffer)``. The bytes are read in place; only Pillow gets a copy of this image's bytes.
+    ``0 <= start <= end <= len(buffer)``. The bytes are read in place, by Pillow too.
 
     Raises SampleProblem: image_unreadable (no format that Pillow decodes), image_too_large (Pillow refuses it as a
     decompression bomb), image_truncated (cut so early that it has no size).
@@ -98,7 +98,7 @@ def _probe_avif(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
 def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageInfo:
     """``probe`` without its fast paths: ``PIL.Image.open`` for the size, the same rules for the rest."""
     try:
-        with opened(BytesIO(buffer[start:end])) as image:
+        with opened(BufferedReader(_Stretch(memoryview(buffer)[start:end]))) as image:
             form, (width, height) = image.format or "", image.size
             frames = _frames(image, buffer, start, end)
     except SampleProblem as problem:
@@ -106,6 +106,32 @@ def probe_with_pillow(buffer: bytes | bytearray, start: int, end: int) -> ImageI
             raise _cut_early(form, end - start) from problem
         raise
     return ImageInfo(form, width, height, frames, _has_end(form, buffer, start, end))
+
+
+class _Stretch(RawIOBase):
+    """Bytes in memory as a file for Pillow. A copy would double the memory for an image of 256 MiB."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        place = offset + (0, self._at, len(self._data))[whence]
+        if place < 0:
+            raise ValueError("a place before the beginning")
+        self._at = place
+        return place
+
+    def readinto(self, into: Any, /) -> int:
+        part = self._data[self._at : self._at + len(into)]
+        into[: len(part)] = part
+        self._at += len(part)
+        return len(part)
 
 
 def _cut_early(form: str, length: int) -> SampleProblem:
@@ -197,7 +223,7 @@ def _converted(image: Any, mode: str) -> Any:
 
 
 @contextmanager
-def opened(file: BytesIO) -> Iterator[ImageFile]:
+def opened(file: IO[bytes]) -> Iterator[ImageFile]:
     """Open an image in Pillow: the only place where it gets bytes. Whatever it raises becomes a SampleProblem.
 
     Opening reads headers only, with exceptions. ICO's plugin decodes its largest icon, which is checked against the
@@ -219,7 +245,8 @@ def opened(file: BytesIO) -> Iterator[ImageFile]:
     except MemoryError as error:  # a header claims a size; none is believed beyond the limits above
         raise SampleProblem(Reason.IMAGE_TOO_LARGE, "it needs more memory than there is") from error
     except pillow.UnidentifiedImageError as error:  # its message holds a memory address, different each time
-        head = file.getvalue()[:512]
+        file.seek(0)
+        head = file.read(512)
         named = image_formats.other_format(head)
         detail = f"no known format, begins with {head[:8].hex(' ')}" if head else "empty"
         detail = f"{named}, which is not among the formats that make rows" if named else detail
@@ -230,7 +257,7 @@ def opened(file: BytesIO) -> Iterator[ImageFile]:
         raise SampleProblem(Reason.IMAGE_UNREADABLE, _words(error)) from error
 
 
-def _open(pillow: Any, file: BytesIO) -> Any:
+def _open(pillow: Any, file: IO[bytes]) -> Any:
     """``PIL.Image.open`` limited to FORMATS, whatever plugins this process has."""
     try:
         return pillow.open(file, formats=_FIRST)

@@ -110,9 +110,11 @@ assert not any(name.partition(".")[0] == "PIL" for name in sys.modules)
     subprocess.run([sys.executable, "-c", code, *hexes], cwd=ROOT, check=True)
 
 
-def test_a_large_image_is_not_copied_to_be_probed() -> None:
-    scan = JPEG.index(b"\xff\xda")
-    data = bytearray(8) + JPEG[: scan + 14] + bytes(30_000_000) + b"\xff\xd9" + bytes(8)
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF"])
+def test_a_large_image_is_not_copied_to_be_probed(form: str) -> None:
+    image = JPEG if form == "JPEG" else saved(form)
+    inside = {"JPEG": JPEG.index(b"\xff\xda") + 14, "PNG": image.rfind(b"\0\0\0\0IEND"), "GIF": len(image)}[form]
+    data = bytearray(8) + image[:inside] + bytes(30_000_000) + image[inside:] + bytes(8)
     probe(data, 8, len(data) - 8)
     tracemalloc.start()
     try:
