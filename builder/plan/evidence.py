@@ -16,7 +16,7 @@ _FAR_SAMPLE = 8  # behind a URL, where each costs a request or two
 
 
 def refuse_contradicted(layout: Layout, plan: Plan) -> None:
-    """Raise SourceError if most sampled joined rows contradict their images' sidecars."""
+    """Raises SourceError if most rows of a sample contradict the sidecars of their images."""
     stated, wrong, example = 0, 0, ""
     most = min(len(plan.rows), _FAR_SAMPLE if layout.is_remote else _SAMPLE)
     for number in range(most):
@@ -40,6 +40,6 @@ def refuse_contradicted(layout: Layout, plan: Plan) -> None:
             example = example or (f"{row['path']}: {words}" if words else "")
     if wrong > stated / 2:
         raise SourceError(
-            f"the recaptions belong to other images: {wrong} of {stated} that were looked at contradict the sidecars, "
-            f"such as {example}. Join them by something else with --on, such as --on url or --on sha256."
+            f"the recaptions belong to other images: {wrong} of {stated} that were compared contradict their image's "
+            f"sidecar, such as {example}. Join them by another field: --on url or --on sha256."
         )

@@ -33,8 +33,8 @@ def describe_source(layout: Layout) -> dict[str, Any]:
 
 
 def describe_folders(layout: Layout, engine: Engine, *, quiet: bool = True) -> dict[str, str]:
-    """The identity of an extracted source's files, each of which can change alone: the state of each folder. Looks at
-    every file (about 3 µs each if the system has them in memory). Raises SourceError."""
+    """The identity of an extracted source's files: the state of each folder. Each file can change alone, so every file
+    is looked at (about 3 µs each, if the system has them in memory). Raises SourceError."""
     sides = (("raw", layout.raw), ("captions", layout.captions))
     folders = [(f"{side}/{each.name}", each) for side, archives in sides for each in archives if each.is_folder]
     states: dict[str, str] = {}
@@ -88,7 +88,8 @@ def describe_jobs(noted: dict[str, Any], now: dict[str, Any]) -> list[str]:
         other = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
         for names, words in ((gone, "gone"), (added, "new"), (other, "changed")):
             if names:
-                found.append(f"{len(names):,} of {side}/ are {words}, such as {names[0]}")
+                archives = counted(len(names), f"archive of {side}/ is", f"archives of {side}/ are")
+                found.append(f"{archives} {words}, such as {names[0]}")
     for kind in ("listing", "recaptions"):
         if before.get(kind) != after.get(kind):
             names = [[each[0] for each in facts.get(kind, [])] for facts in (before, after)]

@@ -94,8 +94,8 @@ def under_tars(tables: Sequence[ArchiveTable], archives: Sequence[Archive]) -> l
 
 
 def refuse_unpaired(layout: Layout, raw: Sequence[ArchiveTable], annotations: Sequence[ArchiveTable]) -> None:
-    """Raise LayoutError if a source without data.json can give no sample: it has no annotations; or it has tars of both
-    kinds in its top folder and no images. Does not raise if damage, which is reported, may be the cause."""
+    """Raises LayoutError if a source without data.json can give no sample. Either it has no annotations; or its tars
+    lie in its top folder, and they hold no images. Does not raise if damage may be the cause: that is reported."""
     in_folder = layout.raw_root == layout.root
     place = "its tars" if in_folder else "captions/" if layout.captions else "raw/"
     if not any(table.is_json.any() or _mark(table, "is_text").any() for table in annotations):

@@ -19,7 +19,7 @@ from builder.store.seals import file_digest, seal, unseal
 
 
 def save_survey(survey: Survey, ledger: Ledger) -> None:
-    """Save the plan beside the output, so that a rerun starts from it."""
+    """Save the plan beside the output. A rerun starts from it."""
     plan = survey.plan
     digests = {"plan-rejects.arrow": _save_table(ledger, "plan-rejects.arrow", plan.rejects.schema, [plan.rejects])}
     facts = {
@@ -63,7 +63,7 @@ def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
         path, rejects_path = ledger.local("plan.arrow"), ledger.local("plan-rejects.arrow")
         digests = unseal(text)
         if wrong := [name for name, digest in digests.items() if file_digest(ledger.local(name)) != digest]:
-            raise ValueError(f"{', '.join(wrong)}: another checksum than {PLAN} has")
+            raise ValueError(f"the checksum of {' and '.join(wrong)} is not the one in {PLAN}")
         with pa.memory_map(path) as source:
             rows = pa.ipc.open_stream(source).read_all()
         with pa.memory_map(rejects_path) as source:
@@ -73,7 +73,7 @@ def load_survey(layout: Layout, ledger: Ledger) -> Survey | None:
         return None  # a file was deleted: plan again
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         refuse_denied(ledger.path(PLAN), error)
-        raise DamagedFileError(ledger.path(PLAN), "plan", f"{error}; remove it to have it made again") from None
+        raise DamagedFileError(ledger.path(PLAN), "plan", f"{error}. Remove it: the next run makes it again") from None
     plan = Plan(
         rows=rows.replace_schema_metadata(None),
         bounds=tuple(facts["bounds"]),

@@ -71,8 +71,8 @@ class Losses:
 
 
 class Neighbours:
-    """Guesses which archive should hold a path that was not found. First guess: the archive with its folder's name.
-    Else the one that holds the nearest found path. If no path was found: the first damaged archive."""
+    """Guesses which archive should hold a path that was not found. First guess: the archive that is named as the path's
+    folder. Else the one that holds the nearest found path. If no path was found: the first damaged archive."""
 
     def __init__(self, archives: Sequence[Archive], tables: Sequence[ArchiveTable], paths: Texts, found: Found) -> None:
         self.archives, self.tables, self.count = archives, tables, len(archives)

@@ -21,7 +21,7 @@ from builder.base.arrays import TextColumn, take_text
 from builder.base.errors import ListingError, OptionError, SourceError
 from builder.base.ids import path_ids
 from builder.base.urls import NO_OPTIONS
-from builder.base.words import counted
+from builder.base.words import counted, printable
 from builder.plan.implied import TOGETHER, images_at, members_of
 from builder.plan.pairs import NOT_FOUND, IdLookup
 from builder.source.captions import AUTO_KEYS, joined_value
@@ -32,7 +32,7 @@ from builder.source.scan import open_bytes
 from builder.source.tables import ArchiveTable
 
 _FREE_ROWS = 1 << 22
-"""pyarrow allocates memory for the number of rows that a file claims. This many are believed, plus one per byte."""
+"""pyarrow allocates memory for the rows that a file claims to have. This many are believed, plus one for each byte."""
 
 _MOST_CHARACTERS = 1 << 28  # of one Arrow array: at 4 bytes each, half of what 32-bit offsets reach
 _NAMES = ("key", "path", "image", "file_name")
@@ -41,8 +41,8 @@ _NAMES = ("key", "path", "image", "file_name")
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """What a file of recaptions is joined by: its ``column`` with ``field`` of the sidecars. If ``field`` is "": with
-    the members' names."""
+    """What joins a file of recaptions with images: its ``column`` equals ``field`` of the sidecars. If ``field`` is "",
+    it equals the members' names."""
 
     column: str
     field: str
@@ -54,8 +54,8 @@ class On:
 
 @dataclass(frozen=True, slots=True)
 class Recaptions:
-    """``listing``: the rows of all files. ``matched``: how many belong to an image. ``words``: what they are joined by,
-    in words. ``example``: a value they are joined by; ``member``: an image's name."""
+    """``listing``: the rows of all files. ``matched``: how many belong to an image. ``words``: what joins them, in
+    words. ``example``: a value that should join one. ``member``: an image's name."""
 
     listing: Listing
     matched: int
@@ -68,8 +68,8 @@ class Recaptions:
         if len(self.listing) and self.member and not self.matched:
             raise SourceError(
                 f"none of {counted(len(self.listing), 'recaption')} belongs to an image, joined {self.words}: one says "
-                f"{self.example!r:.80}, an image is called {self.member!r:.80}. Say what to join by with --on, such as "
-                "--on key or --on url=COLUMN."
+                f'"{printable(self.example):.80}", an image is called "{printable(self.member):.80}". Name the field '
+                "that joins them: --on key, or --on url=COLUMN."
             )
 
 
@@ -133,14 +133,14 @@ def joined_on(file: str, on: str | None) -> On:
             raise OptionError("on", on, "give a field, such as url, or FIELD=COLUMN")
         column = column or field
         if column not in names:
-            raise ListingError(file, "columns", f"no column {column} to join by; found {', '.join(names)}")
+            raise ListingError(file, "columns", f"there is no column {column} to join by; there are {', '.join(names)}")
         return On(column, "" if field in _NAMES else field)
     if "url" in names:
         return On("url", "url")
     for column in _NAMES:
         if column in names:
             return On(column, "")
-    need = "needed is url or key; or name a column with --on FIELD=COLUMN"
+    need = "a column url or key is needed. If it has another name, give --on FIELD=COLUMN"
     raise ListingError(file, "columns", f"found {', '.join(names)}; {need}")
 
 
@@ -148,7 +148,10 @@ def wanted_field(files: Sequence[str], on: str | None) -> str:
     """The field of the sidecars that recaptions are joined by; "" for none. Raises ListingError."""
     fields = {chosen.field for chosen in (joined_on(file, on) for file in files)} - {""}
     if len(fields) > 1:
-        raise SourceError(f"recaptions are joined by {' and '.join(sorted(fields))}: convert them one after another")
+        raise SourceError(
+            f"recaptions must be joined by one field, but these files are joined by {' and '.join(sorted(fields))}. "
+            "Name one that all of them have with --on, or convert them one after another."
+        )
     return next(iter(fields), "")
 
 
@@ -190,7 +193,7 @@ def _recaption_rows(file: str, caption_key: str, join: str) -> Iterator[list[dic
     wanted = AUTO_KEYS if caption_key == "auto" else (caption_key,)
     column = next((name for name in wanted if name in names), None)
     if column is None:
-        raise ListingError(file, "columns", f"found {', '.join(names)}; needed are {' or '.join(wanted)}")
+        raise ListingError(file, "columns", f"found {', '.join(names)}; a column {' or '.join(wanted)} is needed")
     rename = column != "re_caption" and caption_key == "auto"
     for rows in _parquet_rows(file, {column, join}) if _is_parquet(file) else _text_rows(file):
         if rename:
@@ -248,7 +251,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_parquet(file: str) -> bool:
-    """Whether to read it as Parquet: any file whose name is not that of a text format."""
+    """Whether to read a file as Parquet: its name is not that of a text format."""
     lower = file.lower()
     return not any(f".{kind}" in os.path.basename(lower) for kind in ("json", "ndjson", "csv", "tsv"))
 

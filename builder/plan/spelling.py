@@ -18,6 +18,7 @@ import pyarrow as pa
 from builder.base.arrays import TextColumn, Texts, stretches_of, take_text, whole_text
 from builder.base.errors import SourceError
 from builder.base.ids import path_ids
+from builder.base.words import printable
 from builder.plan.pairs import NOT_FOUND, Bools, IdLookup, Int64s, Integers, Join, repeated
 from builder.source.listing import Listing
 from builder.source.tables import ArchiveTable
@@ -41,8 +42,8 @@ class _Respelled:
 def respelled(
     listing: Listing, joined: Join, raw: Sequence[ArchiveTable], captions: Sequence[ArchiveTable], rescan: Rescan
 ) -> tuple[Listing, str] | None:
-    """The listing with its paths spelled as in the archives, and what was different, in words; None if nothing to do.
-    ``rescan``: gives the tables again, with names. Raises SourceError if nothing agrees."""
+    """The listing with its paths spelled as in the archives, and how the two differ, in words. None if they agree.
+    ``rescan``: scans again and gives the tables with names. Raises SourceError if no path agrees."""
     images = _fits(joined.image_at, sum(int(table.is_image.sum()) for table in raw))
     annotations = listing.recaptions is not None or _fits(
         joined.annotation_at, sum(int(table.is_json.sum()) for table in captions)
@@ -90,8 +91,9 @@ def _respell(paths: Texts, at: Integers, tables: Sequence[ArchiveTable], what: s
     if not (at != NOT_FOUND).any() and not any(table.damage for table in tables):
         listed, member = column[0].as_py(), _nearest(names, theirs, mine[0])
         raise SourceError(
-            f"no {what} that the listing names is in the archives. It names {listed!r}; a member is called {member!r}. "
-            "Give the listing of this source with --listing, or --no-listing to take every annotation as a sample."
+            f'no {what} that the listing names is in the archives. It names "{printable(listed)}"; a member is called '
+            f'"{printable(member)}". Give the listing of this source with --listing. Or give --no-listing: then every '
+            "annotation is a sample."
         )
     return None
 

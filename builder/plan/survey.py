@@ -61,7 +61,7 @@ class Survey:
 def survey(
     layout: Layout, options: ConvertOptions, engine: Engine, *, shapes: bool = False, quiet: bool = True
 ) -> Survey:
-    """Scan and plan. A thread reads data.json meanwhile: this process only waits for the scans. Problems of the
+    """Scan and plan. Meanwhile a thread reads data.json, as this process only waits for the scans. Problems of the
     archives are raised first. ``shapes``: note what the scan shows of images. ``quiet``: show no progress. Raises
     SourceError, ListingError."""
     with ThreadPoolExecutor(1) as thread:
@@ -78,9 +78,9 @@ def plan_survey(
     listing_read: Callable[[], Listing] | None = None,
     engine: Engine | None = None,
 ) -> Survey:
-    """Plan with the tables of all raw archives, then all captions archives. The list is emptied: their names and ids
-    are half of its memory. ``listing_read``: returns the entries of data.json, if it was read already. ``engine``:
-    scans again if the listing spells paths differently. Raises SourceError, ListingError."""
+    """Plan. ``scanned``: tables of all raw archives, then of all captions archives. The list is emptied: names and ids
+    are half of its memory. ``listing_read``: returns the entries of data.json, if something reads it already.
+    ``engine``: scans again if the listing spells paths differently. Raises SourceError, ListingError."""
     contents = {} if layout.is_remote else {name: content_digest(each) for name, each in labelled(layout, scanned)}
     notes = [_subfolders(layout)] if _subfolders(layout) else []
     read_as: dict[str, str] = {}
@@ -121,7 +121,7 @@ def plan_survey(
     if layout.listing and (spelled := respelled(listing, joined, raw, captions, rescan)):
         listing, words = spelled
         joined = join(listing, raw, captions)
-        notes.append(f"the listing writes paths in another way than the archives: read {words}")
+        notes.append(f"the listing spells paths differently from the archives: they are read {words}")
         read_as["listed_paths"] = words
     plan = plan_joined(layout, listing, joined, raw, captions, options.max_shard_size)
     if options.limit is not None:

@@ -325,12 +325,12 @@ def rewrite_listing(source: Path) -> None:
         (
             SMALL,
             lambda source: append(source / "raw" / "00001.tar"),
-            "1 of raw/ are changed, such as 00001.tar",
+            "1 archive of raw/ is changed, such as 00001.tar",
         ),
         (
             SMALL,
             lambda source: (source / "captions" / "00001.tar").unlink(),
-            "1 of captions/ are gone",
+            "1 archive of captions/ is gone",
         ),
     ],
 )

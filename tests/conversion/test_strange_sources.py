@@ -343,14 +343,14 @@ def test_names_that_two_members_could_mean_are_not_guessed(tmp_path: Path) -> No
     tar(tmp_path / "src/captions/0.tar", {f"{n}/x.json": document(str(n)) for n in range(4)})
     listed = [{"image": f"{n}/x.jpg", "annotation": f"{n}/x.json"} for n in range(4)]
     (tmp_path / "src/data.json").write_text(json.dumps(listed))
-    with pytest.raises(SourceError, match=r"'0/x\.jpg'; a member is called '0/"):
+    with pytest.raises(SourceError, match=r'"0/x\.jpg"; a member is called "0/'):
         run(tmp_path / "src", tmp_path / "out")
 
 
 def test_a_listing_of_other_images_stops_with_a_path_of_each_and_leaves_out_free(tmp_path: Path) -> None:
     source = card(tmp_path / "src", listing=False)
     (source / "data.json").write_text(json.dumps([{"image": "elsewhere.png", "annotation": "elsewhere.json"}]))
-    with pytest.raises(SourceError, match=r"names 'elsewhere\.png'; a member is called '00000/000000\.jpg'"):
+    with pytest.raises(SourceError, match=r'names "elsewhere\.png"; a member is called "00000/000000\.jpg"'):
         run(source, tmp_path / "out")
     assert run(source, tmp_path / "out", listing=False).totals.rows == 6
 
@@ -492,7 +492,7 @@ def test_what_recaptions_are_joined_by_can_be_named(on: str, column: str, values
 def test_recaptions_of_no_image_are_an_error_with_a_value_of_each(tmp_path: Path) -> None:
     source = flat(tmp_path / "src")
     file = table(tmp_path / "re.parquet", {"key": ["other"], "re_caption": ["x"]})
-    with pytest.raises(SourceError, match=r"joined by key: one says 'other', an image is called '000000000\.jpg'"):
+    with pytest.raises(SourceError, match=r'joined by key: one says "other", an image is called "000000000\.jpg"'):
         run(source, tmp_path / "out", recaptions=file)
 
 

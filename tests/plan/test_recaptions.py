@@ -181,9 +181,9 @@ def test_a_number_is_a_key_too(tmp_path: Path, raw: list[ArchiveTable]) -> None:
 @pytest.mark.parametrize(
     ("columns", "caption_key", "says"),
     [
-        ({"key": ["1"]}, "auto", "found key; needed are re_caption or caption"),
-        ({"re_caption": ["a"]}, "auto", "found re_caption; needed is url or key"),
-        ({"key": ["1"], "re_caption": ["a"]}, "text", "found key, re_caption; needed are text"),
+        ({"key": ["1"]}, "auto", "found key; a column re_caption or caption is needed"),
+        ({"re_caption": ["a"]}, "auto", "found re_caption; a column url or key is needed"),
+        ({"key": ["1"], "re_caption": ["a"]}, "text", "found key, re_caption; a column text is needed"),
     ],
 )
 def test_missing_columns_are_named(

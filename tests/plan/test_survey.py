@@ -104,7 +104,7 @@ def test_a_damaged_plan_says_what_to_remove(name: str, keep: int, tmp_path: Path
     save_survey(made, ledger)
     path = Path(ledger.path(name))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DamagedFileError, match="remove it") as caught:
+    with pytest.raises(DamagedFileError, match="Remove it") as caught:
         load_survey(made.layout, ledger)
     os.unlink(str(caught.value).partition(":")[0])
     assert load_survey(made.layout, ledger) is None
@@ -124,7 +124,7 @@ def test_a_flipped_bit_of_a_plan_is_noticed(name: str, tmp_path: Path) -> None:
         changed[place] ^= 1 << place % 8
         path.unlink()  # an earlier one may be mapped still
         path.write_bytes(changed)
-        with pytest.raises(DamagedFileError, match="remove it"):
+        with pytest.raises(DamagedFileError, match="Remove it"):
             load_survey(made.layout, ledger)
 
 
