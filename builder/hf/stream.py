@@ -17,6 +17,7 @@ import pyarrow as pa
 from builder.base.errors import OptionError
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, SamplePolicy
 from builder.base.records import WHOLE, Damage, Member, Reason, SampleProblem
+from builder.base.words import counted
 from builder.hf.units import Planned, Unit, tables_of
 from builder.source.captions import read_annotation
 from builder.source.endings import IMAGE_ENDINGS, is_companion, stem_of
@@ -69,8 +70,8 @@ class PairUnit:
             reason = Reason.TAR_DAMAGED if damage else Reason.IMAGE_MISSING
             rejected[reason.value] += len(documents)
             _log.warning(
-                "%d captions of %s have no image in %s, such as %s. The stream has no rows for them.",
-                *(len(documents), self.captions.path, self.raw.path, next(iter(documents))),
+                "%s of %s without an image in %s, such as %s. The stream has no rows for them.",
+                *(counted(len(documents), "caption"), self.captions.path, self.raw.path, next(iter(documents))),
             )
 
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from builder.base.words import counted
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,5 +59,6 @@ class Tally:
 def in_words(rejected: Counter[str], listed: int | None) -> str:
     """One line of text: how many samples are left out, and why."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejected.items()))
-    of = "" if listed is None else f"of {listed:,} listed "
-    return f"{rejected.total():,} {of}samples are left out: {reasons}. laion6m convert lists each with its reason."
+    lost = rejected.total()
+    what = counted(lost, "sample is", "samples are") if listed is None else f"{lost:,} of {listed:,} listed samples are"
+    return f"{what} left out: {reasons}. laion6m convert lists each with its reason."

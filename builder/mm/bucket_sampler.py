@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler, Subset
 
 from builder.base.errors import OptionError
+from builder.base.words import counted
 from builder.mm import launch
 from builder.mm.buckets import BatchOrder, Buckets
 from builder.mm.samplers import Drawn, MixtureSampler, State, check_state
@@ -60,7 +61,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         self._sizes = [list(size) for size in buckets.sizes]
         self._order = self._make_order(sampler.seed)
         if not self._endless and self._order.fewest < self.world_size:
-            few = f"an epoch has {self._order.fewest} batches, too few for {self.world_size} ranks"
+            few = f"an epoch has {counted(self._order.fewest, 'batch', 'batches')}, too few for {self.world_size} ranks"
             raise OptionError("batch_size", batch_size, f"{few}. Give a smaller batch_size")
 
     def _make_order(self, seed: int) -> BatchOrder:
@@ -116,15 +117,6 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             "rows": len(self._buckets),
             "batch_size": self.batch_size,
             "epoch": self._epoch,
-            **self._identity(),
-        }
-
-    def state_dict(self) -> State:
-        drawn = self._drawn.count if self._drawn.epoch == self._epoch else 0
-        return self.state_after(drawn, self.batch_size)
-
-    def _identity(self) -> State:
-        return {
             "kind": type(self).__name__,
             "shuffle": bool(getattr(self.sampler, "shuffle", True)),
             "drop_last": bool(self.drop_last),
@@ -133,8 +125,12 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             "order": _ORDER,
         }
 
+    def state_dict(self) -> State:
+        drawn = self._drawn.count if self._drawn.epoch == self._epoch else 0
+        return self.state_after(drawn, self.batch_size)
+
     def load_state_dict(self, state: State) -> None:
-        check_state(state, self.state_dict(), self._identity())
+        check_state(state, self.state_dict())
         if state["batch_size"] != self.batch_size:
             raise OptionError("batch_size", self.batch_size, f"the saved state is of batches of {state['batch_size']}")
         self._order = self._make_order(state["seed"])

@@ -33,6 +33,9 @@ from builder.mm.order import ListedOrder, MixedOrder, Order, ShuffledOrder, Wind
 State = dict[str, Any]
 """Plain values, the same on every rank. It can be put into a checkpoint as it is."""
 
+_COUNTS = ("seed", "position", "rows", "batch_size", "epoch")
+"""Parts of a state that every state has. The others are options that a state has in common with its sampler."""
+
 RUN = 512
 """Neighbouring rows that a window takes from one place. At 110 kB an image this is 56 MB: long enough for a network
 disk to read at full speed."""
@@ -127,22 +130,21 @@ class InfiniteSampler(Sampler[int]):
         return self._state(self.start + self._drawn.count * self.world_size)
 
     def _state(self, position: int) -> State:
+        """Options without effect are None."""
+        window = self._window if self.shuffle else None
         return {
             "seed": self.seed,
             "position": int(position),
             "rows": self.size,
             "epoch": int(self.epoch),
-            **self._identity(),
+            "kind": type(self).__name__,
+            "shuffle": bool(self.shuffle),
+            "window": window,
+            "run": None if window is None else self._run,
         }
 
-    def _identity(self) -> State:
-        """The options that a state must have in common with this sampler. Options without effect are None."""
-        window = self._window if self.shuffle else None
-        run = None if window is None else self._run
-        return {"kind": type(self).__name__, "shuffle": bool(self.shuffle), "window": window, "run": run}
-
     def load_state_dict(self, state: State) -> None:
-        check_state({"epoch": 0, **state} if self.endless else state, self._state(0), self._identity())
+        check_state({"epoch": 0, **state} if self.endless else state, self._state(0))
         self.seed, self.start, self.epoch = state["seed"], state["position"], state.get("epoch", 0)
         self.own_seed = False
         self._drawn = Drawn()
@@ -249,9 +251,9 @@ class MixtureSampler(InfiniteSampler):
         ]
         return MixedOrder(orders, self._sizes, self.weights, derive(self.seed, len(orders)))
 
-    def _identity(self) -> State:
+    def _state(self, position: int) -> State:
         weights = [float(weight) for weight in self.weights]
-        return {**super()._identity(), "weights": weights, "sizes": list(self._sizes)}
+        return {**super()._state(position), "weights": weights, "sizes": list(self._sizes)}
 
 
 def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int) -> Order:
@@ -267,14 +269,14 @@ def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int
     return WindowOrder(size, seed, int(window), int(run))
 
 
-def check_state(state: State, own: State, identity: State) -> None:
-    """Raises OptionError for a state of another sampler or other data. States that earlier versions saved have no
-    ``identity``."""
-    for name, value in identity.items():
-        if name in state and state[name] != value:
+def check_state(state: State, own: State) -> None:
+    """Raises OptionError for a state of another sampler or other data. ``own``: a state of this sampler. States that
+    earlier versions saved have nothing but ``_COUNTS``."""
+    for name, value in own.items():
+        if name not in _COUNTS and name in state and state[name] != value:
             here, saved = ("none" if each is None else json.dumps(each) for each in (value, state[name]))
             raise OptionError(name, None, f"{here} here, {saved} in the saved state. Make the sampler as it was then")
-    missing = [name for name in own if name not in state and name not in identity]
+    missing = [name for name in own if name not in state and name in _COUNTS]
     if missing:
         raise OptionError("kind", own["kind"], f"the saved state is another sampler's: it lacks {', '.join(missing)}")
     if state["rows"] != own["rows"]:
