@@ -101,7 +101,7 @@ class Index:
             refuse_pointer(path, self.file.read_at(0, 64))
             raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+            problem = "a field is missing" if isinstance(error, KeyError) else str(error)
             raise DamagedFileError(path, "metadata", f"not an index of this tool: {problem}") from None
         self._check(table)
         self._fd, self._size = self.file.fileno(), self.file.size

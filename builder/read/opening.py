@@ -95,7 +95,7 @@ def open_dataset(
             _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
             return open_selection(folder, moved, storage_options, missing, cache_dir, cache_bytes)
         if cache_dir is not None:
-            raise OptionError("cache_dir", path_of(cache_dir), f"only for URLs, and {folder} is on this machine")
+            raise OptionError("cache_dir", path_of(cache_dir), "only for URLs, not for a folder of this machine")
         index = os.path.join(folder, *schema.INDEX.split("/"))
         if os.path.exists(index):
             _refuse_columns(folder, image_column=image_column, caption_column=caption_column)
