@@ -180,7 +180,7 @@ def test_a_source_that_cannot_be_used_is_exit_code_1_and_one_line(
     ("recaptions", "words"),
     [
         ("nowhere.parquet", "nowhere.parquet is not there"),
-        ("src/data.json", "columns: found image, annotation; needed are re_caption or caption"),
+        ("src/data.json", "columns: found image, annotation; a column re_caption or caption is needed"),
     ],
 )
 def test_recaptions_that_cannot_be_used_are_named(
