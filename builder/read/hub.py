@@ -90,9 +90,9 @@ def _cached(url: str) -> str:
     """The folder in the Hub's local cache with the downloaded files of a place. Raises SourceError if it has no
     index."""
     place = HubPlace.of(url)
+    if place is None:
+        raise SourceError(f"{url} is in no repository, so the Hub's cache cannot have it. Unset HF_HUB_OFFLINE")
     try:
-        if place is None:
-            raise SourceError(f"{url} is in no repository, so the Hub's cache cannot have it. Unset HF_HUB_OFFLINE")
         folder = snapshot_download(
             place.repo,
             repo_type=_KINDS[place.kind],
@@ -103,7 +103,7 @@ def _cached(url: str) -> str:
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise SourceError(
             f"{url}: HF_HUB_OFFLINE is set, and the Hub's cache ({constants.HF_HUB_CACHE}) does not have it. Unset "
-            f"HF_HUB_OFFLINE, or download it first: hf download {place.repo if place else ''} --repo-type dataset"
+            f"HF_HUB_OFFLINE, or download it first: hf download {place.repo} --repo-type dataset"
         ) from error
     return f"{folder}{place.path}"
 
