@@ -19,8 +19,8 @@ Peers:
     eight            eight forked readers of ours at once: µs a sample in each, proportional set size of each
     open             opening 6 million rows (a synthetic index): ms, MB resident, µs for find
 
-``--cold``: batches of 256 from a disk whose page cache is empty, as benchmarks/cold.py says. Peers are ours, index and
-files; lance, mds, litdata and webdataset where they are installed.
+``--cold``: batches of 256 from a disk whose page cache is empty, as benchmarks/cold.py says. Peers are ours, disk,
+index, files; lance, mds, litdata and webdataset where they are installed.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ READERS: dict[str, tuple[str, Callable[[str], tuple[int, Get]]]] = {
 }
 OTHERS = {"ours-256": "parquet", "eight": "parquet", "open": "big"}
 OPTIONAL = {"lance": "lance", "mds": "streaming", "litdata": "litdata", "webdataset": "webdataset"}
-COLD = {"ours": "parquet", "index": "index", "files": "files"} | {name: name for name in OPTIONAL}
+COLD = {"ours": "parquet", "disk": "parquet", "index": "index", "files": "files"} | {name: name for name in OPTIONAL}
 """Peers of ``--cold``, and what they read."""
 
 
@@ -279,7 +279,7 @@ def measure_cold(peer: str, folder: str, seed: int) -> dict[str, float]:
         return {"ms": float("nan"), "mb_s": cold.sequential(folder)}
     if peer == "webdataset":
         return cold.measure_webdataset(folder)
-    batches = {"ours": cold.ours, "index": cold.ours, "lance": cold.lance, "litdata": cold.litdata}
+    batches = {"ours": cold.ours, "disk": cold.disk, "index": cold.ours, "lance": cold.lance, "litdata": cold.litdata}
     opened = batches[peer](folder) if peer in batches else cold.each_row(READERS[peer][1](folder))
     if peer == "index":  # what is read are the source's tars
         folder = opened_source(folder)
@@ -333,7 +333,7 @@ def measure_open(folder: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
-    parser.add_argument("--peers", nargs="+", choices=[*READERS, *OTHERS, "litdata", "webdataset"])
+    parser.add_argument("--peers", nargs="+", choices=[*READERS, *OTHERS, "disk", "litdata", "webdataset"])
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
