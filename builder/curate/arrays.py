@@ -70,7 +70,6 @@ class _Unit:
 
     @property
     def name(self) -> str:
-        """The name for messages."""
         return self.shard.path
 
     @property

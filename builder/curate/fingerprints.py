@@ -124,12 +124,10 @@ class Part:
 
     @property
     def name(self) -> str:
-        """The name for messages."""
         return f"rows {self.first:,} to {self.end:,} of {self.folder}"
 
     @property
     def size(self) -> int:
-        """Size of the file in bytes."""
         return (self.end - self.first) * (FINGERPRINT.itemsize + (DIGEST.itemsize if self.digests else 0))
 
     def is_done(self) -> bool:

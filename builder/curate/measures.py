@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,6 @@ class Histogram:
     mean: float
     p95: float
     maximum: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measures(dataset: Rows) -> dict[str, tuple[str, str]]:

@@ -65,7 +65,6 @@ class _Search:
 
     @property
     def name(self) -> str:
-        """The name for messages."""
         return f"rounds {self.first} to {self.end} over {self.path}"
 
 
@@ -78,7 +77,6 @@ class _Look:
 
     @property
     def name(self) -> str:
-        """The name for messages."""
         return f"{counted(len(self.pairs), 'pair')} of images of {self.folder}"
 
 

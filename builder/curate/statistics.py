@@ -43,9 +43,6 @@ class Phrases:
     frequent: tuple[Phrase, ...]
     repeated: tuple[Phrase, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Statistics:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -163,11 +164,11 @@ class Viewer:
         if not query.is_everything and bars.edges:
             values = self._catalog.numbers(name)[self._results.get(query).positions()]
             selected = bar_counts(values[values == values], bars.edges).tolist()
-        return Answer.of({**bars.to_json(), "selected": selected})
+        return Answer.of({**asdict(bars), "selected": selected})
 
     def _frequent(self, request: Request) -> Answer:
         if self._phrases is None:
-            self._phrases = phrases(self._catalog.dataset).to_json()
+            self._phrases = asdict(phrases(self._catalog.dataset))
         return Answer.of(self._phrases)
 
     def _rejected(self, request: Request) -> Answer:
