@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import import_module
 from typing import Any
 
@@ -68,16 +68,15 @@ def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Vi
     Raises SqlError, MissingExtraError, DamagedFileError, KeyboardInterrupt (Ctrl-C stops the query)."""
     if not is_utf8(condition):
         raise SqlError(condition, "not UTF-8 text")
-    connection = _Connection()
-    try:
+    passed, numbers = [], []
+    with closing(_Connection()) as connection:
         try:
             parts, syntax = connection.conditions(condition)
+            nodes = list(_nodes(syntax))
         except RecursionError:
             raise SqlError(condition, "nested too deeply") from None
-        names = _names_in(syntax, rows.reader.added_columns())
-        passed, numbers = [], []
-        whole = not {"SUBQUERY", "WINDOW"}.isdisjoint(_classes_in(syntax))
-        for table in _tables(rows, names, whole=whole):
+        whole = any(node.get("class") in ("SUBQUERY", "WINDOW") for node in nodes)
+        for table in _tables(rows, _names_in(nodes, rows.reader.added_columns()), whole=whole):
             try:
                 some = connection.judge(condition, table, parts, timeout, once=not whole)
             except SqlError as error:
@@ -86,8 +85,6 @@ def find_rows(rows: Rows, condition: str, *, timeout: float | None = None) -> Vi
                 raise
             numbers.append(some[_ROW])
             passed.append(some["passed"])
-    finally:
-        connection.close()
     chosen = (some[level == len(parts)] for some, level in zip(numbers, passed, strict=True))
     found = np.concatenate([np.zeros(0, np.int64), *chosen])
     left = [sum(np.count_nonzero(level >= number) for level in passed) for number in range(1, len(parts) + 1)]
@@ -297,14 +294,9 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
         yield from _nodes(value)
 
 
-def _names_in(tree: Any, added: list[str]) -> set[str]:
+def _names_in(nodes: list[dict[str, Any]], added: list[str]) -> set[str]:
     """Lower-case names that may be columns. A star stands for all columns but ``annotation``."""
-    nodes = list(_nodes(tree))
     names = {str(name).lower() for node in nodes for name in node.get("column_names") or ()}
     if any(node.get("class") == "STAR" for node in nodes):
         names.update(INDEX_COLUMNS, map(str.lower, added))
     return names
-
-
-def _classes_in(tree: Any) -> set[str]:
-    return {str(node.get("class")) for node in _nodes(tree)}
