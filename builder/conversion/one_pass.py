@@ -22,9 +22,9 @@ import xxhash
 
 from builder.base.arrays import from_ipc, number_array, string_array
 from builder.base.ids import Ids, path_ids
-from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, ConvertOptions
+from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES
 from builder.base.records import WHOLE, Member
-from builder.conversion.shard import NewShard
+from builder.conversion.shard import NewShard, ShardTask
 from builder.engines.contract import Report
 from builder.plan.plan import PLAN_ROW, Cut, rows_digests
 from builder.source.endings import without_ending
@@ -33,7 +33,6 @@ from builder.source.layout import Archive
 from builder.source.samples import CHUNK_BYTES, CHUNK_ROWS, SampleReader, Stock
 from builder.source.scan import ScanRequest, open_with_compression, scan_open
 from builder.source.tables import ArchiveTable, table_to_ipc
-from builder.store.folders import Folder
 from builder.store.ledger import Ledger, Passed, Receipt
 from builder.store.output import whole
 
@@ -44,21 +43,17 @@ EXPECTED = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """The work on one stretch: shards ``first`` to ``first + len(cuts)`` (exclusive) of ``shards``. It is cut out of
+class Pass(ShardTask):
+    """The work on one stretch: shards ``number`` to ``number + len(cuts)`` (exclusive) of ``shards``. It is cut out of
     whole archives. ``raw``, ``annotations``: the archives by their numbers in the source, in its order. If not
     ``captions``, the annotations lie in the raw ones. ``expected``: EXPECTED as an Arrow IPC stream, empty if nothing
     is known. ``names``, ``field``: what else the plan needs of the scans (scan.ScanRequest)."""
 
-    out: Folder
-    first: int
     cuts: tuple[Cut, ...]
-    shards: int
     raw: Mapping[int, Archive]
     annotations: Mapping[int, Archive]
     captions: bool
     expected: bytes
-    options: ConvertOptions
     names: bool
     field: str
 
@@ -66,7 +61,7 @@ class Pass:
     def name(self) -> str:
         """For messages."""
         archives = ", ".join(archive.name for archive in self.raw.values())
-        return f"shard {self.first} of {self.shards} ({archives})"
+        return f"shard {self.number} of {self.shards} ({archives})"
 
 
 def run_pass(work: Pass, report: Report) -> Passed:
@@ -92,7 +87,7 @@ def run_pass(work: Pass, report: Report) -> Passed:
             ledger.write_scan(side, number, table_to_ipc(table))
         making.finish()
         reader.check()
-    passed = Passed(work.first, tuple(making.receipts), tuple(making.digests))
+    passed = Passed(work.number, tuple(making.receipts), tuple(making.digests))
     ledger.write_passed(passed)
     return passed
 
@@ -215,7 +210,7 @@ class _Making:
         while len(self.receipts) < shard or self._shard is None:
             if self._shard is not None:
                 self._end_shard()
-            number = self._work.first + len(self.receipts)
+            number = self._work.number + len(self.receipts)
             self._shard = NewShard(self._work.out, number, self._work.shards, self._work.options)
 
     def _end_shard(self) -> None:

@@ -142,7 +142,7 @@ class FarJob(Job):
             rows = np.concatenate([np.zeros(0, np.int64), *(rows_of[stem] for stem in stems if stem in rows_of)])
             yield Pass(
                 out=self.ledger.folder,
-                first=stretch.first,
+                number=stretch.first,
                 cuts=stretch.cuts,
                 shards=len(self.cuts),
                 raw=raw,

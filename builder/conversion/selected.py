@@ -151,8 +151,9 @@ def convert_rows(
         units = _units(rows, positions, folder, options)
         receipts = Outlet().standing(ledger, ledger.receipts().values(), len(units), options)
         pending = [unit for unit in units if unit.number not in receipts]
+        missing = sum(len(unit.rows) for unit in pending)
         try:
-            with _progress(rows, pending, how.quiet) as progress, make_engine(how.engine) as crew:
+            with Progress("converting", missing, quiet=how.quiet) as progress, make_engine(how.engine) as crew:
                 for receipt in crew.run(_write_shard, pending, progress.update):
                     receipts[receipt.number] = receipt
         except KeyboardInterrupt:
@@ -204,12 +205,6 @@ def _units(rows: Rows, positions: npt.NDArray[np.int64], out: Folder, options: C
         _Unit(out, number, len(cuts) - 1, options, View(rows.reader, numbers[first:end]), positions[first:end])
         for number, (first, end) in enumerate(pairwise(cuts))
     ]
-
-
-def _progress(rows: Rows, pending: list[_Unit], quiet: bool) -> Progress:
-    sizes = rows.reader._index.column("size")
-    size = sum(int(np.maximum(sizes[unit.rows.rows], 0).sum()) for unit in pending)
-    return Progress("converting", sum(len(unit.rows) for unit in pending), size, quiet=quiet)
 
 
 def _write_shard(unit: _Unit, report: Report) -> Receipt:
