@@ -36,6 +36,7 @@ DEEPEST = 500
 the caller's depth. With it, one annotation would be a row here and a reject there."""
 
 _MARKS = re.compile(rb'"[^"]*"?|[][{},]')
+_scan_once = json.JSONDecoder().scan_once  # type: ignore[attr-defined] # the name in json.decoder
 _OPENING, _CLOSING = (b"[", b"{"), (b"]", b"}")
 
 
@@ -68,7 +69,7 @@ def read_annotation(document: bytes, caption_key: str = "auto") -> Annotation:
     if problem := excess(document):
         raise _invalid(problem)
     try:
-        value = json.loads(text)
+        value = _parsed(text)
     except ValueError as error:
         raise _invalid(f"not JSON: {_brief(str(error))}") from None
     caption = _caption_of(value, caption_key)
@@ -165,6 +166,15 @@ def excess(document: bytes) -> str:
         if values > MOST_VALUES:
             return f"made of more than {MOST_VALUES:,} values"
     return ""
+
+
+def _parsed(text: str) -> Any:
+    """``json.loads`` of a string. A third of its time goes into other things than parsing; this saves that."""
+    try:
+        value, end = _scan_once(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else json.loads(text)  # white space around the value, or an error to report
 
 
 def _caption_of(value: Any, caption_key: str) -> str:

@@ -137,8 +137,8 @@ class SampleReader:
 
     def read(self, rows: pa.RecordBatch) -> Iterator[Chunk]:
         """Rows (PLAN_ROW) in order, each once, as a sample or as a reject."""
-        given = set(rows.schema.names) - ({"shape"} if self._with_images else set())  # images that are read are probed
-        names = [name for name in PlannedRow._fields if name in given]
+        shapes = "shape" in rows.schema.names and not self._with_images  # images that are read are probed
+        names = PlannedRow._fields if shapes else PlannedRow._fields[:-1]
         columns = (rows.column(name).to_pylist() for name in names)
         for chunk in self._cut(map(PlannedRow, *columns)):
             yield self._read(chunk)
@@ -174,25 +174,26 @@ class SampleReader:
         buffer, images = self._pictures(rows) if self._with_images else (b"", [_NOT_READ] * len(rows))
         samples: list[Sample] = []
         rejects: list[Reject] = []
+        policy, fine = self._policy, self._fine
         for row, (document, annotation_time), (start, image_time) in zip(rows, documents, images, strict=True):
             end = start + row.size
             key = row.path if row.keeps_ending else stem_of(row.path)
             try:
                 made = bool(row.recaption)
                 if document is not None and row.annotation_path.lower().endswith(".txt"):
-                    document, made = text_document(document, self._policy.caption_key), True
+                    document, made = text_document(document, policy.caption_key), True
                 if row.recaption:
                     document = merge_recaption(document, row.recaption)
-                caption, annotation, bom = read_annotation(document or b"", self._policy.caption_key)
-                info = self._fine.get(row.shape)
+                caption, annotation, bom = read_annotation(document or b"", policy.caption_key)
+                info = fine.get(row.shape)
                 if info is None:
                     if self._with_images:
                         info = probe(buffer, start, end)
                     else:
                         info, image_time = self._glance(row)
-                    judge(info, self._policy)
+                    judge(info, policy)
                     if row.shape:
-                        self._fine[row.shape] = info
+                        fine[row.shape] = info
             except SampleProblem as problem:
                 rejects.append(Reject(row.position, key, problem.reason, problem.detail, self._place(row, problem)))
                 continue
