@@ -18,7 +18,7 @@ from builder import __version__
 from builder.base.errors import OutputError
 from builder.base.paths import path_of
 from builder.base.urls import masked
-from builder.base.words import printable
+from builder.base.words import counted, printable
 from builder.engines import progress
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def verdict(max_reject_ratio: float, summary: Summary) -> int:
         return LOOK if summary.trouble else DONE
     whole = "The output is whole. meta/rejects.parquet names them."
     say(
-        f"laion6m: {rejected:,} of {totals.listed:,} samples were rejected, more than --max-reject-ratio "
+        f"laion6m: {rejected:,} of {counted(totals.listed, 'sample')} rejected, more than --max-reject-ratio "
         f"{max_reject_ratio:g} allows. {whole if summary.complete else 'This slice is done.'}"
     )
     return LOOK

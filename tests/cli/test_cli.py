@@ -73,7 +73,7 @@ def test_too_many_rejects_are_exit_code_3_and_the_output_is_whole(
     assert ran.document["rows"] == 22
     assert (out / "meta" / "manifest.json").exists()
     if code:
-        assert "2 of 24 samples were rejected" in ran.stderr
+        assert "2 of 24 samples rejected" in ran.stderr
         assert "meta/rejects.parquet names them" in ran.stderr
     else:
         assert ran.stderr == ""

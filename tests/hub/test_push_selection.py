@@ -79,7 +79,7 @@ def test_a_selection_that_came_without_its_dataset_says_so(here: HubServer, out:
         path = tmp_path / "fetched" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    with pytest.raises(SourceError, match="does not say where its dataset is"):
+    with pytest.raises(SourceError, match="does not name its dataset"):
         open_dataset(tmp_path / "fetched")
 
 

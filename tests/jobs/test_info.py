@@ -176,7 +176,7 @@ def test_a_selection_tells_its_dataset_and_its_funnel(tmp_path: Path) -> None:
     assert found.facts["dataset"] == str(tmp_path / "out")
     assert found.facts["funnel"] == [{"condition": "sample 5, seed 2", "rows": 5}]
     (tmp_path / "out").rename(tmp_path / "gone")
-    assert "is not there" in describe_info(info(tmp_path / "sub"))
+    assert "missing. Put the dataset back" in describe_info(info(tmp_path / "sub"))
 
 
 def test_next_commands_quote_the_path(tmp_path: Path) -> None:
