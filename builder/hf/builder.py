@@ -154,7 +154,7 @@ class Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             return plan_rows(source.rows)
         if isinstance(source, LocalSource):
             return plan_layout(source.layout, config.options)
-        layout = source.layout(config.options, config.hub_token)
+        layout = source.layout(config.hub_token)
         return plan_pairs(layout) if streaming else plan_layout(downloaded(layout, dl_manager.download), config.options)
 
     def _prepare_split(self, split_generator: Any, *args: Any, **kwargs: Any) -> Any:

@@ -84,11 +84,10 @@ class HubSource:
     def fingerprint(self) -> dict[str, Any]:
         return {"repository": self.repository, "commit": self.commit}
 
-    def layout(self, options: ConvertOptions, token: str | bool | None) -> Layout:
+    def layout(self, token: str | bool | None) -> Layout:
         """Its tars and its listing, as URLs. Raises LayoutError, SourceError."""
         storage = StorageOptions.of({} if token is None else {"token": token})
-        url = f"hf://datasets/{self.repository}@{self.commit}"
-        return recognise(url, options.recaptions, storage, listing=options.listing)
+        return recognise(f"hf://datasets/{self.repository}@{self.commit}", storage=storage)
 
 
 Source = LocalSource | ConvertedFolder | SelectedRows | HubSource
@@ -99,6 +98,9 @@ def find_source(data_dir: str | None, options: ConvertOptions, revision: str, to
     """The source in ``data_dir``. Without one: data/laion6m if it exists, else the Hub, which is asked for the commit.
     Raises SourceError, OptionError, HubError."""
     if data_dir is None and not os.path.isdir(DEFAULT_FOLDER):
+        for name, given in (("recaptions", options.recaptions), ("listing", options.listing)):
+            if given not in ((), None):  # HubSource's fingerprint does not hold them
+                raise OptionError(name, given, f"{REPOSITORY} is on the Hub. Download it, and give data_dir")
         return HubSource(REPOSITORY, _commit(REPOSITORY, revision, token))
     folder = path_of(data_dir) if data_dir is not None else DEFAULT_FOLDER
     if not is_url(folder):

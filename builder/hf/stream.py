@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from builder.base.errors import OptionError
 from builder.base.options import MAX_ANNOTATION_BYTES, MAX_IMAGE_BYTES, SamplePolicy
 from builder.base.records import WHOLE, Damage, Member, Reason, SampleProblem
 from builder.base.words import counted
@@ -76,10 +75,7 @@ class PairUnit:
 
 
 def plan_pairs(layout: Layout) -> Planned:
-    """One unit for each pair of tars with the same name. Each tar without a partner gets a remark. Raises OptionError
-    for recaptions."""
-    if layout.recaptions:
-        raise OptionError("recaptions", layout.recaptions, "a stream cannot join them. Load without streaming=True")
+    """One unit for each pair of tars with the same name. Each tar without a partner gets a remark."""
     raw, captions = ({archive.name: archive for archive in side} for side in (layout.raw, layout.captions))
     units: list[Unit] = [PairUnit(raw[name], captions[name]) for name in raw if name in captions]
     remarks = [f"{raw[name].path} is left out: no captions tar has its name" for name in raw if name not in captions]

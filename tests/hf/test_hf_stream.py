@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what datasets imports may be deprecated
     import datasets  # noqa: F401
 from builder import load_dataset
-from builder.base.errors import HubError
+from builder.base.errors import HubError, OptionError
 from builder.base.options import SamplePolicy
 from builder.base.urls import StorageOptions
 from builder.hf import source as hf_source
@@ -185,6 +185,15 @@ def test_no_hub_and_no_folder_says_what_to_give(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(hf_source, "HfApi", Unreachable)
     with pytest.raises(HubError, match="Give data_dir"):
         load_dataset("laion6m.py", split="train")
+
+
+@pytest.mark.parametrize("option", [{"recaptions": "r.csv"}, {"listing": "d.json"}, {"listing": False}])
+def test_what_would_not_hold_on_the_hub_is_refused(
+    option: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=f"^{next(iter(option))}.*Download it, and give data_dir"):
+        load_dataset("laion6m.py", split="train", **option)
 
 
 # One pair of tars, as files
