@@ -20,6 +20,7 @@ from PIL import Image
 from builder.base.errors import (
     DamagedFileError,
     IndexMismatchError,
+    InterruptedRunError,
     JobMismatchError,
     LockedError,
     MissingExtraError,
@@ -272,6 +273,27 @@ def test_a_job_that_made_nothing_gives_its_name_to_the_next(dataset: str, tmp_pa
         add_column(dataset, "latents", str(tmp_path / "TYPO"), num_proc=1, quiet=True)
     assert add_column(dataset, "latents", folder, num_proc=1, quiet=True).rows == ROWS
     assert not (Path(dataset) / ".laion6m" / "columns" / "latents").exists()
+
+
+def test_a_job_that_allowed_rows_without_an_array_is_not_continued_without_that(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(write_arrays(tmp_path / "arrays", dataset, ("npy",)))
+    (folder / f"{open_dataset(dataset)[0].path}.npy").unlink()
+    last, write = len(set(shards_of(dataset))) - 1, job._write_shard
+
+    def stopped(unit: Any, report: Any) -> None:
+        if unit.shard.shard.number == last:
+            raise KeyboardInterrupt
+        write(unit, report)
+
+    monkeypatch.setattr(job, "_write_shard", stopped)
+    with pytest.raises(InterruptedRunError):
+        add_column(dataset, "latents", folder, missing_ok=True, num_proc=1, quiet=True)
+    monkeypatch.setattr(job, "_write_shard", write)
+    with pytest.raises(JobMismatchError, match="missing was"):
+        add_column(dataset, "latents", folder, num_proc=1, quiet=True)
+    assert add_column(dataset, "latents", folder, missing_ok=True, num_proc=1, quiet=True).missing == 1
 
 
 def test_a_column_that_another_run_is_at_is_left_alone(
