@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import pytest
 
 from builder import open_dataset
+from builder.curate.sql import SqlError
 from builder.view.query import Query
+from builder.view.results import Results
 from builder.view.selection import condition
+from tests.outputs import wait_until
 from tests.view.asked import get, rows
 from tests.view.conftest import Visit, Visitor
 
@@ -72,10 +75,26 @@ def test_a_condition_that_never_ends_is_ended(visitor: Visitor, monkeypatch: pyt
     where = "(select count(*) from range(1000000000) a, range(1000000) b where a.range % 7 = b.range % 5) > 0"
     reply = visitor.ask(f"/api/rows?{urlencode({'where': where})}")
     while reply.status == 200 and not reply.json["done"]:
-        time.sleep(0.15)  # as the page does: nobody may be waiting when the search fails
         reply = visitor.ask(f"/api/rows?{urlencode({'where': where})}")
     assert reply.status == 400
     assert "ended after 0.5 seconds" in reply.json["error"]
+
+
+def test_an_error_that_comes_while_nobody_waits_is_told_to_the_next_who_asks() -> None:
+    asked: list[str] = []
+
+    def where(condition: str) -> Any:
+        asked.append(condition)
+        raise SqlError(condition, "ended")
+
+    before = threading.active_count()
+    results, query = Results(cast(Any, []), where), Query(where="x")
+    for searches in (1, 2):  # once it is told, the search may run again
+        results.get(query)
+        wait_until(lambda searches=searches: len(asked) >= searches and threading.active_count() <= before, 10)
+        with pytest.raises(SqlError, match="ended"):
+            results.get(query).page(0, 10, 1.0)
+        assert len(asked) == searches
 
 
 def test_without_duckdb_the_error_says_what_to_install(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
