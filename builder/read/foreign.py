@@ -12,7 +12,7 @@ import shlex
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
-from builder.base.arrays import bool_array, from_ipc, number_array, string_array, to_ipc
+from builder.base.arrays import bool_array, from_ipc, number_array, string_array
 from builder.base.errors import DamagedFileError, SourceError
 from builder.base.paths import cache_folder
 from builder.read.column_types import checked, text_of
@@ -58,7 +58,7 @@ class _Found:
     kind: str
     columns: ImageColumns
     places: Places
-    texts: list[pa.RecordBatch]
+    texts: Iterable[pa.RecordBatch]
 
 
 def index_files(
@@ -114,16 +114,17 @@ def _write_part(
     arrow = path.endswith(".arrow")
     try:
         with closing(LocalFile(path)) as file:
-            found = _find_arrow(file, named) if arrow else _find_parquet(file, named, warned)
-        batches = list(_index_rows(found, number, first))
-        table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else schema.INDEX_PART)
-        part.write_bytes(to_ipc(table))
+            opened = _find_arrow(file, named) if arrow else _find_parquet(file, named, warned)
+            with opened as found, pa.ipc.new_stream(str(part), schema.INDEX_PART) as writer:
+                for batch in _index_rows(found, number, first):
+                    writer.write_batch(batch)
     except (pa.ArrowException, UnicodeError, OSError) as error:
         raise DamagedFileError(path, "Arrow" if arrow else "Parquet", str(error)) from None
     return found
 
 
-def _find_parquet(file: LocalFile, named: tuple[str | None, str | None], warned: bool) -> _Found:
+@contextmanager
+def _find_parquet(file: LocalFile, named: tuple[str | None, str | None], warned: bool) -> Iterator[_Found]:
     path = file.name
     with pq.ParquetFile(path) as parquet:
         check_claims(path, parquet.metadata, file.size or 0)
@@ -139,18 +140,19 @@ def _find_parquet(file: LocalFile, named: tuple[str | None, str | None], warned:
                 warnings.warn(
                     f"{shlex.quote(path)}: the images are {reason}. So all are decoded now, and a whole row group for "
                     "each later. To avoid this, write with compression='none', use_dictionary=False (pyarrow)",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
             places = decode_all(parquet, columns.leaf, probe_sizes=not columns.sized)
         else:
             places = glance_all(file, ranges, columns)
         wanted = [columns.key, columns.caption, columns.width, columns.height, columns.path]
         batches = parquet.iter_batches(_BATCH, columns=[name for name in wanted if name])
-        texts = list(_counted(path, batches, len(places.offsets)))
-    return _Found("rowgroups" if ranges is None else "parquet", columns, places, texts)
+        texts = _counted(path, batches, len(places.offsets))
+        yield _Found("rowgroups" if ranges is None else "parquet", columns, places, texts)
 
 
-def _find_arrow(file: LocalFile, named: tuple[str | None, str | None]) -> _Found:
+@contextmanager
+def _find_arrow(file: LocalFile, named: tuple[str | None, str | None]) -> Iterator[_Found]:
     path = file.name
     with pa.memory_map(path) as source:
         whole = source.read_buffer()
@@ -161,7 +163,7 @@ def _find_arrow(file: LocalFile, named: tuple[str | None, str | None]) -> _Found
         columns = recognise_columns(path, table.schema, *named)
         ranges = arrow_ranges(path, whole, table.column(columns.image), nested=columns.nested)
         places = glance_all(file, ranges, columns)
-    return _Found("arrow", columns, places, table.to_batches(max_chunksize=_BATCH))
+        yield _Found("arrow", columns, places, table.to_batches(max_chunksize=_BATCH))
 
 
 def _counted(path: str, batches: Iterable[pa.RecordBatch], images: int) -> Iterator[pa.RecordBatch]:
