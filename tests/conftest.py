@@ -10,6 +10,8 @@ from hypothesis import settings
 
 pytest_plugins = ["tests.hub.fixtures"]
 
+os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # datasets would look up the Hub's address, 5 seconds without a network
+
 # The same examples each time: what fails, fails for everybody. `HYPOTHESIS_PROFILE=random pytest` looks for more.
 settings.register_profile("fixed", deadline=None, derandomize=True)
 settings.register_profile("random", deadline=None, print_blob=True)

@@ -33,7 +33,7 @@ class FileServer:
         handler = type("Handler", (_Handler,), {"files": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> FileServer:
         self._thread.start()
@@ -205,7 +205,7 @@ def s3(bucket: str, *, in_memory: bool = False) -> Iterator[S3]:
     moto = DomainDispatcherApplication(create_backend_app)
     weather = Weather(InMemory(moto) if in_memory else moto)
     server = make_server("127.0.0.1", 0, weather, threaded=True, request_handler=Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         options = {"client_kwargs": {"endpoint_url": f"http://127.0.0.1:{server.server_address[1]}"}}

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from tests.hub.server import HubServer
@@ -32,5 +33,8 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
     """A running Hub with nothing in it. The test fails if a client broke a rule or the server had a defect."""
     with HubServer(tmp_path / "hub-storage") as server:
         yield server
+        getattr(
+            huggingface_hub, "close_session", lambda: None
+        )()  # or its sockets are closed whenever garbage is collected
     assert server.violations == []
     assert server.crashes == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -510,6 +511,8 @@ def test_an_error_in_a_loaders_worker_says_all_it_says(damaged: Path, options: O
     with pytest.raises(SampleError, match=r"(?s)worker process 0.*sample 2 \(.*80x200 pixels") as caught:
         next(iter(loader))
     assert "exception str() failed" not in "".join(traceback.format_exception(caught.value))
+    del caught, loader
+    gc.collect()  # ends the worker now: within an import, later, it would be waited for 5 seconds
 
 
 @pytest.mark.slow
