@@ -5,6 +5,7 @@ The name needs the root of the project on the path: `pythonpath = ["."]` in the 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -28,13 +29,19 @@ def client_python(request: pytest.FixtureRequest) -> str:
     return os.environ[OTHER_CLIENT]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """huggingface_hub leaves sockets of broken requests to the garbage collector. It comes in any later test."""
+    for item in items:
+        if "hub" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubServer]:
     """A running Hub with nothing in it. The test fails if a client broke a rule or the server had a defect."""
     with HubServer(tmp_path / "hub-storage") as server:
         yield server
-        getattr(
-            huggingface_hub, "close_session", lambda: None
-        )()  # or its sockets are closed whenever garbage is collected
+        getattr(huggingface_hub, "close_session", lambda: None)()  # versions 0.x have none
+        gc.collect()  # what is left to be closed, before tests that warnings fail
     assert server.violations == []
     assert server.crashes == []
