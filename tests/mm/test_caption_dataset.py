@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import pickle
@@ -507,12 +506,11 @@ def test_a_missing_configuration_is_not_taken_for_a_bad_sample(files: Path, opti
 
 def test_an_error_in_a_loaders_worker_says_all_it_says(damaged: Path, options: Options) -> None:
     dataset = CaptionDataset(str(damaged), **options)
-    loader = DataLoader(dataset, sampler=[2], num_workers=1, multiprocessing_context="fork")
+    batches: Any = iter(DataLoader(dataset, sampler=[2], num_workers=1, multiprocessing_context="fork"))
     with pytest.raises(SampleError, match=r"(?s)worker process 0.*sample 2 \(.*80x200 pixels") as caught:
-        next(iter(loader))
+        next(batches)
     assert "exception str() failed" not in "".join(traceback.format_exception(caught.value))
-    del caught, loader
-    gc.collect()  # ends the worker now: within an import, later, it would be waited for 5 seconds
+    batches._shutdown_workers()  # the garbage collector would wait 5 seconds for the worker
 
 
 @pytest.mark.slow
