@@ -266,3 +266,8 @@ def _beside(name: str, target: str) -> str:
         elif part and part != ".":
             parts.append(part)
     return "/".join(parts)
+
+
+def too_short(name: str, size: int) -> str:
+    """What is wrong with a member of ``size`` bytes that the archive ends in."""
+    return f"{name!r} should have {size:,} bytes, but the archive ends before"

@@ -32,6 +32,7 @@ from builder.source.tar_headers import (
     parse_pax,
     resolve_links,
     text,
+    too_short,
 )
 
 WINDOW = 256 << 10  # most bytes read at once; an extended header may take 1 MiB
@@ -153,10 +154,6 @@ def _walk(walk: _Walk, start: int) -> Iterator[Member | Damage | Link]:
         yield from found
     if walk.broken:
         yield Damage(walk.end, walk.end, walk.broken)
-
-
-def _too_short(name: str, size: int) -> str:
-    return f"{name!r} should have {size:,} bytes, but the archive ends before"
 
 
 class _Walk:
@@ -291,13 +288,13 @@ class _Walk:
             state = CUT if kind == b"M" else SPARSE if sparse or kind == b"S" else WHOLE
             found.append(Member(key, begin, size, state))
         if cut:
-            more_found, at = self._search(begin, begin, _too_short(key, size))
+            more_found, at = self._search(begin, begin, too_short(key, size))
             return found + more_found, at
         return found, begin + padded(size)
 
     def _cut(self, name: str, begin: int, size: int) -> tuple[list[Member | Damage | Link], int]:
         """A member that claims more bytes than there are. It gets the bytes up to the next header, or to the end."""
-        found, at = self._search(begin, begin, _too_short(name, size))
+        found, at = self._search(begin, begin, too_short(name, size))
         end = self.end if at < 0 else at
         return [Member(name, begin, max(0, end - begin), CUT), *found], at
 
