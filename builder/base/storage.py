@@ -41,6 +41,8 @@ _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplemented
 _FINAL_NAMES = {"BadZipFile", "ReadError"}  # of zipfile and tarfile, which most runs do not import
 """Errors that a second try would only repeat."""
 
+NO_RANGES = "the server ignores ranges and sends the whole file. Use one that supports ranges"
+
 _PASSING = (408, 425, 429)
 """Statuses below 500 that may go away on a later try: timeout, too early, too many requests."""
 
@@ -274,9 +276,7 @@ def read_range(system: Any, path: str, start: int, end: int) -> bytes:
     if system.async_impl:
         data: bytes = system.cat_file(path, start=start, end=end)
         if len(data) > end - start:
-            raise NotImplementedError(
-                "the server ignores ranges and sends the whole file. Use one that supports ranges"
-            )
+            raise NotImplementedError(NO_RANGES)
         return data
     # In file systems that are not async (hf:// is one), cat_file opens the file with a cache that reads 5 MiB ahead.
     with system.open(path, "rb", cache_type="none") as handle:

@@ -34,7 +34,7 @@ from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[
 
 from builder.base import schema
 from builder.base.errors import ChangedFileError, SourceError
-from builder.base.storage import persist
+from builder.base.storage import NO_RANGES, persist
 from builder.read.remote import RemoteFile, RemoteStorage, complete
 from builder.read.threads import ForkLock
 
@@ -159,7 +159,7 @@ class HubFile(RemoteFile):
         if answer.status_code == 416:
             raise ChangedFileError(self.name, f"it has no bytes {start:,} to {end:,}")
         if answer.status_code == 200:
-            raise NotImplementedError("the server answers a request for a range with the whole file")
+            raise NotImplementedError(NO_RANGES)
         answer.raise_for_status()
         return complete(answer.content, end - start)
 

@@ -14,7 +14,7 @@ import xxhash
 from builder.base import schema
 from builder.base.errors import ChangedFileError, Laion6mError, SourceError
 from builder.base.paths import cache_folder
-from builder.base.storage import Storage, entry_of, persist, read_range, status_of
+from builder.base.storage import NO_RANGES, Storage, entry_of, persist, read_range, status_of
 from builder.base.urls import StorageOptions, join, say
 from builder.read.handles import Handle
 from builder.read.local_cache import LocalCache
@@ -180,9 +180,7 @@ class HttpFile(RemoteFile):
             session = await system.set_session()
             async with session.get(system.encode_url(path), headers=headers, **given) as answer:
                 if answer.status == 200:
-                    raise NotImplementedError(
-                        "the server answers a request for a range with the whole file; use one with ranges"
-                    )
+                    raise NotImplementedError(NO_RANGES)
                 answer.raise_for_status()
                 tag, total = answer.headers.get("ETag", ""), answer.headers.get("Content-Range", "").rpartition("/")[2]
                 if (tag and self._tag and tag != self._tag) or (total.isdigit() and int(total) != self.size):
