@@ -94,7 +94,7 @@ SUBJECTS = {
         "Cold batches",
         "Batches of 256 rows from a disk whose page cache is empty: rows from anywhere, and rows in the samplers' windowed order. `disk` is the floor: 16 threads "
         "read the same ranges and do nothing else.",
-        (Step("benchmarks/read.py SOURCE --cold --scratch DIR --rounds 5", "--rounds 1 --peers ours files"),),
+        (Step("benchmarks/read.py SOURCE --cold --scratch DIR --rounds 3", "--rounds 1 --peers ours files"),),
         ("mosaicml-streaming", "pylance", "litdata", "webdataset"),
         "The windowed order can be faster than one sequential reader: the sampler announces a window, and 4 threads read it from its start to its end.",
     ),

@@ -354,7 +354,7 @@ def main() -> None:
         return
     installed = {name for name, module in OPTIONAL.items() if importlib.util.find_spec(module)}
     known = [*COLD] if arguments.cold else [*READERS, *OTHERS]
-    peers = arguments.peers or [name for name in known if name not in OPTIONAL or name in installed]
+    peers = [name for name in arguments.peers or known if name not in OPTIONAL or name in installed]
     kinds = COLD if arguments.cold else {**{name: kind for name, (kind, _) in READERS.items()}, **OTHERS}
     if arguments.cold:
         peers, kinds = ["sequential", *peers], {**kinds, "sequential": "parquet"}

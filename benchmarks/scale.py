@@ -69,7 +69,7 @@ class Recorded:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def run(self, work: Any, tasks: Any, report: Any) -> Iterator[Any]:
+    def run(self, work: Any, tasks: Any, report: Any = None) -> Iterator[Any]:
         in_order = sorted(tasks, key=lambda request: ("/captions/" in request.archive.path, request.archive.name))
         with open(self._path, "rb") as file:
             for request in in_order:
@@ -113,14 +113,19 @@ def plan(folder: str, samples: int) -> float:
 
 
 def _planned(folder: str) -> tuple[Any, float]:
+    """The planned source, and the seconds of reading the listing and of planning. Reading back what the scan gave is
+    not in them: a conversion has it when the scan ends."""
     from builder.base.options import ConvertOptions
-    from builder.plan.survey import survey
+    from builder.plan.survey import listed, plan_survey, scan_all
     from builder.source.layouts import recognise
 
-    layout = recognise(f"{folder}/source")
-    with Clock() as clock:
-        found = survey(layout, ConvertOptions(max_shard_size=SHARD), Recorded(f"{folder}/tables"))
-    return found, clock.seconds
+    layout, options = recognise(f"{folder}/source"), ConvertOptions(max_shard_size=SHARD)
+    with Clock() as reading:
+        entries = listed(layout)
+    tables = scan_all(layout, options, Recorded(f"{folder}/tables"))
+    with Clock() as planning:
+        found = plan_survey(layout, options, tables, lambda: entries)
+    return found, reading.seconds + planning.seconds
 
 
 def save(folder: str, samples: int) -> float:

@@ -84,7 +84,7 @@ class IdLookup:
         slots = self._ids[:, 0] & ~self._positions
         for some in _stretches(count):
             slots[some] |= np.arange(some.start, some.stop, dtype=np.uint64)
-        slots.sort()
+        _sort(slots)
         self._replaced = self._come_again(slots)
         if len(self._replaced):
             last = self.effective()
@@ -161,6 +161,15 @@ class IdLookup:
             for _ in threads.map(look_up, range(0, len(paths), _TOGETHER)):
                 pass  # raises what a thread raised
         return at
+
+
+def _sort(numbers: npt.NDArray[np.uint64]) -> None:
+    """Sort in place: both halves at a time, then as one. A stable sort merges what is in order already."""
+    middle = len(numbers) // 2
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for _ in threads.map(np.ndarray.sort, (numbers[:middle], numbers[middle:])):
+            pass
+    numbers.sort(kind="stable")
 
 
 def _by_id(ids: Ids) -> Int64s:
