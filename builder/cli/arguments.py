@@ -33,9 +33,15 @@ def _number(kind: type[int] | type[float], words: str, least: float, most: float
 
 
 whole = _number(int, "a whole number", -inf, inf)
-positive = _number(int, "a whole number of 1 or more", 1, inf)
 number = _number(float, "a number", -inf, inf)
 share = _number(float, "a number from 0 to 1", 0, 1)
+
+
+def positive(text: str) -> int:
+    """An integer argument of 1 or more, in digits alone: int() would also read 1_0 and +3."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
 
 
 def add_common(parser: Parser) -> None:

@@ -106,6 +106,7 @@ def test_a_slice_with_too_many_rejects_does_not_claim_to_be_whole(tmp_path: Path
         (["convert", "SRC", "OUT", "--num-proc", "0"], "0 is not a whole number of 1 or more"),
         (["convert", "SRC", "OUT", "--num-proc", "two"], "two is not a whole number of 1 or more"),
         (["convert", "SRC", "OUT", "--num-proc", "-1"], "-1 is not a whole number"),
+        (["convert", "SRC", "OUT", "--num-proc", "1_0"], "1_0 is not a whole number of 1 or more"),  # int() reads 10
         (["convert", "SRC", "OUT", "--format", "csv"], "--format: csv is not one of parquet, arrow, webdataset"),
         (["convert", "SRC", "OUT", "--max-shard-size", "much"], "give a number of bytes"),
         (["convert", "SRC", "OUT", "--max-shard-size", "-1"], "give a number of bytes"),
