@@ -31,7 +31,7 @@ class Buckets:
         except (TypeError, ValueError):
             distinct = set()
         if not distinct or min(min(pair) for pair in distinct) < 1:
-            raise OptionError("buckets", sizes, "a list of (width, height), each 1 or more")
+            raise OptionError("buckets", sizes, "give a list of (width, height), each 1 or more")
         pairs = sorted(distinct, key=lambda size: size[0] / size[1])
         ratios = [width / height for width, height in pairs]
         if len(set(ratios)) < len(ratios):
@@ -45,7 +45,7 @@ class Buckets:
         the shorter side is the largest that fits into ``side × side`` pixels. Ratios go from 1 : ``max_ratio`` to
         ``max_ratio`` : 1. Raises OptionError."""
         if step < 1 or side < step:
-            raise OptionError("step", step, f"1 to {side}, the side")
+            raise OptionError("step", step, f"give 1 to {side}, the side")
         by_ratio: dict[float, Size] = {}
         for longer in range(step, int(side * max_ratio) + 1, step):
             shorter = side * side // longer // step * step
@@ -83,9 +83,9 @@ class BatchOrder:
     def __init__(
         self, buckets: NDArray[np.int16], batch_size: int, seed: int, shuffle: bool = True, drop_last: bool = True
     ) -> None:
-        check_number("batch_size", batch_size, "1 or more", Integral)
+        check_number("batch_size", batch_size, "give 1 or more", Integral)
         if batch_size < 1:
-            raise OptionError("batch_size", batch_size, "1 or more")
+            raise OptionError("batch_size", batch_size, "give 1 or more")
         counts = np.bincount(buckets).astype(np.int64)
         self._rows = np.argsort(buckets, kind="stable").astype(np.int32 if len(buckets) < 1 << 31 else np.int64)
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]).tolist()

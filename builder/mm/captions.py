@@ -22,7 +22,7 @@ class CaptionChoice:
     def __init__(self, weights: Mapping[str, float]) -> None:
         """``weights``: name → any positive number. Raises OptionError."""
         if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
-            raise OptionError("captions", weights, "a dict of names and weights, like {'caption': 0.7, 'short': 0.3}")
+            raise OptionError("captions", weights, "give a dict of weights, like {'caption': 0.7, 'short': 0.3}")
         check_weights("captions", [*weights.values()], dict(weights))
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self._found = dict.fromkeys(self.weights, 0)

@@ -8,7 +8,7 @@ from builder.base.errors import OptionError
 def one_of(name: str, value: object, *allowed: str) -> None:
     """Raises OptionError if ``value`` is not one of ``allowed``."""
     if value not in allowed:
-        raise OptionError(name, value, f"one of {', '.join(allowed)}")
+        raise OptionError(name, value, f"give one of {', '.join(allowed)}")
 
 
 def no_text(name: str, value: object, allowed: str) -> None:

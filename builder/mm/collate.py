@@ -82,7 +82,7 @@ class CollateConcat:
 
     def __init__(self, collate_fns: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
         if len(collate_fns) != len(keys):
-            raise OptionError("keys", list(keys), f"one for each of the {len(collate_fns)} collate_fns")
+            raise OptionError("keys", list(keys), f"give one for each of the {len(collate_fns)} collate_fns")
         self.keys = keys
         self.collate_fns: dict[str, Callable[[Sequence[Mapping[str, Any]]], Batch]] = {}
         for key, given in zip(keys, collate_fns, strict=True):

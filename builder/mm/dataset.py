@@ -113,9 +113,9 @@ class CaptionDataset(SampleLoading, _Base):
         no_text("min_image_size", min_image_size, "a number of pixels")
         no_text("image_size", image_size, "a number of pixels")
         if isinstance(image_size, int) and image_size < 1:
-            raise OptionError("image_size", image_size, "1 pixel or more")
+            raise OptionError("image_size", image_size, "give 1 pixel or more")
         no_text("max_length", max_length, "a number of tokens")
-        no_text("unconditional", unconditional, "a share, 0 to 1")
+        no_text("unconditional", unconditional, "give a share, 0 to 1")
         if imdecode_backend == "cv2":
             transforms.load_cv2()
         self.data_path = path_of(data_path)

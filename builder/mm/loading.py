@@ -234,7 +234,7 @@ class SampleLoading:
 
     def _samples(self) -> Rows:
         if self._source is None:
-            raise OptionError("data_path", self.data_path, "a JSON list has no index; make one: `laion6m index SOURCE`")
+            raise OptionError("data_path", self.data_path, "a JSON list has no index. Make one: laion6m index SOURCE")
         return self._source
 
     def _text_columns(self, names: Sequence[str]) -> dict[str, Values]:
@@ -245,7 +245,7 @@ class SampleLoading:
         for name in set(names) & set(self._source.reader.added_columns()):
             column = self._source.reader._column(name)
             if not isinstance(column, Values):
-                raise OptionError("captions", name, "is a column of arrays, not of texts")
+                raise OptionError("captions", name, "this column holds arrays. Name a column of texts")
             found[name] = column
         return found
 

@@ -73,7 +73,7 @@ class Permutation:
 
     def __init__(self, size: int, seed: int) -> None:
         if not 1 <= size <= 1 << 62:
-            raise OptionError("size", size, "1 to 2**62 rows")
+            raise OptionError("size", size, "give 1 to 2**62 rows")
         bits = max(2, (size - 1).bit_length())
         self.size = size
         self._low = bits // 2
@@ -177,9 +177,9 @@ class WindowOrder:
 
     def __post_init__(self) -> None:
         if self.run < 1:
-            raise OptionError("run", self.run, "1 row or more")
+            raise OptionError("run", self.run, "give 1 row or more")
         if self.window < self.run or self.window % self.run:
-            raise OptionError("window", self.window, f"a multiple of run, which is {self.run}")
+            raise OptionError("window", self.window, f"give a multiple of run, which is {self.run}")
 
     def take(self, positions: Rows) -> Rows:
         rows = np.empty_like(positions)
@@ -231,7 +231,7 @@ class MixedOrder:
 
     def __init__(self, orders: Sequence[Order], sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
         if len(orders) != len(weights) or len(sizes) != len(weights):
-            raise OptionError("weights", list(weights), f"one for each of the {len(orders)} datasets")
+            raise OptionError("weights", list(weights), f"give one for each of the {len(orders)} datasets")
         self._orders = tuple(orders)
         self._seed = seed
         self._shares = np.array(shares(weights, SLOTS), dtype=np.int64)
@@ -277,9 +277,9 @@ def check_weights(name: str, weights: Sequence[float], value: object) -> None:
     """Raises OptionError for the option ``name``, showing its ``value``, if there is no weight, or if one is not a
     positive number."""
     for weight in weights:
-        check_number(name, weight, "each weight a positive number")
+        check_number(name, weight, "give positive numbers")
     if not weights or not all(0 < weight < float("inf") for weight in weights):
-        raise OptionError(name, value, "one or more positive numbers. Leave out what shall never be drawn")
+        raise OptionError(name, value, "give one or more positive numbers. Leave out what shall never be drawn")
 
 
 def shares(weights: Sequence[float], slots: int) -> list[int]:

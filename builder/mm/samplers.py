@@ -83,7 +83,7 @@ class InfiniteSampler(Sampler[int]):
         self.dataset = dataset
         self.shuffle = shuffle
         if seed is not None:
-            check_number("seed", seed, "the same on all ranks", Integral)
+            check_number("seed", seed, "give one, the same on all ranks", Integral)
         self.seed = launch.shared_seed(self.world_size) if seed is None else int(seed)
         self.own_seed = seed is None and launch.ranks()[1] == 1
         self.size = len(dataset)
@@ -238,7 +238,7 @@ class MixtureSampler(InfiniteSampler):
         try:
             self.weights = np.asarray(weights).tolist() if hasattr(weights, "__array__") else list(weights)
         except TypeError:
-            raise OptionError("weights", weights, "a list, one positive number for each part") from None
+            raise OptionError("weights", weights, "give a list, one positive number for each part") from None
         self._sizes = [end - start for start, end in pairwise([0, *ends])]
         super().__init__(dataset, shuffle, seed, window, run, rank=rank, world_size=world_size)
 
@@ -264,8 +264,8 @@ def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int
         return ListedOrder(size)
     if window is None:
         return ShuffledOrder(size, seed)
-    check_number("run", run, "1 row or more", Integral)
-    check_number("window", window, f"a multiple of run, which is {run}", Integral)
+    check_number("run", run, "give 1 row or more", Integral)
+    check_number("window", window, f"give a multiple of run, which is {run}", Integral)
     return WindowOrder(size, seed, int(window), int(run))
 
 

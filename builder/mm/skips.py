@@ -56,9 +56,9 @@ class Skips:
     """The samples that one process skipped. Warns at the first of each kind, counts the rest, raises if too many."""
 
     def __init__(self, data_path: str, max_ratio: float) -> None:
-        check_number("max_skip_ratio", max_ratio, "0 to 1")
+        check_number("max_skip_ratio", max_ratio, "give a number from 0 to 1")
         if not 0 <= max_ratio <= 1:
-            raise OptionError("max_skip_ratio", max_ratio, "0 to 1")
+            raise OptionError("max_skip_ratio", max_ratio, "give a number from 0 to 1")
         self.data_path = data_path
         self.max_ratio = max_ratio
         self.counts: dict[str, int] = {}
