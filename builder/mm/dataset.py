@@ -110,11 +110,11 @@ class CaptionDataset(SampleLoading, _Base):
         one_of("on_error", on_error, "raise", "skip")
         one_of("imdecode_backend", imdecode_backend, "pillow", "cv2")
         one_of("out", out, "float32", "uint8")
-        no_text("min_image_size", min_image_size, "a number of pixels")
-        no_text("image_size", image_size, "a number of pixels")
+        no_text("min_image_size", min_image_size, "give a number of pixels")
+        no_text("image_size", image_size, "give a number of pixels")
         if isinstance(image_size, int) and image_size < 1:
             raise OptionError("image_size", image_size, "give 1 pixel or more")
-        no_text("max_length", max_length, "a number of tokens")
+        no_text("max_length", max_length, "give a number of tokens")
         no_text("unconditional", unconditional, "give a share, 0 to 1")
         if imdecode_backend == "cv2":
             transforms.load_cv2()
