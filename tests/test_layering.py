@@ -213,11 +213,7 @@ def test_a_foreign_package_comes_in_through_its_door_only(package: str) -> None:
 
 
 def test_what_most_runs_never_need_is_imported_when_it_is_needed() -> None:
-    allowed = {
-        "laion6m.py",
-        "builder/base/served.py",
-        "builder/read/hub.py",
-    }  # which builder/hf/rows.py imports, beside datasets
+    allowed = {"laion6m.py", "builder/read/hub.py"}  # hub.py itself is imported at its first use
     wrong = [
         str(found)
         for found in all_imports()
@@ -229,26 +225,29 @@ def test_what_most_runs_never_need_is_imported_when_it_is_needed() -> None:
     assert wrong == []
 
 
+def calls() -> Iterator[tuple[str, int, str, str]]:
+    """(file, line, the function's name as written, the whole call) for each call."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield str(path.relative_to(ROOT)), node.lineno, ast.unparse(node.func), ast.unparse(node)
+
+
 def test_nothing_prints_but_what_says_so() -> None:
     """Standard output belongs to ``--json``: the command line writes to it by name."""
-    calls = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in sources()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "builtins.print", "pprint")
-    ]
-    assert calls == []
+    assert [f"{path}:{line}" for path, line, name, _ in calls() if name in ("print", "builtins.print", "pprint")] == []
+
+
+def test_parquet_files_are_opened_in_one_place() -> None:
+    """pyarrow's defaults changed: see ``open_parquet``."""
+    opened = {path for path, _, name, _ in calls() if name.endswith(("ParquetFile", "pq.read_table"))}
+    assert opened == {"builder/store/parquet_file.py"}
 
 
 def test_nothing_that_was_read_is_unpickled() -> None:
     """Unpickling runs code. Between a run's own processes it is what pipes are made of; ``.pt`` files go through
     ``torch.load`` with ``weights_only``."""
-    loads = [
-        (str(path.relative_to(ROOT)), ast.unparse(node))
-        for path in sources()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".load", ".loads", ".Unpickler"))
-    ]
+    loads = [(path, call) for path, _, name, call in calls() if name.endswith((".load", ".loads", ".Unpickler"))]
     assert {path for path, call in loads if "pickle." in call} <= {"builder/engines/messages.py"}
     assert [call for _, call in loads if call.startswith("torch.load") and "weights_only=True" not in call] == []
     assert [call for _, call in loads if "allow_pickle=True" in call] == []

@@ -15,6 +15,7 @@ import resource
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -47,6 +48,7 @@ COMMANDS = {
 """Every command and its help. ``add-column`` is the module ``builder.cli.add_column``."""
 
 _INTERRUPTED = 130  # 128 + SIGINT, as in shells
+_FREED = 0.05  # seconds, in which Python has long freed an object
 _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 done but look (many rejects, damaged or unread parts)."
 
 
@@ -142,10 +144,20 @@ def take_signals() -> None:
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # under nohup a shell may ignore it
         signal.signal(signal.SIGINT, _stop)
+    sys.unraisablehook = _stop_again
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _stop_again(ignored: Any) -> None:
+    """Python ignores what is raised while it frees an object, a KeyboardInterrupt too. Then the user has pressed Ctrl-C
+    and nothing ends. So the signal is sent again, when that object is gone."""
+    if ignored.exc_type is KeyboardInterrupt:
+        threading.Timer(_FREED, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def command() -> None:

@@ -16,7 +16,6 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
@@ -51,6 +50,7 @@ from builder.source.samples import Sample as SourceSample
 from builder.store.folders import Folder, LocalFolder, open_folder
 from builder.store.ledger import Ledger, Receipt
 from builder.store.output import make_folder
+from builder.store.rejects import read_rejects
 
 _AT_ONCE = 64  # rows read together
 
@@ -146,7 +146,7 @@ def convert_rows(
             ledger.keep_apart()
         lost = pa.Table.from_batches([], schema=schema.REJECT_ROW)  # empty_table imports pandas
         if indexed is not None:
-            lost = pq.read_table(os.path.join(_index_place(out), schema.REJECTS)).cast(schema.REJECT_ROW)
+            lost = read_rejects(os.path.join(_index_place(out), schema.REJECTS))
         positions, rejects = _positions(rows, lost)
         units = _units(rows, positions, folder, options)
         receipts = Outlet().standing(ledger, ledger.receipts().values(), len(units), options)

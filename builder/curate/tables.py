@@ -19,9 +19,9 @@ from typing import Any, TypeAlias, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from builder.base.errors import OptionError, SourceError
+from builder.store.parquet_file import open_parquet
 
 JOINS = ("key", "path", "url", "sha256")
 """What a table's rows can be joined by. Columns are looked for in this order."""
@@ -119,7 +119,7 @@ def _table(by: str, value: str | None, table: pa.Table, invalid: int = 0) -> Tab
 
 
 def _read_parquet(file: str, pick: Pick) -> Table:
-    with pq.ParquetFile(file) as parquet:
+    with open_parquet(file) as parquet:
         by, value = pick(parquet.schema_arrow.names)
         return _table(by, value, parquet.read(columns=[by, value] if value else [by]))
 

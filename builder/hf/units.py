@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from builder.base import schema
 from builder.base.arrays import binary_array, from_ipc, to_ipc
@@ -25,6 +24,7 @@ from builder.read.view import Rows
 from builder.source.endings import TROUBLE
 from builder.source.layout import Layout
 from builder.source.samples import Stock, read_samples
+from builder.store.parquet_file import open_parquet
 from builder.store.shards import TextRow, row_columns
 
 TABLE_BYTES = 16 << 20
@@ -151,7 +151,7 @@ class ShardUnit:
                     for first in range(0, batch.num_rows, step):
                         yield pa.Table.from_batches([batch.slice(first, step)])
             return
-        with pq.ParquetFile(self.path) as file:
+        with open_parquet(self.path) as file:
             group = file.metadata.row_group(self.group)
             step = _step(group.num_rows, group.total_byte_size)
             for batch in file.iter_batches(step, row_groups=[self.group]):
@@ -187,7 +187,7 @@ def plan_shards(paths: tuple[str, ...]) -> Planned:
             units.append(ShardUnit(path, None))
             continue
         try:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 units += [ShardUnit(path, group) for group in range(file.num_row_groups)]
                 rows += file.metadata.num_rows
         except (pa.ArrowException, OSError) as error:

@@ -26,6 +26,7 @@ from builder.hub.parcel import Parcel, check_rows, is_shard
 from builder.store.card import Facts
 from builder.store.manifest import Manifest
 from builder.store.output import ArrowSink, OutputFile, make_folder, whole
+from builder.store.parquet_file import open_parquet
 from builder.store.seals import file_digest
 
 FILE_ROWS = 250_000
@@ -190,7 +191,7 @@ def _batches(path: str) -> Iterator[pa.RecordBatch]:
     """The text columns of a shard, batch by batch. Raises DamagedFileError."""
     try:
         if path.endswith(".parquet"):
-            yield from pq.ParquetFile(path).iter_batches(batch_size=10_000, columns=list(_KEPT))
+            yield from open_parquet(path).iter_batches(batch_size=10_000, columns=list(_KEPT))
             return
         with pa.memory_map(path) as source:
             for batch in pa.ipc.open_stream(source):

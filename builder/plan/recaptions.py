@@ -30,6 +30,7 @@ from builder.source.files import refuse_pointer
 from builder.source.listing import Listing, entries_of
 from builder.source.scan import open_bytes
 from builder.source.tables import ArchiveTable
+from builder.store.parquet_file import open_parquet
 
 _FREE_ROWS = 1 << 22
 """pyarrow allocates memory for the rows that a file claims to have. This many are believed, plus one for each byte."""
@@ -260,7 +261,7 @@ def _open(file: str) -> pq.ParquetFile:
     try:
         with open(file, "rb") as handle:
             refuse_pointer(file, handle.read(64))
-        return pq.ParquetFile(file)
+        return open_parquet(file)
     except PermissionError as error:
         raise SourceError(f"cannot read {shlex.quote(file)}: {error.strerror}") from None
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from itertools import islice
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from builder.base.records import SampleProblem
 from builder.read.groups import column_parts
 from builder.source.images import probe
 from builder.store.footers import check_claims
+from builder.store.parquet_file import open_parquet
 
 _BATCHES = 16  # of 64 rows, looked at for a value
 
@@ -53,7 +53,7 @@ def first_value(path: str, leaf: str) -> bytes | None:
     if path.endswith(".arrow"):
         with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
             return _first(map(checked, stream), leaf)
-    with pq.ParquetFile(path, buffer_size=1 << 16) as parquet:  # pages one by one, not a whole column chunk
+    with open_parquet(path, buffer_size=1 << 16) as parquet:  # pages one by one, not a whole column chunk
         check_claims(path, parquet.metadata, os.path.getsize(path))
         return _first(parquet.iter_batches(64, columns=[leaf]), leaf)
 

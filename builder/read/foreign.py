@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from builder.base import schema
@@ -46,6 +45,7 @@ from builder.store.footers import check_claims, footer_check
 from builder.store.index import write_index
 from builder.store.output import OutputFile
 from builder.store.pages import UnexpectedPageError, value_ranges
+from builder.store.parquet_file import open_parquet
 
 _BATCH = 4096  # rows of text columns in memory at a time
 _MADE_AS = 2  # raise it when the way of indexing changes; older indexes are then not used
@@ -126,7 +126,7 @@ def _write_part(
 @contextmanager
 def _find_parquet(file: LocalFile, named: tuple[str | None, str | None], warned: bool) -> Iterator[_Found]:
     path = file.name
-    with pq.ParquetFile(path) as parquet:
+    with open_parquet(path) as parquet:
         check_claims(path, parquet.metadata, file.size or 0)
         columns = recognise_columns(path, parquet.schema_arrow, *named)
         reason = "compressed or dictionary-encoded"

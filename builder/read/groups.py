@@ -98,9 +98,9 @@ class GroupColumns:
 
 
 def _parquet_column(handle: Handle, group: int, column: str) -> pa.ChunkedArray:
-    import pyarrow.parquet as pq
+    from builder.store.parquet_file import open_parquet  # imports pyarrow.parquet
 
-    with pq.ParquetFile(HandleFile(handle)) as parquet:
+    with open_parquet(HandleFile(handle)) as parquet:
         return _column_of(parquet.read_row_group(group, columns=[column], use_threads=False), column)
 
 

@@ -14,6 +14,7 @@ from builder.base.errors import DamagedFileError
 from builder.base.schema import REJECT_ROW
 from builder.store.footers import check_claims
 from builder.store.output import ArrowSink, NewFile, whole
+from builder.store.parquet_file import open_parquet
 
 GROUP_ROWS = 1 << 20
 """Rows of a row group: the default of ``pq.write_table``. One row group is in memory twice."""
@@ -41,7 +42,7 @@ def read_rejects(path: str) -> pa.Table:
     """Read a rejects file as a table of REJECT_ROW. Raises DamagedFileError if it cannot be read as one."""
     try:
         check_claims(path, pq.read_metadata(path), os.path.getsize(path))
-        with pq.ParquetFile(path) as parquet:  # pq.read_table imports pandas: 0.4 s
+        with open_parquet(path) as parquet:  # pq.read_table imports pandas: 0.4 s
             table = parquet.read()
         table.validate(full=True)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:

@@ -32,6 +32,7 @@ from builder.source.images import decode
 from builder.store.arrow import image_offsets
 from builder.store.footers import check_claims, footer_check
 from builder.store.pages import value_ranges
+from builder.store.parquet_file import open_parquet
 from builder.verification.findings import Finding, Findings, Remedy, told
 from builder.verification.index_rows import index_rows
 from builder.verification.members import documents_of, misplaced_members
@@ -148,7 +149,7 @@ class _Check:
         found, noted = footer_check(self._file), self._task.file.check
         if found != {name: noted.get(name) for name in found}:
             raise DamagedFileError(self._path, "footer", "its checksum or the file's size is not that in the index")
-        with pq.ParquetFile(self._path) as parquet:
+        with open_parquet(self._path) as parquet:
             metadata = parquet.metadata
             check_claims(self._path, metadata, found["size"])
             self._compare_schema(parquet.schema_arrow)
@@ -231,7 +232,7 @@ class _Check:
     def _row_groups(self, columns: list[str], what: str) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(first row, rows) of each row group, validated. A row group that cannot be read is a finding about its own
         rows only."""
-        with pq.ParquetFile(self._path) as parquet:
+        with open_parquet(self._path) as parquet:
             at = 0
             for group in range(parquet.metadata.num_row_groups):
                 count = parquet.metadata.row_group(group).num_rows

@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -266,13 +269,32 @@ def test_sigterm_is_answered_like_an_interrupt(
     source: Source, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(building, "survey", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with own_signals():
+        assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 130
+
+
+def test_an_interrupt_while_python_frees_an_object_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    with own_signals():
+        freed = {1}  # any object that may have weak references
+        watched = weakref.ref(freed, lambda _: signal.raise_signal(signal.SIGINT))
+        del freed
+        assert watched() is None
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(60)
+    assert capsys.readouterr().err == ""
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """The handlers of the command's own process."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), sys.unraisablehook
     try:
         take_signals()
-        assert run("convert", source.path, tmp_path / "out", "--num-proc", 1).code == 130
+        yield
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
+        sys.unraisablehook = before[2]
 
 
 def test_who_calls_main_keeps_their_signals(source: Source, run: Callable[..., Ran]) -> None:
