@@ -64,7 +64,7 @@ class ListingError(SourceError):
 
     def _words(self) -> str:
         path, place, problem = self.args
-        return f"{path}: {place}: {problem}"
+        return f"{shlex.quote(path)}: {place}: {problem}"
 
 
 class SourceChangedError(SourceError):
@@ -73,8 +73,8 @@ class SourceChangedError(SourceError):
     def _words(self) -> str:
         path, seen = self.args
         return (
-            f"{path} is not what it was when the work was planned: {seen}. Shards already written hold it as it was: "
-            "let the source rest, then convert it into a new OUT."
+            f"{shlex.quote(path)} is not what it was when the work was planned: {seen}. Shards that are already "
+            "written hold the old bytes. When nothing writes to the source any more, convert it into a new OUT."
         )
 
 
@@ -106,7 +106,7 @@ class JobMismatchError(OutputError):
     def _words(self) -> str:
         path, differences = self.args
         return (
-            f"{path} was begun as another job: {'; '.join(differences)}. "
+            f"{shlex.quote(path)} was begun as another job: {'; '.join(differences)}. "
             "Give the same source and options as before, choose another OUT, or remove this one."
         )
 
@@ -116,7 +116,7 @@ class LockedError(OutputError):
 
     def _words(self) -> str:
         path, holder = self.args
-        return f"{path} is being written by {holder}. Wait for it to end, or choose another OUT."
+        return f"{shlex.quote(path)} is being written by {holder}. Wait for it to end, or choose another OUT."
 
 
 class WriteError(OutputError):
@@ -126,7 +126,8 @@ class WriteError(OutputError):
         path, reason = self.args
         full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
         first = "make room" if full else "mend that"
-        return f"cannot write {path}: {reason}. What was finished is kept: {first}, then run the same command to go on."
+        way_on = f"What was finished is kept: {first}, then run the same command to go on."
+        return f"cannot write {shlex.quote(path)}: {reason}. {way_on}"
 
 
 class AccessError(OutputError):
@@ -143,8 +144,8 @@ class IndexMismatchError(Laion6mError):
     def _words(self) -> str:
         path, difference = self.args
         return (
-            f"{path} is not the file the index was made for: {difference}. Make the index again, restore the file, "
-            "or say where it is: open_dataset(PATH, source=FOLDER)."
+            f"{shlex.quote(path)} is not the file the index was made for: {difference}. Make the index again, restore "
+            "the file, or say where it is: open_dataset(PATH, source=FOLDER)."
         )
 
 
@@ -154,8 +155,8 @@ class ChangedFileError(IndexMismatchError):
     def _words(self) -> str:
         path, difference = self.args
         return (
-            f"{path} was changed while the dataset was open: {difference}. Open the dataset again. If it was meant to "
-            "stay as it was, restore the file."
+            f"{shlex.quote(path)} was changed while the dataset was open: {difference}. Open the dataset again. If the "
+            "file should not have changed, restore it."
         )
 
 
@@ -165,8 +166,8 @@ class RemovedShardError(IndexMismatchError):
     def _words(self) -> str:
         path, url = self.args
         return (
-            f"{path} was removed after it had been pushed; {url} has it. Open that instead, open_dataset({url!r}), or "
-            "run the same laion6m convert without --push-to: it makes the shard anew."
+            f"{shlex.quote(path)} was removed here after it was pushed. {url} has it: open_dataset({url!r}). Or run "
+            "the same laion6m convert without --push-to: it makes the shard anew."
         )
 
 
@@ -175,7 +176,7 @@ class DamagedFileError(Laion6mError):
 
     def _words(self) -> str:
         path, place, problem = self.args
-        return f"{path}: {place}: {problem}"
+        return f"{shlex.quote(path)}: {place}: {problem}"
 
 
 class WorkerDiedError(Laion6mError):

@@ -251,7 +251,7 @@ def _load_pt(path: str) -> Array:
     try:
         tensors = import_module("builder.mm.tensors")  # the only import upwards, to torch; only for .pt files
     except ImportError as error:
-        raise MissingExtraError(f"reading {path}", "torch", "mm") from error
+        raise MissingExtraError(f"reading {shlex.quote(path)}", "torch", "mm") from error
     array: Array = tensors.to_array(tensors.load_tensor(path))
     return array
 

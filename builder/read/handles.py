@@ -108,12 +108,14 @@ class LocalHandle(LocalFile):
         try:
             super().__init__(path)
         except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}") from error
+            raise SourceError(f"{shlex.quote(path)}: {error.strerror}") from error
         except ValueError as error:  # a NUL in the path
-            raise SourceError(f"{path}: {error}") from error
+            raise SourceError(f"{shlex.quote(path)}: {error}") from error
         status = fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
-            raise SourceError(f"{path}: a {'directory' if stat.S_ISDIR(status.st_mode) else 'device'}, not a file")
+            raise SourceError(
+                f"{shlex.quote(path)}: a {'directory' if stat.S_ISDIR(status.st_mode) else 'device'}, not a file"
+            )
         self.size, self.mtime_ns, self._ctime_ns = status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     @property
@@ -361,7 +363,7 @@ class Handles:
                 raise  # this says nothing about the file itself
             if error.__cause__ is not None:
                 refuse_denied(path, error.__cause__)
-            raise IndexMismatchError(path, str(error).removeprefix(f"{path}: ")) from error
+            raise IndexMismatchError(path, str(error).removeprefix(f"{shlex.quote(path)}: ")) from error
         return handle
 
 

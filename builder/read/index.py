@@ -97,7 +97,7 @@ class Index:
             raise
         except (pa.ArrowException, OSError) as error:
             if too_many_open(error):
-                raise SourceError(f"{path}: {os.strerror(error.errno or 0)}") from error
+                raise SourceError(f"{shlex.quote(path)}: {os.strerror(error.errno or 0)}") from error
             refuse_pointer(path, self.file.read_at(0, 64))
             raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -139,7 +139,9 @@ def _named_files(paths: Sequence[StrPath]) -> tuple[str, list[str]]:
     files = []
     for path in map(path_of, paths):
         if is_url(path):
-            raise SourceError(f"{path}: a list may only name files of this machine. Open the URL of a folder instead.")
+            raise SourceError(
+                f"{shlex.quote(path)}: a list may only name files of this machine. Open the URL of a folder instead."
+            )
         place = os.path.realpath(path)
         if not os.path.exists(place):
             raise SourceError(not_there(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -86,7 +87,7 @@ class Report:
         }
 
     def __str__(self) -> str:
-        where = f"; open {self.file} in a browser" if self.file else ""
+        where = f"; open {shlex.quote(self.file)} in a browser" if self.file else ""
         return f"{self.name}: {counted(self.statistics.rows, 'row')} in {duration(self.seconds)}{where}"
 
 

@@ -123,3 +123,23 @@ def test_empty_facts_leave_no_trace_in_a_plain_message() -> None:
 )
 def test_an_options_value_is_shown_as_it_was_given_not_in_pythons_words(value: object, shown: str) -> None:
     assert str(OptionError("size", value, "give a size")) == shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ListingError("my data/data.json", "byte 17", "not UTF-8"),
+        SourceChangedError("my data/0.tar", "12 bytes"),
+        JobMismatchError("my data", ["a was 1, is 2"]),
+        LockedError("my data", "process 7 on here"),
+        WriteError("my data", "No space left"),
+        AccessError("my data", "Permission denied"),
+        IndexMismatchError("my data/a.parquet", "9 bytes, not 8"),
+        ChangedFileError("my data/a.parquet", "9 bytes, not 8"),
+        RemovedShardError("my data/a.parquet", "hf://datasets/a/b"),
+        DamagedFileError("my data/x.parquet", "footer", "no magic"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_path_is_quoted_for_a_shell(error: Laion6mError) -> None:
+    assert f"'{error.args[0]}'" in str(error)
