@@ -276,7 +276,7 @@ def test_sigterm_is_answered_like_an_interrupt(
 def test_an_interrupt_while_python_frees_an_object_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
     with own_signals():
         freed = {1}  # any object that may have weak references
-        watched = weakref.ref(freed, lambda _: signal.raise_signal(signal.SIGINT))
+        watched = weakref.ref(freed, lambda _: signal.raise_signal(signal.SIGTERM))
         del freed
         assert watched() is None
         with pytest.raises(KeyboardInterrupt):
