@@ -79,6 +79,13 @@ def add_storage(parser: Parser) -> None:
     )
 
 
+def add_lists(parser: Parser, what: str) -> None:
+    """Arguments for files that name the ``what`` ("rows" …) to take or to leave out."""
+    add = parser.add_argument
+    add("--keys", metavar="FILE", help=f"take only {what} that FILE names: keys, paths, urls, sha256 or phash")
+    add("--without", metavar="FILE", help=f"leave out {what} that FILE names, such as a takedown list")
+
+
 def add_hub(parser: Parser, *, stream: bool = False) -> None:
     """Arguments for a repository on the Hub. ``stream``: also those of convert, which pushes while it converts."""
     add = parser.add_argument_group("the Hub").add_argument

@@ -8,6 +8,7 @@ from builder.base.errors import OptionError
 from builder.base.options import ConvertOptions
 from builder.cli.arguments import (
     add_hub,
+    add_lists,
     add_policy,
     add_slice,
     add_storage,
@@ -36,8 +37,7 @@ def declare(parser: Parser) -> None:
         help="format of the shards (default: parquet)",
     )
     add("--max-shard-size", default="500MB", metavar="SIZE", help="most bytes of a file in data/ (default: 500MB)")
-    add("--keys", metavar="FILE", help="take only samples that FILE names: keys, paths, urls, sha256, phash")
-    add("--without", metavar="FILE", help="leave out samples that FILE names, such as a takedown list")
+    add_lists(parser, "samples")
     add("--limit", type=positive, metavar="N", help="take only the first N samples, to try")
     add("--dry-run", action="store_true", help="say which rows, room and time to expect; write nothing")
     add_storage(parser)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import add_hub, named, positive
+from builder.cli.arguments import add_hub, add_lists, named, positive
 from builder.cli.output import show
 from builder.cli.parser import Parser
 
@@ -19,8 +19,7 @@ def declare(parser: Parser) -> None:
     add("--without-columns", action="store_true", help="leave out columns that add-column added")
     add("--create-pr", action="store_true", help="open a pull request instead of pushing to the branch")
     add("--verify-only", action="store_true", help="only compare with what the Hub has, change nothing")
-    add("--keys", metavar="FILE", help="take only samples that FILE names: keys, paths, urls, sha256, phash")
-    add("--without", metavar="FILE", help="leave out samples that FILE names, such as a takedown list")
+    add_lists(parser, "samples")
     add("--num-proc", type=positive, metavar="N", help="files to upload at the same time (default: 4)")
     add_hub(parser)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from builder.cli.arguments import named, whole
+from builder.cli.arguments import add_lists, named, whole
 from builder.cli.output import show
 from builder.cli.parser import Parser
 
@@ -17,8 +17,7 @@ def declare(parser: Parser) -> None:
     add("dataset", metavar="DATASET", help="a converted folder, an index, a selection, or a URL")
     add("out", metavar="OUT", help="folder to write the selection into")
     add("--where", metavar="SQL", help="condition in DuckDB's SQL over caption, width … and added columns")
-    add("--keys", metavar="FILE", help="take only rows that FILE names: keys, paths, urls, sha256 or phash")
-    add("--without", metavar="FILE", help="leave out rows that FILE names, such as a takedown list")
+    add_lists(parser, "rows")
     add("--unique", action="store_true", help="take one row of each group of duplicates (run laion6m duplicates first)")
     add("--sample", type=whole, metavar="N", help="take N rows at random")
     parser.add_several(
