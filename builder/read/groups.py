@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from builder.base.arrays import number_array
 from builder.base.errors import DamagedFileError, IndexMismatchError
-from builder.read.handles import Handle, HandleFile, Handles, LocalHandle
+from builder.read.handles import Handle, Handles, LocalHandle
 from builder.read.threads import ForkLock
+from builder.source.files import PositionedFile
 
 _KEPT_BYTES = 128 << 20
 """The most bytes of decoded columns that are kept. A row group's annotations take a few MB. Its images, if they were
@@ -77,7 +78,7 @@ class GroupColumns:
 
                 handle = self._files.current(file)
                 try:
-                    metadata = pq.read_metadata(HandleFile(handle))
+                    metadata = pq.read_metadata(PositionedFile(handle))
                 except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
                     raise DamagedFileError(path, "footer", str(error)) from None
                 check_claims(path, metadata, handle.size)
@@ -100,14 +101,14 @@ class GroupColumns:
 def _parquet_column(handle: Handle, group: int, column: str) -> pa.ChunkedArray:
     from builder.store.parquet_file import open_parquet  # imports pyarrow.parquet
 
-    with open_parquet(HandleFile(handle)) as parquet:
+    with open_parquet(PositionedFile(handle)) as parquet:
         return _column_of(parquet.read_row_group(group, columns=[column], use_threads=False), column)
 
 
 def _arrow_column(handle: Handle, column: str) -> pa.ChunkedArray:
     """A column of an Arrow stream. Of a local file only the column is read, and it is copied out of the map."""
     local = isinstance(handle, LocalHandle)
-    with handle.map() if isinstance(handle, LocalHandle) else pa.PythonFile(HandleFile(handle)) as source:
+    with handle.map() if isinstance(handle, LocalHandle) else pa.PythonFile(PositionedFile(handle)) as source:
         table = pa.ipc.open_stream(source, options=_NO_THREADS).read_all()
         table = table.select([column_parts(column, table.column_names)[0]])
         table.validate(full=True)  # wrong offsets would read memory outside the file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import stat
@@ -159,29 +158,6 @@ class LocalHandle(LocalFile):
     def map(self) -> pa.MemoryMappedFile:
         """A map of the open file, even if its name now belongs to another file. For columns that are copied at once."""
         return pa.memory_map(f"/dev/fd/{self._fd}")
-
-
-class HandleFile(io.RawIOBase):
-    """A handle as a file with a position. pyarrow reads Parquet through it. Not thread-safe."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle, self._at = handle, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._handle.size)[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        wanted = self._handle.size - self._at if size < 0 else size
-        data = self._handle.read_at(self._at, max(0, wanted))
-        self._at += len(data)
-        return data
 
 
 class LocalStorage:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from io import SEEK_SET, RawIOBase
+from typing import Any, NamedTuple, Protocol
 
 from builder.base.errors import SourceChangedError, SourceError
 
@@ -26,6 +27,37 @@ class ByteFile(Protocol):
 
     def close(self) -> None:
         """Close the handle. A closed file cannot be read."""
+
+
+class PositionedFile(RawIOBase):
+    """A ByteFile with a position, for pyarrow and Python's text layers. Not thread-safe. A file whose size is unknown
+    is not seekable."""
+
+    def __init__(self, file: ByteFile) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.size is not None
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._file.size or 0)[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Without a copy of its own: pyarrow reads whole row groups so."""
+        if size < 0:
+            return self.readall()
+        data = self._file.read_at(self._at, size)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def read_whole(file: ByteFile, offset: int, size: int) -> bytes:

@@ -23,7 +23,7 @@ from builder.source import listing_json
 from builder.source.captions import has_caption
 from builder.source.compressed import compression_of, open_compressed
 from builder.source.endings import IMAGE_ENDINGS, stem_of
-from builder.source.files import ByteFile
+from builder.source.files import ByteFile, PositionedFile
 from builder.source.listing_json import ends_well, json_stretches
 from builder.source.listing_plain import Plain
 from builder.source.tar_headers import normal_name
@@ -184,7 +184,7 @@ def _is_table(name: str) -> bool:
 
 def _rows(file: ByteFile, delimiter: str) -> Iterator[list[Any]]:
     """Rows of CSV as dicts by the names in its first row. Without such a row: a path and a caption each."""
-    text = io.TextIOWrapper(io.BufferedReader(_Raw(file), 1 << 16), "utf-8-sig", newline="")
+    text = io.TextIOWrapper(io.BufferedReader(PositionedFile(file), 1 << 16), "utf-8-sig", newline="")
     csv.field_size_limit(1 << 27)
     try:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
@@ -204,22 +204,6 @@ def _rows(file: ByteFile, delimiter: str) -> Iterator[list[Any]]:
         raise ListingError(file.name, f"byte {error.start} of a block", "not UTF-8") from None
     except csv.Error as error:
         raise ListingError(file.name, f"line {reader.line_num}", str(error)) from None
-
-
-class _Raw(io.RawIOBase):
-    """A ByteFile as Python's text layers need it."""
-
-    def __init__(self, file: ByteFile) -> None:
-        self._file, self._at = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read_at(self._at, len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _normal(paths: list[str]) -> list[str]:
