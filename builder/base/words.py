@@ -31,6 +31,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def problem_of(error: Exception) -> str:
+    """An error's message, for people. A KeyError's is only the name of the field that a document lacks."""
+    if not isinstance(error, KeyError):
+        return str(error)
+    name = error.args[0]
+    return f"the field {name.decode() if isinstance(name, bytes) else name} is missing"
+
+
 def printable(text: str) -> str:
     """The text with control characters escaped: names in an unknown tar must not control the terminal."""
     return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

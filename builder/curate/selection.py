@@ -23,6 +23,7 @@ from builder.base.names import ROWS, SELECTION
 from builder.base.paths import StrPath
 from builder.base.records import Step
 from builder.base.urls import is_url
+from builder.base.words import problem_of
 from builder.read.columns import index_digest
 from builder.read.opening import Missing, open_dataset, without_missing
 from builder.read.reader import Reader
@@ -124,7 +125,7 @@ def read_selection(folder: str) -> Selection:
     except OSError as error:
         raise SourceError(f"{shlex.quote(path)}: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(path, "selection", str(error)) from None
+        raise DamagedFileError(path, "selection", problem_of(error)) from None
 
 
 def open_selection(

@@ -29,6 +29,7 @@ from builder.base.arrays import text_fits
 from builder.base.errors import DamagedFileError, IndexMismatchError, OptionError, SourceError, refuse_denied
 from builder.base.schema import INDEX_BATCH_ROWS, IndexedFile
 from builder.base.urls import join
+from builder.base.words import problem_of
 from builder.read.handles import LocalStorage, Storage
 from builder.read.local_cache import handles_of
 from builder.store.manifest import read_manifest
@@ -182,7 +183,7 @@ def open_any(root: str, name: str, storage: Storage | None = None) -> Column | V
         raise SourceError(problem) from None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         refuse_denied(path, error)
-        raise DamagedFileError(path, "header", f"not the index of a column: {error}") from None
+        raise DamagedFileError(path, "header", f"not the index of a column: {problem_of(error)}") from None
     table = reader.schema.remove_metadata()
     arrays = table.equals(COLUMN_ROW)
     known = arrays or (table.names == [name] and is_column_type(table.types[0]))

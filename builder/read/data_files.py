@@ -11,7 +11,7 @@ from collections import Counter
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, SourceError, refuse_denied
-from builder.base.words import counted
+from builder.base.words import counted, problem_of
 
 _SPLIT_FILE = re.compile(r"(\w+(?:\.\w+)*)-\d{5,}-of-(\d{5,})")
 _SPLITS = {
@@ -58,7 +58,7 @@ def _saved_files(folder: str) -> list[str] | None:
         names = [str(each["filename"]) for each in document["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         refuse_denied(state, error)
-        raise DamagedFileError(state, "JSON", error) from None
+        raise DamagedFileError(state, "JSON", problem_of(error)) from None
     if any(os.path.isabs(name) or ".." in name.split("/") for name in names):
         raise DamagedFileError(state, "_data_files", "it names a file outside of its folder")
     return [os.path.join(folder, *name.split("/")) for name in names]

@@ -17,6 +17,7 @@ import xxhash
 from builder.base import schema
 from builder.base.arrays import numbers_of, text_fits
 from builder.base.errors import DamagedFileError, SourceError, too_many_open
+from builder.base.words import problem_of
 from builder.read.handles import LocalHandle
 from builder.source.files import refuse_pointer
 
@@ -101,8 +102,7 @@ class Index:
             refuse_pointer(path, self.file.read_at(0, 64))
             raise DamagedFileError(path, "footer", f"not an Arrow IPC file: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            problem = "a field is missing" if isinstance(error, KeyError) else str(error)
-            raise DamagedFileError(path, "metadata", f"not an index of this tool: {problem}") from None
+            raise DamagedFileError(path, "metadata", f"not an index of this tool: {problem_of(error)}") from None
         self._check(table)
         self._fd, self._size = self.file.fileno(), self.file.size
         self.root = source or _join(root, self.header.root)

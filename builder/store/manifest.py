@@ -11,6 +11,7 @@ from typing import Any
 from builder.base import schema
 from builder.base.errors import DamagedFileError, SourceError, refuse_denied
 from builder.base.urls import join
+from builder.base.words import problem_of
 from builder.store.seals import checksum, unseal
 
 MANIFEST_VERSION = 1
@@ -49,7 +50,7 @@ def read_manifest(out: str, copy: str | None = None) -> Manifest:
         raise DamagedFileError(path, "manifest", problem) from None
     except (OSError, ValueError, KeyError) as error:
         refuse_denied(path, error)
-        raise DamagedFileError(path, "manifest", f"cannot be read: {error}") from None
+        raise DamagedFileError(path, "manifest", f"cannot be read: {problem_of(error)}") from None
 
 
 def require_made(out: str) -> None:

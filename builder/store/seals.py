@@ -7,6 +7,8 @@ from typing import Any
 
 import xxhash
 
+from builder.base.words import problem_of
+
 _BLOCK = 1 << 20
 
 
@@ -26,7 +28,7 @@ def unseal(text: bytes) -> dict[str, Any]:
         document = json.loads(text)
         noted = document.pop("checksum")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"not a document of this tool: {error}") from None
+        raise ValueError(f"not a document of this tool: {problem_of(error)}") from None
     if noted != checksum(document):
         raise ValueError("its checksum does not fit its content")
     return document  # type: ignore[no-any-return]

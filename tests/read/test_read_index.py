@@ -162,11 +162,11 @@ BATCH = rows(3)
     ("metadata", "batches", "words"),
     [
         (header(files=FILES), [BATCH], None),
-        (None, [BATCH], "not an index of this tool"),
+        (None, [BATCH], "not an index of this tool: the field laion6m is missing"),
         (b"{", [BATCH], "not an index of this tool"),
         (b"[]", [BATCH], "not an index of this tool"),
         (b"null", [BATCH], "not an index of this tool"),
-        (header(files=[{}]), [BATCH], "not an index of this tool"),
+        (header(files=[{}]), [BATCH], "not an index of this tool: the field path is missing"),
         (header(files=3), [BATCH], "not an index of this tool"),
         (header(rows="three"), [BATCH], "not an index of this tool"),
         (b'{"version": 1, "root": "", "rows": 1e999, "files": []}', [BATCH], "not an index of this tool"),
