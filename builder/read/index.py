@@ -30,9 +30,6 @@ _CHECKS = {"size": int, "mtime_ns": int, "footer": str, "column": str, "offset":
 class IndexBatch:
     """Columns of one record batch as memory views. One item is a Python number and costs about 40 ns."""
 
-    __slots__ = ("annotation_file", "annotation_offset", "annotation_size", "bom", "digest", "file", "find_hash",
-                 "find_row", "height", "offset", "path", "position", "rows", "size", "texts", "width")  # fmt: skip
-
     def __init__(self, batch: pa.RecordBatch, path: str) -> None:
         self.rows = batch.num_rows
         self.path = path
