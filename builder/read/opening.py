@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -192,7 +194,7 @@ def without_missing(rows: Rows) -> View:
 
 def missing_files(files: Handles, *, cut: bool = False) -> Sequence[int]:
     """Numbers of the indexed files that are missing. With ``cut``, also of those with another size."""
-    listed: dict[str, set[str]] = {}
+    listed: defaultdict[str, set[str]] = defaultdict(set)
     gone = []
     for number, file in enumerate(files.files):
         try:
@@ -200,18 +202,12 @@ def missing_files(files: Handles, *, cut: bool = False) -> Sequence[int]:
         except DamagedFileError:
             continue  # reading a row of it raises the error
         if where not in listed:
-            listed[where] = _names(where)
+            with suppress(OSError):  # reading a row of it raises the error
+                listed[where].update(files.storage.names(where))
         size = file.check.get("size")
         if name not in listed[where] or (cut and size not in (None, _size(os.path.join(where, name)))):
             gone.append(number)
     return gone
-
-
-def _names(folder: str) -> set[str]:
-    try:
-        return set(os.listdir(folder or "."))
-    except OSError:
-        return set()
 
 
 def _size(path: str) -> int | None:
