@@ -193,7 +193,10 @@ def without_missing(rows: Rows) -> View:
 
 
 def missing_files(files: Handles, *, cut: bool = False) -> Sequence[int]:
-    """Numbers of the indexed files that are missing. With ``cut``, also of those with another size."""
+    """Numbers of the indexed files that are missing. With ``cut``, also of those with another size. Files behind a
+    URL are not looked for."""
+    if files.is_remote:
+        return []
     listed: defaultdict[str, set[str]] = defaultdict(set)
     gone = []
     for number, file in enumerate(files.files):

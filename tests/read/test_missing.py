@@ -17,6 +17,7 @@ from builder.read.opening import open_dataset
 from builder.read.reader import Reader
 from builder.read.view import View
 from tests.outputs import make_large_source
+from tests.servers import FileServer
 from tests.sources import make_source
 
 
@@ -91,6 +92,12 @@ def test_a_selection_of_an_unfinished_download_drops_its_missing_rows(part: Path
     assert [sample.row for sample in kept] == list(range(0, rows.shards[0].rows, 2))
     with pytest.warns(UserWarning, match="lacks"):
         assert len(open_dataset(tmp_path / "sub")) == -(-len(rows) // 2)
+
+
+def test_a_selection_of_a_url_drops_nothing(whole: Path, tmp_path: Path) -> None:
+    with FileServer(whole) as server:
+        open_dataset(server.url)[::2].save(tmp_path / "sub")
+        assert len(open_dataset(tmp_path / "sub", missing="drop")) == len(open_dataset(tmp_path / "sub")) > 0
 
 
 def test_of_an_index_over_tars_rows_without_their_image_or_their_caption_are_left_out(
