@@ -6,9 +6,10 @@ samples have 12 million members. So the work is done one side, one column and on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -157,18 +158,21 @@ class IdLookup:
                 at[first : first + len(ids)] = self.last(ids)
                 first += len(ids)
 
-        with ThreadPoolExecutor(_THREADS) as threads:
-            for _ in threads.map(look_up, range(0, len(paths), _TOGETHER)):
-                pass  # raises what a thread raised
+        _in_threads(look_up, range(0, len(paths), _TOGETHER))
         return at
+
+
+def _in_threads(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Call ``work`` on each item. The threads end here: unlike those of read/threads, a later fork does not see
+    them."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        list(threads.map(work, items))  # raises what a thread raised
 
 
 def _sort(numbers: npt.NDArray[np.uint64]) -> None:
     """Sort in place: both halves at a time, then as one. A stable sort merges what is in order already."""
     middle = len(numbers) // 2
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for _ in threads.map(np.ndarray.sort, (numbers[:middle], numbers[middle:])):
-            pass
+    _in_threads(np.ndarray.sort, (numbers[:middle], numbers[middle:]))
     numbers.sort(kind="stable")
 
 
