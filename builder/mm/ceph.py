@@ -84,14 +84,14 @@ class S3Client:
         Raises SourceError for a path without a known cluster or a bucket, and for any other answer of S3."""
         name, scheme, path = url.partition("s3://")
         if not scheme or (name and not name.endswith(":")):
-            raise SourceError(f"{url} is not of the form s3://bucket/path or cluster:s3://bucket/path")
+            raise SourceError(f"{shlex.quote(url)} is not of the form s3://bucket/path or cluster:s3://bucket/path")
         storage = self._clusters.get(name.removesuffix(":"))
         if storage is None:
             known = ", ".join(filter(None, self._clusters))
             wanted = f"cluster {name.removesuffix(':')}" if name else "default_cluster"
-            raise SourceError(f"{url}: {self._config} has no {wanted}. Its clusters are {known}")
+            raise SourceError(f"{shlex.quote(url)}: {self._config} has no {wanted}. Its clusters are {known}")
         # Not ``storage.read(url)``: an object's name may hold "::" or "?", which have a meaning in URLs.
-        data: bytes = persist(f"{self._config}: {url}", lambda: storage.system("s3://")[0].cat_file(path))
+        data: bytes = persist(f"{self._config}: {shlex.quote(url)}", lambda: storage.system("s3://")[0].cat_file(path))
         return data
 
 

@@ -25,13 +25,13 @@ from builder.mm.checks import no_text, one_of
 from builder.mm.engine import has_mmengine, mmengine
 from builder.mm.loading import DataSample, SampleLoading
 from builder.mm.samples import Entries, RowPath, find_image, path_in
-from builder.mm.skips import BAD_SAMPLE, CONFIGURATION, OWN_WORDS, SKIPS_ALLOWED, SampleError, Skips, problem_of
+from builder.mm.skips import BAD_SAMPLE, COMPLETE, CONFIGURATION, SKIPS_ALLOWED, SampleError, Skips, problem_of
 from builder.mm.tensors import build
 
 if TYPE_CHECKING:
     _Base = Dataset[DataSample]
 elif has_mmengine():
-    _Base = mmengine("dataset").BaseDataset  # its ConcatDataset takes objects of nothing else
+    _Base = mmengine("dataset").BaseDataset  # mmengine's ConcatDataset takes only this class
 else:
     _Base = Dataset
 
@@ -54,10 +54,10 @@ class CaptionDataset(SampleLoading, _Base):
 
     What upstream does not have:
 
-    * ``on_error='raise'``: the error names the bad sample.
-    * ``on_error='skip'``: takes the next good index. With ``buckets`` it takes one of the same bucket, because a batch
-      has one shape. It warns once for each kind of problem. It raises TooManyBadSamplesError if more than
-      ``max_skip_ratio`` of the samples tried in this process were bad.
+    * ``on_error='raise'``: a bad sample raises SampleError, which names it.
+    * ``on_error='skip'``: the next good index replaces a bad sample. With ``buckets`` it is the next of the same
+      bucket, because a batch has one shape. There is one warning for each kind of problem. If more than
+      ``max_skip_ratio`` of the samples tried in this process were bad, it raises TooManyBadSamplesError.
     * ``imdecode_backend='cv2'``: faster, not bit-identical. ``out='uint8'``: 0 to 255, for ``normalize_pixels``.
     * ``buckets``: a list of (width, height), or True for sizes around ``image_size``. Images are cropped to the bucket
       of the nearest ratio.
@@ -68,8 +68,8 @@ class CaptionDataset(SampleLoading, _Base):
     * ``missing_ok``: True, or the columns in which a row may have no array. The sample then holds None.
     * ``image_column``, ``caption_column``: for Parquet or Arrow files without an index. See ``open_dataset``.
 
-    Loaders of torch 2 ask for whole batches (``__getitems__``). They get the same samples from the same draws. The
-    images are read together and written into one block of memory.
+    Loaders of torch 2 ask for whole batches (``__getitems__``). They get the same samples from the same random draws.
+    The images of a batch are read together and written into one block of memory.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class CaptionDataset(SampleLoading, _Base):
         image_column: str | None = None,
         caption_column: str | None = None,
     ) -> None:
-        Dataset.__init__(self)  # not mmengine's: there is nothing for it to load
+        Dataset.__init__(self)  # not BaseDataset's, which would load annotations
         one_of("on_error", on_error, "raise", "skip")
         one_of("imdecode_backend", imdecode_backend, "pillow", "cv2")
         one_of("out", out, "float32", "uint8")
@@ -195,14 +195,14 @@ class CaptionDataset(SampleLoading, _Base):
         return [self.data_list[number] for number in numbers]
 
     def _with_pixels(self) -> Entries | None:
-        """The rows of the index, if samples are made of their images."""
+        """``data_list``, if samples hold pixels that are read from an index. Else None."""
         files = (self.image_tokens_folder, self.latents_ceph_folder, self.image_latents_folder)
         latents = files != (None, None, None) or (self._arrays and "image_latents" in self._arrays)
         return self.data_list if isinstance(self.data_list, Entries) and not latents else None
 
     def announce(self, numbers: Sequence[int]) -> None:
-        """Say which samples will be loaded soon. Their images are read from a disk of this machine into the page cache,
-        which it shares with a loader's workers. Returns at once. The samplers call this."""
+        """Say which samples will be loaded soon. Images on a local disk are then read into the page cache, where the
+        loader's workers find them. Returns at once. The samplers call this."""
         if (entries := self._with_pixels()) is not None:
             entries.announce(numbers)
 
@@ -216,7 +216,7 @@ class CaptionDataset(SampleLoading, _Base):
         return index
 
     def _first_good(self, index: int, read: Mapping[str, Any] | None = None, batch: Batch | None = None) -> DataSample:
-        """The sample, or the one that replaces it. ``read``: its entry if it has been read."""
+        """The sample, or the one that replaces it. ``read``: the sample's entry, if it has been read already."""
         for number in self._candidates(index):
             entry = self.data_list[number] if read is None or number != index else read
             try:
@@ -224,7 +224,7 @@ class CaptionDataset(SampleLoading, _Base):
             except CONFIGURATION:
                 raise  # the configuration is wrong, not the sample
             except BAD_SAMPLE as error:
-                bad = SampleError(self.data_path, number, str(entry.get("image", "no image path")), problem_of(error))
+                bad = SampleError(self.data_path, number, str(entry.get("image", "")), problem_of(error))
                 if self.on_error == "raise":
                     raise bad from error
                 self.skips.add(bad, error)
@@ -238,25 +238,26 @@ class CaptionDataset(SampleLoading, _Base):
 
         Called in an ``except`` block:
 
-        * ``on_error='raise'``: raises SampleError from the error.
-        * ``on_error='skip'``: notes the error and returns a random sample, as upstream does. After 20 bad ones in a row
-          it raises SampleError. It ignores ``max_skip_ratio``: only the subclass knows how many samples were good.
-        * In both cases it raises the error itself if that is a mistake in the program, or one of our own errors that
-          already says everything.
+        * A mistake in the program, or an error of ours whose message is complete: raises that error again.
+        * Any other error, with ``on_error='raise'``: raises SampleError from it.
+        * Any other error, with ``on_error='skip'``: counts it and returns a random sample, as upstream does. After 20
+          bad ones in a row it raises SampleError. It ignores ``max_skip_ratio``: only the subclass knows how many
+          samples were good.
 
         Called outside an ``except`` block, it returns a random sample. Raises OptionError with ``buckets``: a batch has
         one shape, and a random sample may have another.
         """
         error = sys.exc_info()[1]
         if isinstance(error, Exception):
-            if isinstance(error, OWN_WORDS) or not isinstance(error, BAD_SAMPLE):
+            if isinstance(error, COMPLETE) or not isinstance(error, BAD_SAMPLE):
                 raise error
             bad = SampleError(self.data_path, None, "", problem_of(error))
             if self.on_error == "raise" or self._retries >= SKIPS_ALLOWED:
                 raise bad from error
             self.skips.note(bad, error)
         if self.buckets is not None:
-            raise OptionError("buckets", self.buckets.sizes, "_retry() does not know the shape of the bad sample")
+            allowed = "_retry() cannot give a sample of the same shape. Take it out: on_error='skip' can"
+            raise OptionError("buckets", self.buckets.sizes, allowed)
         self._retries += 1
         try:
             return self[random.choice(range(len(self)))]
@@ -264,8 +265,9 @@ class CaptionDataset(SampleLoading, _Base):
             self._retries -= 1
 
     def _candidates(self, index: int) -> Iterator[int]:
-        """The row asked for, then the rows that may replace it: those of its bucket, or without buckets all others."""
-        yield index  # past the end: IndexError, as in any list
+        """The row asked for, then the rows that may replace it: those of its bucket, or all others if there are no
+        buckets."""
+        yield index  # past the end, data_list raises IndexError
         numbers = self._bucket_numbers()
         if numbers is None:
             yield from ((index + step) % len(self) for step in range(1, len(self)))
@@ -275,8 +277,8 @@ class CaptionDataset(SampleLoading, _Base):
             yield from map(int, rows)
 
     def _bucket_numbers(self) -> NDArray[np.int16] | None:
-        """The bucket of each row, computed at the first bad sample. None without buckets, or if the sizes are unknown
-        (then no sampler makes batches of one bucket)."""
+        """The bucket number of each row, computed at the first bad sample. None without buckets. None if the sizes are
+        unknown: then no sampler makes batches of one bucket either."""
         if self.buckets is None:
             return None
         if self._numbers is None or len(self._numbers) != len(self):

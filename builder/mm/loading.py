@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ from builder.read.opening import open_dataset
 from builder.read.view import Rows
 
 CAPTION_KEYS = ("re_caption", "caption")
-"""Fields that the reader's caption comes from. If one of them is wanted and a document lacks it, the row's caption is
-used."""
+"""Fields from which a row's caption is taken. If one of them is wanted and a document lacks it, the row's caption
+replaces it."""
 
 DataSample = dict[str, Any]
 
@@ -76,7 +77,8 @@ class SampleLoading:
     _captions: Folder | None
 
     def _load_data(self, data_path: str) -> None:
-        """Read upstream's JSON lists into lists. Open anything else with the reader; its rows are not read here."""
+        """Set ``data_list``. JSON lists are read whole. Anything else is opened with the reader, which reads its rows
+        on demand."""
         path = Path(data_path)
         lists = is_list(path)
         if not lists:
@@ -85,7 +87,8 @@ class SampleLoading:
             return
         if self._columns_of_files:
             name, column = next(iter(self._columns_of_files.items()))
-            raise OptionError(name, column, f"{data_path} is a JSON list, which has no columns")
+            problem = f"{shlex.quote(data_path)} is a JSON list, which has no columns"
+            raise OptionError(name, column, f"{problem}. Leave this out")
         self.data_list = read_lists(path)
         if path.is_dir() and (path / "raw").is_dir():
             self.image_folder = self.image_folder or str(path / "raw")
@@ -130,7 +133,7 @@ class SampleLoading:
         if self._choice is None:
             caption = self._read_json(annotation_file)[self.cap_source]
             if not isinstance(caption, str):
-                raise ValueError(f"the field {self.cap_source} of {annotation_file} is not a string")
+                raise ValueError(f"the field {self.cap_source} of {shlex.quote(str(annotation_file))} is not a string")
             return caption
         document: dict[str, Any] | None = None
 
@@ -145,7 +148,7 @@ class SampleLoading:
         return self._choice.choose(text_of)
 
     def _read_image(self, image_file: str) -> Any:
-        """A Pillow image (RGB) that has passed upstream's checks. ScaledPixels with ``imdecode_backend='cv2'``."""
+        """A Pillow image (RGB), or ScaledPixels with ``imdecode_backend='cv2'``. It has passed upstream's checks."""
         if self._source is not None:
             content = find_image(self._source, image_file).image
         elif self.image_folder is not None:
@@ -158,8 +161,8 @@ class SampleLoading:
         return transforms.open_exact(content, self.min_image_size)
 
     def _read_json(self, annotation_file: str) -> dict[str, Any]:
-        """The annotation as a dict. Over an index, a document without the wanted caption field gets the row's caption.
-        A dataset of another tool may have only images and captions. Its documents then hold nothing but the caption."""
+        """The annotation as a dict. With an index, the row's caption is put in if the wanted caption field is missing.
+        Datasets of other tools may have no annotations. Then the dict holds only the caption."""
         if self._source is not None:
             sample = find_annotation(self._source, annotation_file)
             try:
@@ -180,18 +183,19 @@ class SampleLoading:
     def _read_ceph(self, ceph_path: str) -> io.BytesIO:
         if self.FILE_CLIENT is None:
             if self.ceph_config is None or not os.path.exists(self.ceph_config):
-                raise OptionError(
-                    "ceph_config", self.ceph_config, f"name the client's configuration file to read {ceph_path}"
-                )
+                give = "give" if self.ceph_config is None else "there is no such file. Give"
+                allowed = f"{give} the client's configuration file, to read {shlex.quote(str(ceph_path))}"
+                raise OptionError("ceph_config", self.ceph_config, allowed)
             self.FILE_CLIENT = open_client(self.ceph_config)
         content = self.FILE_CLIENT.get(ceph_path)
         if content is None:
-            raise FileNotFoundError(f"{ceph_path} is not there")
+            raise FileNotFoundError(f"{shlex.quote(str(ceph_path))} is not there")
         return io.BytesIO(content)
 
     def _in_ceph(self, path: str) -> str:
         if self.ceph_folder is None:
-            raise OptionError("ceph_folder", None, f"give it, or image_folder and cap_folder, to read {path}")
+            allowed = f"give it, or image_folder and cap_folder, to read {shlex.quote(str(path))}"
+            raise OptionError("ceph_folder", None, allowed)
         return os.path.join(self.ceph_folder, path)
 
     @property
@@ -209,7 +213,7 @@ class SampleLoading:
         return torch.empty(shape, dtype=self._pixel_type)
 
     def _pixels(self, image: Any, place: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-        """``pixel_values`` (c h w). ``place`` gives the memory for a shape."""
+        """``pixel_values`` (c h w; float32, -1 to 1, or uint8). ``place`` returns memory of a given shape for them."""
         width, height = self._target.of(image.width, image.height)
         pixels = place((3, height, width))
         if not isinstance(image, ScaledPixels):
@@ -229,16 +233,17 @@ class SampleLoading:
 
     def _prompt(self, caption: str) -> str:
         if self.prompt_template is None or self.tokenizer is None:
-            raise TypeError("the text of a sample needs tokenizer and prompt_template; the dataset was made without")
+            raise TypeError("a sample's text needs tokenizer and prompt_template. Give both to CaptionDataset")
         return make_prompt(self.prompt_template, caption, self.unconditional)
 
     def _samples(self) -> Rows:
         if self._source is None:
-            raise OptionError("data_path", self.data_path, "a JSON list has no index. Make one: laion6m index SOURCE")
+            problem = "a JSON list has no index, which this needs"
+            raise OptionError("data_path", self.data_path, f"{problem}. Make one: laion6m index SOURCE")
         return self._source
 
     def _text_columns(self, names: Sequence[str]) -> dict[str, Values]:
-        """The columns of the dataset among ``names``. Raises OptionError for columns of arrays."""
+        """Those of ``names`` that are columns of the dataset. Raises OptionError for columns of arrays."""
         if self._source is None:
             return {}
         found = {}

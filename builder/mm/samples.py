@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -16,8 +17,8 @@ from builder.source.captions import json_kind
 
 
 class RowPath(str):
-    """A path that knows its row. Upstream's methods pass only paths to each other. A listing may pair files of
-    different names, so an annotation's path alone does not tell its row."""
+    """A path with the number of its row. Upstream's methods pass only paths to each other. A listing may pair files of
+    different names, so an annotation's path alone does not give its row."""
 
     __slots__ = ("row", "sample")
     row: int
@@ -88,20 +89,23 @@ def find_image(source: Rows, path: str) -> Sample:
             continue
         if sample.path.removeprefix("./") == plain:
             return sample
-    raise FileNotFoundError(f"no sample has the image {path}")
+    raise FileNotFoundError(f"no sample has the image {shlex.quote(path)}")
 
 
 def find_annotation(source: Rows, path: str) -> Sample:
-    """The sample whose annotation has this path. Paths of :class:`Entries` know their row. For any other path, the
-    image key of the same name is looked up. Raises FileNotFoundError."""
+    """The sample whose annotation has this path. Raises FileNotFoundError.
+
+    A path of :class:`Entries` has its row. For any other path, the image with the same key is looked up.
+    """
     if isinstance(path, RowPath):
         return path.sample or source[path.row]
     try:
         sample = source.find(path.removeprefix("./").removesuffix(".json"))
     except KeyError:
-        raise FileNotFoundError(f"no sample has the annotation {path}") from None
+        raise FileNotFoundError(f"no sample has the annotation {shlex.quote(path)}") from None
     if sample.annotation_path.removeprefix("./") != path.removeprefix("./"):
-        raise FileNotFoundError(f"{path} is not the annotation of {sample.path}. Take the paths from data_list")
+        own, image = shlex.quote(path), shlex.quote(sample.path)
+        raise FileNotFoundError(f"{own} is not the annotation of {image}. Take the paths from data_list")
     return sample
 
 
@@ -145,7 +149,12 @@ def path_in(entry: Mapping[str, Any], name: str) -> str:
 
 def parse_document(text: str | bytes, annotation_file: str) -> dict[str, Any]:
     """Parse a JSON object. Raises ValueError for anything else."""
-    document = json.loads(text)
+    file = shlex.quote(str(annotation_file))  # a subclass's pathlib.Path, too
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:  # raised again as the same type, with the file's name
+        problem = f"{file} is not JSON: {error.msg}"
+        raise json.JSONDecodeError(problem, error.doc, error.pos) from None
     if not isinstance(document, dict):
-        raise ValueError(f"{annotation_file} is {json_kind(document)}, not a JSON object")
+        raise ValueError(f"{file} is {json_kind(document)}, not a JSON object")
     return document

@@ -6,18 +6,21 @@ import pickle
 import shlex
 import warnings
 
+from PIL import UnidentifiedImageError
+
 from builder.base.errors import Laion6mError, MissingExtraError, OptionError
 from builder.base.options import check_number
 from builder.mm.transforms import BAD_IMAGE, UnusableImageError
 
 
 class SampleError(Laion6mError):
-    """A sample cannot be used for training. Args: data path, index (None if only a subclass knows it), image path,
-    problem."""
+    """A sample cannot be used for training. Args: data path, index (None if only a subclass knows it), image path (""
+    if the entry has none), problem."""
 
     def _words(self) -> str:
         data_path, index, image, problem = self.args
-        which = "a sample" if index is None else f"sample {index} ({image})"
+        path = shlex.quote(image) if image else "no image path"
+        which = "a sample" if index is None else f"sample {index} ({path})"
         return f"{shlex.quote(data_path)}: {which}: {problem}"
 
 
@@ -36,7 +39,8 @@ class TooManyBadSamplesError(Laion6mError):
 CONFIGURATION = (OptionError, MissingExtraError)
 """Errors of the dataset's options. Every sample would fail, so none is skipped."""
 
-OWN_WORDS = (*CONFIGURATION, SampleError, TooManyBadSamplesError)
+COMPLETE = (*CONFIGURATION, SampleError, TooManyBadSamplesError)
+"""Errors whose message says everything. They are not wrapped in another SampleError."""
 
 BAD_SAMPLE = (*BAD_IMAGE, KeyError, RuntimeError, AssertionError, pickle.UnpicklingError, Laion6mError)
 """Errors that a damaged or missing file can raise while it becomes a tensor. RuntimeError comes from torch and OpenCV,
@@ -44,12 +48,16 @@ AssertionError from checks in subclasses written for upstream. Any other error i
 caught."""
 
 SKIPS_ALLOWED = 20
-"""Skips that are allowed before their share counts. The share of a few samples means nothing."""
+"""So many skips are always allowed. The share of skips among a few samples means nothing."""
 
 
 def problem_of(error: Exception) -> str:
-    """An error in words. A KeyError's own text is only the key."""
-    return f"no field {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    """An error in words. A KeyError's own text is only the key. Pillow's text for an unknown format shows an object."""
+    if isinstance(error, KeyError) and error.args:
+        return f"no field {error.args[0]}"
+    if isinstance(error, UnidentifiedImageError):
+        return "Pillow cannot identify the image's format"
+    return str(error) or type(error).__name__
 
 
 class Skips:

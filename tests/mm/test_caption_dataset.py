@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 torch = pytest.importorskip("torch", reason="the training side needs torch")
 
@@ -31,7 +32,8 @@ from builder.curate.add_column import add_column  # noqa: E402
 from builder.mm import CaptionDataset, normalize_pixels  # noqa: E402
 from builder.mm.bucket_sampler import bucketed  # noqa: E402
 from builder.mm.ceph import S3Client  # noqa: E402
-from builder.mm.skips import SampleError, TooManyBadSamplesError  # noqa: E402
+from builder.mm.samples import parse_document  # noqa: E402
+from builder.mm.skips import SampleError, TooManyBadSamplesError, problem_of  # noqa: E402
 from builder.mm.tensors import from_array, to_array  # noqa: E402
 from builder.read.opening import open_dataset  # noqa: E402
 from tests.outputs import ALL  # noqa: E402
@@ -289,7 +291,7 @@ def test_paths_written_by_hand_are_found_too(indexed: str, options: Options) -> 
 def test_a_caption_under_the_other_name_is_found_in_an_index(indexed: str, options: Options) -> None:
     by_reader = CaptionDataset(indexed, **{**options, "cap_source": "caption"})
     assert by_reader._read_json("00001/000000003.json")["caption"].startswith("  picture number 3")
-    with pytest.raises(SampleError, match="no field 'nothing'"):
+    with pytest.raises(SampleError, match="no field nothing"):
         CaptionDataset(indexed, **{**options, "cap_source": "nothing"})[0]
 
 
@@ -315,7 +317,7 @@ def test_images_and_captions_of_others_need_no_annotations(
         assert "caption " + str(number) in "".join(map(chr, dataset[number]["input_ids"].tolist()))
     with pytest.raises(SampleError, match=r"sample 2 .*neither an annotation nor a caption"):
         dataset[2]
-    with pytest.raises(SampleError, match="no field 'text'"):
+    with pytest.raises(SampleError, match="no field text"):
         CaptionDataset(str(others), **{**options, "cap_source": "text"})[0]
     monkeypatch.setattr(pq, "ParquetFile", None)  # that there is no such column is not looked up for each sample
     dataset[4]
@@ -392,12 +394,12 @@ def damaged(make_files: Any, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("index", "problem"),
     [
-        (1, "[Tt]runcated|broken|cannot identify"),
+        (1, "[Tt]runcated|broken|cannot identify the image's format"),
         (2, "80x200 pixels; both sides must be over 80"),
         (3, "1700x100 pixels; width / height must be between"),
         (4, "re_caption of .* is not a string"),
         (5, "neither a file below"),
-        (6, "Expecting property name"),
+        (6, r"\d+/\d+\.json is not JSON: Expecting property name"),
     ],
 )
 def test_an_error_names_the_sample(index: int, problem: str, damaged: Path, options: Options) -> None:
@@ -407,6 +409,19 @@ def test_an_error_names_the_sample(index: int, problem: str, damaged: Path, opti
         dataset[index]
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert caught.value.__cause__ is not None
+
+
+def test_the_words_of_an_error_quote_paths_and_show_no_object() -> None:
+    assert str(SampleError("my data", 3, "a b.jpg", "broken")) == "'my data': sample 3 ('a b.jpg'): broken"
+    assert str(SampleError("data", 3, "", "broken")) == "data: sample 3 (no image path): broken"
+    with pytest.raises(UnidentifiedImageError) as unknown:
+        Image.open(io.BytesIO(b"GIF"))
+    assert "<" not in problem_of(unknown.value)
+    assert problem_of(KeyError("caption")) == "no field caption"
+    assert problem_of(KeyError()) == "KeyError"
+    for text in ("{", "[]"):
+        with pytest.raises(ValueError, match=r"^'a b\.json' is "):
+            parse_document(text, Path("a b.json"))  # type: ignore[arg-type]
 
 
 def test_skipping_takes_the_next_good_sample_and_warns_once_for_each_kind(damaged: Path, options: Options) -> None:
@@ -453,7 +468,7 @@ def test_an_index_beyond_the_end_is_an_index_error(files: Path, options: Options
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"GENERATION": "{caption}"}, "no field 'caption'"),
+        ({"GENERATION": "{caption}"}, "no field caption"),
         ({"INSTRUCTION": "{input} {"}, "Single '{'"),
         ({"INSTRUCTION": "{} {}"}, "index 0 out of range"),
     ],
@@ -465,7 +480,7 @@ def test_a_template_that_does_not_fit_is_not_taken_for_a_bad_sample(
     with pytest.raises(OptionError, match=f"prompt_template.*{problem}"):
         CaptionDataset(str(files), on_error="skip", **options)[0]
     del template["INSTRUCTION"]
-    with pytest.raises(OptionError, match=r"prompt_template.*no field 'INSTRUCTION'"):
+    with pytest.raises(OptionError, match=r"prompt_template.*no field INSTRUCTION"):
         CaptionDataset(str(files), on_error="skip", **{**options, "prompt_template": template})[0]
 
 
@@ -500,7 +515,10 @@ def test_a_missing_configuration_is_not_taken_for_a_bad_sample(files: Path, opti
     with pytest.raises(OptionError, match="ceph_folder"):
         dataset[0]
     dataset = CaptionDataset(str(files / "data.json"), ceph_folder="s3://a", on_error="skip", **options)
-    with pytest.raises(OptionError, match="ceph_config"):
+    with pytest.raises(OptionError, match=r"^ceph_config: give"):
+        dataset[0]
+    dataset = CaptionDataset(str(files / "data.json"), ceph_folder="s3://a", ceph_config="no.conf", **options)
+    with pytest.raises(OptionError, match=r'^ceph_config "no\.conf": there is no such file'):
         dataset[0]
 
 
