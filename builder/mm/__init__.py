@@ -3,8 +3,8 @@
     from builder.mm import CaptionDataset, collate_func_gen
 
 Only this part of the package imports torch. If mmengine is installed too, everything is registered with it, for
-configs that name types by strings (``custom_imports = dict(imports=["builder.mm"])``). Without mmengine everything but
-the hooks works with torch alone. See docs/training.md.
+configs that name types by strings (``custom_imports = dict(imports=["builder.mm"])``). Without mmengine, everything but
+the hooks works. See docs/training.md.
 """
 
 from __future__ import annotations

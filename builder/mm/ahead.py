@@ -14,8 +14,8 @@ Announce = Callable[[list[int]], None]
 
 
 def announcer(dataset: Any) -> Announce | None:
-    """How to announce rows of ``dataset``: its own ``announce``, or those of the parts of a ConcatDataset. None if it
-    has neither."""
+    """The function that announces rows of ``dataset``: its own ``announce``, or for a ConcatDataset one that calls
+    those of its parts. None if the dataset has neither."""
     if callable(own := getattr(dataset, "announce", None)):
         return own  # type: ignore[no-any-return]
     parts, ends = getattr(dataset, "datasets", None), getattr(dataset, "cumulative_sizes", None)
@@ -34,11 +34,11 @@ def announcer(dataset: Any) -> Announce | None:
 def walk_announced(
     order: Order, start: int, stride: int, announce: Announce | None, stop: int | None = None
 ) -> Iterator[int]:
-    """The same as :func:`walk`, but announces each row before it comes, in the order of the rows. It is one window
-    ahead, or one chunk without a window.
+    """The same rows as :func:`walk`. Each row is announced before it is yielded: one window ahead, or one chunk ahead
+    if the order has no window.
 
-    Rows of a window lie near each other. So the disk reads a window from its start to its end, while the window before
-    it is used.
+    The rows of a window are announced in ascending order. So the disk reads each run of neighbours from start to end,
+    while the loader uses the window before.
     """
     rows = walk(order, start, stride, stop)
     if announce is None:
@@ -53,8 +53,8 @@ def walk_announced(
 
 
 def _announcements(order: Order, start: int, stride: int, stop: int | None) -> Iterator[list[int]]:
-    """What to announce before each chunk: the first window before the first one, then equal parts of the next window.
-    Endless."""
+    """The rows to announce before each chunk. Endless. Before each chunk comes an equal part of the next window. Before
+    the first chunk comes the whole first window, too."""
     chunks = max(1, getattr(order, "window", 0) // stride // CHUNK)
     step = chunks * CHUNK * stride
 

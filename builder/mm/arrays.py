@@ -36,7 +36,7 @@ class ArrayColumns:
         optional = [name for _, name in columns] if missing_ok is True else list(missing_ok or ())
         for name in optional:
             if name not in [column for _, column in columns]:
-                raise OptionError("missing_ok", name, "name columns that image_latents or arrays give, too")
+                raise OptionError("missing_ok", name, "this column is not in image_latents or arrays. Name one that is")
         self.optional = frozenset(optional)
         self._columns: dict[str, Column] = {}
         for key, name in columns:
@@ -53,13 +53,14 @@ class ArrayColumns:
         return key in self._columns
 
     def of(self, row: int) -> dict[str, Tensor | None]:
-        """The tensors of a reader's row. If the row lacks an array: None if ``missing_ok`` allows it for that column,
-        else ValueError is raised."""
+        """The tensors of row ``row`` of the reader. A missing array is None if ``missing_ok`` allows it for its column.
+        Otherwise it raises ValueError."""
         tensors: dict[str, Tensor | None] = {}
         for key, column in self._columns.items():
             array: Array | None = column[row]
             if array is None and column.name not in self.optional:
-                raise ValueError(f'no array in the column {column.name}. missing_ok=["{column.name}"] allows that')
+                allowed = f'To allow that, give missing_ok=["{column.name}"]'
+                raise ValueError(f"no array in the column {column.name}. {allowed}")
             tensors[key] = None if array is None else from_array(array)
         return tensors
 
@@ -69,10 +70,11 @@ def collate_arrays(name: str, arrays: Sequence[Tensor | None]) -> dict[str, Tens
 
     * All have one shape: they are stacked.
     * Some rows have no array: zeros stand for it. ``name_mask`` (b, bool) is true for rows that have one.
+    * No row has an array: there is only ``name_mask`` (b, bool), all false.
     * The first dimension differs: shorter arrays are padded with zeros at its end. ``name_mask`` (b n, bool) is true
-      where they have values.
+      where a row has values.
 
-    Raises OptionError for other differences.
+    Raises OptionError if the shapes differ in any other dimension.
     """
     there = [array for array in arrays if array is not None]
     if not there:

@@ -1,4 +1,4 @@
-"""A batch while it is loaded: its images go into one block of memory, its prompts are tokenised together."""
+"""Loading whole batches: the images go into one block of memory, and the prompts are tokenised together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Batch:
     """One batch while its samples are loaded. ``number``: the next sample's place in the batch.
 
     ``holds_pixels``: images are written into one block of memory, so stacking them copies nothing. In a loader's worker
-    the block is shared memory. Then the training process needs only its handle. ``tokenizes``: prompts are collected
+    the block is shared memory, so only its handle goes to the training process. ``tokenizes``: prompts are collected
     and tokenised together.
     """
 
@@ -78,6 +78,6 @@ def _lies_at(offset: int, tensor: Tensor, first: Tensor) -> bool:
 
 
 def tokenizes_batches(tokenizer: Any, options: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer gives the same for a list of texts as for each text alone. transformers' fast tokenizers do,
-    if the options do not pad."""
+    """Whether ``tokenizer`` gives the same tokens for a list of texts as for each text alone. The fast tokenizers of
+    transformers do, if ``options`` set only ``add_special_tokens``: others may pad."""
     return bool(getattr(tokenizer, "is_fast", False)) and set(options) <= {"add_special_tokens"}

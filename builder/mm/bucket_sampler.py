@@ -23,13 +23,13 @@ _ORDER = 2
 class AspectRatioBatchSampler(Sampler[list[int]]):
     """Batches whose images share one bucket. The sizes come from the index. No image is opened.
 
-    ``sampler``: an InfiniteSampler or EpochSampler, or mmengine's of that kind. It gives the dataset, the seed, whether
-    to shuffle, and whether to stop after an epoch. Its window is ignored. The dataset's ``buckets`` are the sizes it
-    crops to.
+    ``sampler``: an InfiniteSampler or EpochSampler, or mmengine's InfiniteSampler or DefaultSampler. The dataset, the
+    seed and ``shuffle`` are taken from it, and whether to stop after an epoch. Its window is ignored. The dataset must
+    have ``buckets``: the sizes that it crops images to.
 
-    All ranks share one sequence of batches and take them in turn. Every rank gets the same number. Batches that do not
-    divide evenly come in the next epoch. A resumed run may have another number of ranks. ``rank``, ``world_size``: the
-    sampler's, unless given.
+    All ranks share one sequence of batches and take turns. Every rank gets the same number of batches. If an epoch's
+    batches do not divide evenly, the last few come in the next epoch. A resumed run may have another number of ranks.
+    ``rank``, ``world_size``: the default is those of ``sampler``.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         world_size: int | None = None,
     ) -> None:
         if isinstance(sampler, MixtureSampler):
-            raise OptionError("sampler", "MixtureSampler", "batches by bucket have no weights. Give another sampler")
+            raise OptionError("sampler", "MixtureSampler", "batches by bucket take no weights. Give another sampler")
         if not hasattr(sampler, "dataset") or not hasattr(sampler, "seed"):
             allowed = "give a sampler with a dataset and a seed, such as InfiniteSampler or EpochSampler"
             raise OptionError("sampler", type(sampler).__name__, allowed)
@@ -72,8 +72,8 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         return int(getattr(self.sampler, "epoch", 0))
 
     def _first(self, epoch: int) -> int:
-        """Number of an epoch's first batch, counted over all ranks. Batches that the epoch before could not divide
-        evenly belong to this one."""
+        """Number of an epoch's first batch, counted over all ranks. The epoch begins with the batches that the epoch
+        before could not divide evenly."""
         return self._order.first(epoch) // self.world_size * self.world_size
 
     @property
@@ -106,7 +106,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         return (self._first(self._epoch + 1) - self._first(self._epoch)) // self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of ``sampler``. Some launchers know the sampler and set it themselves."""
+        """Set the epoch of ``sampler``. It is kept there because some launchers set it on the sampler itself."""
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
 
@@ -132,7 +132,8 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
     def load_state_dict(self, state: State) -> None:
         check_state(state, self.state_dict())
         if state["batch_size"] != self.batch_size:
-            raise OptionError("batch_size", self.batch_size, f"the saved state is of batches of {state['batch_size']}")
+            saved = f"the saved state has batches of {state['batch_size']}. Make the sampler as it was then"
+            raise OptionError("batch_size", self.batch_size, saved)
         self._order = self._make_order(state["seed"])
         epoch, position = int(state["epoch"]), int(state["position"])
         if "order" not in state:
@@ -144,20 +145,21 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         self._loaded = epoch, position
 
     def _of_order_1(self, position: int, epoch: int) -> int:
-        """Translate a position that an earlier version saved. There every epoch had the same number of batches, and an
-        epoch sampler's position counted from the start of its epoch. The first epoch's batches are the same now. Later
-        ones come in another order."""
+        """Translate a position from a state of version 1. There every epoch had the same number of batches, and an
+        epoch sampler's position counted from the start of its epoch. The first epoch's batches are the same in both
+        versions. Later epochs have another order."""
         if (epoch or position > self._order.first(1)) and self.drop_last:
             warnings.warn(
-                "This state was saved by an earlier version, which left out the rows that did not fill a batch. So its "
-                "epoch shows some rows a second time.",
+                "This state was saved by an earlier version, which left out rows that did not fill a batch. So this "
+                "epoch shows some rows twice.",
                 stacklevel=3,
             )
         return position if self._endless else self._first(epoch) + position
 
 
 def bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
-    """The buckets of a dataset, and the bucket of each row. Also for torch's Subset and for concatenated datasets.
+    """The buckets of a dataset, and the bucket number of each row. The dataset may also be a torch Subset, mmengine's
+    RepeatDataset or a concatenation of datasets.
 
     Raises OptionError if the dataset has no buckets, or its parts have different ones.
     """
@@ -172,7 +174,7 @@ def bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
     if not parts:
         own: Buckets | None = getattr(dataset, "buckets", None)
         if own is None:
-            raise OptionError("buckets", None, f"the {type(dataset).__name__} crops to no buckets. Give it buckets")
+            raise OptionError("buckets", None, f"the {type(dataset).__name__} has none. Give it buckets")
         return own, _part_numbers(dataset, own)
     found = [bucketed(part) for part in parts]
     if any(buckets.sizes != found[0][0].sizes for buckets, _ in found):
@@ -183,6 +185,6 @@ def bucketed(dataset: Any) -> tuple[Buckets, NDArray[np.int16]]:
 def _part_numbers(part: Any, buckets: Buckets) -> NDArray[np.int16]:
     widths, heights = part.widths(), part.heights()
     if not len(widths) == len(heights) == len(part):
-        known = f"{len(widths)} widths and {len(heights)} heights"
-        raise OptionError("dataset", f"{len(part)} rows", f"it has {known}. Give it one of each for every row")
+        known = f"it has {len(widths)} widths and {len(heights)} heights"
+        raise OptionError("dataset", f"{len(part)} rows", f"{known}. Give every row a width and a height")
     return buckets.of_all(widths, heights)

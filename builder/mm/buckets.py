@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: sizes that images are cropped to, so that a batch has one shape. And the order of batches."""
+"""Aspect-ratio buckets: sizes that images are cropped to, so that a batch has one shape. Also the order of batches."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Size = tuple[int, int]
 
 
 class Buckets:
-    """Sizes, narrowest first, and the rule that gives each image its bucket: the nearest by the ratio of ratios.
+    """Bucket sizes, narrowest first. An image's bucket is the one with the nearest aspect ratio. The border between two
+    buckets is the geometric mean of their ratios.
 
-    The sampler looks at a column of sizes, the dataset at one image. They must always agree. So borders are compared as
-    plain quotients: the last bit of a logarithm may differ between libraries.
+    The sampler finds the buckets of a whole column with numpy. The dataset finds the bucket of one image with Python.
+    They must always agree, so both only divide and compare. A logarithm may differ in its last bit between libraries.
     """
 
     def __init__(self, sizes: Sequence[Sequence[int]]) -> None:
@@ -35,7 +36,7 @@ class Buckets:
         pairs = sorted(distinct, key=lambda size: size[0] / size[1])
         ratios = [width / height for width, height in pairs]
         if len(set(ratios)) < len(ratios):
-            raise OptionError("buckets", sizes, "two of them have the same ratio, so an image fits both. Leave one out")
+            raise OptionError("buckets", sizes, "two of them have the same ratio. Leave one out")
         self.sizes: tuple[Size, ...] = tuple(pairs)
         self._borders = [float(np.sqrt(left * right)) for left, right in pairwise(ratios)]
 
@@ -73,9 +74,9 @@ class BatchOrder:
     Each epoch shuffles the rows of a bucket, cuts them into batches, and shuffles the batches of all buckets.
 
     With ``drop_last`` a bucket's rows are one endless sequence. Rows that do not fill a batch at the end of an epoch
-    begin the bucket's first batch of the next epoch. So every row is shown once before one is shown twice, and all
-    batches are full. The number of batches differs from epoch to epoch. Without ``drop_last`` the rest is a smaller
-    batch.
+    begin the bucket's first batch of the next epoch. So all batches are full, and every row of a bucket is shown once
+    before any is shown twice. The number of batches differs from epoch to epoch. Without ``drop_last`` the rest of a
+    bucket is a smaller batch.
 
     Memory: 4 bytes a row. Picklable. Finding batch n costs the same for any n.
     """
@@ -95,9 +96,11 @@ class BatchOrder:
         self.fewest = sum(count // self._batch_size if drop_last else self._small(count) for count in self._counts)
         """The least number of batches in any epoch."""
         if not self.fewest:
-            raise OptionError("batch_size", batch_size, f"no bucket has so many of the {len(buckets)} rows")
+            few = f"no bucket has so many of the {len(buckets)} rows"
+            raise OptionError("batch_size", batch_size, f"{few}. Give a smaller one")
 
     def _small(self, count: int) -> int:
+        """Batches of ``count`` rows, the smaller last one included."""
         return -(-count // self._batch_size)
 
     def _before(self, epoch: int) -> list[int]:

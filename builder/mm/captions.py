@@ -12,7 +12,7 @@ from builder.mm.order import check_weights
 from builder.mm.skips import problem_of
 
 _TRIED = 500
-"""If none of so many rows has a caption, its name is probably misspelt."""
+"""Rows to look at. If none of them has a caption of some name, the name is probably misspelt."""
 
 
 class CaptionChoice:
@@ -22,7 +22,7 @@ class CaptionChoice:
     def __init__(self, weights: Mapping[str, float]) -> None:
         """``weights``: name → any positive number. Raises OptionError."""
         if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
-            raise OptionError("captions", weights, "give a dict of weights, like {'caption': 0.7, 'short': 0.3}")
+            raise OptionError("captions", weights, 'give a dict of weights, like {"caption": 0.7, "short": 0.3}')
         check_weights("captions", [*weights.values()], dict(weights))
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self._found = dict.fromkeys(self.weights, 0)

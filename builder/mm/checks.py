@@ -12,6 +12,6 @@ def one_of(name: str, value: object, *allowed: str) -> None:
 
 
 def no_text(name: str, value: object, allowed: str) -> None:
-    """Raises OptionError if ``value`` is a string. It must be a number."""
+    """Raises OptionError if ``value`` is a string in place of a number."""
     if isinstance(value, str):
         raise OptionError(name, value, f"{allowed}, not text")

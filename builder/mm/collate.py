@@ -94,10 +94,11 @@ class CollateConcat:
         is not one of the keys."""
         samples = [sample for sample in data_samples if len(sample) > 0]
         if not samples:
-            raise OptionError("data_samples", data_samples, "every sample is empty. A batch needs one that is not")
+            raise OptionError("data_samples", data_samples, "every sample is empty. Give one or more that are not")
         key = samples[0]["type"]
         if key not in self.collate_fns:
-            raise OptionError("type", key, f"the collate functions are for {', '.join(self.keys)}")
+            known = f"the collate functions are for {', '.join(self.keys)}"
+            raise OptionError("type", key, f"{known}. Give one for this, too")
         return {"data": {key: self.collate_fns[key](samples)["data"]}, "data_samples": None}
 
 
@@ -106,5 +107,6 @@ _OWN = {function.__name__: function for function in _FUNCTIONS}
 
 
 def _function(kind: Any) -> Any:
-    """A collate function, given itself or by name. Our own names need no registry: a spawned worker has none."""
+    """A collate function from itself or its name. Names of our own are found without mmengine's registry: in a spawned
+    worker the registry is empty."""
     return _OWN.get(kind) or look_up(kind) if isinstance(kind, str) else kind

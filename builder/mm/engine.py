@@ -13,8 +13,8 @@ def has_mmengine() -> bool:
 
 
 def mmengine(module: str) -> Any:
-    """``mmengine.<module>``. Hides the deprecation warnings of its imports (torch, setuptools): our users cannot act on
-    them. Raises ImportError."""
+    """Import ``mmengine.<module>``. Hides the deprecation warnings of its imports (torch, setuptools): users cannot act
+    on them. Raises ImportError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return import_module(f"mmengine.{module}")

@@ -26,8 +26,8 @@ checkpoints call no hook. ``resume`` restores it, ``load_from`` does not."""
 class SamplerStateHook(Hook):  # type: ignore[misc]  # mmengine has no types
     """Resumes iteration-based training where it stopped, at once and on any number of ranks.
 
-    When it resumes, mmengine's loop replays every batch it has trained on and decodes all images again. This hook saves
-    the sampler's state in each checkpoint. A resumed loop then starts its loader at that state.
+    Without this hook, a resumed loop of mmengine replays every batch that it has trained on, and decodes all images
+    again. The hook saves the sampler's state in each checkpoint. A resumed loop then starts its loader at that state.
     """
 
     priority = "NORMAL"  # before CheckpointHook (VERY_LOW), so the state is up to date when that saves
@@ -70,17 +70,18 @@ def _resumable(loader: Any) -> Any:
 class NormalizePixelsHook(Hook):  # type: ignore[misc]
     """For ``out='uint8'``: moves each batch's ``pixel_values`` to the device and scales them there to -1 … 1.
 
-    It runs before the model gets the batch, in training, validation and test. The loader's queues and the bus carry a
-    quarter of the bytes. Batches may be nested dicts and lists, as mmengine's own collate functions make them.
+    It runs before the model gets the batch, in training, validation and test. So the loader's queues and the bus to the
+    device carry a quarter of the bytes. Batches may be nested dicts and lists, as mmengine's collate functions make
+    them.
     """
 
     def _before_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
-        """mmengine's Hook calls it before each iteration of training, validation and test."""
+        """mmengine calls this before each iteration of training, validation and test."""
         _normalize(data_batch, next(runner.model.parameters()).device)
 
 
 def _normalize(batch: Any, device: torch.device) -> None:
-    """In place."""
+    """Normalize every ``pixel_values`` of a batch, in place."""
     if isinstance(batch, dict):
         for key, value in batch.items():
             if key == "pixel_values":

@@ -21,7 +21,7 @@ _SHARE_OUT = {
 """Classes of launchers that give each rank a part of the sampler's rows."""
 
 _FRAMES = 24
-"""How many stack frames to search for one. torch's own loader and batch sampler lie between."""
+"""Stack frames to search for these classes. torch's loader and batch sampler lie between them and our sampler."""
 
 
 def ranks() -> tuple[int, int]:
@@ -57,7 +57,7 @@ def shared_seed(world_size: int = 1) -> int:
 
 
 def check_sharing(name: str, taken: tuple[int, int], *, given: bool, endless: bool, own_seed: bool) -> None:
-    """Warn if the rows would be divided among ranks twice, or not at all. Called at a sampler's first row.
+    """Warns if the rows would be divided among ranks twice, or not at all. A sampler calls this at its first row.
 
     * ``taken``: the sampler's rank and number of ranks.
     * ``given``: the user gave them; they were not taken from torch.distributed.
@@ -77,7 +77,7 @@ def check_sharing(name: str, taken: tuple[int, int], *, given: bool, endless: bo
         )
     elif launcher and own_seed and ranks()[1] > 1:
         problem = (
-            f"This {name} was made before torch.distributed was set up, and every rank has drawn its own seed. "
+            f"This {name} was made before torch.distributed was set up, so every rank has drawn its own seed. "
             f"{launcher} divides batches of {ranks()[1]} different orders. Give the sampler a seed."
         )
     elif not given and launcher is None and taken == (0, 1) and ranks()[1] > 1:
@@ -91,7 +91,7 @@ def check_sharing(name: str, taken: tuple[int, int], *, given: bool, endless: bo
 
 
 def _launcher() -> str | None:
-    """The launcher whose loader is drawing rows now, if it is one of those that divide rows among ranks."""
+    """The launcher that is drawing rows now, if it divides them among ranks. It is found on the call stack."""
     frame = sys._getframe(2)
     for _ in range(_FRAMES):
         if frame.f_back is None:

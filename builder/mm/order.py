@@ -44,7 +44,7 @@ def mix64(word: int) -> int:
 
 
 def derive(seed: int, *path: int) -> int:
-    """A seed for one part of the work, such as ``derive(seed, epoch, bucket)``. Every argument changes it, and so does
+    """A seed for one part of the work, such as ``derive(seed, epoch, bucket)``. It depends on every argument and on
     their order."""
     word = mix64(seed & _MASK)
     for step in path:
@@ -144,8 +144,8 @@ class ListedOrder:
 
 @dataclass(frozen=True, slots=True)
 class ShuffledOrder:
-    """Each epoch (``size`` positions) is a new shuffle of all rows. ``part``: numbers that tell apart several orders
-    with the same seed."""
+    """Each epoch (``size`` positions) is a new shuffle of all rows. ``part``: other numbers give another order from the
+    same seed."""
 
     size: int
     seed: int
@@ -220,8 +220,8 @@ class MixedOrder:
     256 blocks one by one. So a block has its share of each dataset, to less than one slot.
 
     Two tables (256 KiB) are the same for every turn: the owner of each slot, and how many slots of the same owner come
-    before it in the turn. The slots of a block are shuffled by numbers that depend only on the block. So one block is
-    enough to find any position.
+    before it in the turn. The shuffle of a block depends only on the seed and the block's number. So any position can
+    be found from its block alone.
 
     The k-th pick of a dataset is the k-th row of its own order. So each dataset has its own epochs at its own pace, and
     shows every row once before it shows one twice.
@@ -236,8 +236,8 @@ class MixedOrder:
         self._seed = seed
         self._shares = np.array(shares(weights, SLOTS), dtype=np.int64)
         self._starts = np.cumsum([0, *sizes])[:-1]
-        # One line for each block, in the order of the turn. A small share is a few consecutive slot numbers. Reversed
-        # bits put them into blocks that are far apart.
+        # The tables have one line for each block, in the order of the turn. A small share is a few consecutive slot
+        # numbers. Reversing the bits puts these into blocks that are far apart.
         bits = np.unpackbits(np.arange(SLOTS // BLOCK, dtype=np.uint8)[:, None], axis=1)
         reversed_bits = np.packbits(bits, axis=1, bitorder="little").astype(np.int64)
         slots = reversed_bits + np.arange(BLOCK) * (SLOTS // BLOCK)
@@ -261,9 +261,11 @@ class MixedOrder:
         return rows
 
     def _entries(self, numbers: Rows, blocks: Rows) -> Rows:
-        """For each position of these blocks, the entry that it takes in the block's line of the tables. In a line the
-        entries of one dataset lie side by side. The shuffle chooses the positions of a dataset. Its entries fill them
-        in order."""
+        """For each position of these blocks, the index of its slot in the block's line of the tables. Shape (blocks,
+        BLOCK).
+
+        The shuffle only decides which positions a dataset gets. The dataset's slots fill them in ascending order,
+        because ``Order.take`` needs ascending picks."""
         places = np.arange(BLOCK, dtype=np.uint64)
         keys = _mix_words(np.uint64(mix64(self._seed & _MASK)) ^ _mix_words(numbers.astype(np.uint64)))
         shuffled = np.argsort(_mix_words(keys[:, None] ^ places), axis=1)  # no two words of a line are the same
@@ -274,8 +276,8 @@ class MixedOrder:
 
 
 def check_weights(name: str, weights: Sequence[float], value: object) -> None:
-    """Raises OptionError for the option ``name``, showing its ``value``, if there is no weight, or if one is not a
-    positive number."""
+    """Raises OptionError if there is no weight, or if one is not a positive number. The message shows option ``name``
+    and its ``value``."""
     for weight in weights:
         check_number(name, weight, "give positive numbers")
     if not weights or not all(0 < weight < float("inf") for weight in weights):
@@ -300,8 +302,8 @@ def shares(weights: Sequence[float], slots: int) -> list[int]:
 
 
 def walk(order: Order, start: int, stride: int, stop: int | None = None) -> Iterator[int]:
-    """Rows at positions ``start``, ``start + stride``, … below ``stop``. Endless without ``stop``. The first row comes
-    when one chunk is computed."""
+    """Rows at positions ``start``, ``start + stride``, … below ``stop``. Endless without ``stop``. Rows are computed a
+    chunk at a time."""
     while stop is None or start < stop:
         end = start + CHUNK * stride if stop is None else min(stop, start + CHUNK * stride)
         positions = np.arange(start, end, stride, dtype=np.int64)

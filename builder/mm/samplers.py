@@ -5,12 +5,12 @@ once. The order does not depend on the number of ranks.
 
 A sampler takes the rows at positions ``start + rank``, ``start + rank + world_size``, … of one endless order.
 
-* ``state_dict()``: the state after the rows that this rank has drawn from the newest iterator. For loaders that save
-  it with each batch (torchdata's).
+* ``state_dict()``: the state after the rows that this rank has drawn from the newest iterator. It is for loaders that
+  save it with each batch (torchdata's).
 * ``state_after(batches, batch_size)``: the state after each rank has trained on that many batches, counted from the
-  current start. How far workers have read ahead does not matter.
-* ``load_state_dict(state)``: start at this state at the next ``iter()``. Raises OptionError if the state belongs to
-  other data, or to a sampler with another order.
+  current start. It does not matter how far workers have read ahead.
+* ``load_state_dict(state)``: the next ``iter()`` starts at this state. Raises OptionError if the state belongs to other
+  data, or to a sampler with another order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ State = dict[str, Any]
 """Plain values, the same on every rank. It can be put into a checkpoint as it is."""
 
 _COUNTS = ("seed", "position", "rows", "batch_size", "epoch")
-"""Parts of a state that every state has. The others are options that a state has in common with its sampler."""
+"""Fields of a state that are not options. A state must have those that its sampler has. The other fields are options,
+which must equal the sampler's."""
 
 RUN = 512
 """Neighbouring rows that a window takes from one place. At 110 kB an image this is 56 MB: long enough for a network
@@ -43,7 +44,7 @@ disk to read at full speed."""
 
 class Drawn:
     """How many rows one iterator has yielded, and in which epoch. Each iterator has its own counter, so an older one
-    does no harm."""
+    does not change it."""
 
     __slots__ = ("count", "epoch")
 
@@ -52,11 +53,12 @@ class Drawn:
 
 
 class InfiniteSampler(Sampler[int]):
-    """Endless. Every row comes once in ``len(dataset)`` positions of all ranks. Replaces mmengine's InfiniteSampler.
+    """Endless. Every row comes once in ``len(dataset)`` positions, counted over all ranks. Replaces mmengine's
+    InfiniteSampler.
 
     Each ``iter()`` begins at the start of the sampler's epoch: 0, or the one given to ``set_epoch``. After
-    ``load_state_dict`` it begins at the loaded state. An epoch is ``len(sampler)`` rows on every rank. A loop over a
-    whole loader takes that many.
+    ``load_state_dict`` it begins at the loaded state. An epoch is ``len(sampler)`` rows on every rank, as many as a
+    loop over a whole loader takes.
 
     * ``window`` (rows, a multiple of ``run``): keeps reads near each other. See :class:`builder.mm.order.WindowOrder`.
     * ``seed``: the same on all ranks. None draws one and shares it.
@@ -117,8 +119,8 @@ class InfiniteSampler(Sampler[int]):
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Start at this epoch. That is where a loop over ``len(loader)`` batches on every rank ended the epoch before.
-        For the current epoch it does nothing, so a loaded state stays."""
+        """Start at this epoch: where ``epoch`` loops over the whole loader on every rank end. For the current epoch it
+        does nothing, so a loaded state stays."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, epoch * self.size * self.world_size
             self._drawn = Drawn()
@@ -130,7 +132,7 @@ class InfiniteSampler(Sampler[int]):
         return self._state(self.start + self._drawn.count * self.world_size)
 
     def _state(self, position: int) -> State:
-        """Options without effect are None."""
+        """The state at this position. Options without effect are None."""
         window = self._window if self.shuffle else None
         return {
             "seed": self.seed,
@@ -178,7 +180,7 @@ class EpochSampler(InfiniteSampler):
         self._loaded = False
 
     def _count(self, rows: int) -> int:
-        """How many of the epoch's last ``rows`` rows each rank gets."""
+        """How many rows each rank gets of an epoch's last ``rows`` rows."""
         return -(-rows // self.world_size) if self.round_up else rows // self.world_size
 
     def _rows(self) -> Iterator[int]:
@@ -244,7 +246,7 @@ class MixtureSampler(InfiniteSampler):
 
     def _make_order(self) -> Order:
         if 0 in self._sizes:
-            raise OptionError("dataset", self._sizes, "these are the rows of its parts. A part has none: leave it out")
+            raise OptionError("dataset", self._sizes, "these are the rows of its parts. Leave out those with none")
         orders = [
             make_order(size, derive(self.seed, part), self.shuffle, self._window, self._run)
             for part, size in enumerate(self._sizes)
@@ -270,8 +272,8 @@ def make_order(size: int, seed: int, shuffle: bool, window: int | None, run: int
 
 
 def check_state(state: State, own: State) -> None:
-    """Raises OptionError for a state of another sampler or other data. ``own``: a state of this sampler. States that
-    earlier versions saved have nothing but ``_COUNTS``."""
+    """Raises OptionError for a state of another sampler or other data. ``own``: a state of this sampler. Earlier
+    versions saved only the fields in ``_COUNTS``."""
     for name, value in own.items():
         if name not in _COUNTS and name in state and state[name] != value:
             here, saved = ("none" if each is None else json.dumps(each) for each in (value, state[name]))
@@ -280,4 +282,5 @@ def check_state(state: State, own: State) -> None:
     if missing:
         raise OptionError("kind", own["kind"], f"the saved state is another sampler's: it lacks {', '.join(missing)}")
     if state["rows"] != own["rows"]:
-        raise OptionError("dataset", f"{own['rows']} rows", f"the saved state is of {state['rows']} rows")
+        problem = f"the saved state is of {state['rows']} rows"
+        raise OptionError("dataset", f"{own['rows']} rows", f"{problem}. Give the dataset that it was saved with")

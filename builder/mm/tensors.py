@@ -52,12 +52,12 @@ def normalize_pixels(pixel_values: Tensor, dtype: torch.dtype = torch.float32) -
 def build(config: Any) -> Any:
     """An object from ``dict(type=callable or name, **options)``. Anything else is returned as it is.
 
-    A name, such as ``transformers.AutoTokenizer.from_pretrained`` in a text-style config, is looked up in mmengine's
-    registry.
+    A name is looked up in mmengine's registry. In text-style configs it may be an import path, such as
+    ``transformers.AutoTokenizer.from_pretrained``.
     """
     if not isinstance(config, Mapping):
         return config
-    options = {name: config[name] for name in config}  # item access makes mmengine's lazy configs import; dict() not
+    options = {name: config[name] for name in config}  # item access imports lazy types; dict(config) does not
     kind = pop_type(options)
     return (look_up(kind) if isinstance(kind, str) else kind)(**options)
 
@@ -65,21 +65,22 @@ def build(config: Any) -> Any:
 def pop_type(options: dict[str, Any]) -> Any:
     """Remove a config dict's ``type`` and return it. The options stay in the dict. Raises OptionError."""
     if "type" not in options:
-        raise OptionError("type", None, f"a config dict of an object needs a type; this one has {', '.join(options)}")
+        fields = ", ".join(options) or "no fields"
+        raise OptionError("type", None, f"a config dict of an object needs one; this one has {fields}")
     return options.pop("type")
 
 
 def look_up(name: str) -> Any:
-    """The function that mmengine's registry has under this name, or the object that the name imports. Raises
+    """The function that mmengine's registry has under this name, or the object at this import path. Raises
     MissingExtraError without mmengine, LookupError if the name is neither."""
     try:
         functions = mmengine("registry").FUNCTIONS
     except ImportError as error:
-        raise MissingExtraError(f'type "{name}", a name,', "mmengine", "mm") from error
+        raise MissingExtraError(f'looking up type "{name}"', "mmengine", "mm") from error
     try:
         found = functions.get(name)
     except RuntimeError:  # from mmengine 0.10.7 on; earlier versions return None
         found = None
     if found is None:
-        raise LookupError(f'type "{name}": it is neither registered nor importable')
+        raise LookupError(f'type "{name}" is neither registered nor importable. Check its spelling and custom_imports')
     return found

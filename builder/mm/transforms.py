@@ -1,4 +1,4 @@
-"""From an image file's bytes to a crop of the size that the model takes. Arrays are uint8, h w c, RGB, 0 to 255.
+"""Decode image files and crop them to the size that the model takes. Arrays are uint8, h w c, RGB, 0 to 255.
 
 There are two ways. The exact one gives the same bits as upstream's CaptionDataset. The fast one uses OpenCV, and
 simplejpeg if it is installed. It decodes a JPEG at 1/2, 1/4 or 1/8 if the target is that much smaller. It resamples
@@ -46,7 +46,7 @@ class UnusableImageError(ValueError):
     """The image can be read, but its size is refused. Args: kind (``image_too_small``, ``aspect_ratio``), detail."""
 
     def __str__(self) -> str:
-        return str(self.args[-1])  # the only one if torch's loader rebuilt the error
+        return str(self.args[-1])  # there is only one if torch's loader rebuilt the error
 
 
 def check_size(width: int, height: int, min_side: int) -> None:
@@ -148,7 +148,7 @@ def load_simplejpeg() -> Any:
 
 
 def open_fast(data: bytes, min_side: int, target: Target) -> ScaledPixels:
-    """The image, decoded by simplejpeg or OpenCV, or by Pillow if neither knows the format. Not turned by EXIF.
+    """The image, decoded by simplejpeg or OpenCV, or by Pillow if they would give another image. Not turned by EXIF.
 
     Raises what :func:`open_exact` raises. Raises OSError for a JPEG without its end marker: the decoders would fill the
     missing part with grey.
@@ -177,10 +177,11 @@ def _header(data: bytes) -> tuple[int, int, bool]:
         try:
             height, width, colours, _ = jpeg.decode_jpeg_header(data)
         except ValueError:
-            pass  # Pillow, below, raises the error that says what is wrong
+            pass  # Pillow below raises an error that says what is wrong
         else:
             if Image.MAX_IMAGE_PIXELS and width * height > 2 * Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(f"{width}x{height} pixels; Pillow refuses so many, too")
+                limit = f"{2 * Image.MAX_IMAGE_PIXELS:,} pixels, as in Pillow"
+                raise Image.DecompressionBombError(f"{width}x{height} pixels; the limit is {limit}")
             return width, height, colours in ("YCbCr", "Gray")
     with Image.open(BytesIO(data)) as header:
         known = header.format in ("JPEG", "PNG", "WEBP", "BMP") and header.mode in ("RGB", "L")
@@ -219,8 +220,8 @@ def crop_fast(image: ScaledPixels, target: Target, planes: Pixels | None = None)
 
 
 _AREA = 2.5
-"""Above this scale OpenCV's area filter is the better one. Below it, a blur and a bilinear filter cost a third as much.
-Their result is as near to Pillow's bicubic as Pillow's own bilinear is (41 dB)."""
+"""Above this scale OpenCV's area filter is better. Below it, a blur and a bilinear filter cost a third as much. Their
+result is as near to Pillow's bicubic as Pillow's own bilinear is (41 dB)."""
 
 
 def _resample(pixels: Pixels, size: Size) -> Pixels:
