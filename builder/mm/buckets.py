@@ -84,9 +84,7 @@ class BatchOrder:
     def __init__(
         self, buckets: NDArray[np.int16], batch_size: int, seed: int, shuffle: bool = True, drop_last: bool = True
     ) -> None:
-        check_number("batch_size", batch_size, "give 1 or more", Integral)
-        if batch_size < 1:
-            raise OptionError("batch_size", batch_size, "give 1 or more")
+        check_number("batch_size", batch_size, "give 1 or more", Integral, least=1)
         counts = np.bincount(buckets).astype(np.int64)
         self._rows = np.argsort(buckets, kind="stable").astype(np.int32 if len(buckets) < 1 << 31 else np.int64)
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]).tolist()

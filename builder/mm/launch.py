@@ -39,7 +39,7 @@ def place(rank: int | None, world_size: int | None) -> tuple[int, int]:
         missing, given = ("rank", "world_size") if rank is None else ("world_size", "rank")
         raise OptionError(missing, None, f"give it together with {given}, or neither")
     check_number("rank", rank, "give 0 or more", Integral)
-    check_number("world_size", world_size, "give 1 or more", Integral)
+    check_number("world_size", world_size, "give 1 or more", Integral, least=1)
     if not 0 <= rank < world_size:
         raise OptionError("rank", rank, f"give 0 to {world_size - 1}, for world_size={world_size}")
     return int(rank), int(world_size)

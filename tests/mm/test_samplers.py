@@ -332,6 +332,7 @@ def test_a_rank_that_is_given_is_taken_as_it_is(make: str, monkeypatch: pytest.M
         ({"world_size": 2}, "rank: "),
         ({"rank": 2, "world_size": 2}, "rank 2"),
         ({"rank": -1, "world_size": 2}, "rank -1"),
+        ({"rank": 0, "world_size": 0}, "world_size 0: give 1 or more"),
         ({"rank": "0", "world_size": 1}, 'rank "0"'),
         ({"rank": 0, "world_size": 2}, "seed: "),  # two processes that do not know of each other
     ],
