@@ -17,6 +17,9 @@ from builder.mm.order import ListedOrder, Order, Permutation, ShuffledOrder, der
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
+_STEP, _MAX_RATIO = 64, 2
+"""Of ``buckets=True``: sides are multiples of so many pixels. The longer side is at most twice the shorter one."""
+
 
 class Buckets:
     """Bucket sizes, narrowest first. An image's bucket is the one with the nearest aspect ratio. The border between two
@@ -41,16 +44,17 @@ class Buckets:
         self._borders = [float(np.sqrt(left * right)) for left, right in pairwise(ratios)]
 
     @staticmethod
-    def around(side: int, step: int = 64, max_ratio: float = 2.0) -> Buckets:
-        """Buckets for ``side × side`` pixels or slightly fewer. Sides are multiples of ``step``. For each longer side,
-        the shorter side is the largest that fits into ``side × side`` pixels. Ratios go from 1 : ``max_ratio`` to
-        ``max_ratio`` : 1. Raises OptionError."""
-        if step < 1 or side < step:
-            raise OptionError("step", step, f"give 1 to {side}, the side")
+    def around(side: int) -> Buckets:
+        """Buckets for ``side × side`` pixels or slightly fewer. Sides are multiples of 64 pixels. For each longer side,
+        the shorter side is the largest that fits into ``side × side`` pixels. Ratios go from 1 : 2 to 2 : 1. Raises
+        OptionError for a side under 64."""
+        if side < _STEP:
+            allowed = f"buckets=True needs {_STEP} pixels or more. Give a list of buckets instead"
+            raise OptionError("image_size", side, allowed)
         by_ratio: dict[float, Size] = {}
-        for longer in range(step, int(side * max_ratio) + 1, step):
-            shorter = side * side // longer // step * step
-            if shorter and 1 <= longer / shorter <= max_ratio:
+        for longer in range(_STEP, int(side * _MAX_RATIO) + 1, _STEP):
+            shorter = side * side // longer // _STEP * _STEP
+            if shorter and 1 <= longer / shorter <= _MAX_RATIO:
                 for size in ((longer, shorter), (shorter, longer)):
                     ratio = size[0] / size[1]
                     by_ratio[ratio] = max(size, by_ratio.get(ratio, size))

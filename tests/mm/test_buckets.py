@@ -35,16 +35,19 @@ def test_the_column_and_the_single_image_agree(sizes: list[tuple[int, int]]) -> 
         assert buckets.of_all(widths, heights).tolist() == [buckets.of(*size) for size in sizes]
 
 
-@pytest.mark.parametrize(
-    ("side", "step", "max_ratio"), [(512, 64, 2.0), (1024, 32, 4.0), (256, 64, 1.0), (100, 7, 3.0)]
-)
-def test_sizes_around_a_side_hold_nearly_as_many_pixels(side: int, step: int, max_ratio: float) -> None:
-    sizes = Buckets.around(side, step, max_ratio).sizes
+@pytest.mark.parametrize("side", [64, 100, 256, 512, 1024])
+def test_sizes_around_a_side_hold_nearly_as_many_pixels(side: int) -> None:
+    sizes = Buckets.around(side).sizes
     assert {(height, width) for width, height in sizes} == set(sizes)
     for width, height in sizes:
-        assert width % step == height % step == 0
-        assert max(width, height) / min(width, height) <= max_ratio
-        assert width * height <= side * side < width * height + step * (width + height + step)
+        assert width % 64 == height % 64 == 0
+        assert max(width, height) / min(width, height) <= 2
+        assert width * height <= side * side < width * height + 64 * (width + height + 64)
+
+
+def test_a_side_under_one_step_is_refused_by_the_name_that_the_user_gave() -> None:
+    with pytest.raises(OptionError, match=r"^image_size 32: buckets=True needs 64 pixels or more"):
+        Buckets.around(32)
 
 
 def test_the_square_is_among_the_sizes_around_it() -> None:
