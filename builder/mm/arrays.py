@@ -90,7 +90,13 @@ def collate_arrays(name: str, arrays: Sequence[Tensor | None]) -> dict[str, Tens
         found = " and ".join(map(str, sorted(shapes)))
         raise OptionError("collate_fn", name, f"the shapes are {found}. Only the first dimension may differ")
     blank = there[0][:0]
-    rows = [blank if array is None else array for array in arrays]
-    padded = pad_sequence(rows, batch_first=True)
+    padded, mask = pad([blank if array is None else array for array in arrays])
+    return {name: padded, f"{name}_mask": mask}
+
+
+def pad(rows: Sequence[Tensor], value: float = 0) -> tuple[Tensor, Tensor]:
+    """The rows as one tensor (b n …), padded with ``value`` at the end of their first dimension. And its mask (b n,
+    bool), true where a row has values."""
+    padded = pad_sequence(list(rows), batch_first=True, padding_value=value)
     lengths = torch.tensor([len(row) for row in rows])
-    return {name: padded, f"{name}_mask": torch.arange(padded.shape[1])[None, :] < lengths[:, None]}
+    return padded, torch.arange(padded.shape[1])[None, :] < lengths[:, None]

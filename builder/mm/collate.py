@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from builder.base.errors import OptionError
-from builder.mm.arrays import TAKEN, collate_arrays
+from builder.mm.arrays import TAKEN, collate_arrays, pad
 from builder.mm.tensors import look_up, pop_type
 
 PAD_INDEX = 0
@@ -49,14 +47,8 @@ def _collate(instances: Sequence[Mapping[str, Any]], image_key: str, pad_index: 
         found = " and ".join(map(str, sorted(shapes)))
         advice = "With buckets, use AspectRatioBatchSampler"
         raise OptionError("collate_fn", image_key, f"a batch has the shapes {found}. {advice}")
-    texts: list[Tensor] = [instance["input_ids"] for instance in instances]
-    input_ids = pad_sequence(texts, batch_first=True, padding_value=pad_index)
-    lengths = torch.tensor([len(text) for text in texts])
-    data = {
-        **collate_arrays(image_key, images),
-        "input_ids": input_ids,
-        "attention_mask": torch.arange(input_ids.shape[1])[None, :] < lengths[:, None],
-    }
+    input_ids, mask = pad([instance["input_ids"] for instance in instances], pad_index)
+    data = {**collate_arrays(image_key, images), "input_ids": input_ids, "attention_mask": mask}
     for name in instances[0]:
         values = [instance.get(name) for instance in instances]
         if name not in TAKEN and all(value is None or isinstance(value, Tensor) for value in values):
