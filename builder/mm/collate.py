@@ -10,7 +10,7 @@ from torch import Tensor
 
 from builder.base.errors import OptionError
 from builder.mm.arrays import TAKEN, collate_arrays, pad
-from builder.mm.tensors import look_up, pop_type
+from builder.mm.tensors import look_up, type_and_options
 
 PAD_INDEX = 0
 """The value of xtuner's DEFAULT_PAD_TOKEN_INDEX."""
@@ -78,8 +78,8 @@ class CollateConcat:
         self.keys = keys
         self.collate_fns: dict[str, Callable[[Sequence[Mapping[str, Any]]], Batch]] = {}
         for key, given in zip(keys, collate_fns, strict=True):
-            options = {name: given[name] for name in given}
-            self.collate_fns[key] = partial(_function(pop_type(options)), **options)
+            kind, options = type_and_options(given)
+            self.collate_fns[key] = partial(_function(kind), **options)
 
     def __call__(self, data_samples: Sequence[Mapping[str, Any]]) -> Batch:
         """``{"data": {key: …}, "data_samples": None}``. Raises OptionError if all samples are empty, or if the ``type``

@@ -57,17 +57,17 @@ def build(config: Any) -> Any:
     """
     if not isinstance(config, Mapping):
         return config
-    options = {name: config[name] for name in config}  # item access imports lazy types; dict(config) does not
-    kind = pop_type(options)
+    kind, options = type_and_options(config)
     return (look_up(kind) if isinstance(kind, str) else kind)(**options)
 
 
-def pop_type(options: dict[str, Any]) -> Any:
-    """Remove a config dict's ``type`` and return it. The options stay in the dict. Raises OptionError."""
+def type_and_options(config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A config dict's ``type``, and its other fields. Raises OptionError if it has no type."""
+    options = {name: config[name] for name in config}  # item access imports lazy types; dict(config) does not
     if "type" not in options:
         fields = ", ".join(options) or "no fields"
         raise OptionError("type", None, f"a config dict of an object needs one; this one has {fields}")
-    return options.pop("type")
+    return options.pop("type"), options
 
 
 def look_up(name: str) -> Any:
