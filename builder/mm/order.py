@@ -226,7 +226,8 @@ class MixedOrder:
     The k-th pick of a dataset is the k-th row of its own order. So each dataset has its own epochs at its own pace, and
     shows every row once before it shows one twice.
 
-    ``orders``: one for each dataset. ``sizes``: their rows. ``weights``: any positive numbers.
+    ``orders``: one for each dataset. ``sizes``: their rows. ``weights``: any positive numbers. ``window``: positions in
+    which the dataset with the largest share gives one window; 0 if the orders have none.
     """
 
     def __init__(self, orders: Sequence[Order], sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
@@ -235,6 +236,8 @@ class MixedOrder:
         self._orders = tuple(orders)
         self._seed = seed
         self._shares = np.array(shares(weights, SLOTS), dtype=np.int64)
+        mixed = zip(orders, self._shares.tolist(), strict=True)
+        self.window: int = min(getattr(order, "window", 0) * SLOTS // share for order, share in mixed)
         self._starts = np.cumsum([0, *sizes])[:-1]
         # The tables have one line for each block, in the order of the turn. A small share is a few consecutive slot
         # numbers. Reversing the bits puts these into blocks that are far apart.

@@ -11,13 +11,15 @@ import pytest
 
 from builder.mm import CaptionDataset, EpochSampler, InfiniteSampler
 from builder.mm.ahead import announcer, walk_announced
-from builder.mm.order import CHUNK, ListedOrder, Order, ShuffledOrder, WindowOrder, walk
+from builder.mm.order import CHUNK, ListedOrder, MixedOrder, Order, ShuffledOrder, WindowOrder, walk
 
 ORDERS = {
     "listed": ListedOrder(5000),
     "shuffled": ShuffledOrder(5000, 3),
     "window": WindowOrder(20_000, 3, 4096, 512),
     "a small window": WindowOrder(5000, 3, 64, 16),
+    "a mix": MixedOrder([ShuffledOrder(5000, 3), ListedOrder(20)], [5000, 20], [3, 1], 3),
+    "a mix of windows": MixedOrder([WindowOrder(20_000, 3, 2048, 512)] * 2, [20_000, 20_000], [3, 1], 3),
 }
 
 
@@ -54,6 +56,15 @@ def test_a_window_is_announced_from_its_start_to_its_end() -> None:
     after = sorted(walk(order, 4096, 1, 8192))
     assert said[0] == window + after[:CHUNK]
     assert said[1:] == [after[first : first + CHUNK] for first in range(CHUNK, 4096, CHUNK)]
+
+
+def test_a_window_of_the_largest_part_of_a_mix_is_announced_at_once() -> None:
+    orders = [WindowOrder(20_480, 3, 6144, 512), WindowOrder(20_480, 4, 6144, 512)]
+    order, said = MixedOrder(orders, [20_480, 20_480], [3, 1], 3), []
+    list(islice(walk_announced(order, 0, 1, said.append), 8192))
+    window = sorted(walk(orders[0], 0, 1, 6144))
+    assert [row for row in said[0] if row < 20_480][:6144] == window
+    assert said[0][: order.window] == sorted(walk(order, 0, 1, 8192))
 
 
 class Told:
