@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, TypedDict
 
 from builder.base.errors import OptionError
 from builder.base.paths import StrPath, path_of, paths_of
+from builder.base.words import did_you_mean
 
 MAX_PIXELS = 178_956_970
 """Pillow refuses larger images as decompression bombs (2 × its MAX_IMAGE_PIXELS of 89,478,485)."""
@@ -151,8 +151,7 @@ def options_by_name(options: ConvertOptions | None, named: Mapping[str, Any]) ->
     own = {field.name for field in fields(ConvertOptions)} - {"policy"}
     for name in named:
         if name not in policy | own:
-            close = difflib.get_close_matches(name, policy | own, n=1)
-            raise TypeError(f"there is no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise TypeError(f"there is no option {name}.{did_you_mean(name, policy | own)}")
     changed = replace(options.policy, **{name: value for name, value in named.items() if name in policy})
     return replace(options, policy=changed, **{name: value for name, value in named.items() if name in own})
 

@@ -168,10 +168,13 @@ def json_object(text: bytes) -> dict[str, Any]:
         raise ValueError("nested too deeply") from None
 
 
+_KINDS = {str: "a string", int: "a whole number", list: "a list", dict: "an object"}
+
+
 def _as(kind: type[_T], value: Any) -> _T:
     """``value``, if it is exactly of this type (``True`` is no int). Raises TypeError."""
     if type(value) is not kind:
-        raise TypeError(f"{value!r:.40} is not of type {kind.__name__}")
+        raise TypeError(f"{json.dumps(value):.40} is not {_KINDS[kind]}")
     return value
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 def size(count: int) -> str:
     """``1699539753`` → ``1.70 GB``."""
@@ -29,6 +32,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean convert?``, or an empty text."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def problem_of(error: Exception) -> str:

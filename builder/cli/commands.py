@@ -25,9 +25,10 @@ from typing import Any, NoReturn
 from builder import __version__
 from builder.base.errors import InterruptedRunError, Laion6mError, OptionError
 from builder.base.names import is_utf8
+from builder.base.words import did_you_mean, printable
 from builder.cli.arguments import add_common
 from builder.cli.output import FAILED, USAGE, discard_stdout, fail, out_of_files, say_warnings, start_log
-from builder.cli.parser import Parser, did_you_mean
+from builder.cli.parser import Parser
 from builder.engines.progress import show_progress
 
 COMMANDS = {
@@ -75,7 +76,7 @@ def read(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     """The command that ``argv`` names, and its arguments. Raises SystemExit: 2 for a usage error, 0 for --help."""
     for word in argv:
         if not is_utf8(word) or "\0" in word:  # the shell has another encoding; Arrow and JSON cannot hold it
-            _top_parser().error(f"{word!r} is not UTF-8")
+            _top_parser().error(f"{printable(word)} is not UTF-8")
     if not argv or argv[0] not in COMMANDS:
         _answer_without_command(argv)
     return load(argv[0]), make_parser(argv[0]).read(argv[1:])

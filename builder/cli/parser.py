@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from builder.base.words import did_you_mean
 from builder.cli.output import USAGE
 
 Like = Callable[[str], bool]
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         for word in argv[: argv.index("--")] if "--" in argv else argv:
             name = word.partition("=")[0]
             if name.startswith("--") and name not in known:
-                self.error(f"there is no option {name}.{did_you_mean(name, known)}")
+                self.error(f"there is no option {name}.{did_you_mean(name.replace('_', '-'), known)}")
         return self.parse_intermixed_args(argv)
 
     def _one_value_each(self, argv: Sequence[str]) -> Iterable[str]:
@@ -64,9 +64,3 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message}\nSee {self.prog} --help\n")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean convert?``, or an empty text."""
-    close = difflib.get_close_matches(word.replace("_", "-"), list(known), n=1)
-    return f" Did you mean {close[0]}?" if close else ""

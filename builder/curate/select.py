@@ -82,7 +82,7 @@ def select(
     started = time.monotonic()
     folder = os.path.abspath(os.path.expanduser(os.fspath(out)))
     if where is None and keys is None and without is None and not unique and sample is None and not split:
-        raise OptionError("select", None, "say which rows: where, keys, without, unique, sample or split")
+        raise OptionError("select", None, "say which rows: --where, --keys, --without, --unique, --sample or --split")
     check_free(folder)
     rows = open_dataset(dataset, storage_options=storage_options)
     chosen, lists = choose(rows if where is None else rows.where(where), keys, without, quiet=quiet)

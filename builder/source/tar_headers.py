@@ -12,6 +12,7 @@ from functools import lru_cache
 from zlib import adler32
 
 from builder.base.records import Member
+from builder.base.words import printable
 
 BLOCK = 512
 MAX_EXTENDED = 1 << 20
@@ -270,4 +271,4 @@ def _beside(name: str, target: str) -> str:
 
 def too_short(name: str, size: int) -> str:
     """What is wrong with a member of ``size`` bytes that the archive ends in."""
-    return f"{name!r} should have {size:,} bytes, but the archive ends before"
+    return f'"{printable(name)}" should have {size:,} bytes, but the archive ends before'

@@ -17,6 +17,7 @@ from zlib import adler32
 
 from builder.base.errors import DamagedFileError, SourceChangedError
 from builder.base.records import CUT, SPARSE, WHOLE, Damage, Member, TarScan
+from builder.base.words import printable
 from builder.source.files import ByteFile
 from builder.source.tar_headers import (
     BLOCK,
@@ -252,7 +253,8 @@ class _Walk:
         if problem or size is None or not 0 <= size < _FAR:
             # Without its extended header the name or size may be wrong. A missing member is better than a wrong one.
             after = self.data_from if problem == "" else self.data_from + padded(size or 0)
-            found, at = self._search(begin, min(after, self.end), problem or f"the size of {name!r} is not valid")
+            problem = problem or f'the size of "{printable(name)}" is not valid'
+            found, at = self._search(begin, min(after, self.end), problem)
             return notes + found, at
         found, at = self._entry(header, name, size, target, pax.sparse)
         return notes + found, at
@@ -322,7 +324,7 @@ class _Walk:
                 if last is None or last.offset != start:  # a link or a non-file that has data
                     return [Damage(start, inside, "bytes in front of a header are missing")], inside
                 end = min(inside, start + last.size)
-                found.append(Damage(start, inside, f"bytes of {last.name!r} are missing"))
+                found.append(Damage(start, inside, f'bytes of "{printable(last.name)}" are missing'))
                 cut = Member(last.name, start, end - start, CUT)
                 return [cut, *found] if end < start + last.size else found, inside
             return self._search(begin, at, "no valid header")

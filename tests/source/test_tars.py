@@ -607,7 +607,7 @@ def test_a_tar_cut_anywhere_keeps_what_was_whole_and_says_so(streamed: bool) -> 
         (PLACES[1], "no end-of-archive blocks"),
         (PLACES[1] - 5, "no end-of-archive blocks"),  # in the padding: the data is whole
         (PLACES[1] + 7, "cut within a header"),
-        (600, "'d/1.jpg' should have 700 bytes, but the archive ends before"),
+        (600, '"d/1.jpg" should have 700 bytes, but the archive ends before'),
     ],
 )
 def test_damage_says_what_is_missing_and_where(length: int, problem: str) -> None:
