@@ -69,6 +69,14 @@ def not_there(path: str) -> str:
     return f"{shlex.quote(path)} is not there"
 
 
+def size_of(path: str) -> int | None:
+    """Bytes; None if the file is missing."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
+
+
 def cache_folder() -> str:
     """The folder for indexes that cannot lie beside their data: ``LAION6M_CACHE``, else ~/.cache/laion6m. It is created
     if missing. If it cannot be written, a temporary folder is used."""

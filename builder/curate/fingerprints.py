@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from builder.base.paths import size_of
 from builder.base.records import SampleProblem
 from builder.engines.contract import Report
 from builder.read.index import Index
@@ -132,7 +133,7 @@ class Part:
 
     def is_done(self) -> bool:
         """Whether the complete file exists."""
-        return os.path.exists(self.path) and os.path.getsize(self.path) == self.size
+        return size_of(self.path) == self.size
 
 
 def parts_of(folder: str, work: str, rows: int, digests: bool) -> list[Part]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from builder.base import schema
 from builder.base.errors import DamagedFileError, IndexMismatchError, SourceError
+from builder.base.paths import size_of
 from builder.base.records import Reason
 from builder.base.words import counted
 from builder.base.words import size as in_words
@@ -50,7 +51,7 @@ def made(path: str, manifest: Manifest, url: str = "", storage_options: Mapping[
     home = url or path
     totals, rejected, examples = manifest.totals, manifest.totals["rejected"], _examples(path)
     shards = {name: facts["size"] for name, facts in manifest.files.items() if name.startswith(f"{schema.DATA}/")}
-    sizes = {name: _size_of(os.path.join(path, *name.split("/"))) for name in manifest.files}
+    sizes = {name: size_of(os.path.join(path, *name.split("/"))) for name in manifest.files}
     absent = [name for name, size in sizes.items() if size is None]
     cut = [name for name, size in sizes.items() if size not in (None, manifest.files[name]["size"])]
     marks = PushRecords(path).marks() if absent else {}
@@ -169,14 +170,6 @@ def _column_kind(path: str, name: str) -> str:
     except (SourceError, DamagedFileError):
         return "damaged"
     return "array" if isinstance(column, Column) else str(column.column.type)
-
-
-def _size_of(path: str) -> int | None:
-    """Bytes; None if the file is missing."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
 
 
 def _missing_tars(path: str) -> list[str]:

@@ -16,7 +16,7 @@ from builder.base import schema
 from builder.base.errors import DamagedFileError, OptionError, SourceError
 from builder.base.names import SELECTION
 from builder.base.options import parse_size
-from builder.base.paths import StrPath, not_there, path_of, path_or_none, require_folder
+from builder.base.paths import StrPath, not_there, path_of, path_or_none, require_folder, size_of
 from builder.base.records import Step
 from builder.base.urls import is_url
 from builder.base.words import counted
@@ -208,13 +208,6 @@ def missing_files(files: Handles, *, cut: bool = False) -> Sequence[int]:
             with suppress(OSError):  # reading a row of it raises the error
                 listed[where].update(files.storage.names(where))
         size = file.check.get("size")
-        if name not in listed[where] or (cut and size not in (None, _size(os.path.join(where, name)))):
+        if name not in listed[where] or (cut and size not in (None, size_of(os.path.join(where, name)))):
             gone.append(number)
     return gone
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
