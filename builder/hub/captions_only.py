@@ -26,6 +26,7 @@ from builder.hub.parcel import Parcel, check_rows, is_shard
 from builder.store.card import Facts
 from builder.store.manifest import Manifest
 from builder.store.output import ArrowSink, OutputFile, make_folder, whole
+from builder.store.parquet import AS_TEXT
 from builder.store.parquet_file import open_parquet
 from builder.store.seals import file_digest
 
@@ -148,14 +149,7 @@ def write_captions(path: str, batches: Iterable[pa.RecordBatch], wrote: Callable
     """Write rows, and the url of each, to the file ``path``, as Parquet of the schema TABLE. ``wrote``: hears the
     number of rows of each batch. Returns the file's xxh3-128, hex. Raises WriteError."""
     with whole(OutputFile(f"{path}.tmp", path)) as file:
-        with pq.ParquetWriter(
-            ArrowSink(file),
-            TABLE,
-            compression="zstd",
-            use_dictionary=False,
-            write_statistics=["key", "width", "height"],
-            write_page_index=True,
-        ) as writer:
+        with pq.ParquetWriter(ArrowSink(file), TABLE, **AS_TEXT) as writer:
             for batch in batches:
                 writer.write_batch(_with_url(batch))
                 wrote(batch.num_rows)

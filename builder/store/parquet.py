@@ -43,6 +43,14 @@ _BYTE_ARRAY, _PLAIN, _RLE, _UNCOMPRESSED, _DATA_PAGE = 6, 0, 3, 0, 0
 _DEFINED = 2  # definition level of a value in an optional leaf of an optional struct
 _LENGTH = packing.Struct("<I")
 
+AS_TEXT = {
+    "compression": "zstd",
+    "use_dictionary": False,
+    "write_statistics": ["key", "width", "height"],
+    "write_page_index": True,
+}
+"""How pyarrow writes columns of text. Long text has no statistics: they would repeat whole captions in the footer."""
+
 TEXT = pa.schema(
     [pa.field("image", pa.struct([("path", pa.string())])) if f.name == "image" else f for f in schema.ROW]
 )
@@ -212,19 +220,10 @@ def _levels(count: int) -> bytes:
 
 
 def _text_file(rows: list[TextRow]) -> bytes:
-    """All columns but image.bytes, as a Parquet file of one row group. Long text has no statistics: they would repeat
-    whole captions in the footer."""
+    """All columns but image.bytes, as a Parquet file of one row group."""
     columns = row_columns(rows, None)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        TEXT,
-        compression="zstd",
-        use_dictionary=False,
-        write_statistics=["key", "width", "height"],
-        write_page_index=True,
-        store_schema=False,
-    ) as writer:
+    with pq.ParquetWriter(sink, TEXT, **AS_TEXT, store_schema=False) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=TEXT), row_group_size=len(rows))
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
