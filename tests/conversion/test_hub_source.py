@@ -38,14 +38,14 @@ def hub(source: Source, tmp_path: Path) -> Iterator[HubServer]:
 
 @pytest.mark.slow
 def test_tars_on_the_hub_convert_to_the_bytes_of_those_on_a_disk(
-    source: Source, hub: HubServer, tmp_path: Path, client_python: str
+    source: Source, hub: HubServer, tmp_path: Path
 ) -> None:
     options = ConvertOptions(max_shard_size=1_000_000)
     convert(str(source.path), str(tmp_path / "local"), options, num_proc=1, quiet=True)
     arguments = ["--max-shard-size", "1MB", "--num-proc", 2, "--json", "--max-reject-ratio", 1]
     home = tmp_path / "home"
     url, out = "hf://datasets/wusize/laion6m", tmp_path / "out"
-    done = command(hub, home, "convert", url, out, *arguments, python=client_python)
+    done = command(hub, home, "convert", url, out, *arguments)
     assert done.code == 0, done.stderr
     assert done.document["rows"] == len(source.rows)
     assert output_bytes(out) == output_bytes(tmp_path / "local")
@@ -83,37 +83,35 @@ TABLE = [(route, fault) for route in ROUTES for fault in FAULTS]
     ("route", "fault"), TABLE if ALL else TABLE[3::6], ids=lambda value: value if isinstance(value, str) else None
 )
 def test_a_fault_at_a_route_is_ridden_out(
-    route: str, fault: dict[str, Any], source: Source, hub: HubServer, tmp_path: Path, client_python: str
+    route: str, fault: dict[str, Any], source: Source, hub: HubServer, tmp_path: Path
 ) -> None:
     convert(str(source.path), str(tmp_path / "local"), ConvertOptions(max_shard_size=1_000_000), num_proc=1, quiet=True)
     ordered = hub.faults.add(route, **fault)
     arguments = ["--max-shard-size", "1MB", "--num-proc", 1, "--max-reject-ratio", 1]
-    done = command(hub, tmp_path, "convert", URL, tmp_path / "out", *arguments, python=client_python)
+    done = command(hub, tmp_path, "convert", URL, tmp_path / "out", *arguments)
     assert done.code == 0, done.stderr
     assert ordered.hits == 1
     assert output_bytes(tmp_path / "out") == output_bytes(tmp_path / "local")
 
 
 @pytest.mark.slow
-def test_killed_at_a_request_and_run_again_it_ends_the_same(
-    source: Source, hub: HubServer, tmp_path: Path, client_python: str
-) -> None:
+def test_killed_at_a_request_and_run_again_it_ends_the_same(source: Source, hub: HubServer, tmp_path: Path) -> None:
     convert(str(source.path), str(tmp_path / "local"), ConvertOptions(max_shard_size=1_000_000), num_proc=1, quiet=True)
     arguments = ["--max-shard-size", "1MB", "--num-proc", 1, "--max-reject-ratio", 1]
-    command(hub, tmp_path, "convert", URL, tmp_path / "trial", *arguments, python=client_python)
+    command(hub, tmp_path, "convert", URL, tmp_path / "trial", *arguments)
     count = len(hub.requests())
     for number in range(1, count + 1) if ALL else (count - 2, count):
         out = tmp_path / f"out-{number}"
-        killed = command(hub, tmp_path, "convert", URL, out, *arguments, python=client_python, kill_at=number)
+        killed = command(hub, tmp_path, "convert", URL, out, *arguments, kill_at=number)
         assert killed.code == -signal.SIGKILL, number
-        done = command(hub, tmp_path, "convert", URL, out, *arguments, python=client_python)
+        done = command(hub, tmp_path, "convert", URL, out, *arguments)
         assert done.code == 0, (number, done.stderr)
         assert output_bytes(out) == output_bytes(tmp_path / "local"), number
 
 
 @pytest.mark.slow
 def test_a_private_source_is_read_with_the_token_that_is_shown_nowhere(
-    source: Source, hub: HubServer, tmp_path: Path, client_python: str
+    source: Source, hub: HubServer, tmp_path: Path
 ) -> None:
     repo = hub.store.repo("wusize/laion6m")
     repo.private = True
@@ -122,7 +120,7 @@ def test_a_private_source_is_read_with_the_token_that_is_shown_nowhere(
     hub.accounts[WRITE_TOKEN] = Account("wusize")
     for token, code in ((WRITE_TOKEN, 0), (OTHER_TOKEN, 1), (None, 1)):
         out = tmp_path / f"out-{code}"
-        done = command(hub, tmp_path, "convert", URL, out, *arguments, python=client_python, token=token)
+        done = command(hub, tmp_path, "convert", URL, out, *arguments, token=token)
         assert done.code == code, done.stderr
         assert not token or token not in done.stdout + done.stderr
         assert not any(token and token.encode() in content for content in everything_written(tmp_path))

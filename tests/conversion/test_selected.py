@@ -11,6 +11,7 @@ import pytest
 
 from builder import add_column, convert, extract, load_dataset, verify
 from builder.base.errors import DamagedFileError, OptionError, SourceError
+from builder.base.options import ConvertOptions
 from builder.conversion import selected
 from builder.conversion.report import describe_summary
 from builder.curate.columns import write_column
@@ -104,12 +105,11 @@ def test_an_image_that_is_not_what_was_indexed_is_an_error_not_a_row(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_source_is_converted_without_what_a_list_names(layout: str, tmp_path: Path) -> None:
-    if layout.startswith("img2dataset"):
-        pytest.skip("its recaptions are given by name")
     source = make_source(tmp_path / "src", layout, shards=3, per_shard=8, faults=faults_of(layout)[:4])
     keys = list(source.rows)
+    how = ConvertOptions(recaptions=source.recaptions)
     (tmp_path / "take.txt").write_text("\n".join([keys[2], source.paths[keys[5]]]))
-    summary = convert(source.path, tmp_path / "out", without=tmp_path / "take.txt", num_proc=1, quiet=True)
+    summary = convert(source.path, tmp_path / "out", how, without=tmp_path / "take.txt", num_proc=1, quiet=True)
     rows = open_dataset(tmp_path / "out")
     assert keys_of(rows) == [key for key in keys if key not in (keys[2], keys[5])]
     assert [s.image for s in rows] == [source.rows[s.key].image for s in rows]
@@ -117,7 +117,7 @@ def test_a_source_is_converted_without_what_a_list_names(layout: str, tmp_path: 
     assert summary.totals.listed == source.listed - 2
     assert summary.totals.unlisted == source.unlisted
     assert verify(tmp_path / "out", quiet=True).problems == ()
-    convert(source.path, tmp_path / "two", keys=tmp_path / "take.txt", num_proc=1, quiet=True)
+    convert(source.path, tmp_path / "two", how, keys=tmp_path / "take.txt", num_proc=1, quiet=True)
     assert keys_of(open_dataset(tmp_path / "two")) == [keys[2], keys[5]]
 
 

@@ -55,13 +55,18 @@ def to_csv(path: Path, entries: list[dict[str, Any]]) -> Path:
 FORMATS = {"t.parquet": to_parquet, "t.csv": to_csv, "t.jsonl": write_lines}
 
 
-@pytest.mark.parametrize("file", FORMATS)
-@pytest.mark.parametrize(("name", "value", "kind"), VALUES, ids=[each[0] for each in VALUES])
+@pytest.mark.parametrize(
+    ("value", "kind", "file"),
+    [
+        pytest.param(value, kind, file, id=f"{name}-{file}")
+        for name, value, kind in VALUES
+        for file in FORMATS
+        if (name, file) != ("list", "t.csv")  # CSV has no lists
+    ],
+)
 def test_values_come_back_whatever_file_they_came_in(
-    name: str, value: Callable[[int], Any], kind: pa.DataType, file: str, tmp_path: Path
+    value: Callable[[int], Any], kind: pa.DataType, file: str, tmp_path: Path
 ) -> None:
-    if name == "list" and file == "t.csv":
-        pytest.skip("CSV has no lists")
     out = make(tmp_path)
     keys = keys_of(open_dataset(out))
     expected = [value(i) for i in range(len(keys))]

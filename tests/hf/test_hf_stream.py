@@ -7,12 +7,12 @@ import hashlib
 import io
 import json
 import logging
-import subprocess
 import tarfile
 import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +66,21 @@ def expected(source: Source) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_without_data_dir_the_hub_is_downloaded_once(
-    hub: HubServer, source: Source, tmp_path: Path, client_python: str
-) -> None:
+def test_without_data_dir_the_hub_is_downloaded_once(hub: HubServer, source: Source, tmp_path: Path) -> None:
     env = client_env(hub, tmp_path)
-    first = run_ok(hub, LOAD.replace("OPTIONS", ""), client_python, env=env)
+    first = run_ok(hub, LOAD.replace("OPTIONS", ""), env=env)
     assert json.loads(first.splitlines()[-1]) == expected(source)
     assert f"{len(source.rejects)} of {source.listed} listed samples are left out" in first
     sent = len(hub.requests("cdn_get"))
     assert sent == 7  # three raw tars, three captions tars, the listing
-    offline = run_ok(hub, LOAD.replace("OPTIONS", ""), client_python, env=env | {"HF_HUB_OFFLINE": "1"})
+    offline = run_ok(hub, LOAD.replace("OPTIONS", ""), env=env | {"HF_HUB_OFFLINE": "1"})
     assert offline.splitlines()[-1] == first.splitlines()[-1]
     assert len(hub.requests("cdn_get")) == sent
 
 
 @pytest.mark.slow
-def test_the_hub_is_streamed_pair_of_tars_by_pair(hub: HubServer, source: Source, client_python: str) -> None:
-    out = run_ok(hub, LOAD.replace("OPTIONS", ", streaming=True"), client_python)
+def test_the_hub_is_streamed_pair_of_tars_by_pair(hub: HubServer, source: Source) -> None:
+    out = run_ok(hub, LOAD.replace("OPTIONS", ", streaming=True"))
     assert json.loads(out.splitlines()[-1]) == expected(source)
     assert "image_missing 1" in out
     assert "aspect_ratio 1" in out
@@ -103,26 +101,15 @@ PLAIN = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["module", "script"])
-def test_the_plain_call_without_data_dir_does_the_same(
-    how: str, hub: HubServer, source: Source, client_python: str
-) -> None:
+def test_the_plain_call_without_data_dir_does_the_same(how: str, hub: HubServer, source: Source) -> None:
     """``load_dataset("laion6m.py")`` in the checkout: of datasets from 4 on after ``import laion6m``, below 4 as a
     script."""
-    if how == "script" and datasets_of(client_python) >= 4:
+    if how == "script" and int(version("datasets").split(".")[0]) >= 4:
         pytest.skip("this version of datasets runs no scripts")
     setup, extra = ("import laion6m", "{}") if how == "module" else ("", "{'trust_remote_code': True}")
     code = PLAIN.replace("SETUP", setup).replace("EXTRA", extra)
-    mapped, streamed = run_ok(hub, code, client_python, cwd=PROJECT).splitlines()[-2:]
+    mapped, streamed = run_ok(hub, code, cwd=PROJECT).splitlines()[-2:]
     assert json.loads(mapped) == json.loads(streamed) == [[key, row.caption] for key, row in source.rows.items()]
-
-
-def datasets_of(python: str) -> int:
-    said = run_python(python, "from importlib.metadata import version; print(version('datasets'))")
-    return int(said.split(".")[0])
-
-
-def run_python(python: str, code: str) -> str:
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 SHARED = """
@@ -155,10 +142,8 @@ SHARED = """
 
 
 @pytest.mark.slow
-def test_the_stream_from_the_hub_is_shuffled_split_and_shared(
-    hub: HubServer, source: Source, client_python: str
-) -> None:
-    said = run_ok(hub, ["-W", "ignore", "-c", textwrap.dedent(SHARED)], client_python)
+def test_the_stream_from_the_hub_is_shuffled_split_and_shared(hub: HubServer, source: Source) -> None:
+    said = run_ok(hub, ["-W", "ignore", "-c", textwrap.dedent(SHARED)])
     if "no torch" in said:
         pytest.skip("torch is not installed there; all else was shared")
     assert f"read {len(source.rows)}" in said

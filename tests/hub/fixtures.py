@@ -6,8 +6,6 @@ The name needs the root of the project on the path: `pythonpath = ["."]` in the 
 from __future__ import annotations
 
 import gc
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,18 +13,6 @@ import huggingface_hub
 import pytest
 
 from tests.hub.server import HubServer
-
-OTHER_CLIENT = "HUB_TEST_PYTHON"
-
-
-@pytest.fixture(params=["this client", "other client"])
-def client_python(request: pytest.FixtureRequest) -> str:
-    """An interpreter with huggingface_hub and datasets: this one, and another that an environment variable names."""
-    if request.param == "this client":
-        return sys.executable
-    if OTHER_CLIENT not in os.environ:
-        pytest.skip(f"{OTHER_CLIENT} does not name an interpreter with other client versions (datasets<4, hub<1)")
-    return os.environ[OTHER_CLIENT]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -106,8 +105,8 @@ CALLS = """
 """
 
 
-def test_the_clients_own_calls_are_answered_as_it_expects(hub: HubServer, client_python: str) -> None:
-    run_ok(hub, CALLS, client_python)
+def test_the_clients_own_calls_are_answered_as_it_expects(hub: HubServer) -> None:
+    run_ok(hub, CALLS)
     assert hub.requests("unknown") == []
 
 
@@ -135,8 +134,8 @@ PUSH_AND_LOAD = """
 
 
 @pytest.mark.slow
-def test_datasets_pushes_and_loads_without_knowing_of_us(hub: HubServer, client_python: str) -> None:
-    run_ok(hub, PUSH_AND_LOAD, client_python)
+def test_datasets_pushes_and_loads_without_knowing_of_us(hub: HubServer) -> None:
+    run_ok(hub, PUSH_AND_LOAD)
     shards = [f"data/train-0000{n}-of-00003.parquet" for n in range(3)]
     assert list(hub.store.files("user/x")) == [".gitattributes", "README.md", *shards]
     assert len(hub.requests("put")) == 3  # the second push uploads nothing
@@ -147,7 +146,7 @@ def test_datasets_pushes_and_loads_without_knowing_of_us(hub: HubServer, client_
     assert hub.requests("unknown") == []
 
 
-def test_large_uploads_go_in_parts_and_are_whole_afterwards(hub: HubServer, client_python: str) -> None:
+def test_large_uploads_go_in_parts_and_are_whole_afterwards(hub: HubServer) -> None:
     hub.part_size = 10_000
     code = """
         from huggingface_hub import HfApi
@@ -155,7 +154,7 @@ def test_large_uploads_go_in_parts_and_are_whole_afterwards(hub: HubServer, clie
         for name, content in {"a.bin": bytes(range(256)) * 100, "b.bin": bytes(range(256)) * 10}.items():
             HfApi().upload_file(path_or_fileobj=content, path_in_repo=name, repo_id="user/x", repo_type="dataset")
     """
-    run_ok(hub, code, client_python)
+    run_ok(hub, code)
     assert hub.store.read("user/x", "a.bin") == LARGE
     assert [r.bytes_in for r in hub.requests("put_part")] == [10_000, 10_000, 5_600]
     assert [r.bytes_in for r in hub.requests("put")] == [2560]
@@ -164,10 +163,8 @@ def test_large_uploads_go_in_parts_and_are_whole_afterwards(hub: HubServer, clie
 
 
 @pytest.mark.slow
-def test_uploads_by_xet_arrive_and_are_read_by_http(hub: HubServer, client_python: str, tmp_path: Path) -> None:
-    pytest.importorskip("hf_xet", reason="hf_xet is not installed beside the server")
-    if subprocess.run([client_python, "-c", "import hf_xet"], capture_output=True).returncode:
-        pytest.skip("hf_xet is not installed beside the client")
+def test_uploads_by_xet_arrive_and_are_read_by_http(hub: HubServer, tmp_path: Path) -> None:
+    pytest.importorskip("hf_xet", reason="hf_xet is not installed")
     code = """
         import random
         from huggingface_hub import HfApi, CommitOperationAdd as Add, hf_hub_download
@@ -182,7 +179,7 @@ def test_uploads_by_xet_arrive_and_are_read_by_http(hub: HubServer, client_pytho
         api.upload_file(path_or_fileobj="c.bin", path_in_repo="c.bin", repo_id="user/x", repo_type="dataset")
         assert open(hf_hub_download("user/x", "a.bin", repo_type="dataset"), "rb").read() == noise
     """
-    run_ok(hub, code, client_python, env=client_env(hub, tmp_path, xet=True))
+    run_ok(hub, code, env=client_env(hub, tmp_path, xet=True))
     a, b, c = (hub.store.read("user/x", name) for name in ("a.bin", "b.bin", "c.bin"))
     assert len(a) == 300_000
     assert (b, c) == (a[::-1], a[:200_000])
@@ -190,7 +187,7 @@ def test_uploads_by_xet_arrive_and_are_read_by_http(hub: HubServer, client_pytho
     assert hub.requests("put") == []
 
 
-def test_listings_are_paged_and_clients_follow_the_pages(hub: HubServer, client_python: str) -> None:
+def test_listings_are_paged_and_clients_follow_the_pages(hub: HubServer) -> None:
     fill(hub)
     hub.page_size, hub.expanded_page_size = 2, 1
     code = """
@@ -201,7 +198,7 @@ def test_listings_are_paged_and_clients_follow_the_pages(hub: HubServer, client_
         tree = api.list_repo_tree("user/x", expand=True, repo_type="dataset")
         assert [e.last_commit.title for e in tree] == ["fill"] * 3
     """
-    run_ok(hub, code, client_python)
+    run_ok(hub, code)
     assert len(hub.requests("tree")) == 2 + 3
 
 

@@ -29,7 +29,7 @@ def pushed(hub: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> HubSer
 
 @pytest.mark.slow
 def test_an_open_dataset_stays_at_its_commit_while_the_branch_goes_on(
-    pushed: HubServer, made: Path, out: Path, tmp_path: Path, client_python: str, monkeypatch: pytest.MonkeyPatch
+    pushed: HubServer, made: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both the shards that are open and those that are not, the index and the columns."""
     code = f"""
@@ -42,7 +42,7 @@ def test_an_open_dataset_stays_at_its_commit_while_the_branch_goes_on(
     """
     other = copy_of(made, tmp_path / "other")
     edit_shard(other)
-    opened = run_ok(pushed, code, client_python).split()[-1]
+    opened = run_ok(pushed, code).split()[-1]
     assert opened == f"{URL}@{pushed.store.commits(REPO)[0].oid}"
     with monkeypatch.context() as patched:
         push_here(pushed, patched)
@@ -58,12 +58,12 @@ def test_an_open_dataset_stays_at_its_commit_while_the_branch_goes_on(
         assert now.folder != before.folder
         print("done")
     """
-    assert "done" in run_ok(pushed, again, client_python)
+    assert "done" in run_ok(pushed, again)
 
 
 @pytest.mark.slow
 def test_a_sample_costs_one_request_and_an_address_that_is_too_old_is_asked_for_anew(
-    pushed: HubServer, out: Path, client_python: str
+    pushed: HubServer, out: Path
 ) -> None:
     code = f"""
         from builder import open_dataset
@@ -73,12 +73,12 @@ def test_a_sample_costs_one_request_and_an_address_that_is_too_old_is_asked_for_
         print("done")
     """
     before = len(pushed.requests())
-    run_ok(pushed, code, client_python)
+    run_ok(pushed, code)
     asked = [record for record in pushed.requests()[before:] if ".parquet" in record.path or record.route == "cdn_get"]
     assert sum(record.route == "resolve" for record in asked if ".parquet" in record.path) == 1
     pushed.faults.add("cdn_get", "status", nth=4, times=1, status=403)
     before = len(pushed.requests())
-    run_ok(pushed, code, client_python)
+    run_ok(pushed, code)
     asked = [record for record in pushed.requests()[before:] if record.route == "resolve" and ".parquet" in record.path]
     assert len(asked) == 2
 
@@ -98,7 +98,7 @@ WORDS = """
 
 @pytest.mark.slow
 def test_what_is_not_there_is_said_in_its_own_words(
-    pushed: HubServer, client_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pushed: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urls = [
         "hf://datasets/user/misspelt",
@@ -107,7 +107,7 @@ def test_what_is_not_there_is_said_in_its_own_words(
         "hf://user/laion6m",
         f"{URL}/no/such/folder",
     ]
-    said = run_ok(pushed, ["-c", dedented(WORDS), *urls], client_python).splitlines()
+    said = run_ok(pushed, ["-c", dedented(WORDS), *urls]).splitlines()
     assert [line.partition(" ")[0] for line in said] == ["True"] * len(urls)
     for line, words in zip(
         said,
@@ -122,13 +122,13 @@ def test_what_is_not_there_is_said_in_its_own_words(
     ):
         assert words in line
     env = client_env(pushed, tmp_path / "nobody", token=None)
-    said = run_ok(pushed, ["-c", dedented(WORDS), URL, urls[0]], client_python, env=env).splitlines()
+    said = run_ok(pushed, ["-c", dedented(WORDS), URL, urls[0]], env=env).splitlines()
     assert all("or it is private" in line and "hf auth login" in line for line in said)
     assert not any("has no meta/index.arrow" in line for line in said)
 
 
 @pytest.mark.slow
-def test_a_token_with_a_newline_is_cleaned(pushed: HubServer, client_python: str, tmp_path: Path) -> None:
+def test_a_token_with_a_newline_is_cleaned(pushed: HubServer, tmp_path: Path) -> None:
     code = f"""
         from builder import open_dataset
         from tests.hub.server import WRITE_TOKEN
@@ -137,7 +137,7 @@ def test_a_token_with_a_newline_is_cleaned(pushed: HubServer, client_python: str
         print("done")
     """
     env = client_env(pushed, tmp_path / "nobody", token=None)
-    assert "done" in run_ok(pushed, code, client_python, env=env)
+    assert "done" in run_ok(pushed, code, env=env)
 
 
 OFFLINE = f"""
@@ -155,12 +155,12 @@ OFFLINE = f"""
 
 @pytest.mark.slow
 def test_without_a_network_the_cache_is_used_and_the_rest_fails_at_once(
-    pushed: HubServer, out: Path, client_python: str, tmp_path: Path
+    pushed: HubServer, out: Path, tmp_path: Path
 ) -> None:
     env = client_env(pushed, tmp_path / "client")
     offline = {**env, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     before = len(pushed.requests())
-    said = run_ok(pushed, OFFLINE, client_python, env=offline)
+    said = run_ok(pushed, OFFLINE, env=offline)
     assert said.startswith("True ")
     assert "HF_HUB_OFFLINE is set" in said
     fetch = f"""
@@ -168,9 +168,9 @@ def test_without_a_network_the_cache_is_used_and_the_rest_fails_at_once(
         snapshot_download({REPO!r}, repo_type="dataset", allow_patterns=["meta/*", "data/train-00000*"])
     """
     assert len(pushed.requests()) == before
-    run_ok(pushed, fetch, client_python, env=env)
+    run_ok(pushed, fetch, env=env)
     before = len(pushed.requests())
-    said = run_ok(pushed, OFFLINE, client_python, env=offline)
+    said = run_ok(pushed, OFFLINE, env=offline)
     first, second = said.splitlines()
     assert first.startswith("9 ")
     assert first.endswith(" True")

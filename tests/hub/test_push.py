@@ -54,8 +54,8 @@ ALL = "HUB_TEST_ALL" in os.environ
 UPLOADS = ("put", "put_part", "xet_token")
 
 
-def test_a_push_an_edit_and_a_push_again(hub: HubServer, client_python: str, out: Path, tmp_path: Path) -> None:
-    first = command(hub, tmp_path, "push", out, REPO, "--json", python=client_python)
+def test_a_push_an_edit_and_a_push_again(hub: HubServer, out: Path, tmp_path: Path) -> None:
+    first = command(hub, tmp_path, "push", out, REPO, "--json")
     assert first.code == 0, first.stderr
     facts = first.document
     assert (facts["ok"], facts["rows"], facts["files"], facts["changed"]) == (True, 9, 7, 7)
@@ -72,7 +72,7 @@ def test_a_push_an_edit_and_a_push_again(hub: HubServer, client_python: str, out
     assert by_xet or len(hub.requests("put")) == 5
 
     before = len(hub.requests())
-    again = command(hub, tmp_path, "push", out, REPO, "--json", python=client_python)
+    again = command(hub, tmp_path, "push", out, REPO, "--json")
     assert (again.code, again.document["changed"]) == (0, 0), again.stderr
     assert again.stderr == ""
     assert {record.route for record in hub.requests()[before:]} == {"info", "tree", "resolve"}
@@ -80,7 +80,7 @@ def test_a_push_an_edit_and_a_push_again(hub: HubServer, client_python: str, out
 
     shard = edit_shard(out)
     before = len(hub.requests())
-    edited = command(hub, tmp_path, "push", out, REPO, "--json", python=client_python)
+    edited = command(hub, tmp_path, "push", out, REPO, "--json")
     assert (edited.code, edited.document["changed"]) == (0, 2), edited.stderr  # the manifest, too
     sent = [record.bytes_in for record in hub.requests()[before:] if record.route in UPLOADS]
     assert sent == ([0] if by_xet else [shard.stat().st_size])

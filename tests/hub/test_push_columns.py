@@ -111,9 +111,7 @@ def test_a_column_of_an_earlier_conversion_is_not_pushed(inside: HubServer, with
         push(with_columns, REPO, quiet=True)
 
 
-def test_columns_are_read_from_the_hub(
-    hub: HubServer, with_columns: Path, client_python: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_columns_are_read_from_the_hub(hub: HubServer, with_columns: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         push_here(hub, patched)
         push(with_columns, REPO, quiet=True)
@@ -131,4 +129,4 @@ def test_columns_are_read_from_the_hub(
         assert pickle.loads(pickle.dumps(rows))[1]["latents"] == local[1]["latents"]
         print("done")
     """
-    assert "done" in run_ok(hub, code, client_python)
+    assert "done" in run_ok(hub, code)

@@ -54,7 +54,7 @@ def test_a_selection_is_pushed_as_keys_and_texts_without_images_or_paths(
 
 @pytest.mark.slow
 def test_a_selection_of_a_pushed_dataset_opens_from_the_hub(
-    hub: HubServer, out: Path, tmp_path: Path, client_python: str, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         push_here(hub, patched)
@@ -69,7 +69,7 @@ def test_a_selection_of_a_pushed_dataset_opens_from_the_hub(
         assert rows[2].image == local[2].image
         print("done")
     """
-    assert "done" in run_ok(hub, code, client_python)
+    assert "done" in run_ok(hub, code)
 
 
 def test_a_selection_that_came_without_its_dataset_says_so(here: HubServer, out: Path, tmp_path: Path) -> None:

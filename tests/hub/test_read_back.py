@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # the client's way to send a file
 ]
+
+
+OTHER_CLIENT = "HUB_TEST_PYTHON"
+
+
+@pytest.fixture(params=["this client", "other client"])
+def client_python(request: pytest.FixtureRequest) -> str:
+    """An interpreter that reads what this one pushed: this one, and one with other versions (datasets<4, hub<1)."""
+    if request.param == "this client":
+        return sys.executable
+    if OTHER_CLIENT not in os.environ:
+        pytest.skip(f"{OTHER_CLIENT} does not name an interpreter with other client versions (datasets<4, hub<1)")
+    return os.environ[OTHER_CLIENT]
 
 
 @pytest.fixture
@@ -163,11 +178,7 @@ def serve(hub: HubServer, repo: str, folder: Path) -> Path:
 WORKERS = (
     LOAD
     + """
-    try:
-        from torch.utils.data import DataLoader
-    except ImportError:
-        print("no torch")
-        sys.exit()
+    from torch.utils.data import DataLoader
     columns = raw.select_columns(["key", "caption"])
     for workers in (1, 2, 3):
         loader = DataLoader(columns, batch_size=2, num_workers=workers)
@@ -185,20 +196,13 @@ WORKERS = (
 
 
 @pytest.mark.slow
-def test_workers_of_a_loader_share_the_stream(pushed: HubServer, client_python: str) -> None:
-    said = run_ok(pushed, ["-W", "ignore", "-c", dedented(WORKERS)], client_python)
-    if "no torch" in said:
-        pytest.skip("torch is not installed there")
-    assert "read" in said
+def test_workers_of_a_loader_share_the_stream(pushed: HubServer) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    assert "read" in run_ok(pushed, ["-W", "ignore", "-c", dedented(WORKERS)])
 
 
 TABLES = """
-    import json, sys
-    try:
-        import duckdb, polars
-    except ImportError:
-        print("null")
-        sys.exit()
+    import duckdb, json, polars
     from huggingface_hub import HfFileSystem
     files = HfFileSystem()
 """
@@ -226,18 +230,17 @@ POLARS = (
 )
 
 
-def answers_of(hub: HubServer, code: str, python: str) -> list[Any]:
-    first, *others = run_ok(hub, code, python).splitlines()
-    if first == "null":
-        pytest.skip("duckdb and polars are not installed there")
-    return [json.loads(line) for line in (first, *others)]
+def answers_of(hub: HubServer, code: str) -> list[Any]:
+    pytest.importorskip("duckdb", reason="duckdb is not installed")
+    pytest.importorskip("polars", reason="polars is not installed")
+    return [json.loads(line) for line in run_ok(hub, code).splitlines()]
 
 
 @pytest.mark.slow
-def test_duckdb_reads_back_what_is_here_over_the_files_served(pushed: HubServer, client_python: str, out: Path) -> None:
+def test_duckdb_reads_back_what_is_here_over_the_files_served(pushed: HubServer, out: Path) -> None:
     """Through the client's file system, as DuckDB's own hf:// knows no other endpoint than huggingface.co."""
     before = len(pushed.requests("cdn_get"))
-    columns, whole = answers_of(pushed, DUCKDB, client_python)
+    columns, whole = answers_of(pushed, DUCKDB)
     rows = sorted(plain(local_rows(out)))
     assert columns == [[row[0], row[3], row[4]] for row in rows]
     assert whole == rows
@@ -245,8 +248,8 @@ def test_duckdb_reads_back_what_is_here_over_the_files_served(pushed: HubServer,
 
 
 @pytest.mark.slow
-def test_polars_reads_back_what_is_here_over_the_files_served(pushed: HubServer, client_python: str, out: Path) -> None:
-    (columns,) = answers_of(pushed, POLARS, client_python)
+def test_polars_reads_back_what_is_here_over_the_files_served(pushed: HubServer, out: Path) -> None:
+    (columns,) = answers_of(pushed, POLARS)
     assert columns == [[row[0], row[3]] for row in plain(local_rows(out))]
 
 

@@ -428,7 +428,7 @@ STATES = """
 @pytest.mark.slow
 @pytest.mark.parametrize("earlier", [False, True])
 def test_at_every_moment_the_repository_loads_or_is_empty(
-    earlier: bool, inside: HubServer, client_python: str, source: Path, few: Path, tmp_path: Path
+    earlier: bool, inside: HubServer, source: Path, few: Path, tmp_path: Path
 ) -> None:
     if earlier:
         convert(str(few), str(tmp_path / "few"), OPTIONS, num_proc=1, quiet=True)
@@ -436,7 +436,7 @@ def test_at_every_moment_the_repository_loads_or_is_empty(
     run(source, tmp_path / "out")
     states = [commit for commit in inside.store.commits(REPO) if any(name.startswith("data/") for name in commit.files)]
     code = ["-c", textwrap.dedent(STATES), *(commit.oid for commit in states)]
-    found = [json.loads(line) for line in run_ok(inside, code, client_python).splitlines()]
+    found = [json.loads(line) for line in run_ok(inside, code).splitlines()]
     every = [f"{shard:05d}/{number:09d}" for shard in range(SHARDS) for number in range(3)]
     shards = [[name for name in commit.files if name.startswith("data/")] for commit in states]
     assert [len(keys) for keys in found] == [3 * len(names) for names in shards]

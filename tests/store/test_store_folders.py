@@ -39,9 +39,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     return open_folder(f"s3://folders/{uuid.uuid4().hex}", server.options)
 
 
-def skip_memory(folder: Folder) -> None:
-    if folder.root.startswith("memory://"):
-        pytest.skip("fsspec's files in memory show what is written to them at once; stores that hold data do not")
+HIDES_PARTS = pytest.mark.parametrize("folder", ["disk", "s3"], indirect=True)
+"""fsspec's files in memory show what is written to them at once. Stores that hold data do not."""
 
 
 @pytest.mark.slow
@@ -95,8 +94,8 @@ def test_a_folder_goes_with_all_that_is_in_it(folder: Folder) -> None:
 
 
 @pytest.mark.slow
+@HIDES_PARTS
 def test_nobody_sees_a_file_before_it_is_whole(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_memory(folder)
     monkeypatch.setattr(remote, "PART", 5 << 20)
     file = folder.create("data/big")
     part = bytes(range(256)) * 4096 * 6  # 6 MiB: a part of its own on S3
@@ -109,8 +108,8 @@ def test_nobody_sees_a_file_before_it_is_whole(folder: Folder, monkeypatch: pyte
     assert file.position == len(part) * 3
 
 
+@HIDES_PARTS
 def test_what_is_given_up_leaves_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_memory(folder)
     monkeypatch.setattr(remote, "PART", 5 << 20)
     write(folder, "data/kept", [b"as it was"])
     for name in ("data/new", "data/kept"):
