@@ -7,7 +7,7 @@ then the sample's own number: a word of the 512 is common, a number is in one ca
 of a viewer that was started a second ago; the pages of the index are in memory.
 ``--browser``: also the time until 60 pictures of a search are drawn by chromium (needs selenium).
 
-One JSON object on stdout; seconds (the best of three) unless the name says otherwise.
+Seconds are the best of three. MB: the viewer's own memory, without the files that it maps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -33,6 +32,7 @@ from benchmarks.scale_source import PER_TAR, make_source
 
 COMMAND = [sys.executable, "-m", "builder"]
 ROUNDS = 3
+CLOCK, PROCESSOR = "s", "s of processor"
 
 
 class Viewer:
@@ -70,58 +70,68 @@ class Viewer:
             fields = status.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def memory(self) -> dict[str, float]:
-        """MB: of its own, and of files that are mapped."""
+    def memory(self) -> float:
+        """MB of its own: without the files that it maps."""
         with open(f"/proc/{self.process.pid}/status") as status:
-            found = dict(re.findall(r"Rss(Anon|File):\s+(\d+)", status.read()))
-        return {"own": int(found["Anon"]) / 1e3, "mapped": int(found["File"]) / 1e3}
+            found = re.search(r"RssAnon:\s+(\d+)", status.read())
+        assert found is not None
+        return int(found[1]) / 1e3
 
     def close(self) -> None:
         self.process.terminate()
         self.process.wait(10)
 
 
-def measure(dataset: str, samples: int) -> dict[str, Any]:
+SEARCHES = {
+    # a line of the table: is the word common, and are all hits wanted or the first 60?
+    "the first 60 hits of a common word": (True, False),
+    "all hits of a common word": (True, True),
+    "the hit of a word of one caption": (False, True),
+}
+
+REQUESTS = {
+    "the first 100 rows": "/api/rows?limit=100",
+    "the last 100 rows": "/api/rows?limit=100&offset={last}",
+    "100 rows, sorted by the captions' lengths": "/api/rows?limit=100&sort=-caption_length",
+    "100 rows of a range of widths": "/api/rows?limit=100&filter=width:0:2",
+    "a histogram of the widths": "/api/histograms/width",
+    "100 rows of a condition in SQL": f"/api/rows?limit=100&where={quote('width >= 1 and length(caption) > 200')}",
+    "the phrases that occur most": "/api/phrases",
+}
+
+
+def measure(results: Results, dataset: str, samples: int) -> None:
     word = caption_of(dataset, 0).split()[0]
     rare = f"{samples - 1:09d}"
-    found: dict[str, Any] = {"rows": samples}
-    searches = {"common_60_hits": (word, False), "rare_word": (rare, True), "common_all": (word, True)}
-    opened, memory, times = [], [], defaultdict(list)
+    opened, memory = [], []
+    times: dict[str, dict[str, list[float]]] = {name: {CLOCK: [], PROCESSOR: [], "hits": []} for name in SEARCHES}
     for _ in range(ROUNDS):
-        for name, (text, whole) in searches.items():
+        for name, (common, whole) in SEARCHES.items():
             viewer = Viewer(dataset)
             opened.append(viewer.opened)
-            memory.append(viewer.memory()["own"])
+            memory.append(viewer.memory())
             time.sleep(1)
             before = viewer.processor()
-            seconds, total = viewer.search(text, whole=whole)
-            times[name].append(seconds)
-            times[f"{name}_processor"].append(viewer.processor() - before)
-            found[f"{name}_total"] = total
+            seconds, total = viewer.search(word if common else rare, whole=whole)
+            times[name][CLOCK].append(seconds)
+            times[name][PROCESSOR].append(viewer.processor() - before)
+            times[name]["hits"].append(total)
             viewer.close()
-    found |= {name: round(min(each), 4) for name, each in times.items()}
-    found |= {"address": round(min(opened), 3), "own_mb": round(max(memory))}
+    results.add("from the command to its address", {CLOCK: min(opened), "MB": max(memory)})
+    for name, each in times.items():
+        results.add(name, {unit: min(values) for unit, values in each.items()})
     viewer = Viewer(dataset)
-    for name, path in (
-        ("first_rows", "/api/rows?limit=100"),
-        ("last_rows", f"/api/rows?limit=100&offset={samples - 100}"),
-        ("sorted", "/api/rows?limit=100&sort=-caption_length"),
-        ("filtered", "/api/rows?limit=100&filter=width:0:2"),
-        ("histogram_of_width", "/api/histograms/width"),
-        ("sql", f"/api/rows?limit=100&where={quote('width >= 1 and length(caption) > 200')}"),
-        ("phrases", "/api/phrases"),
-    ):
+    for name, path in REQUESTS.items():
         started = time.perf_counter()
-        while not json.loads(viewer.ask(path)[2]).get("done", True):
+        while not json.loads(viewer.ask(path.format(last=samples - 100))[2]).get("done", True):
             pass
-        found[name] = round(time.perf_counter() - started, 4)
-    found["own_mb_after_all"] = round(viewer.memory()["own"])
+        results.add(name, {CLOCK: time.perf_counter() - started})
+    results.add("after all of these", {"MB": viewer.memory()})
     viewer.close()
     started = time.perf_counter()
     subprocess.run([*COMMAND, "report", dataset, f"{dataset}/report.html"], check=True, capture_output=True)
-    found["report"] = round(time.perf_counter() - started, 2)
-    found["report_mb"] = round(os.path.getsize(f"{dataset}/report.html") / 1e6, 2)
-    return found
+    size = os.path.getsize(f"{dataset}/report.html")
+    results.add("the report (MB: its file)", {CLOCK: time.perf_counter() - started, "MB": size / 1e6})
 
 
 def caption_of(dataset: str, row: int) -> str:
@@ -171,13 +181,10 @@ def main() -> None:
     if not os.path.exists(dataset):
         make_source(source, arguments.samples)
         subprocess.run([*COMMAND, "index", source, dataset, "--digest"], check=True, capture_output=True)
-    found = measure(dataset, arguments.samples)
-    if arguments.browser:
-        found["sixty_pictures"] = round(pictures(dataset), 3)
     results = Results()
-    for name, value in found.items():
-        unit = "MB" if "_mb" in name else "rows" if name == "rows" or name.endswith("_total") else "s"
-        results.add(name.replace("_mb", "").replace("_", " "), {unit: value})
+    measure(results, dataset, arguments.samples)
+    if arguments.browser:
+        results.add("60 pictures of a search, drawn in a browser", {CLOCK: pictures(dataset)})
     results.finish(arguments.json)
     if not arguments.keep:
         shutil.rmtree(scratch)
