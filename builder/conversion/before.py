@@ -24,7 +24,8 @@ enough."""
 
 
 def refuse_caption_key(survey: Survey, options: ConvertOptions) -> None:
-    """Raises OptionError if none of the first annotations has the caption's field. All would be rejected."""
+    """Raises an error if none of the first annotations has the caption's field, as all would be rejected: OptionError
+    for a field that the user named, else SourceError."""
     policy = options.policy
     missing, example = 0, ""
     for batch in survey.plan.rows.slice(0, _LOOKED_AT).combine_chunks().to_batches():
@@ -36,9 +37,13 @@ def refuse_caption_key(survey: Survey, options: ConvertOptions) -> None:
                     return  # its caption was read
                 if reject.detail.startswith("no field "):
                     missing, example = missing + 1, reject.detail
-    if missing >= (_ENOUGH if policy.caption_key == "auto" else 1):
-        found = f"none of the first {missing:,} annotations has a caption there ({example})"
-        raise OptionError("caption_key", policy.caption_key, f"{found}. Name the caption's field: --caption-key NAME")
+    named = policy.caption_key != "auto"
+    if missing >= (1 if named else _ENOUGH):
+        none = f"none of the first {missing:,} annotations has a caption"
+        way_out = "Name the caption's field: --caption-key NAME"
+        if named:
+            raise OptionError("caption_key", policy.caption_key, f"{none} there ({example}). {way_out}")
+        raise SourceError(f"{none}: {example}. {way_out}")
 
 
 def bytes_of(plan: Plan, shards: list[int], names: tuple[str, ...] = ("size", "annotation_size")) -> int:

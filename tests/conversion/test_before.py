@@ -57,6 +57,19 @@ def test_a_field_that_no_annotation_has_stops_at_once_and_names_those_there_are(
     convert(source.path, tmp_path / "out", caption_key="caption", num_proc=1, quiet=True)  # another job, same OUT
 
 
+def test_a_source_whose_annotations_have_another_field_is_refused_with_the_fields_there_are(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src", "extracted", shards=1, per_shard=120)
+    for document in (source.path / "captions").rglob("*.json"):
+        document.write_text(json.dumps({"text": "a caption", "url": "x"}))
+    said = (
+        r"none of the first 120 annotations has a caption: no field re_caption or caption; fields: text, url\. "
+        "Name the caption's field: --caption-key NAME"
+    )
+    with pytest.raises(SourceError, match=f"^{said}$"):
+        convert(source.path, tmp_path / "out", num_proc=1, quiet=True)
+    assert convert(source.path, tmp_path / "out", caption_key="text", num_proc=1, quiet=True).totals.rows == 120
+
+
 def test_one_annotation_that_has_the_field_is_enough(tmp_path: Path) -> None:
     source = make_source(tmp_path / "src", "extracted")
     document = next(iter(sorted((source.path / "captions").rglob("*.json"))[-1:]))
