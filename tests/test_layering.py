@@ -169,6 +169,10 @@ def test_every_module_lies_in_a_wing() -> None:
     assert used >= {WINGS.index(wing) for wing in ("base", "source", "store", "read", "plan", "conversion", "cli")}
 
 
+def test_no_file_is_longer_than_400_lines() -> None:
+    assert [str(path) for path in sources() if len(path.read_text().splitlines()) > 400] == []
+
+
 def test_no_wing_is_called_as_a_public_function_is() -> None:
     """``builder.convert`` must stay the function, whatever was imported before."""
     assert set(WINGS) & set(builder.__all__) == set()

@@ -302,7 +302,6 @@ class _Walk:
 
     def _no_header(self, at: int, begin: int, last: Member | None) -> tuple[list[Member | Damage | Link], int]:
         """``at`` holds no header. From ``begin`` on there are extended headers without a member."""
-        found: list[Member | Damage | Link] = []
         block = self.bytes_at(at, BLOCK)
         if len(block) < BLOCK:
             if at > self.end and last is not None and last.offset == self.data_from:
@@ -310,24 +309,21 @@ class _Walk:
                     return self._cut(last.name, last.offset, last.size)
             elif at >= self.end + BLOCK:
                 return self._search(self.data_from, self.data_from, "cut short")
-            place = min(begin, self.end)
             if self.end == 0:
-                found.append(Damage(0, 0, "empty"))
-            elif _NONZERO.search(block):
-                found.append(Damage(place, self.end, "cut within a header"))
-            else:
-                found.append(Damage(place, self.end, "no end-of-archive blocks"))
-            return found, -1
+                return [Damage(0, 0, "empty")], -1
+            problem = "cut within a header" if _NONZERO.search(block) else "no end-of-archive blocks"
+            return [Damage(min(begin, self.end), self.end, problem)], -1
         if _NONZERO.search(block):
             start = self.data_from
             if begin == at and start < at and (inside := self._overrun(start, at)) >= 0:
                 if last is None or last.offset != start:  # a link or a non-file that has data
                     return [Damage(start, inside, "bytes in front of a header are missing")], inside
                 end = min(inside, start + last.size)
-                found.append(Damage(start, inside, f'bytes of "{printable(last.name)}" are missing'))
+                lost = Damage(start, inside, f'bytes of "{printable(last.name)}" are missing')
                 cut = Member(last.name, start, end - start, CUT)
-                return [cut, *found] if end < start + last.size else found, inside
+                return [cut, lost] if end < start + last.size else [lost], inside
             return self._search(begin, at, "no valid header")
+        found: list[Member | Damage | Link] = []
         if begin < at:
             found.append(Damage(begin, at, "an extended header without a member"))
         zeros, at = at, self._after_zeros(at)
